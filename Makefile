@@ -1,0 +1,33 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+
+.DEFAULT_GOAL := help
+.PHONY: help study test check lab clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+study: $(READY)  ## the whole study on the embedded corpus: notebooks, figures, table
+	$(BIN)/python -m ttilib study
+
+test: $(READY)  ## everything is checked: style, library, notebooks, the study's table
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## the quick part of `make test`, without the notebooks
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -m "not study"
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+clean:  ## remove what can be made again: environment, embedded corpus, runs (tables stay)
+	rm -rf $(VENV) data/mini outputs/mini .pytest_cache .ruff_cache .hypothesis
+
+# The environment is made when it is missing and again when the list of packages has changed.
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
