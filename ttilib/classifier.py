@@ -57,7 +57,8 @@ def prototype(task: Task) -> Float[Tensor, " C"]:
             f"episode {task.name}: no foreground is left in the support ({images}) at feature size "
             f"{tuple(foreground.shape[1:])}; choose support images that show more of the object"
         )
-    total = torch.einsum("kchw,khw->c", task.support, foreground * torch.as_tensor(task.support_norm))
+    weights = foreground * torch.as_tensor(task.support_norm, dtype=task.support.dtype)
+    total = torch.einsum("kchw,khw->c", task.support, weights)
     return total / (foreground.sum() + EPSILON)
 
 

@@ -137,7 +137,7 @@ def _weights(config: SolverConfig, shots: int) -> Weights:
     return Weights(*(1 / shots if weight is None else weight for weight in chosen))
 
 
-def _temporal_start(config: SolverConfig, oracle: bool) -> float:
+def _temporal_start(config: SolverConfig, oracle: bool) -> int | float:
     """First step with temporal terms; infinity when the release would never switch them on."""
     if config.temporal_start is not None:
         return config.temporal_start

@@ -1,0 +1,28 @@
+"""Small random tasks with a known object, for the tests of the solver."""
+
+from __future__ import annotations
+
+import torch
+
+from ttilib.features import Task, unit
+
+
+def random_task(
+    frames: int = 5, shots: int = 2, channels: int = 8, grid: tuple[int, int] = (4, 5), seed: int = 0,
+    dtype: torch.dtype = torch.float64, padding: float = 0.1, noise: float = 0.6,
+) -> Task:  # fmt: skip
+    """Features around two class means, a random object in every image, some cells that do not count."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.rand(shots + frames, *grid, generator=generator) < 0.4
+    masks[:, 0, 0], masks[:, -1, -1] = True, False
+    means = torch.randn(2, channels, generator=generator, dtype=dtype)
+    features = means[masks.long()].movedim(-1, 1)
+    features = features + noise * torch.randn(features.shape, generator=generator, dtype=dtype)
+    features, _ = unit(features)
+    valid = torch.rand(masks.shape, generator=generator) >= padding
+    valid[:, 0, 0] = valid[:, -1, -1] = True
+    size = (8 * (grid[0] - 1) + 1, 8 * (grid[1] - 1) + 1)
+    names = tuple(f"image{k}" for k in range(shots))
+    return Task(
+        "test/f0/blob/v0", features[:shots], masks[:shots], valid[:shots], features[shots:], valid[shots:], size, names
+    )

@@ -1,0 +1,75 @@
+"""The closed-form gradient is the gradient of the formulas: against autograd, in float64, on random shapes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tasks import random_task
+
+from ttilib import objective as room
+from ttilib.classifier import Classifier
+from ttilib.objective import Objective, Weights
+
+
+def both_gradients(objective: Objective, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    frames, channels = len(objective.task.query), objective.task.query.shape[1]
+    weight = torch.randn(frames, channels, generator=generator, dtype=torch.float64) * 0.3
+    bias = torch.randn(frames, generator=generator, dtype=torch.float64)
+    weight.requires_grad_(), bias.requires_grad_()
+    classifier = Classifier(weight, bias, temperature=3.0)
+    by_autograd = torch.autograd.grad(objective.terms(classifier).total.sum(), [weight, bias])
+    with torch.no_grad():
+        in_closed_form = objective.gradient(Classifier(weight, bias, temperature=3.0))
+    return by_autograd, in_closed_form
+
+
+def assert_equal(objective: Objective, seed: int = 0):
+    for expected, ours in zip(*both_gradients(objective, seed), strict=True):
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    frames=st.integers(1, 7), shots=st.integers(1, 3), channels=st.integers(2, 9),
+    grid=st.tuples(st.integers(2, 5), st.integers(2, 5)), seed=st.integers(0, 10**6),
+    window=st.integers(2, 5), divisor=st.sampled_from(["batch", "video"]),
+    negative=st.sampled_from(["all", "background"]), batch=st.sampled_from([None, 11]), raw=st.booleans(),
+)  # fmt: skip
+def test_gradient_is_that_of_the_formulas(
+    frames, shots, channels, grid, seed, window, divisor, negative, batch, raw
+):
+    task = random_task(frames, shots, channels, grid, seed)
+    generator = torch.Generator().manual_seed(seed)
+    norm = 0.5 + torch.rand(task.query_valid.shape, generator=generator, dtype=torch.float64) if raw else 1.0
+    task = replace(task, query_norm=norm, batch_frames=batch)
+    prior = 0.05 + 0.9 * torch.rand(frames, generator=generator, dtype=torch.float64)
+    assert_equal(Objective(task, prior, Weights(1.3, 0.7, 0.4, 0.9), window, divisor, negative), seed)
+
+
+@pytest.mark.parametrize("term", ["ce", "kl", "entropy", "temporal"])
+def test_each_term_alone(term):
+    weights = Weights(0.0, 0.0, 0.0, 0.0)._replace(**{term: 1.0})
+    assert_equal(Objective(random_task(), torch.full((5,), 0.2, dtype=torch.float64), weights))
+
+
+def test_chunks_of_frames_do_not_change_the_gradient(monkeypatch):
+    objective = Objective(random_task(7), torch.full((7,), 0.3, dtype=torch.float64), Weights(1, 1, 1, 1))
+    _, whole = both_gradients(objective, 3)
+    monkeypatch.setattr(room, "CACHE_BYTES", 1)
+    _, frame_by_frame = both_gradients(objective, 3)
+    for a, b in zip(whole, frame_by_frame, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_saturated_probabilities_give_finite_gradients():
+    task = random_task(dtype=torch.float32)
+    objective = Objective(task, torch.tensor([0.0, 1.0, 0.5, 0.5, 0.5]), Weights(1, 1, 1, 1))
+    for bias in (1e4, -1e4):
+        classifier = Classifier(torch.ones(5, 8), torch.full((5,), bias))
+        weight, slope = objective.gradient(classifier)
+        assert weight.isfinite().all() and slope.isfinite().all()
+        assert objective.terms(classifier).total.isfinite().all()
