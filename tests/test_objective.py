@@ -29,7 +29,7 @@ def both_gradients(objective: Objective, seed: int):
 def assert_equal(objective: Objective, seed: int = 0):
     for expected, ours in zip(*both_gradients(objective, seed), strict=True):
         assert expected.abs().max() > 0
-        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-7)  # the formulas add 1e-10 in logarithms
 
 
 @settings(deadline=None, max_examples=40)
