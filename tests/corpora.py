@@ -1,0 +1,124 @@
+"""Corpora of a few tiny pictures, painted by hand, in the four layouts that the readers know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ttilib.files import write_json, write_text
+from ttilib.images import write_image, write_labels
+
+HEIGHT, WIDTH = 18, 32
+
+
+def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """A smooth picture whose colour tells its seed."""
+    rows, columns = np.mgrid[:height, :width]
+    channels = (rows * 5 + seed * 40, columns * 5 + seed * 20, rows + columns + seed * 60)
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def block(label: int, top: int, left: int, height: int, width: int, size=(HEIGHT, WIDTH)) -> np.ndarray:
+    """Labels with one rectangle on background."""
+    labels = np.zeros(size, dtype=np.uint8)
+    labels[top : top + height, left : left + width] = label
+    return labels
+
+
+def polygon(top: int, left: int, height: int, width: int) -> list[list[float]]:
+    """The outline of a rectangle as a COCO polygon."""
+    bottom, right = top + height, left + width
+    return [[float(x) for x in (left, top, right, top, right, bottom, left, bottom)]]
+
+
+def run_lengths(mask: np.ndarray) -> dict:
+    """Uncompressed COCO run lengths, down the columns, beginning with background."""
+    flat = mask.astype(bool).ravel(order="F")
+    counts, current = [0], False
+    for value in flat:
+        if value != current:
+            counts.append(0)
+            current = value
+        counts[-1] += 1
+    return {"size": list(mask.shape), "counts": counts}
+
+
+def ytvis(root: Path, shows: dict[str, list[list[int]]], classes: int = 5) -> Path:
+    """A YouTube-VIS folder; `shows` gives for each video the class ids visible in each frame.
+
+    Video ids count from 11, instances are squares of 6 pixels at (2, 3 * class); one track per class.
+    """
+    names = {str(number): f"kind_{number}" for number in range(1, classes + 1)}
+    novel = [[number for number in range(1, classes + 1) if (number - 1) % 4 == k] for k in range(4)]
+    write_json(root / "lists.json", {"classes": names, "novel": novel})
+    videos, annotations = [], []
+    for place, (name, frames) in enumerate(shows.items()):
+        files = [f"{name}/{5 * t:05d}.jpg" for t in range(len(frames))]
+        for time, file in enumerate(files):
+            write_image(root / "train" / "JPEGImages" / file, picture(place + time))
+        videos.append(
+            {"id": 11 + place, "length": len(files), "height": HEIGHT, "width": WIDTH, "file_names": files}
+        )
+        for number in sorted({c for frame in frames for c in frame}):
+            outlines = [polygon(2, 3 * number, 6, 6) if number in frame else None for frame in frames]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "video_id": 11 + place,
+                    "category_id": number,
+                    "segmentations": outlines,
+                }
+            )
+    categories = [{"id": int(number), "name": name} for number, name in names.items()]
+    content = {"videos": videos[::-1], "annotations": annotations, "categories": categories}
+    write_json(root / "train" / "train.json", content)
+    return root
+
+
+def pascal(root: Path, stills: dict[str, np.ndarray], val: tuple[str, ...], min_pixels: int = 20) -> Path:
+    """A Pascal folder with four classes of one fold each; stills not in `val` are for training."""
+    names = {str(number): f"kind_{number}" for number in range(1, 5)}
+    table = {"classes": names, "novel": [[1], [2], [3], [4]], "min_pixels": min_pixels}
+    write_json(root / "lists.json", table)
+    for seed, (name, labels) in enumerate(stills.items()):
+        write_image(root / "JPEGImages" / f"{name}.jpg", picture(seed, *labels.shape))
+        write_labels(root / "SegmentationClassAug" / f"{name}.png", labels)
+    lines = {name: f"JPEGImages/{name}.jpg SegmentationClassAug/{name}.png\n" for name in stills}
+    write_text(root / "val.txt", "".join(lines[name] for name in val))
+    write_text(root / "train.txt", "".join(line for name, line in lines.items() if name not in val))
+    return root
+
+
+def sequences(root: Path, masks: dict[str, list[np.ndarray]], pictures: str, labels: str) -> Path:
+    """Frames named 8, 9, 10, ... of each sequence; `pictures` and `labels` are folders with {} in them."""
+    for seed, (name, frames) in enumerate(masks.items()):
+        for time, mask in enumerate(frames):
+            write_image(root / pictures.format(name) / f"{8 + time}.jpg", picture(seed + time, *mask.shape))
+            write_labels(root / labels.format(name) / f"{8 + time}.png", mask)
+    return root
+
+
+def vspw(root: Path, masks: dict[str, list[np.ndarray]], train: tuple[str, ...] = ()) -> Path:
+    """A VSPW folder: classes 41, 45 novel in fold 0, base 53, 49; sequences in `train` or else in val."""
+    names = {"41": "kind_1", "45": "kind_2", "49": "kind_3", "53": "kind_4"}
+    table = {"classes": names, "novel": [[41, 45]], "base": [[53, 49]], "min_pixels": 20, "repeats": [2]}
+    write_json(root / "lists.json", table)
+    write_text(root / "train.txt", "".join(f"{name}\n" for name in train))
+    write_text(root / "val.txt", "".join(f"{name}\n" for name in masks if name not in train))
+    return sequences(root, masks, "data/{}/origin", "data/{}/mask")
+
+
+def davis(root: Path, masks: dict[str, list[np.ndarray]]) -> Path:
+    """A DAVIS folder with Pascal class ids."""
+    return sequences(root, masks, "JPEGImages/{}", "Annotations/{}")
+
+
+def palette_png(path: Path, labels: np.ndarray) -> Path:
+    """Labels as a palette PNG whose colours are nothing like its indices."""
+    image = Image.fromarray(labels)
+    image.putpalette([(37 * value) % 256 for value in range(768)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path

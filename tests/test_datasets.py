@@ -1,0 +1,319 @@
+"""Episodes become the right pixels: every corpus, one's own files, and no data at all."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from corpora import (
+    HEIGHT,
+    WIDTH,
+    block,
+    davis,
+    palette_png,
+    pascal,
+    picture,
+    polygon,
+    run_lengths,
+    vspw,
+    ytvis,
+)
+from PIL import Image
+from pycocotools import mask as coco
+
+from ttilib.datasets import TrainingFrames, clip_from_files, load_clip, synthetic_clip
+from ttilib.episodes import Episode, cross_episodes, sample_episodes
+from ttilib.files import read_json, write_json
+from ttilib.images import write_image, write_labels
+from ttilib.lists import read_fold
+from ttilib.readers import READERS, decode
+
+SIZE = (HEIGHT, WIDTH)
+SHOWS = {"aa": [[1], [1, 3], [3]], "bb": [[1], [1, 2], [2]], "cc": [[1, 2], [1], []], "dd": [[3], [3], [2]]}
+
+
+def test_polygons_and_both_run_lengths_are_the_same_rectangle():
+    expected = block(1, 2, 5, 6, 9).astype(bool)
+    plain = run_lengths(expected)
+    packed = coco.encode(np.asfortranarray(expected.astype(np.uint8)))
+    text = {"size": [HEIGHT, WIDTH], "counts": packed["counts"].decode()}
+    for outline in (polygon(2, 5, 6, 9), plain, text):
+        np.testing.assert_array_equal(decode(outline, HEIGHT, WIDTH), expected)
+    assert plain["counts"][:4] == [5 * 18 + 2, 6, 12, 6]  # five empty columns and two rows; then 6 of 18
+    two = polygon(2, 5, 6, 9) + polygon(12, 1, 2, 3)
+    assert decode(two, HEIGHT, WIDTH).sum() == 54 + 6
+    assert decode([[1.0, 1.0, 2.0, 2.0]], HEIGHT, WIDTH).sum() == 0  # two corners have no inside
+
+
+def test_outlines_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="here: size is"):
+        decode({"size": [5, 5], "counts": [25]}, HEIGHT, WIDTH, "here")
+    with pytest.raises(ValueError, match="here: run lengths add up to 25, not 576"):
+        decode({"size": [HEIGHT, WIDTH], "counts": [25]}, HEIGHT, WIDTH, "here")
+    with pytest.raises(ValueError, match="expected polygons or run lengths"):
+        decode("text", HEIGHT, WIDTH, "here")
+
+
+def test_ytvis_clip_has_the_pixels_of_the_episode(tmp_path):
+    root = ytvis(tmp_path, SHOWS)
+    episode = Episode("ytvis", 0, 1, "kind_1", ("aa/00005",), ("bb/00000", "bb/00005"), 0)
+    clip = load_clip(episode, root, SIZE)
+    assert clip.size == SIZE and clip.name == "ytvis/f0/kind_1/bb" and clip.class_name == "kind_1"
+    assert clip.support.shape == (1, 3, *SIZE) and clip.query.shape == (2, 3, *SIZE)
+    assert clip.query.dtype == torch.float32 and clip.query.min() >= 0 and clip.query.max() <= 1
+    stored = picture(1)  # bb is the second video: its first frame has seed 1
+    assert np.abs(clip.query[0].permute(1, 2, 0).numpy() * 255 - stored).mean() < 6
+    np.testing.assert_array_equal(clip.truth[1].numpy(), block(1, 2, 3, 6, 6).astype(bool))
+    assert clip.query_names == ("bb/00000", "bb/00005") and clip.support_names == ("aa/00005",)
+
+
+def test_ytvis_joins_two_instances_and_skips_nulls(tmp_path):
+    path = ytvis(tmp_path, SHOWS) / "train" / "train.json"
+    content = read_json(path)
+    twin = {**content["annotations"][0], "id": 90, "segmentations": [None, polygon(10, 20, 4, 5), None]}
+    content["annotations"].append(twin)
+    write_json(path, content)
+    mask = READERS["ytvis"](tmp_path).mask("aa/00005", 1)
+    np.testing.assert_array_equal(mask, block(1, 2, 3, 6, 6) + block(1, 10, 20, 4, 5))
+    np.testing.assert_array_equal(READERS["ytvis"](tmp_path).mask("aa/00000", 1), block(1, 2, 3, 6, 6))
+
+
+def test_ytvis_training_labels_paint_later_over_earlier_and_leave_novel_as_ground(tmp_path):
+    path = ytvis(tmp_path, SHOWS) / "train" / "train.json"
+    content = read_json(path)
+    over = {
+        **content["annotations"][0],
+        "id": 91,
+        "category_id": 2,
+        "segmentations": [polygon(2, 9, 6, 3)] * 3,
+    }
+    content["annotations"].append(over)
+    write_json(path, content)
+    labels = READERS["ytvis"](tmp_path).labels("aa/00005", (2, 3, 4))
+    expected = block(2, 2, 9, 6, 6)  # class 3 is second of the base classes
+    expected[2:8, 9:12] = 1  # the later class 2 lies over it; class 1 is novel: background
+    np.testing.assert_array_equal(labels, expected)
+    with pytest.raises(ValueError, match="no frame aa/00007"):
+        READERS["ytvis"](tmp_path).labels("aa/00007", (2,))
+
+
+def test_padding_counts_for_ytvis_and_vspw_but_not_for_pascal_and_davis(tmp_path):
+    mask = block(2, 2, 3, 8, 8)
+    ytvis(tmp_path / "y", SHOWS)
+    pascal(tmp_path / "p", {"a": mask, "b": mask}, val=("a", "b"))
+    vspw(tmp_path / "v", {"s": [block(41, 2, 3, 8, 8)] * 2})
+    davis(tmp_path / "d", {"s": [mask] * 2})
+    canvas = (41, 41)  # 18 x 32: centred 23 x 41 from row 9; static 16 x 40 after cutting to eights
+    frames = {
+        "y": ("ytvis", 1, "aa/00000"),
+        "p": ("pascal", 2, "a"),
+        "v": ("vspw", 41, "s/8"),
+        "d": ("davis", 2, "s/8"),
+    }
+    clips = {}
+    for key, (corpus, number, frame) in frames.items():
+        episode = Episode(corpus, 0, number, "kind", (frame,), (frame,), 0)
+        clips[key] = load_clip(episode, tmp_path / key, canvas)
+    assert clips["y"].query_valid.all() and clips["v"].support_valid.all()
+    assert clips["d"].query_valid.sum() == 23 * 41 and clips["d"].query_valid[0, 9:32].all()
+    assert clips["p"].support_valid.sum() == 16 * 40 and clips["p"].support_valid[0, :16, :40].all()
+    assert not (clips["p"].support_masks & ~clips["p"].support_valid).any()
+    assert clips["y"].query[0, :, 0].max() == 0  # the bars are black
+
+
+def test_void_is_not_valid_where_the_corpus_says_so(tmp_path):
+    labels = block(2, 2, 3, 8, 8)
+    labels[:, 20:] = 255
+    pascal(tmp_path / "p", {"a": labels}, val=("a",))
+    raw = labels.copy()
+    raw[raw == 2] = 41
+    vspw(tmp_path / "v", {"s": [raw, raw]})
+    still = load_clip(Episode("pascal", 0, 2, "kind", ("a",), ("a",), 0), tmp_path / "p", (16, 32))
+    # 18 x 32 becomes 16 x 28, cut to 16 x 24: of its columns 20/32 are judged, the 8 beyond are padding
+    assert still.query_valid.sum() == 16 * 15 and still.query_valid[0, :, :15].all()
+    video = load_clip(Episode("vspw", 0, 41, "kind", ("s/8",), ("s/9",), 0), tmp_path / "v", SIZE)
+    assert video.query_valid.all() and video.truth.sum() == 64
+
+
+def test_an_episode_across_corpora_uses_both_folders_and_both_ids(tmp_path):
+    voc = pascal(tmp_path / "voc", {"a": block(2, 2, 3, 9, 9), "b": block(2, 1, 1, 9, 9)}, val=("a", "b"))
+    root = davis(tmp_path / "davis", {"s": [block(3, 0, 0, 5, 5), block(0, 0, 0, 1, 1)]})
+    table = {"classes": {3: "kind_2", 4: "none"}, "novel": [[4], [3]]}
+    query = read_fold("davis", 1, root, table=table)
+    (episode,) = cross_episodes(read_fold("pascal", 1, voc), query, 2)
+    clip = load_clip(episode, root, (17, 33), support_root=voc)
+    assert clip.support_masks.flatten(1).any(dim=1).all()
+    assert clip.truth.flatten(1).any(dim=1).tolist() == [True, False]
+    with pytest.raises(ValueError, match="davis/f1/kind_2/s: support comes from pascal; give support_root"):
+        load_clip(episode, root)
+
+
+def test_only_the_pixels_asked_for_are_read(tmp_path):
+    root = ytvis(tmp_path, SHOWS)
+    episode = Episode("ytvis", 0, 1, "kind_1", ("aa/00000",), ("bb/00000",), 0)
+    for path in (root / "train" / "JPEGImages").rglob("*.jpg"):
+        if path.parent.name + "/" + path.stem not in episode.support + episode.query:
+            path.write_bytes(b"")
+    assert load_clip(episode, root, SIZE).query.shape[0] == 1
+    with pytest.raises(ValueError, match=r"00005\.jpg: image file is empty"):
+        load_clip(replace(episode, query=("bb/00000", "bb/00005")), root, SIZE)
+
+
+def test_unusable_episodes_are_named(tmp_path):
+    root = ytvis(tmp_path, SHOWS)
+    episode = Episode("ytvis", 0, 2, "kind_2", ("aa/00000",), ("bb/00005",), 0)
+    with pytest.raises(ValueError, match="ytvis/f0/kind_2/bb: no support frame contains class 2"):
+        load_clip(episode, root, SIZE)
+    write_image(root / "train" / "JPEGImages" / "bb" / "00005.jpg", picture(0, 10, 10))
+    with pytest.raises(ValueError, match="bb/00005: picture is 10 x 10, its mask 18 x 32"):
+        load_clip(replace(episode, support=("bb/00010",)), root, SIZE)
+
+
+def own(tmp_path, stored, frames=2):
+    write_image(tmp_path / "still.png", picture(0))
+    write_labels(tmp_path / "mask.png", stored)
+    films = [tmp_path / f"f{n}.png" for n in range(frames)]
+    for n, path in enumerate(films):
+        write_image(path, picture(n))
+    return [tmp_path / "still.png"], [tmp_path / "mask.png"], films
+
+
+@pytest.mark.parametrize(
+    ("value", "label", "void"),
+    [(255, None, False), (1, None, False), (1, None, True), (6, None, False), (6, 6, True)],
+)
+def test_own_masks_of_every_kind(tmp_path, value, label, void):
+    stored = block(value, 2, 3, 6, 6)
+    stored[0] = 255 if void else 0
+    stills, masks, films = own(tmp_path, stored)
+    clip = clip_from_files(stills, masks, films, SIZE, label=label)
+    np.testing.assert_array_equal(clip.support_masks[0].numpy(), block(1, 2, 3, 6, 6).astype(bool))
+    assert clip.support_valid[0, 0].any() == (not void) and clip.support_valid[0, 1:].all()
+    assert clip.truth is None and clip.query.shape == (2, 3, *SIZE) and clip.query_valid.all()
+    np.testing.assert_allclose(clip.query[1].permute(1, 2, 0).numpy() * 255, picture(1), atol=1e-3)
+
+
+def test_own_palette_mask_is_read_by_index(tmp_path):
+    stills, _, films = own(tmp_path, block(1, 0, 0, 1, 1))
+    path = palette_png(tmp_path / "palette.png", block(3, 2, 3, 6, 6) + block(5, 10, 10, 4, 4))
+    with pytest.raises(ValueError, match=r"palette\.png: the masks hold 2 labels \(3, 5\); say which one"):
+        clip_from_files(stills, [path], films, SIZE)
+    clip = clip_from_files(stills, [path], films, SIZE, label=5)
+    np.testing.assert_array_equal(clip.support_masks[0].numpy(), block(1, 10, 10, 4, 4).astype(bool))
+
+
+def test_own_arrays_and_truth(tmp_path):
+    mask, truth = block(1, 2, 3, 6, 6).astype(bool), [block(9, 1, 1, 4, 4), block(0, 0, 0, 1, 1)]
+    clip = clip_from_files(
+        [picture(0)], [mask], [picture(0), picture(1)], SIZE, name="mine", class_name="boat", truth=truth
+    )
+    assert clip.truth.sum(dim=(1, 2)).tolist() == [16, 0] and clip.support_masks.sum() == 36
+    assert (clip.name, clip.class_name, clip.query_names) == ("mine", "boat", ("array 0", "array 1"))
+
+
+def test_own_files_that_cannot_be_used_are_named(tmp_path):
+    stills, masks, films = own(tmp_path, block(0, 0, 0, 1, 1))
+    with pytest.raises(ValueError, match=r"mask\.png: the mask shows no object"):
+        clip_from_files(stills, masks, films, SIZE)
+    Image.fromarray(picture(0)).save(tmp_path / "rgb.png")
+    with pytest.raises(ValueError, match=r"rgb\.png: label map has RGB pixels"):
+        clip_from_files(stills, [tmp_path / "rgb.png"], films, SIZE)
+    write_labels(tmp_path / "small.png", block(1, 0, 0, 3, 3, size=(9, 16)))
+    with pytest.raises(ValueError, match=r"still\.png: picture is 18 x 32, its mask 9 x 16"):
+        clip_from_files(stills, [tmp_path / "small.png"], films, SIZE)
+    with pytest.raises(ValueError, match="1 stills have 2 masks"):
+        clip_from_files(stills, masks * 2, films, SIZE)
+    with pytest.raises(ValueError, match="1 stills and 0 frames"):
+        clip_from_files(stills, masks, [], SIZE)
+    with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
+        clip_from_files([tmp_path / "absent.jpg"], masks, films, SIZE)
+
+
+def test_synthetic_clip_moves_and_is_a_function_of_its_seed():
+    clip = synthetic_clip(seed=1, frames=6, shots=3)
+    again, other = synthetic_clip(seed=1, frames=6, shots=3), synthetic_clip(seed=2, frames=6, shots=3)
+    torch.testing.assert_close(clip.query, again.query, rtol=0, atol=0)
+    assert not torch.equal(clip.query, other.query)
+    assert clip.size == (121, 217) and clip.support.shape[0] == 3 and clip.query.shape[0] == 6
+    assert clip.query_valid.all() and clip.support_masks.flatten(1).any(dim=1).all()
+    columns = [float(mask.nonzero()[:, 1].float().mean()) for mask in clip.truth]
+    assert all(b - a > 3 for a, b in zip(columns, columns[1:], strict=False))  # it drifts to the right
+    shares = clip.truth.float().mean(dim=(1, 2))
+    # ellipse pi * 0.22 * 0.16 of the canvas, breathing within 0.8 and 1.2 in both radii
+    assert shares.min() * 1.02 > 0.8**2 * 0.1106 and shares.max() < 1.02 * 1.2**2 * 0.1106
+    colour = [clip.query[t][:, clip.truth[t]].mean(dim=1) for t in (0, 5)]
+    torch.testing.assert_close(*colour, rtol=0.1, atol=0.02)
+
+
+def training(tmp_path):
+    stills = {f"t{n}": block(2 + n % 2, 2, 3, 8, 8) + block(1, 12, 20, 5, 5) for n in range(6)}
+    stills["t0"][0] = 255
+    root = pascal(tmp_path, {**stills, "v": block(3, 2, 3, 8, 8)}, val=("v",))
+    return read_fold("pascal", 0, root), root
+
+
+def test_training_items_depend_on_seed_epoch_and_index_only(tmp_path):
+    fold, root = training(tmp_path)
+    first, second = (TrainingFrames(fold, root, "train", (17, 33), seed=4) for _ in range(2))
+    second[3], second[0]  # asking for others before changes nothing
+    for index in range(len(first)):
+        assert torch.equal(first[index][0], second[index][0]) and torch.equal(
+            first[index][1], second[index][1]
+        )
+    before = [first[index][0] for index in range(len(first))]
+    first.set_epoch(1)
+    assert any(not torch.equal(before[index], first[index][0]) for index in range(len(first)))
+    with pytest.raises(IndexError):
+        first[len(first)]
+    assert len(list(first)) == 6
+
+
+def test_training_labels_by_hand(tmp_path):
+    fold, root = training(tmp_path)
+    image, labels = TrainingFrames(fold, root, "val", (18, 32))[0]
+    assert image.shape == (3, 18, 32) and image.dtype == torch.float32 and labels.dtype == torch.int64
+    assert labels.unique().tolist() == [0, 2, 255]  # class 3 is the second base class; padding below row 16
+    assert (labels[16:] == 255).all() and (labels[:16] != 255).all()
+    stored = READERS["pascal"](root).labels("t0", fold.base)
+    expected = block(1, 2, 3, 8, 8)
+    expected[12:17, 20:25] = expected[0] = 255  # a novel class and void are both ignored
+    np.testing.assert_array_equal(stored, expected)
+    raw = block(53, 2, 3, 8, 8) + block(41, 12, 20, 5, 5)
+    raw[0] = 255
+    reader = READERS["vspw"](vspw(tmp_path / "vspw", {"s": [raw]}))
+    np.testing.assert_array_equal(reader.labels("s/8", (49, 53)), block(2, 2, 3, 8, 8))
+
+
+def test_training_takes_every_nth_frame_of_each_listed_video(tmp_path):
+    shows = {f"v{n}": [[2]] * 7 + [[1]] for n in range(4)} | {f"w{n}": [[2, 3]] * 4 for n in range(6)}
+    root = ytvis(tmp_path, shows)
+    fold = read_fold("ytvis", 0, root)
+    assert fold.train == (
+        *[f"v{n}" for n in range(4)],
+        *[f"w{n}" for n in range(5)],
+        *[f"w{n}" for n in range(5)],
+    )
+    frames = TrainingFrames(fold, root, "train", SIZE, every=3).frames
+    assert frames[:3] == ("v0/00000", "v0/00015", "v0/00030")  # the eighth frame shows no base class
+    assert len(frames) == 4 * 3 + 10 * 2
+    with pytest.raises(ValueError, match="split 'test' is not known"):
+        TrainingFrames(fold, root, "test", SIZE)
+    with pytest.raises(ValueError, match="ytvis fold 0: no val frame"):
+        TrainingFrames(replace(fold, val=()), root, "val", SIZE)
+
+
+def test_the_embedded_corpus_is_read_like_the_real_ones(tmp_path):
+    mini = pytest.importorskip("ttilib.mini")
+    root = mini.generate(
+        tmp_path / "mini", classes=4, videos_per_class=2, frames=(2, 3), stills_per_class=(1, 2), workers=1
+    )
+    for corpus in ("ytvis", "pascal", "vspw"):
+        fold = read_fold(corpus, 1, root / corpus)
+        frames = TrainingFrames(fold, root / corpus, "train", (57, 105))
+        assert {int(label) for label in frames[0][1].unique()} <= {0, 1, 2, 3, 255}
+        if corpus == "vspw":
+            continue  # two videos a class leave one for testing, which cannot support itself
+        episode = sample_episodes(fold, 1)[0]
+        clip = load_clip(episode, root / corpus, (57, 105))
+        assert 0.002 < clip.truth.float().mean() < 0.7 and clip.support_masks.any()
+        assert clip.query.std() > 0.05

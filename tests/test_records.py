@@ -1,0 +1,216 @@
+"""Nothing recorded is lost: several writers, a writer killed in mid-line, a torn file."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ttilib import records
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def start(code, *arguments):
+    """Another Python process that can import ttilib."""
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT)
+
+
+def await_file(path):
+    """Wait until another process has made this file."""
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path.name} never came"
+        time.sleep(0.02)
+
+
+def test_rows_come_back_as_written(tmp_path):
+    path = tmp_path / "new" / "folder" / "rows.jsonl"
+    rows = [
+        {"episode": "ytvis/f0/giant panda/ü", "iou": 0.1 + 0.2, "n": 3},
+        {"vc": [1, None], "a": {"b": True}},
+    ]
+    for row in rows:
+        records.append_row(path, row)
+    assert records.read_rows(path) == records.read_rows(str(path)) == rows
+    assert path.read_bytes().count(b"\n") == 2 and path.read_bytes().endswith(b"\n")
+
+
+def test_numbers_of_every_kind_become_plain_json(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    records.append_row(
+        path,
+        {
+            "i": np.int64(3), "f": np.float32(0.5), "b": np.bool_(True), "nan": float("nan"),
+            "inf": np.float64("inf"), "tensor": torch.tensor([1.0, float("nan")]),
+            "path": Path("a") / "b", 5: (1, 2),
+        },
+    )  # fmt: skip
+    text = path.read_text()
+    assert "NaN" not in text and "Infinity" not in text
+    assert json.loads(text) == {
+        "i": 3, "f": 0.5, "b": True, "nan": None, "inf": None, "tensor": [1.0, None],
+        "path": str(Path("a") / "b"), "5": [1, 2],
+    }  # fmt: skip
+
+
+def test_a_value_without_json_form_leaves_the_file_alone(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    records.append_row(path, {"a": 1})
+    with pytest.raises(TypeError, match=r"rows\.jsonl.*complex"):
+        records.append_row(path, {"a": 1j})
+    assert records.read_rows(path) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("torn", ['{"a": 2, "b": [1,', "{", '{"a": "ü'.encode()[:-1].decode("latin1"), "12"])
+def test_a_torn_last_line_is_left_out_and_reported(tmp_path, torn):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n\n' + torn.encode("latin1"))
+    with pytest.warns(UserWarning, match=r"rows\.jsonl: line 3"):
+        assert records.read_rows(path) == [{"a": 1}]
+    with pytest.warns(UserWarning, match="cut off"):
+        records.append_row(path, {"a": 3})
+    assert records.read_rows(path) == [{"a": 1}, {"a": 3}]
+
+
+def test_a_whole_row_without_line_end_is_kept(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}')
+    assert records.read_rows(path) == [{"a": 1}, {"a": 2}]
+    records.append_row(path, {"a": 3})
+    assert records.read_rows(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
+
+
+def test_a_long_torn_line_is_cut_off_whole(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": "' + "x" * 10_000)
+    with pytest.warns(UserWarning, match="cut off 10007 bytes"):
+        records.append_row(path, {"a": 2})
+    assert records.read_rows(path) == [{"a": 1}, {"a": 2}]
+    only = tmp_path / "only.jsonl"
+    only.write_text("{" * 9000)
+    with pytest.warns(UserWarning, match="cut off 9000 bytes"):
+        records.append_row(only, {"a": 1})
+    assert records.read_rows(only) == [{"a": 1}]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": \n{"a": 3}\n')
+    with pytest.raises(ValueError, match=r"rows\.jsonl: line 2 is not a JSON object"):
+        records.read_rows(path)
+
+
+def test_missing_file_and_empty_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"rows\.jsonl"):
+        records.read_rows(tmp_path / "rows.jsonl")
+    assert records.done_keys(tmp_path / "rows.jsonl", ["episode"]) == set()
+    (tmp_path / "rows.jsonl").touch()
+    assert records.read_rows(tmp_path / "rows.jsonl") == []
+
+
+def test_done_keys_say_what_need_not_be_done_again(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    for run, episode in ((0, "a"), (0, "b"), (1, "a")):
+        records.append_row(path, {"run": run, "episode": episode, "iou": 0.5})
+    assert records.done_keys(path, ["run", "episode"]) == {(0, "a"), (0, "b"), (1, "a")}
+    with pytest.raises(ValueError, match="row 1 has no 'fold'"):
+        records.done_keys(path, ["fold"])
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from ttilib.records import append_row
+path, name, count, ready = sys.argv[1:]
+Path(ready).touch()
+for i in range(int(count)):
+    append_row(path, {"writer": name, "i": i, "filling": "x" * (i * 97 % 9000)})
+"""
+
+
+def test_several_writers_lose_nothing(tmp_path):
+    path, count = tmp_path / "rows.jsonl", 60
+    writers = [start(WRITER, path, name, count, tmp_path / name) for name in "abc"]
+    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    rows = records.read_rows(path)
+    assert len(rows) == 3 * count
+    for name in "abc":  # each writer's rows are all there, whole and in its order
+        assert [(r["i"], len(r["filling"])) for r in rows if r["writer"] == name] == [
+            (i, i * 97 % 9000) for i in range(count)
+        ]
+
+
+# writes half of a long row under the lock, says so, and waits to be killed
+STUCK = """
+import sys, time
+from pathlib import Path
+from ttilib import records
+with open(sys.argv[1], "ab") as file, records._alone(file):
+    file.write(b'{"writer": "killed", "filling": "xxxxx')
+    file.flush()
+    Path(sys.argv[2]).touch()
+    time.sleep(60)
+"""
+
+
+def test_a_writer_killed_in_mid_line_harms_nobody(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    records.append_row(path, {"writer": "first", "i": 0})
+    stuck = start(STUCK, path, tmp_path / "stuck")
+    try:
+        await_file(tmp_path / "stuck")
+        torn = path.read_bytes()
+        if records.fcntl is not None:  # a second writer has to wait for the lock, not write into the line
+            waiting = start(WRITER, path, "second", 2, tmp_path / "second")
+            await_file(tmp_path / "second")
+            with pytest.raises(subprocess.TimeoutExpired):
+                waiting.wait(timeout=1)
+            assert path.read_bytes() == torn
+    finally:
+        stuck.kill()
+        stuck.wait(timeout=60)
+    if records.fcntl is None:
+        waiting = start(WRITER, path, "second", 2, tmp_path / "second")
+    assert waiting.wait(timeout=60) == 0  # the lock died with its holder
+    assert [(r["writer"], r["i"]) for r in records.read_rows(path)] == [
+        ("first", 0),
+        ("second", 0),
+        ("second", 1),
+    ]
+
+
+def test_provenance_names_program_and_machine(tmp_path, monkeypatch):
+    found = records.provenance()
+    assert found["torch"] == torch.__version__ and found["numpy"] == np.__version__
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["device"] == "cpu" and found["time"].endswith("+00:00")
+    assert found["commit"] is None or len(found["commit"]) == 40
+    records.append_row(tmp_path / "rows.jsonl", found)  # is plain JSON
+    assert records.read_rows(tmp_path / "rows.jsonl") == [found]
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git, no repository, no such device
+    lost = records.provenance(torch.device("cuda", 99))
+    assert lost["commit"] is None and lost["modified"] is None
+    assert lost["device"] == lost["device_name"] == "cuda:99"
+
+
+def test_provenance_does_not_take_a_stranger_s_commit(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    try:
+        subprocess.run([*git, "init", "-q"], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git here")
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a stranger's"], check=True)
+    monkeypatch.setattr(records, "HOME", tmp_path)
+    assert records.provenance()["commit"] is None  # installed inside another project
+    (tmp_path / "records.py").touch()
+    subprocess.run([*git, "add", "records.py"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    found = records.provenance()
+    assert len(found["commit"]) == 40 and found["modified"] is False
+    (tmp_path / "records.py").write_text("changed")
+    assert records.provenance()["modified"] is True

@@ -1,0 +1,104 @@
+"""Files that are either whole or absent, and JSON that people can read.
+
+A run can be stopped at any instant: by a keyboard, a queue, a full disk. Whatever this project writes is
+therefore written beside its final place first and moved there in one step, so that nobody ever reads half
+a result and an old result survives a failed new one.
+
+`atomic` is that step; `write_text`, `write_json` use it; `digest` names a value by its content, and
+`natural_key` puts names in the order people count in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well.
+
+    The temporary file has the same suffix (image writers look at it). If the block raises, it is removed
+    and whatever was at `path` before stays untouched. Missing parent folders are made.
+
+    Raises IsADirectoryError if `path` is a folder, FileNotFoundError if the block wrote nothing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder, not a file; give the name of a file to write")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    temporary.unlink()
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise FileNotFoundError(f"{path}: nothing was written; write to the path that atomic() gives")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8 with Unix line ends, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON in the order given, ending in a newline.
+
+    NaN and infinity are refused: they are not JSON and other programs cannot read them.
+    """
+    try:
+        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: this value cannot be written as JSON ({error})") from error
+    write_text(path, text + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file; an unreadable one is reported with its name, line and column.
+
+    Raises FileNotFoundError if it is missing, ValueError if it is not UTF-8 JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {found}; expected a JSON file")
+    try:
+        return json.loads(path.read_bytes().decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
+            "fetch or write the file again"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); fetch or write it again") from error
+
+
+def digest(*values: Any) -> str:
+    """Name values by their content: 16 hex digits of SHA-256 over canonical JSON.
+
+    Canonical means sorted keys and no spaces, so the same values give the same name on every machine;
+    tuples and lists are the same value.
+    """
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
+    """Sort key under which frame9 comes before frame10: digits compare as numbers, the rest as text.
+
+    Names that differ only in leading zeros fall back to plain text order, so the order is always total.
+    """
+    parts = re.split(r"([0-9]+)", name)
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
