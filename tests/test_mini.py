@@ -1,0 +1,254 @@
+"""The embedded corpus: equal bytes for equal requests, and layouts that keep what the real ones promise."""
+
+import hashlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as rle
+
+from ttilib.images import read_image, read_labels
+from ttilib.lists import read_fold
+from ttilib.mini import corpus, generate, layouts, scenery, scenes, shapes, staging
+from ttilib.readers import READERS
+
+TINY = dict(classes=4, videos_per_class=1, frames=(2, 3), stills_per_class=(1, 1), workers=1)
+CORPORA = ("pascal", "ytvis", "vspw")
+
+
+def fingerprint(root: Path) -> dict[str, str]:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): hashlib.md5(path.read_bytes()).hexdigest() for path in files}
+
+
+def times(root: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    return generate(tmp_path_factory.mktemp("tiny"), **TINY)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Four rounds of four classes: the smallest corpus in which something leaves the view."""
+    root = tmp_path_factory.mktemp("world")
+    return generate(root, classes=4, videos_per_class=4, frames=(4, 5), stills_per_class=(2, 1), workers=1)
+
+
+@pytest.fixture(scope="module")
+def outlines(world) -> dict:
+    return json.loads((world / "ytvis/train/train.json").read_text())
+
+
+def test_two_workers_write_the_same_bytes_as_one(tiny, tmp_path):
+    generate(tmp_path / "two", **{**TINY, "workers": 2})
+    assert fingerprint(tmp_path / "two") == fingerprint(tiny)
+
+
+def test_an_interrupted_corpus_is_continued_and_ends_the_same(tiny, tmp_path):
+    def stop(done, total):
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(tmp_path, **TINY, progress=stop)
+    assert not (tmp_path / corpus.MARKER).exists()
+    pixels = (".jpg", ".png", ".pkl")
+    before = {path: time for path, time in times(tmp_path).items() if path.suffix in pixels}
+    assert before
+    seen = []
+    generate(tmp_path, **TINY, progress=lambda done, total: seen.append((done, total)))
+    assert {path: times(tmp_path)[path] for path in before} == before  # what was done is not done again
+    assert fingerprint(tmp_path) == fingerprint(tiny)
+    assert seen == [(i, 12) for i in range(1, 13)]  # 4 videos and 8 stills
+
+
+def test_second_call_writes_nothing_and_a_lost_file_or_marker_is_made_again(tiny, tmp_path):
+    shutil.copytree(tiny, tmp_path, dirs_exist_ok=True)
+    before = times(tmp_path)
+    generate(tmp_path, **TINY)
+    assert times(tmp_path) == before
+    (tmp_path / corpus.MARKER).unlink()
+    next((tmp_path / "vspw").rglob("*.png")).unlink()
+    generate(tmp_path, **TINY)
+    assert fingerprint(tmp_path) == fingerprint(tiny)
+
+
+def test_another_request_is_refused_in_one_sentence(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"made with seed 2020, asked for 1; delete the folder") as caught:
+        generate(tiny, seed=1, **TINY)
+    assert "\n" not in str(caught.value)
+    (tmp_path / ".unfinished-0123456789abcdef").mkdir()
+    with pytest.raises(ValueError, match="unfinished mini corpus of another request"):
+        generate(tmp_path, **TINY)
+    with pytest.raises(ValueError, match="5 classes cannot be made"):
+        generate(tmp_path / "new", **{**TINY, "classes": 5})
+    with pytest.raises(ValueError, match="stills per class cannot be made"):
+        generate(tmp_path / "new", **{**TINY, "frames": (1, 1)})
+
+
+def test_another_seed_films_something_else():
+    a, b = (np.random.default_rng(np.random.SeedSequence([seed, 1, 0])) for seed in (2020, 2021))
+    frames = [next(scenes.film(staging.stage(rng, 0, (), 2, (90, 160)), rng)).image for rng in (a, b)]
+    assert np.abs(frames[0].astype(int) - frames[1]).mean() > 5
+
+
+def test_void_ring_is_one_pixel_on_either_side_of_the_edge():
+    owner = np.zeros((10, 12), np.uint8)
+    owner[3:7, 3:8] = 1
+    owner[0, 11] = 2  # a prop: not among the things, so no ring
+    frame = scenes.Frame(np.zeros((10, 12, 3), np.uint8), owner, np.zeros((10, 12), np.uint8))
+    ring = np.zeros((10, 12), bool)
+    ring[2:8, 2:9] = True
+    ring[4:6, 4:7] = False
+    np.testing.assert_array_equal(layouts.void_ring(frame, [0]), ring)
+
+
+def test_run_lengths_survive_text():
+    mask = np.zeros((5, 7), bool)
+    mask[1:4, 2] = mask[4, 6] = True
+    packed = json.loads(json.dumps(layouts.encode(mask)))
+    assert packed["size"] == [5, 7] and isinstance(packed["counts"], str)
+    np.testing.assert_array_equal(rle.decode(packed).astype(bool), mask)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 99), st.integers(1, 40), st.floats(-5, 5), st.floats(0, 9), st.integers(2, 5))
+def test_a_walk_stays_in_its_range_and_moves_smoothly(seed, frames, low, span, knots):
+    walk = staging.walk(np.random.default_rng(seed), frames, low, low + span, knots)
+    assert walk.shape == (frames,) and walk.min() >= low - 1e-9 and walk.max() <= low + span + 1e-9
+    steps = np.abs(np.diff(walk))
+    if frames > 1:  # between two knots the slope of the easing is at most 0.5 + 0.75 of the straight line
+        assert steps.max(initial=0) <= 1.25 * span * (knots - 1) / (frames - 1) + 1e-9
+
+
+def test_every_kind_has_a_shape_of_its_own_that_varies():
+    areas = {}
+    for kind, family in enumerate(shapes.FAMILIES):
+        sprites = [shapes.make_sprite(family, np.random.default_rng([kind, i])) for i in range(3)]
+        areas[family.name] = [float((sprite.alpha >= 0.5).mean()) for sprite in sprites]
+        assert min(areas[family.name]) > 0.05 and len(set(areas[family.name])) == 3
+        for sprite in sprites:
+            assert sprite.colour.min() >= 0 and sprite.colour.max() <= 1 and sprite.colour.std() > 0.03
+            assert not sprite.alpha[[0, -1]].any() and not sprite.alpha[:, [0, -1]].any()  # room to bend
+    assert len(areas) == 12 and len({family.surface for family in shapes.FAMILIES}) == 12
+
+
+@pytest.mark.parametrize("kind", [0, 1, 7])
+def test_what_leaves_is_gone_for_a_while_and_what_stays_is_not(kind):
+    counts = {}
+    for leaves in (False, True):
+        rng = np.random.default_rng([kind, 5])
+        scene = staging.stage(rng, kind, (), 12, (90, 160), leaves=leaves)
+        main = next(i for i, actor in enumerate(scene.actors) if actor.kind == kind)
+        counts[leaves] = [main in frame.visible(scene) for frame in scenes.film(scene, rng)]
+    assert any(counts[True]) and not all(counts[True]) and sum(counts[True]) < sum(counts[False])
+
+
+def test_masks_are_what_is_visible():
+    rng = np.random.default_rng(3)
+    scene = staging.stage(rng, 2, (3,), 3, (90, 160))
+    for frame in scenes.film(scene, rng):
+        assert frame.owner.max() <= len(scene.actors)
+        assert sum(mask.astype(int) for mask in frame.visible(scene).values()).max() <= 1
+        props = [i for i, actor in enumerate(scene.actors) if actor.kind < 0]
+        assert not set(props) & set(frame.visible(scene))
+        assert set(np.unique(frame.stuff)) <= set(scenery.STUFF.values())
+
+
+def test_pascal_layout(world):
+    root, ringed, shared = world / "pascal", 0, 0
+    lines = {split: (root / f"{split}.txt").read_text().splitlines() for split in ("train", "val")}
+    assert (len(lines["train"]), len(lines["val"])) == (8, 4)
+    assert not set(lines["train"]) & set(lines["val"])
+    sizes = set()
+    for line in lines["train"] + lines["val"]:
+        names = line.split()
+        image, labels = read_image(root / names[0]), read_labels(root / names[1])
+        assert image.shape[:2] == labels.shape and min(labels.shape) >= 200 and max(labels.shape) <= 320
+        found = set(np.unique(labels).tolist())
+        assert found <= {0, 1, 2, 3, 4, 255}
+        ringed += 255 in found
+        shared += len(found - {0, 255}) > 1
+        sizes.add(labels.shape)
+    assert ringed == 12 and shared >= 2 and len(sizes) > 6
+
+
+def test_ytvis_layout(world, outlines):
+    videos, names = outlines["videos"], {c["id"]: c["name"] for c in outlines["categories"]}
+    assert names == {1: "starfish", 2: "kite", 3: "mushroom", 4: "gear"} and len(videos) == 16
+    for video in videos:
+        frames = [Path(name).name for name in video["file_names"]]
+        assert frames == [f"{5 * t:05d}.jpg" for t in range(video["length"])]
+        image = read_image(world / "ytvis/train/JPEGImages" / video["file_names"][0])
+        assert image.shape == (video["height"], video["width"], 3) == (180, 320, 3)
+    areas, absent = [], set()
+    for track in outlines["annotations"]:
+        assert len(track["segmentations"]) == videos[track["video_id"] - 1]["length"]
+        areas += [float(rle.area(one)) / (180 * 320) for one in track["segmentations"] if one is not None]
+        if None in track["segmentations"]:
+            absent.add(track["video_id"])
+    assert absent & {13, 14, 15, 16}  # the last round leaves the view
+    assert min(areas) < 0.01 and max(areas) > 0.12
+    for number in names:
+        assert len({t["video_id"] for t in outlines["annotations"] if t["category_id"] == number}) >= 4
+
+
+def test_vspw_layout_shows_the_same_things_as_the_outlines(world, outlines):
+    ids = json.loads((world / "vspw/label_num_dic_final.json").read_text())
+    ids = {name: int(number) for name, number in ids.items()}
+    assert ids["starfish"] == 41 and ids["gear"] == 53 and len(set(ids.values())) == len(ids)
+    classes = {c["id"]: ids[c["name"]] for c in outlines["categories"]}
+    for sequence in sorted((world / "vspw/data").iterdir()):
+        video = outlines["videos"][int(sequence.name.split("_")[0])]
+        tracks = [track for track in outlines["annotations"] if track["video_id"] == video["id"]]
+        masks = sorted((sequence / "mask").iterdir())
+        frames = [mask.stem for mask in masks]
+        assert [len(frame) for frame in frames] == [8] * video["length"]
+        assert frames == sorted(path.stem for path in (sequence / "origin").iterdir())
+        flows = sorted(path.name for path in (sequence / "flow").iterdir())
+        assert flows == [f"{frame}.pkl.pkl" for frame in frames[:-1]]
+        for t, path in enumerate(masks):
+            labels = read_labels(path)
+            assert set(np.unique(labels).tolist()) <= set(ids.values()) | {255}
+            for number, class_id in classes.items():
+                truth = np.zeros(labels.shape, bool)
+                for track in tracks:
+                    if track["category_id"] == number and track["segmentations"][t] is not None:
+                        truth |= rle.decode(track["segmentations"][t]).astype(bool)
+                np.testing.assert_array_equal((labels == class_id)[labels != 255], truth[labels != 255])
+    assert pickle.loads(next((world / "vspw").rglob("*.pkl.pkl")).read_bytes()) == {"flow": None}
+    splits = [(world / f"vspw/{split}.txt").read_text().split() for split in ("train", "val")]
+    assert sorted(splits[0] + splits[1]) == sorted(path.name for path in (world / "vspw/data").iterdir())
+
+
+def test_folds_part_the_classes(world):
+    for name in CORPORA:
+        table = json.loads((world / name / "lists.json").read_text())
+        assert sorted(sum(table["novel"], [])) == sorted(int(i) for i in table["classes"])
+        for novel, base in zip(table["novel"], table.get("base", [[]] * 4), strict=True):
+            assert not set(novel) & set(base) and len(base) in (0, 3)
+    full = layouts.class_tables(12)
+    assert full["pascal"]["novel"] == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]
+    assert full["ytvis"]["novel"] == [[1, 5, 9], [2, 6, 10], [3, 7, 11], [4, 8, 12]]
+    assert full["vspw"]["novel"][0] == [41, 45, 49] and len(full["vspw"]["base"][0]) == 9
+    by_name = [[full[c]["classes"][str(i)] for i in full[c]["novel"][1]] for c in ("pascal", "vspw")]
+    assert by_name[0] == by_name[1]  # what Pascal stills never taught is what VSPW asks for
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_the_readers_of_the_real_corpora_read_it(world, name):
+    reader = READERS[name](world / name)
+    for index in range(4):
+        fold = read_fold(name, index, world / name)
+        assert fold.train and fold.novel
+        for class_id in fold.novel:
+            frame = next(iter(fold.presence[class_id].values()))[0]
+            assert (reader.mask(frame, class_id) == 1).any()
