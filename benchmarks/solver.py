@@ -17,9 +17,9 @@ import time
 
 import torch
 
-from ttilib.classifier import Classifier, start
-from ttilib.features import Task
-from ttilib.solver import METHODS, SolverConfig, iterate, solve
+from ttilib.inference.classifier import Classifier, start
+from ttilib.inference.features import Task
+from ttilib.inference.solver import METHODS, SolverConfig, iterate, solve
 
 
 def random_task(frames: int, shots: int, channels: int, height: int, width: int) -> Task:
@@ -81,13 +81,15 @@ def main() -> None:
     print(f"T={options.frames} K={options.shots} C={options.channels} grid={tuple(options.grid)}, one thread")
     print(f"features {size / 2**20:.0f} MiB; extra memory of a solve {extra / 2**20:.0f} MiB = {extra / size:.2f}x")
     for name, config in METHODS.items():
-        print(f"  {name:<13}{min(cpu_seconds(lambda c=config: solve(task, c)) for _ in range(options.repeats)):6.2f} CPU s")
+        fastest = min(cpu_seconds(lambda c=config: solve(task, c)) for _ in range(options.repeats))
+        print(f"  {name:<13}{fastest:6.2f} CPU s")
     ours, baseline = [], []
     for _ in range(options.repeats):
         ours.append(cpu_seconds(lambda: solve(task)))
         baseline.append(cpu_seconds(lambda: solve_by_autograd(task, SolverConfig.tti())) - ours[-1])
     ratio = statistics.median(b / o for b, o in zip(baseline, ours, strict=True))
-    print(f"TTI by autograd {statistics.median(baseline):.2f} CPU s; closed form {statistics.median(ours):.2f}: {ratio:.1f}x")
+    slow, fast = statistics.median(baseline), statistics.median(ours)
+    print(f"TTI by autograd {slow:.2f} CPU s; closed form {fast:.2f}: {ratio:.1f}x")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 prints, per file and quantity, the largest deviation and what is allowed, and exits with 1 when one is out. A file
 holds one synthetic episode, or several videos that the released batched driver solved together, and everything
-the release made of it: see COLUMNS for the quantities and `hp` inside the file for its settings.
+the release made of it; `hp` inside the file holds its settings.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttilib.consistency import released_video_consistency
-from ttilib.features import Task, downsample, unit
-from ttilib.metrics import intersection_union
-from ttilib.solution import State
-from ttilib.solver import SolverConfig, solve
+from ttilib.inference.features import Task, downsample, unit
+from ttilib.inference.solution import State
+from ttilib.inference.solver import SolverConfig, solve
+from ttilib.scores.consistency import released_video_consistency
+from ttilib.scores.metrics import intersection_union
 
 IGNORE = 255
 #            absolute allowance per quantity; traces are relative
@@ -69,7 +69,8 @@ def tasks_of(episode: dict) -> list[tuple[np.ndarray, Task]]:
         grid = (query.shape[2], query.shape[3])
         tasks.append((rows, Task(
             name=f"{hp['name']}/{video}",
-            support=support, support_masks=downsample(labels == 1, grid), support_valid=downsample(labels != IGNORE, grid),
+            support=support, support_masks=downsample(labels == 1, grid),
+            support_valid=downsample(labels != IGNORE, grid),
             query=query, query_valid=downsample(~padding, grid), size=(padding.shape[1], padding.shape[2]),
             support_norm=1.0 if hp["norm_feat"] else support_norm, query_norm=1.0 if hp["norm_feat"] else query_norm,
             batch_frames=len(videos),
@@ -118,7 +119,10 @@ def check_traces(report: Report, episode: dict, rows: np.ndarray, history: tuple
         steps = on if theirs in ("trepri", "pos", "neg") else np.ones_like(on)
         if steps.any():
             report.compare(f"trace {ours}", "trace", values[steps], episode[f"tr_{theirs}"][steps][:, rows])
-    report.compare("trace bias", "trace", torch.stack([s.classifier.bias for s in history[:-1]]), episode["tr_bias"][:, rows])
+    temporal = torch.stack([t.local_temporal + t.global_positive + t.global_negative for t in terms]).numpy()
+    report.compare("trace temporal", "trace", temporal * on[:, None], episode["tr_tti"][:, rows])
+    bias = torch.stack([state.classifier.bias for state in history[:-1]])
+    report.compare("trace bias", "trace", bias, episode["tr_bias"][:, rows])
     snapshots = [step - 1 for step in episode["hp"]["snap_iters"]]
     weights = torch.stack([history[step].classifier.weight for step in snapshots])
     report.compare("weights on the way", "weight", weights, episode["proto_snap"][:, rows])
@@ -149,9 +153,10 @@ def check_scores(report: Report, episode: dict, masks: np.ndarray) -> None:
     report.compare("union", "exact", union, episode["union"][:, 1])
     for k in (3, 5):
         if f"vc{k}" in episode:
-            ours = released_video_consistency(masks, truth, valid, episode["hp"]["seqs"], k)
-            theirs = {video: value for video, value in zip(episode["hp"]["seqs"], episode[f"vc{k}"], strict=True)}
-            report.compare(f"consistency, k={k}", "consistency", np.array([ours[v] for v in theirs]), np.array(list(theirs.values())))
+            videos = episode["hp"]["seqs"]
+            ours = released_video_consistency(masks, truth, valid, videos, k)
+            ours = np.array([ours[video] for video in videos])
+            report.compare(f"consistency, k={k}", "consistency", ours, episode[f"vc{k}"])
 
 
 def check(path: Path | str) -> Report:

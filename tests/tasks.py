@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ttilib.features import Task, unit
+from ttilib.inference.features import Task, unit
 
 
 def random_task(

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from ttilib import browser
-from ttilib.datasets import synthetic_clip
-from ttilib.features import extract
-from ttilib.plots import overlay, zoom_for
-from ttilib.solver import SolverConfig, solve
+from ttilib.data.datasets import synthetic_clip
+from ttilib.inference.features import extract
+from ttilib.inference.solver import SolverConfig, solve
+from ttilib.views import browser
+from ttilib.views.plots import overlay, zoom_for
 
 
 def colours(images):

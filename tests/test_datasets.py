@@ -21,12 +21,12 @@ from corpora import (
 from PIL import Image
 from pycocotools import mask as coco
 
-from ttilib.datasets import TrainingFrames, clip_from_files, load_clip, synthetic_clip
-from ttilib.episodes import Episode, cross_episodes, sample_episodes
+from ttilib.data.datasets import TrainingFrames, clip_from_files, load_clip, synthetic_clip
+from ttilib.data.episodes import Episode, cross_episodes, sample_episodes
+from ttilib.data.lists import read_fold
+from ttilib.data.readers import READERS, decode
 from ttilib.files import read_json, write_json
 from ttilib.images import write_image, write_labels
-from ttilib.lists import read_fold
-from ttilib.readers import READERS, decode
 
 SIZE = (HEIGHT, WIDTH)
 SHOWS = {"aa": [[1], [1, 3], [3]], "bb": [[1], [1, 2], [2]], "cc": [[1, 2], [1], []], "dd": [[3], [3], [2]]}

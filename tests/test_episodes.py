@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttilib.episodes import Episode, cross_episodes, read_episodes, sample_episodes, write_episodes
-from ttilib.lists import Fold
+from ttilib.data.episodes import Episode, cross_episodes, read_episodes, sample_episodes, write_episodes
+from ttilib.data.lists import Fold
 
 
 def fold(corpus="ytvis", videos=7, classes=(1, 5), shows=None, repeats=1):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from corpora import block, davis, pascal, vspw, ytvis
 
+from ttilib.data.lists import read_fold, read_table
+from ttilib.data.scans import split_videos
 from ttilib.files import read_json, write_json, write_text
-from ttilib.lists import read_fold, read_table
-from ttilib.scans import split_videos
 
 YTVIS = {
     "aa": [[1], [1, 3], [3]],

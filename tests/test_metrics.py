@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ttilib import consistency, metrics
+from ttilib.scores import consistency, metrics
 
 SHAPE = (4, 6, 7)
 clips = arrays(bool, SHAPE)

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
+from ttilib.data.lists import read_fold
+from ttilib.data.readers import READERS
 from ttilib.images import read_image, read_labels
-from ttilib.lists import read_fold
 from ttilib.mini import corpus, generate, layouts, scenery, scenes, shapes, staging
-from ttilib.readers import READERS
 
 TINY = dict(classes=4, videos_per_class=1, frames=(2, 3), stills_per_class=(1, 1), workers=1)
 CORPORA = ("pascal", "ytvis", "vspw")

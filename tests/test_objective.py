@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tasks import random_task
 
-from ttilib import objective as room
-from ttilib.classifier import Classifier
-from ttilib.objective import Objective, Weights
+from ttilib.inference import objective as room
+from ttilib.inference.classifier import Classifier
+from ttilib.inference.objective import Objective, Weights
 
 
 def both_gradients(objective: Objective, seed: int):

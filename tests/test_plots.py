@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ttilib import bars, curves, plots, style
-from ttilib.datasets import synthetic_clip
-from ttilib.objective import Terms
+from ttilib.data.datasets import synthetic_clip
+from ttilib.inference.objective import Terms
+from ttilib.views import bars, curves, plots, style
 
 NAMES = ["ce", "kl", "entropy", "local_temporal", "global_positive", "global_negative", "total", "marginal"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ttilib import records
+from ttilib.scores import records
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -125,7 +125,7 @@ def test_done_keys_say_what_need_not_be_done_again(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from ttilib.records import append_row
+from ttilib.scores.records import append_row
 path, name, count, ready = sys.argv[1:]
 Path(ready).touch()
 for i in range(int(count)):
@@ -149,7 +149,7 @@ def test_several_writers_lose_nothing(tmp_path):
 STUCK = """
 import sys, time
 from pathlib import Path
-from ttilib import records
+from ttilib.scores import records
 with open(sys.argv[1], "ab") as file, records._alone(file):
     file.write(b'{"writer": "killed", "filling": "xxxxx')
     file.flush()

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttilib.transforms import (
+from ttilib.data.transforms import (
     augment,
     centred,
     denormalise,

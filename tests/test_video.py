@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ttilib import video
 from ttilib.images import read_labels, write_image
+from ttilib.views import video
 
 GREEN = (30, 200, 60)
 

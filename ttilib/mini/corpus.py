@@ -26,7 +26,7 @@ from ttilib.mini.scenes import film
 from ttilib.mini.shapes import FAMILIES
 from ttilib.mini.staging import stage
 
-VERSION = 1  # raise when the same request gives other bytes
+VERSION = 2  # raise when the same request gives other bytes
 MARKER, LIST = "mini.json", "mini.txt"  # written last: the request, and the names of all files
 CORPORA = ("pascal", "ytvis", "vspw")
 VIDEO, STILL = 1, 2  # kinds of random streams
@@ -186,7 +186,7 @@ def _video(root: Path, request: Request, index: int, rng: np.random.Generator) -
     turn, kind = divmod(index, request.classes)
     length = int(rng.integers(request.frames[0], request.frames[1] + 1))
     scene = stage(
-        rng, kind, _others(rng, request.classes, kind, (0.3, 0.4, 0.3)), length, SIZE, leaves=turn % 4 == 3
+        rng, kind, _others(rng, request.classes, kind, (0.4, 0.4, 0.2)), length, SIZE, leaves=turn % 4 == 3
     )
     frames = list(film(scene, rng))
     name = digest("video", request.seed, index)
@@ -203,7 +203,7 @@ def _still(root: Path, request: Request, index: int, rng: np.random.Generator) -
     turn, kind = divmod(index, request.classes)
     size = tuple(int(side) for side in 2 * rng.integers((100, 120), (141, 161)))
     others = _others(rng, request.classes, kind, (0.35, 0.5, 0.15))
-    scene = stage(rng, kind, others, 1, size if rng.random() < 0.75 else size[::-1], span=(0.24, 0.55))
+    scene = stage(rng, kind, others, 1, size if rng.random() < 0.75 else size[::-1], span=(0.34, 0.65))
     frame = next(film(scene, rng))
     note = layouts.write_still(root / "pascal", f"2020_{index:06d}", frame, scene)
     return {"pascal": note | {"split": "train" if turn < request.stills_per_class[0] else "val"}}

@@ -18,12 +18,12 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as rle
 
+from ttilib.data.scans import IGNORED
 from ttilib.files import atomic, write_json, write_text
 from ttilib.images import write_image, write_labels
 from ttilib.mini.scenery import STUFF
 from ttilib.mini.scenes import Frame, Scene
 from ttilib.mini.shapes import FAMILIES
-from ttilib.scans import IGNORED
 
 FOLDS = 4
 VOID = (

@@ -29,11 +29,11 @@ def smooth_noise(
     return np.clip(total, 0, 1, out=total)
 
 
-def palette(rng: np.random.Generator, hue: float, saturation: float, spread: float = 0.17) -> np.ndarray:
+def palette(rng: np.random.Generator, hue: float, saturation: float, spread: float = 0.06) -> np.ndarray:
     """Four related colours [4, 3] around a hue (hue and spread in turns): main, second, dark, light."""
-    h = hue + rng.uniform(-spread, spread)  # the default is +-60 degrees: neighbours on the wheel overlap
-    s, v = np.clip(saturation + rng.uniform(-0.25, 0.2), 0.05, 0.95), rng.uniform(0.5, 0.9)
-    second = h + rng.choice([-1, 1]) * rng.uniform(0.06, 0.4)
+    h = hue + rng.uniform(-spread, spread)  # the default is +-22 degrees: neighbours on the wheel overlap
+    s, v = np.clip(saturation + rng.uniform(-0.1, 0.2), 0.05, 0.95), rng.uniform(0.55, 0.95)
+    second = h + rng.choice([-1, 1]) * rng.uniform(0.04, 0.12)
     other = (second, s * rng.uniform(0.4, 1), rng.uniform(0.35, 0.95))
     tones = ((h, s, v), other, (h, s * 0.6, 0.2), (h, s * 0.2, 0.93))
     return np.array([colorsys.hsv_to_rgb(a % 1, b, c) for a, b, c in tones], np.float32)

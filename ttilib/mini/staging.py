@@ -127,7 +127,7 @@ def _light(rng: np.random.Generator, frames: int) -> Float[np.ndarray, "T 3"]:
 
 
 def stage(rng: np.random.Generator, kind: int, others: tuple[int, ...], frames: int, size: tuple[int, int],
-          span: tuple[float, float] = (0.2, 0.58), leaves: bool = False) -> Scene:  # fmt: skip
+          span: tuple[float, float] = (0.34, 0.7), leaves: bool = False) -> Scene:  # fmt: skip
     """Decide a scene: main thing of `kind`, one distractor per entry of `others`, everything else at random.
 
     size: (height, width) of a frame, both even; span: range of the main radius over the frame height.
@@ -138,7 +138,7 @@ def stage(rng: np.random.Generator, kind: int, others: tuple[int, ...], frames: 
     place = scenery.make_place(rng, *(int(SCALE * margin * side) // 2 * 2 for side in size), ahead)
     camera = _camera(rng, frames, size, margin)
     main = _thing(rng, kind, frames, size, span, leaves, ahead)
-    rest = [_thing(rng, other, frames, size, (0.13, 0.3), rng.random() < 0.2, ahead) for other in others]
+    rest = [_thing(rng, other, frames, size, (0.16, 0.34), rng.random() < 0.2, ahead) for other in others]
     split = int(rng.integers(len(rest) + 1)) if rng.random() < 0.5 else len(rest)
     behind = [_prop(rng, camera, size, None) for _ in range(int(rng.integers(1, 4)))]
     front = [_prop(rng, camera, size, main) for _ in range(int(rng.choice([0, 1, 2], p=[0.35, 0.45, 0.2])))]

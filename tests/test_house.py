@@ -1,0 +1,127 @@
+"""The rules of the house: import direction, sizes, words that do not belong in the library, notebook hygiene."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LIBRARY = REPOSITORY / "ttilib"
+
+# A module may import only modules above it.
+ROOMS = (
+    ("", "files images"),
+    ("data", "transforms scans lists draws episodes readers clips datasets"),
+    ("mini", "outlines paint textures shapes scenery scenes staging layouts corpus"),
+    ("", "mini"),
+    ("networks", "architectures models checkpoints supervision runs training"),
+    ("inference", "features classifier losses objective keyframe solution solver"),
+    ("scores", "metrics consistency evaluation records tables"),
+    ("views", "style plots curves bars video browser"),
+    ("", "notebooks study segment"),
+)
+ORDER = [f"{floor}.{room}".strip(".") for floor, rooms in ROOMS for room in rooms.split()]
+FORBIDDEN = (
+    ".cuda(", "argparse", "hasattr(", "print(", "os.environ", "np.random.seed", "torch.manual_seed(", "pickle.load",
+)  # fmt: skip
+MODULES = sorted(LIBRARY.rglob("*.py"))
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+
+def name_of(path):
+    parts = path.relative_to(LIBRARY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path):
+    """Names of ttilib modules that a module imports, resolved to modules of ORDER."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ttilib":
+            base = ".".join(node.module.split(".")[1:])
+            for alias in node.names:
+                full = f"{base}.{alias.name}".strip(".")
+                found.add(full if full in ORDER else base)
+    return found - {""}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p) not in ("", "__main__")], ids=name_of)
+def test_imports_go_one_way(path):
+    name = name_of(path)
+    if name not in ORDER:
+        assert path.name == "__init__.py" and not imports_of(path), f"{name} has no place in the order of rooms"
+        return
+    place = ORDER.index(name)
+    for other in imports_of(path):
+        assert other in ORDER, f"{name} imports {other}, which has no place in the order of rooms"
+        assert ORDER.index(other) < place, f"{name} imports {other}, which lies below it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_rooms_are_small_and_functions_short(path):
+    text = path.read_text()
+    assert text.count("\n") <= 220
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno + 1 <= 45, f"{node.name} is too long"
+        assert not (isinstance(node, ast.ExceptHandler) and node.type is None), "a bare except hides errors"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_words_that_do_not_belong_in_a_library(path):
+    allowed = {"argparse", "print("} if name_of(path) == "__main__" else set()
+    text = path.read_text()
+    for word in set(FORBIDDEN) - allowed:
+        assert not re.search(rf"(?<![\w.]){re.escape(word)}" if word[0].isalpha() else re.escape(word), text), word
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_public_things_say_what_they_are(path):
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_the_front_door_is_small_and_every_name_is_shown_somewhere():
+    import ttilib
+
+    assert len(ttilib.__all__) <= 24
+    shown = (REPOSITORY / "README.md").read_text() + "".join(path.read_text() for path in NOTEBOOKS)
+    for name in ttilib.__all__:
+        assert f"tti.{name}" in shown, f"{name} is in neither README nor notebooks"
+
+
+def test_there_are_five_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == ["01_data", "02_train", "03_episode", "04_evaluate", "05_tables"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_clean(path):
+    notebook = json.loads(path.read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert sum(len("".join(cell["source"]).splitlines()) for cell in code) <= 150
+    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
+    assert not re.search(r"[\"'](/|[A-Z]:\\)", text), "an absolute path"
+    assert not re.search(r"\bOutput\(|\binteract", text), "Output and interact can hang a headless run"
+    assert notebook["cells"][0]["cell_type"] == "markdown" and "?" in "".join(notebook["cells"][0]["source"])
+    assert "**What we saw.**" in "".join(notebook["cells"][-1]["source"])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_parameters_are_annotated_literals_with_a_meaning(path):
+    cells = json.loads(path.read_text())["cells"]
+    (cell,) = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    for line in "".join(cell["source"]).splitlines():
+        assert re.fullmatch(r"\w+: (int|float|str|bool|list) = .+  # .+", line), line
+        ast.literal_eval(line.split(" = ", 1)[1].rsplit("  # ", 1)[0])
+
+
+def test_only_the_front_pages_and_ignored_places_hold_machine_made_things():
+    ignored = (REPOSITORY / ".gitignore").read_text()
+    assert "/data/" in ignored and "/outputs/*" in ignored and "!/outputs/tables/" in ignored

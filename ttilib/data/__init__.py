@@ -1,0 +1,1 @@
+"""Pictures and their labels: which classes, which episodes, which pixels."""

@@ -1,0 +1,156 @@
+"""A clip: what is shown, what is asked, and what the answer is, as pictures on one canvas.
+
+Whatever a clip was made of, the library sees the same thing: K labelled support frames and T query frames
+with values in [0, 1], bool masks, and for every pixel whether it counts. Stored masks may also say that
+nobody judged a pixel (`IGNORED`, 255); that label ends here, and such pixels are simply not valid.
+
+`Clip` is that value; `clip_from_files` makes one of somebody's own pictures; `lay` is the step from frames
+of any size to the canvas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from ttilib.data.readers import Rule
+from ttilib.data.scans import IGNORED
+from ttilib.data.transforms import centred
+from ttilib.images import read_image, read_labels
+
+File = Path | str | np.ndarray
+Pair = tuple[str, np.ndarray, np.ndarray]
+"""Name, picture [h, w, 3], labels [h, w] of 0, 1 and IGNORED."""
+
+OWN_RULE = Rule(centred, False)
+"""One's own files are laid in the centre, and the bars around them do not count."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One episode on one canvas: pictures in [0, 1] (red green blue, not normalised), masks, what counts.
+
+    `truth` is for scoring only, and None if nobody knows it.
+    """
+
+    name: str
+    class_name: str
+    support: Float[Tensor, "K 3 H W"]
+    support_masks: Bool[Tensor, "K H W"]
+    support_valid: Bool[Tensor, "K H W"]
+    support_names: tuple[str, ...]
+    query: Float[Tensor, "T 3 H W"]
+    query_valid: Bool[Tensor, "T H W"]
+    query_names: tuple[str, ...]
+    truth: Bool[Tensor, "T H W"] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the canvas, pixels."""
+        return self.query.shape[-2], self.query.shape[-1]
+
+
+def lay(
+    pairs: Sequence[Pair], size: tuple[int, int], rule: Rule
+) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
+    """Pictures in [0, 1], masks and valid pixels on the canvas, from named pairs."""
+    images = np.zeros((len(pairs), 3, *size), dtype=np.float32)
+    labels = np.zeros((len(pairs), *size), dtype=np.uint8)
+    for place, (name, picture, mask) in enumerate(pairs):
+        check_same_size(name, picture, mask)
+        lies = rule.place(*mask.shape, size)
+        images[place] = lies.fit(picture).transpose(2, 0, 1) / np.float32(255)
+        labels[place] = lies.fit(mask, padding=0 if rule.padding_counts else IGNORED)
+    return torch.from_numpy(images), torch.from_numpy(labels == 1), torch.from_numpy(labels != IGNORED)
+
+
+def check_same_size(name: str, picture: np.ndarray, mask: np.ndarray) -> None:
+    """Refuse a picture and a mask of different sizes: one of them belongs to something else."""
+    if picture.shape[:2] != mask.shape:
+        raise ValueError(
+            f"{name}: picture is {picture.shape[0]} x {picture.shape[1]}, its mask {mask.shape[0]} x "
+            f"{mask.shape[1]} pixels; they must be the same size"
+        )
+
+
+def clip_from_files(
+    support_images: Sequence[File],
+    support_masks: Sequence[File],
+    frames: Sequence[File],
+    size: tuple[int, int],
+    name: str = "own",
+    class_name: str = "object",
+    truth: Sequence[File] | None = None,
+    label: int | None = None,
+) -> Clip:
+    """One's own pictures as a clip: files, or arrays (uint8 [h, w, 3] pictures, bool or uint8 [h, w] masks).
+
+    A mask may hold 0 and 255, 0 and 1, or palette indices; `label` says which index is the object, and is
+    needed only if there are several. Beside another label, 255 means "nobody judged".
+
+    Raises ValueError naming the file if a mask is a colour picture, holds several labels, or is empty.
+    """
+    if not support_images or not frames:
+        raise ValueError(
+            f"{name}: {len(support_images)} stills and {len(frames)} frames; give at least one each"
+        )
+    stills = [_picture(item) for item in support_images]
+    masks = _object(name, support_masks, len(stills), "stills", label)
+    if empty := [
+        _name(f, n) for n, (f, m) in enumerate(zip(support_masks, masks, strict=True)) if not (m == 1).any()
+    ]:
+        raise ValueError(f"{empty[0]}: the mask shows no object; paint it, or name its label with label=")
+    pictures = [_picture(item) for item in frames]
+    if truth is None:
+        answers = [np.zeros(picture.shape[:2], dtype=np.uint8) for picture in pictures]
+    else:
+        answers = _object(name, truth, len(pictures), "frames", label)
+    still_names = tuple(_name(item, n) for n, item in enumerate(support_images))
+    frame_names = tuple(_name(item, n) for n, item in enumerate(frames))
+    shown = lay(list(zip(still_names, stills, masks, strict=True)), size, OWN_RULE)
+    query, answer, valid = lay(list(zip(frame_names, pictures, answers, strict=True)), size, OWN_RULE)
+    known = None if truth is None else answer
+    return Clip(name, class_name, *shown, still_names, query, valid, frame_names, known)
+
+
+def _name(item: File, place: int) -> str:
+    return f"array {place}" if isinstance(item, np.ndarray) else str(item)
+
+
+def _picture(item: File) -> UInt8[np.ndarray, "h w 3"]:
+    return item if isinstance(item, np.ndarray) else read_image(item)
+
+
+def _object(
+    name: str, items: Sequence[File], due: int, what: str, label: int | None
+) -> list[UInt8[np.ndarray, "h w"]]:
+    """Masks of one object with 0, 1 and IGNORED, whichever way the files wrote it."""
+    if len(items) != due:
+        raise ValueError(f"{name}: {due} {what} have {len(items)} masks; give one mask for each, in order")
+    stored = [item.astype(np.uint8) if isinstance(item, np.ndarray) else read_labels(item) for item in items]
+    if label is None:
+        label = _only_label([_name(item, place) for place, item in enumerate(items)], stored)
+    judged = [mask != IGNORED if label != IGNORED else np.ones(mask.shape, dtype=bool) for mask in stored]
+    return [np.where(j, m == label, IGNORED).astype(np.uint8) for j, m in zip(judged, stored, strict=True)]
+
+
+def _only_label(names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]]) -> int:
+    """The one label besides background; 255 is that label only if no other occurs in any of the masks."""
+    found: dict[int, str] = {}
+    for name, mask in zip(names, masks, strict=True):
+        for value in np.unique(mask):
+            found.setdefault(int(value), name)
+    labels = sorted(set(found) - {0, IGNORED})
+    if len(labels) > 1:
+        shown = ", ".join(map(str, labels[:8])) + (", ..." if len(labels) > 8 else "")
+        raise ValueError(
+            f"{found[labels[-1]]}: the masks hold {len(labels)} labels ({shown}); say which one is "
+            "the object with label=, or save black-and-white masks without soft edges"
+        )
+    return labels[0] if labels else IGNORED

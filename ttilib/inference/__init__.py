@@ -1,0 +1,1 @@
+"""The method: features become a task, the objective is descended, a solution comes out."""

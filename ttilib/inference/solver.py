@@ -1,0 +1,205 @@
+"""Fitting one classifier per frame to an episode by gradient descent: fine-tune, RePRI, TTI and TTI + keyframe.
+
+`iterate` shows every step of the descent, `solve` keeps the last one; they are the same loop. The settings
+live in one frozen `SolverConfig`, whose defaults are those of the release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ttilib.inference import keyframe, losses
+from ttilib.inference.classifier import Classifier, prototype, start
+from ttilib.inference.features import Task
+from ttilib.inference.objective import Objective, Weights
+from ttilib.inference.solution import Solution, State
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """Everything one may change about the descent. The defaults are TTI as released.
+
+    A weight of None is 1/K. Source: protocol section 5.1.
+    """
+
+    temperature: float = 20.0
+    steps: int = 49  # the release writes 50 and counts from 1
+    learning_rate: float = 0.025
+    ce_weight: float = 1.0
+    kl_weight: float | None = None
+    entropy_weight: float | None = None
+    temporal_weight: float | None = None
+    prior_update: int | None = 9  # the prior becomes the marginal after so many steps; None: never
+    kl_boost: float = 1.0  # added to the KL weight when the prior is updated
+    temporal_start: int | None = None  # step from which the temporal terms act; None: as released, with the
+    #                                    prior update, hence never under an oracle prior
+    window: int = 3  # frames over which foreground proportions should agree; the release can only do 3
+    divisor: losses.Divisor = "batch"
+    negative: losses.Negative = "all"
+    keyframe: Literal["support", "global"] | None = None  # what the keyframe is chosen to resemble; None: off
+    refine_steps: int = 9  # the release writes 10 and counts from 1
+    refine_learning_rate: float = 0.0025
+    ring: float = 0.2  # width of the ignored ring around the pseudo-mask, in image diagonals
+
+    @classmethod
+    def finetune(cls) -> SolverConfig:
+        """Cross-entropy on the support only."""
+        return cls(kl_weight=0.0, entropy_weight=0.0, temporal_weight=0.0)
+
+    @classmethod
+    def repri(cls) -> SolverConfig:
+        """RePRI: the support, entropy and the foreground prior, frame by frame."""
+        return cls(temporal_weight=0.0)
+
+    @classmethod
+    def tti(cls) -> SolverConfig:
+        """TTI as released: RePRI and the temporal terms."""
+        return cls()
+
+    @classmethod
+    def tti_keyframe(cls, criterion: Literal["support", "global"] = "support") -> SolverConfig:
+        """TTI, then keyframe refinement."""
+        return cls(keyframe=criterion)
+
+    @classmethod
+    def as_written(cls) -> SolverConfig:
+        """TTI as the paper's text has it: background-weighted negative term, positive term per video."""
+        return cls(divisor="video", negative="background")
+
+
+METHODS = {
+    "fine-tune": SolverConfig.finetune(),
+    "RePRI": SolverConfig.repri(),
+    "TTI": SolverConfig.tti(),
+    "TTI+keyframe": SolverConfig.tti_keyframe(),
+}
+
+
+@torch.no_grad()
+def iterate(
+    task: Task, config: SolverConfig | None = None, prior: Float[Tensor, " T"] | None = None
+) -> Iterator[State]:
+    """The state before every step, and the one after the last: config.steps + 1 of them.
+
+    `prior` is an oracle foreground proportion, kept throughout; without it the prior is the marginal at the
+    start and once more after `prior_update` steps. Frames without a valid cell are left out.
+    Raises ValueError naming the episode when the support shows no foreground at feature size.
+    """
+    config = config or SolverConfig()
+    task, prior = _with_pixels(task, prior)
+    classifier = start(task, config.temperature)
+    oracle = prior is not None
+    if prior is None:
+        prior = losses.marginal(classifier.probabilities(task.query), task.query_valid)
+    base = _weights(config, task.shots)
+    temporal_start = _temporal_start(config, oracle)
+    for step in range(config.steps + 1):
+        if not oracle and base.kl and step == config.prior_update:
+            prior = losses.marginal(classifier.probabilities(task.query), task.query_valid)
+            base = base._replace(kl=base.kl + config.kl_boost)
+        weights = base if step >= temporal_start else base._replace(temporal=0.0)
+        objective = Objective(task, prior, weights, config.window, config.divisor, config.negative)
+        yield State(step, classifier, objective)
+        if step < config.steps:
+            weight, bias = objective.gradient(classifier)
+            classifier = Classifier(
+                classifier.weight - config.learning_rate * weight,
+                classifier.bias - config.learning_rate * bias,
+                config.temperature,
+            )
+
+
+@torch.no_grad()
+def solve(
+    task: Task, config: SolverConfig | None = None, prior: Float[Tensor, " T"] | None = None
+) -> Solution:
+    """Fit the task and return the solution; `iterate` with the last state kept, then keyframe refinement.
+
+    A query frame that is all padding is answered as absent: an infinite bias, hence probability 0 everywhere.
+    Raises ValueError as `iterate` does.
+    """
+    config = config or SolverConfig()
+    history = tuple(iterate(task, config, prior))
+    solution = _solution(task, history[-1], history)
+    return solution if config.keyframe is None else _refined(task, solution, config)
+
+
+def _weights(config: SolverConfig, shots: int) -> Weights:
+    """The weights of the first step, None read as 1/K."""
+    chosen = config.ce_weight, config.kl_weight, config.entropy_weight, config.temporal_weight
+    return Weights(*(1 / shots if weight is None else weight for weight in chosen))
+
+
+def _temporal_start(config: SolverConfig, oracle: bool) -> int | float:
+    """First step with temporal terms; infinity when the release would never switch them on."""
+    if config.temporal_start is not None:
+        return config.temporal_start
+    never = oracle or config.kl_weight == 0 or config.prior_update is None
+    return float("inf") if never else config.prior_update
+
+
+def _present(task: Task) -> Bool[Tensor, " T"]:
+    """Which query frames have a valid cell at all."""
+    return task.query_valid.flatten(1).any(dim=1)
+
+
+def _with_pixels(
+    task: Task, prior: Float[Tensor, " T"] | None
+) -> tuple[Task, Float[Tensor, " n"] | None]:
+    """The task and its oracle prior without the frames that are all padding."""
+    present = _present(task)
+    if present.all():
+        return task, prior
+    if not present.any():
+        raise ValueError(f"episode {task.name}: every query frame is padding only; check the query's size and masks")
+    norm = task.query_norm[present] if isinstance(task.query_norm, Tensor) else task.query_norm
+    seen = replace(task, query=task.query[present], query_valid=task.query_valid[present], query_norm=norm)
+    return seen, None if prior is None else prior[present]
+
+
+def _solution(task: Task, last: State, history: tuple[State, ...]) -> Solution:
+    """The last state as a solution of the whole task: frames that are all padding have the support's prototype
+    as weight, an infinite bias (probability 0) and prior 0."""
+    present, classifier, prior = _present(task), last.classifier, last.prior
+    if not present.all():
+        weight = prototype(task).expand(len(present), -1).clone()
+        bias, full_prior = weight.new_full((len(present),), float("inf")), weight.new_zeros(len(present))
+        weight[present], bias[present], full_prior[present] = classifier.weight, classifier.bias, prior
+        classifier, prior = Classifier(weight, bias, classifier.temperature), full_prior
+    return Solution(classifier, prior, classifier.scores(task.query), task.size, history)
+
+
+def _refined(task: Task, solution: Solution, config: SolverConfig) -> Solution:
+    """The solution after keyframe refinement; itself, with keyframe None, when no frame predicts an object."""
+    grid = (task.query.shape[-2], task.query.shape[-1])
+    masks = solution.masks()
+    predicted = F.interpolate(masks[:, None].float(), size=grid, mode="nearest")[:, 0]
+    reference = prototype(task) if config.keyframe == "support" else solution.classifier.weight.mean(dim=0)
+    chosen, similarity = keyframe.choose_keyframe(task.query, predicted * task.query_valid * task.query_norm, reference)
+    if chosen is None:
+        return replace(solution, similarity=similarity)
+    foreground, counted = keyframe.pseudo_mask(masks[chosen], config.ring)
+    classifier = keyframe.refine(
+        solution.classifier,
+        task.query[chosen],
+        keyframe.cell_counts(foreground, grid),
+        keyframe.cell_counts(counted, grid),
+        task.query_valid,
+        config.refine_steps,
+        config.refine_learning_rate,
+    )
+    return replace(
+        solution,
+        classifier=classifier,
+        scores=classifier.scores(task.query),
+        keyframe=chosen,
+        similarity=similarity,
+        pseudo_mask=(foreground, counted),
+    )

@@ -1,0 +1,1 @@
+"""The encoder: architectures, checkpoints, and training on base classes."""

@@ -1,0 +1,71 @@
+"""Every number that decides the shape of an encoder, by the name a reader gives it.
+
+`resnet50` and `resnet101` are the paper's, down to the names of their tensors. The `-plain` ones have the
+usual 7x7 stem instead, which is what ImageNet weights are published for. `resnet18` is small enough for a
+laptop, and `resnet18-mini` is a narrow one, for learning from scratch in minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block per channel inside; He et al. 2016
+LEVELS = (1, 2, 3, 6)  # cells per side of the pooled views; Zhao et al. 2017, section 3.2
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Every number that decides the shape of a network.
+
+    Source: protocol section 3; He et al. 2016, table 1.
+    """
+
+    name: str
+    block: Literal["basic", "bottleneck"]
+    blocks: tuple[int, int, int, int]  # residual blocks per stage
+    widths: tuple[int, int, int, int] = (64, 128, 256, 512)  # channels inside the blocks of each stage
+    stem: Literal["deep", "plain"] = "deep"  # three 3x3 convolutions (the paper's) or one 7x7 (torchvision's)
+    pyramid: int = 512  # channels per pooled view: a quarter of the 2048 that come in
+    features: int = 512  # channels of the bottleneck, the C of everything after it
+    dropout: float = 0.1  # of whole feature channels, in training only
+    weights: str | None = None  # torchvision's name of ImageNet weights that fit; None: there are none
+
+    @property
+    def channels(self) -> int:
+        """Channels of the last residual stage."""
+        return self.widths[3] * EXPANSION[self.block]
+
+
+DEEP50 = Architecture("resnet50", "bottleneck", (3, 4, 6, 3))
+DEEP101 = Architecture("resnet101", "bottleneck", (3, 4, 23, 3))
+PLAIN50 = replace(DEEP50, name="resnet50-plain", stem="plain", weights="ResNet50_Weights.IMAGENET1K_V1")
+PLAIN101 = replace(DEEP101, name="resnet101-plain", stem="plain", weights="ResNet101_Weights.IMAGENET1K_V1")
+PLAIN18 = Architecture(
+    "resnet18",
+    "basic",
+    (2, 2, 2, 2),
+    stem="plain",
+    pyramid=128,  # a quarter of the 512 that come in
+    features=256,  # half the paper's: the last stage has a quarter of its channels
+    weights="ResNet18_Weights.IMAGENET1K_V1",
+)
+MINI18 = replace(
+    PLAIN18,
+    name="resnet18-mini",
+    widths=(16, 32, 64, 64),  # a few hundred views of things fill no more, and the dilated stages cost most
+    pyramid=32,
+    features=128,
+    weights=None,
+)
+ARCHITECTURES = {a.name: a for a in (DEEP50, DEEP101, PLAIN50, PLAIN101, PLAIN18, MINI18)}
+
+
+def find_architecture(name: str) -> Architecture:
+    """The architecture of that name. Raises ValueError with the nearest known name."""
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"encoder {name!r} is not known: {hint}choose one of {', '.join(ARCHITECTURES)}")

@@ -1,0 +1,1 @@
+"""What came out, as numbers: metrics, rows on disk, tables."""

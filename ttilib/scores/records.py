@@ -1,0 +1,214 @@
+"""One line per finished episode, safe on disk the moment it is written.
+
+An evaluation takes hours and is stopped, resumed, and shared by several processes. So every finished episode
+is one line of JSON at the end of one file: nothing is rewritten, writers take turns, and what a killed
+writer leaves behind (part of a line) is recognised, reported and cleared by the next one.
+
+`append_row` writes, `read_rows` reads, `done_keys` says what need not be done again, and `provenance` tells
+with which program, on which machine and when: numbers without it cannot be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import cv2
+import numpy as np
+import torch
+
+from ttilib.files import digest
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock: one writer at a time there
+    fcntl = None
+
+HOME = Path(__file__).resolve().parents[1]  # the library
+
+
+def _plain(value: Any) -> Any:
+    """The value in the types JSON knows: NumPy numbers as numbers, paths as text, nan as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The row a line holds, or None if the line is not one whole JSON object."""
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+@contextmanager
+def _alone(file: IO[bytes]) -> Iterator[None]:
+    """Hold the file against the other writers of this project (advisory lock, gone with the process)."""
+    if fcntl is None:
+        yield
+        return
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _mend(file: IO[bytes], path: Path) -> bytes:
+    """Clear what a killed writer left at the end of the file; what must go before the next line.
+
+    A whole row that only lacks its line end is kept; part of a row is cut off, with a warning.
+    """
+    size = file.seek(0, os.SEEK_END)
+    tail, start = b"", size
+    while start and b"\n" not in tail:
+        step = min(4096, start)
+        start = file.seek(start - step)
+        tail = file.read(step) + tail
+    torn = tail[tail.rfind(b"\n") + 1 :]
+    if not torn:
+        return b""
+    if _row(torn) is not None:
+        return b"\n"
+    warnings.warn(
+        f"{path}: cut off {len(torn)} bytes of an unfinished last line; that episode was not recorded",
+        stacklevel=3,
+    )
+    file.truncate(size - len(torn))
+    return b""
+
+
+def append_row(path: Path | str, row: Mapping[str, Any]) -> None:
+    """Add one row to the file as a line of JSON, on disk when the call returns.
+
+    Several processes may append to the same file: each line is written whole under an advisory lock. NumPy
+    numbers become numbers, paths text, nan and infinity null. The folder is made if it is missing.
+
+    Raises TypeError if a value has no form in JSON.
+    """
+    path = Path(path)
+    try:
+        line = json.dumps(_plain(row), ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n"
+    except TypeError as error:
+        raise TypeError(f"{path}: this row cannot be written as JSON ({error}); use plain values") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file, _alone(file):
+        file.write(_mend(file, path) + line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: Path | str) -> list[dict[str, Any]]:
+    """All rows of the file, in the order written.
+
+    A last line that is not whole (its writer was killed, or is writing this moment) is left out with a
+    warning: its episode is simply not done yet. Empty lines are skipped.
+
+    Raises FileNotFoundError if there is no such file, ValueError naming the line if any other line is broken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of records; run an evaluation that writes it first")
+    lines = [(i, text) for i, text in enumerate(path.read_bytes().split(b"\n"), start=1) if text.strip()]
+    rows = [_row(text) for _, text in lines]
+    if rows and rows[-1] is None:
+        warnings.warn(f"{path}: line {lines[-1][0]} is unfinished and was left out", stacklevel=2)
+        del rows[-1]
+    for (number, _), row in zip(lines, rows, strict=False):
+        if row is None:
+            raise ValueError(f"{path}: line {number} is not a JSON object; remove that line and run again")
+    return [row for row in rows if row is not None]
+
+
+def done_keys(path: Path | str, fields: Sequence[str]) -> set[tuple[Any, ...]]:
+    """Which episodes are recorded already: the values of `fields` in every row; empty without a file.
+
+    Raises ValueError if a row lacks one of the fields.
+    """
+    if not Path(path).exists():
+        return set()
+    keys = set()
+    for number, row in enumerate(read_rows(path), start=1):
+        missing = [field for field in fields if field not in row]
+        if missing:
+            raise ValueError(f"{path}: row {number} has no {missing[0]!r}; give fields that every row has")
+        keys.add(tuple(row[field] for field in fields))
+    return keys
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about the folder of this program; None without git, repository or commit."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(HOME), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return answer.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _device_name(device: str) -> str:
+    """The name of the graphics card, or of the processor."""
+    if str(device).startswith("cuda"):
+        try:
+            return torch.cuda.get_device_name(device)
+        except (RuntimeError, AssertionError, ValueError):
+            return str(device)
+    return platform.processor() or platform.machine()
+
+
+def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """With what, where and when a number was made: versions, commit, device, threads, time (UTC).
+
+    `commit` is None if this program does not lie in a git repository that tracks it; `modified` says whether
+    tracked files differ from that commit. Never fails: what cannot be found out is None.
+    """
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
+    return {
+        "ttilib": _version("ttilib"),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "cv2": cv2.__version__,
+        "python": platform.python_version(),
+        "commit": _git("rev-parse", "--verify", "HEAD") if tracked else None,
+        "modified": None if changes is None else bool(changes),
+        "device": str(device),
+        "device_name": _device_name(str(device)),
+        "threads": torch.get_num_threads(),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def code_digest() -> str:
+    """Name of this program's text as it stands: 16 hex digits over every module of the library.
+
+    Results made by other text are not mixed with new ones.
+    """
+    sources = sorted(HOME.rglob("*.py"))
+    return digest([[str(path.relative_to(HOME)), path.read_text(encoding="utf-8")] for path in sources])

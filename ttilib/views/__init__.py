@@ -1,0 +1,1 @@
+"""What came out, as pictures: figures, overlay videos, the episode browser."""
