@@ -3,6 +3,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 
+# Threads that wait for each other should soon sleep instead of spinning: beside another busy program, endless
+# spinning costs a factor of ten. (For GNU's OpenMP, which torch uses on Linux; others ignore it.)
+export GOMP_SPINCOUNT := 3000
+
 .DEFAULT_GOAL := help
 .PHONY: help study test check lab clean
 

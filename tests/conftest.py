@@ -6,7 +6,7 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("ttilib", "beartype.beartype")
+install_import_hook("ttilib", "typechecker.checked")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

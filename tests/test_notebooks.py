@@ -5,6 +5,8 @@ import pytest
 
 from ttilib.notebooks import check_parameters, notebook_parameters, run_notebook
 
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
 
 @pytest.fixture
 def notebook(tmp_path):
@@ -19,7 +21,7 @@ def notebook(tmp_path):
         'Path(f"{name}.txt").write_text(str(shots * rate))'
     )
     path = tmp_path / "small.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[parameters, work]), path)
+    nbformat.write(nbformat.v4.new_notebook(cells=[parameters, work], metadata=KERNEL), path)
     return path
 
 
@@ -73,6 +75,6 @@ def test_a_cell_that_does_not_end_is_stopped(notebook, tmp_path):
     cells = [nbformat.v4.new_code_cell("import time\ntime.sleep(60)")]
     cells[0].metadata["tags"] = ["parameters"]
     path = tmp_path / "slow.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), path)
     with pytest.raises(RuntimeError, match="longer than 2 s"):
         run_notebook(path, tmp_path / "out.ipynb", timeout=2)

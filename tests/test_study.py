@@ -14,6 +14,8 @@ from ttilib.study import CHAPTERS, Chapter, run_study
 # points of percent between a fresh table and the committed one. Seconds are not compared.
 TOLERANCE = {"mIoU": 8, "Dice": 8, "J": 8, "F": 8, "J&F": 8, "VC_3": 12, "VC_5": 12, "VC_7": 12}
 
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
 
 @pytest.fixture(scope="session")
 def study(repository, tmp_path_factory):
@@ -74,7 +76,7 @@ def small_repository(tmp_path):
             ),
         ]
         cells[0].metadata["tags"] = ["parameters"]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / f"{name}.ipynb")
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), tmp_path / "notebooks" / f"{name}.ipynb")
     return tmp_path
 
 

@@ -65,7 +65,7 @@ def run_notebook(
 
     `timeout` is in seconds per cell. The output appears only when every cell has run; of a run that fails the
     cells so far are kept as `<output>.failed.ipynb`.
-    Raises ValueError for wrong parameters, RuntimeError naming the notebook and the cell that failed.
+    Raises ValueError for wrong parameters, RuntimeError naming the notebook and what stopped it.
     """
     notebook, output = Path(notebook), Path(output)
     check_parameters(notebook, parameters or {})
@@ -82,6 +82,7 @@ def run_notebook(
                     cwd=str(notebook.parent),
                     progress_bar=False,
                     execution_timeout=timeout,
+                    extra_arguments=["--IPKernelApp.log_level=40"],  # errors; warnings of every start tell nothing
                 )
             except Exception:
                 if temporary.exists():
@@ -92,3 +93,5 @@ def run_notebook(
             f"{notebook}: cell {error.exec_count} stopped with {error.ename}: {error.evalue}; "
             f"what ran is in {failed}"
         ) from error
+    except TimeoutError as error:
+        raise RuntimeError(f"{notebook}: a cell ran longer than {timeout} s; what ran is in {failed}") from error

@@ -30,12 +30,15 @@ class Chapter:
 
 
 CHAPTERS = (  # seconds on two cores; they shape the estimate only
-    Chapter("01_data", 45),
-    Chapter("02_train", 200),
+    Chapter("01_data", 75),
+    Chapter("02_train", 180),
     Chapter("03_episode", 45, {"headless": True}),
-    Chapter("04_evaluate", 120),
+    Chapter("04_evaluate", 160),
     Chapter("05_tables", 12),
 )
+
+
+PATIENCE = 120.0  # seconds; chapters must have taken about so long before they tell how fast a machine is
 
 
 def run_study(
@@ -105,7 +108,7 @@ class _Clock:
         live = sys.stderr.isatty()
         while True:
             took = time.monotonic() - begin
-            speed = self.spent / self.expected if self.expected else 1.0
+            speed = (PATIENCE + self.spent) / (PATIENCE + self.expected)
             later = sum(c.seconds for c in self.todo if c is not chapter) * speed
             left = max(chapter.seconds * speed - took, 1.0) + later
             line = f"{chapter.notebook}: running {_clock(took)}, about {_clock(left)} left in all"

@@ -24,7 +24,7 @@ from ttilib.inference import losses
 from ttilib.inference.classifier import EPSILON, Classifier
 from ttilib.inference.features import Task
 
-CACHE_BYTES = 4 * 2**20  # query features handled at once on a CPU: one frame of 512 x 31 x 54 fits
+CACHE_BYTES = 8 * 2**20  # query features handled at once on a CPU: two frames of 512 x 31 x 54
 
 
 class Weights(NamedTuple):
@@ -118,59 +118,71 @@ class _QueryGradient:
     """Gradient of the query terms, gathered over chunks of frames.
 
     `along` [T, C] is the sum over cells of dL/dz f, `bias` [T] minus the sum of dL/dz, and `mean_weight` [C] the
-    gradient with respect to the mean classifier of the video.
+    gradient with respect to the mean classifier of the video. Whatever needs no features is done for all frames at
+    once, before or after the loop: on few cells a call costs more than its arithmetic.
     """
 
     def __init__(self, objective: Objective, classifier: Classifier, direction: Tensor) -> None:
-        self.objective, self.classifier, self.direction = objective, classifier, direction
+        self.objective, task = objective, objective.task
         mean_weight = classifier.weight.mean(dim=0)
         self.mean_norm, self.mean = mean_weight.norm() + EPSILON, F.normalize(mean_weight, dim=0)
         self.mean_weight = torch.zeros_like(mean_weight)
-        self.valid = objective.task.query_valid.flatten(1).to(direction.dtype)
-        self.pool = objective.pool.flatten(1)
-        query = objective.task.query.flatten(2)
-        frame_bytes = query[0].numel() * query.element_size()
-        chunk = len(query) if query.is_cuda else max(1, CACHE_BYTES // frame_bytes)
-        frames = [slice(i, min(i + chunk, len(query))) for i in range(0, len(query), chunk)]
-        parts = [self._chunk(query[at], at) for at in frames]
-        rest, slope, rest_bias, slope_bias, marginal = (torch.cat(part) for part in zip(*parts, strict=True))
-        pull = self._marginal_gradient(marginal)
-        self.along = rest + pull[:, None] * slope
-        self.bias = -(rest_bias + pull * slope_bias)
+        scaled = classifier.temperature * direction
+        asked = [scaled, self.mean.expand_as(scaled)] if objective.weights.temporal else [scaled]
+        self.directions, self.offset = torch.stack(asked, dim=1), classifier.bias[:, None]
+        self.valid, self.pool = task.query_valid.flatten(1).to(direction.dtype), objective.pool.flatten(1)
+        self.share = self.valid / self.valid.sum(dim=1, keepdim=True)
+        self.query = task.query.flatten(2)
+        frame_bytes = self.query[0].numel() * self.query.element_size()
+        chunk = len(self.query) if self.query.is_cuda else max(1, CACHE_BYTES // frame_bytes)
+        frames = [slice(i, i + chunk) for i in range(0, len(self.query), chunk)]
+        p, pulls, along = (torch.cat(part) for part in zip(*map(self._chunk, frames), strict=True))
+        pull = self._marginal_gradient((p * self.share).sum(dim=1))[:, None]
+        self.along = along[:, 0] + pull * along[:, 1]
+        sums = pulls.sum(dim=2)
+        self.bias = -(sums[:, 0] + pull[:, 0] * sums[:, 1])
 
-    def _chunk(self, query: Float[Tensor, "n C cells"], at: slice) -> tuple[Tensor, ...]:
-        """All products with these frames' features: what entropy and the global term pull on, and dm/dw, dm/db."""
-        weights, valid = self.objective.weights, self.valid[at]
-        count = valid.sum(dim=1, keepdim=True)
-        directions = torch.stack([self.direction[at], self.mean.expand(len(query), -1)], dim=1)
-        cosine = torch.bmm(directions if weights.temporal else directions[:, :1], query)
-        z = self.classifier.temperature * cosine[:, 0] - self.classifier.bias[at, None]
+    def _chunk(self, at: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """All products with these frames' features.
+
+        Probabilities [n, cells], then what pulls on each cell [n, 2, cells] and the same summed over the features
+        [n, 2, C]: first entropy and the global term, second dm/dz, which KL and the local term will scale.
+        """
+        weights, query = self.objective.weights, self.query[at]
+        cosine = torch.bmm(self.directions[at], query)
+        z = cosine[:, 0] - self.offset[at]
         p = torch.sigmoid(z)
-        slope = p * (1 - p) * valid / count
-        rest = -weights.entropy * slope * z
+        curve = p - p * p
+        slope = curve * self.share[at]
+        rest = z.mul_(slope).mul_(-weights.entropy)
         if weights.temporal:
-            rest = rest + weights.temporal * slope * count * self._global(query, p, cosine[:, 1], at)
-        back = torch.bmm(torch.stack([rest, slope], dim=1), query.mT)
-        return back[:, 0], back[:, 1], rest.sum(dim=1), slope.sum(dim=1), (p * valid).sum(dim=1) / count[:, 0]
+            rest += curve * self._global(query, p, cosine[:, 1], at)
+        pulls = torch.stack([rest, slope], dim=1)
+        return p, pulls, torch.bmm(pulls, query.mT)
 
     def _global(self, query: Tensor, p: Tensor, cosine: Tensor, at: slice) -> Float[Tensor, "n cells"]:
-        """d(global term)/dp of every cell; adds the frames' share of its gradient on the mean classifier."""
+        """d(weighted global term)/dp of every cell; adds the frames' share of its gradient on the mean classifier."""
         objective, pool, fires = self.objective, self.pool[at], cosine.relu()
         background = objective.negative == "background"
-        share = self.valid[at] * (1 - p) if background else self.valid[at]
-        mass = share.sum(dim=1, keepdim=True) + EPSILON
-        seen, fired = torch.bmm(torch.stack([p * pool, share * (cosine > 0)], dim=1), query.mT).unbind(dim=1)
+        mass = self.valid[at] * (1 - p) if background else self.valid[at]
+        mass = mass / (mass.sum(dim=1, keepdim=True) + EPSILON)
+        both = torch.stack([p * pool, mass * fires.sign()], dim=1)
+        seen, fired = torch.bmm(both, query.mT).unbind(dim=1)
         length = seen.norm(dim=1, keepdim=True).clamp_min(EPSILON)
         prototype = seen / length
-        agreement = prototype @ self.mean
-        positive = len(self.valid) / objective.positive_frames
-        pulled = positive * (prototype - agreement[:, None] * self.mean)
-        value = (share * fires).sum(dim=1, keepdim=True) / mass
-        pushed = fired / mass - value * self.mean
-        self.mean_weight += objective.weights.temporal * (pushed - pulled).sum(dim=0) / self.mean_norm
-        turn = positive * (agreement[:, None] * prototype - self.mean) / length
+        agreement = (prototype @ self.mean)[:, None]
+        value = (mass * fires).sum(dim=1, keepdim=True)
+        weight = objective.weights.temporal
+        positive = weight * len(self.query) / objective.positive_frames
+        pulled = positive * (prototype - agreement * self.mean)
+        pushed = weight * (fired - value * self.mean)
+        self.mean_weight += (pushed - pulled).sum(dim=0) / self.mean_norm
+        turn = positive * (agreement * prototype - self.mean) / length
         dp = pool * torch.bmm(turn[:, None], query)[:, 0]
-        return dp + self.valid[at] * (value - fires) / mass if background else dp
+        if background:
+            total = (self.valid[at] * (1 - p)).sum(dim=1, keepdim=True) + EPSILON
+            dp += weight * self.valid[at] * (value - fires) / total
+        return dp
 
     def _marginal_gradient(self, marginal: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
         """d(KL and local term)/dm of every frame."""

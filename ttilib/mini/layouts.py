@@ -26,9 +26,6 @@ from ttilib.mini.scenes import Frame, Scene
 from ttilib.mini.shapes import FAMILIES
 
 FOLDS = 4
-VOID = (
-    255  # the value of the files; readers know it from datasets.py, which lies further down the import order
-)
 MIN_PIXELS = 400  # Pascal's size rule (2048 of about 180,000 pixels) carried over to stills of about 60,000
 VSPW_FIRST, VSPW_STEP = 41, 4  # ids of things on the VSPW shelf: 41, 45, ...
 

@@ -1,0 +1,91 @@
+"""The README's own code and commands: they run, and they name parameters that exist."""
+
+import re
+import shlex
+
+import pytest
+
+from ttilib.__main__ import _literal, _parser
+from ttilib.notebooks import check_parameters, run_notebook
+
+
+def readme(repository):
+    return (repository / "README.md").read_text()
+
+
+def notebook_commands(repository):
+    return [shlex.split(line)[3:] for line in re.findall(r"`(python -m ttilib run .+?)`", readme(repository))]
+
+
+def test_every_notebook_has_a_command_whose_parameters_it_knows(repository):
+    commands = notebook_commands(repository)
+    assert len(commands) == 5
+    for command in commands:
+        options = _parser().parse_args(command)
+        parameters = {name: _literal(value) for name, value in options.p}
+        assert parameters
+        check_parameters(repository / options.notebook, parameters)
+
+
+def test_the_segment_command_is_understood(repository):
+    command = re.search(r"python -m ttilib (segment .+?)```", readme(repository).replace("\\\n", ""), re.DOTALL)[1]
+    options = _parser().parse_args(shlex.split(command))
+    assert options.support == ["a.jpg", "b.jpg"] and options.video == "clip.mp4"
+
+
+def test_every_file_the_readme_points_to_exists(repository):
+    text = readme(repository)
+    for path in re.findall(r"!\[.*?\]\((.+?)\)", text) + re.findall(r"`((?:tests|benchmarks|notebooks)/[\w./]+)", text):
+        assert (repository / path).exists(), path
+
+
+def test_the_ten_lines_run_as_printed(repository, tmp_path, monkeypatch, capsys):
+    """With the small network of a few steps in place of the study's weights."""
+    import ttilib as tti
+    from ttilib.networks.checkpoints import save_encoder
+
+    (code,) = re.findall(r"```python\n(.+?)```", readme(repository), re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) == 10
+    weights = tmp_path / "best.safetensors"
+    save_encoder(weights, tti.build_encoder("resnet18-mini", 10))
+    code = code.replace("outputs/mini/train/ytvis-f0/best.safetensors", str(weights))
+    monkeypatch.chdir(repository)
+    exec(compile(code, "README.md", "exec"), {})
+    assert re.fullmatch(r"IoU 0\.\d{3}  VC_3 [01]\.\d{3}\n", capsys.readouterr().out)
+
+
+@pytest.mark.study
+@pytest.mark.parametrize("corpus", ["pascal", "vspw"])
+def test_the_data_notebook_reads_every_layout(repository, tmp_path, corpus):
+    run_notebook(
+        repository / "notebooks" / "01_data.ipynb",
+        tmp_path / "01.ipynb",
+        {"corpus": corpus, "root": f"../data/mini/{corpus}", "shots": 1, "out": str(tmp_path)},
+    )
+    assert (tmp_path / "episodes" / f"{corpus}-f0-1shot.json").stat().st_size > 1000
+
+
+@pytest.mark.study
+def test_training_evaluation_and_tables_on_another_layout_and_fold(repository, tmp_path):
+    """A few steps, two episodes, two methods, on the VSPW layout: every notebook in the chain with small parameters."""
+    data = {"corpus": "vspw", "root": "../data/mini/vspw", "out": str(tmp_path), "height": 65, "width": 113}
+    chain = {
+        "02_train": {**data, "fold": 1, "epochs": 1, "every": 12, "batch": 4},
+        "03_episode": {**data, "fold": 1, "shots": 1, "index": 0, "steps": 12, "headless": True},
+        "04_evaluate": {
+            **data, "folds": [1], "shots": [1], "runs": 2, "limit": 2, "methods": ["RePRI", "TTI"],
+            "benchmark": "small",
+        },
+        "05_tables": {"benchmark": "small", "out": str(tmp_path)},
+    }  # fmt: skip
+    for name, parameters in chain.items():
+        run_notebook(repository / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters)
+    table = (tmp_path / "tables" / "small.csv").read_text()
+    assert "RePRI" in table and "TTI" in table
+    rows = next((tmp_path / "rows").glob("small-*.jsonl"))
+    before = rows.read_bytes()
+    assert len(before.splitlines()) == 8
+    rows.write_bytes(before[: before.rindex(b"{") + 40])  # killed while writing the last row
+    run_notebook(repository / "notebooks" / "04_evaluate.ipynb", tmp_path / "04.ipynb", chain["04_evaluate"])
+    kept, again = before.splitlines()[:7], rows.read_bytes().splitlines()
+    assert again[:7] == kept and len(again) == 8
