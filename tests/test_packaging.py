@@ -1,5 +1,6 @@
 """The lists of packages, the make targets and the documents agree with each other."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -33,7 +34,10 @@ def test_every_third_party_import_is_a_dependency(repository):
     listed = {re.split(r"[><=\[ ]", entry)[0] for entry in project(repository)["dependencies"]}
     imported = set()
     for path in (repository / "ttilib").rglob("*.py"):
-        imported |= set(re.findall(r"^(?:import|from) (\w+)", path.read_text(), re.MULTILINE))
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+                imported |= {module.split(".")[0] for module in modules}
     third_party = imported - set(sys.stdlib_module_names) - {"ttilib"}
     assert {names.get(name, name) for name in third_party} <= listed
 

@@ -80,7 +80,7 @@ def _classes(data: pd.DataFrame) -> pd.DataFrame:
     """Every class in every pass: pooled overlap, J and F over frames, VC over episodes that have one."""
     by = [*PASS, "class_id"]
     scores = _scores(data, data[by].itertuples(index=False, name=None))
-    groups = data.groupby(by)
+    groups = data.groupby(by, sort=False)
     table = groups["class_name"].first().to_frame().assign(episodes=groups.size())
     table["mIoU"] = [100 * scores.iou[key] for key in table.index]
     table["Dice"] = [100 * scores.dice[key] for key in table.index]
@@ -94,10 +94,10 @@ def _classes(data: pd.DataFrame) -> pd.DataFrame:
 
 def _mean(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Means of the figures (mIoU and what follows it) within each group; episodes add up."""
-    groups = table.groupby(by)
+    groups = table.groupby(by, sort=False)
     result = groups[list(table.columns[table.columns.get_loc("mIoU") :])].mean()
     result.insert(0, "episodes", groups["episodes"].sum())
-    result.insert(0, "folds", table["fold"].groupby([table[k] for k in by]).nunique())
+    result.insert(0, "folds", table["fold"].groupby([table[k] for k in by], sort=False).nunique())
     return result.reset_index()
 
 
