@@ -165,7 +165,8 @@ class _QueryGradient:
         objective, pool, fires = self.objective, self.pool[at], cosine.relu()
         background = objective.negative == "background"
         mass = self.valid[at] * (1 - p) if background else self.valid[at]
-        mass = mass / (mass.sum(dim=1, keepdim=True) + EPSILON)
+        total = mass.sum(dim=1, keepdim=True) + EPSILON
+        mass = mass / total
         both = torch.stack([p * pool, mass * fires.sign()], dim=1)
         seen, fired = torch.bmm(both, query.mT).unbind(dim=1)
         length = seen.norm(dim=1, keepdim=True).clamp_min(EPSILON)
@@ -180,7 +181,6 @@ class _QueryGradient:
         turn = positive * (agreement * prototype - self.mean) / length
         dp = pool * torch.bmm(turn[:, None], query)[:, 0]
         if background:
-            total = (self.valid[at] * (1 - p)).sum(dim=1, keepdim=True) + EPSILON
             dp += weight * self.valid[at] * (value - fires) / total
         return dp
 
