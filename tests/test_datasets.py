@@ -21,10 +21,11 @@ from corpora import (
 from PIL import Image
 from pycocotools import mask as coco
 
+from ttilib.data.corpora import READERS
 from ttilib.data.datasets import TrainingFrames, clip_from_files, load_clip, synthetic_clip
 from ttilib.data.episodes import Episode, cross_episodes, sample_episodes
 from ttilib.data.lists import read_fold
-from ttilib.data.readers import READERS, decode
+from ttilib.data.ytvis import decode
 from ttilib.files import read_json, write_json
 from ttilib.images import write_image, write_labels
 

@@ -13,7 +13,8 @@ LIBRARY = REPOSITORY / "ttilib"
 # A module may import only modules above it.
 ROOMS = (
     ("", "files images"),
-    ("data", "transforms scans lists draws episodes readers clips datasets"),
+    ("data", "transforms augmentation corpus census ytvis stills coco sequences corpora lists draws episodes "
+     "benchmarks framelists clips datasets checks doctor"),
     ("mini", "outlines paint textures shapes scenery scenes staging layouts corpus"),
     ("", "mini"),
     ("networks", "architectures models checkpoints supervision runs training"),

@@ -5,7 +5,7 @@ import pytest
 from corpora import block, davis, pascal, vspw, ytvis
 
 from ttilib.data.lists import read_fold, read_table
-from ttilib.data.scans import split_videos
+from ttilib.data.ytvis import split_videos
 from ttilib.files import read_json, write_json, write_text
 
 YTVIS = {

@@ -6,16 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttilib.data.transforms import (
-    augment,
-    centred,
-    denormalise,
-    fit_centred,
-    fit_static,
-    flip,
-    normalise,
-    static,
-)
+from ttilib.data.augmentation import augment, flip
+from ttilib.data.transforms import centred, denormalise, fit_centred, fit_static, normalise, static
 
 sides = st.integers(8, 900)
 canvases = st.tuples(st.integers(9, 500), st.integers(9, 500))

@@ -19,8 +19,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from ttilib.data.readers import Rule
-from ttilib.data.scans import IGNORED
+from ttilib.data.corpus import IGNORED, Rule
 from ttilib.data.transforms import centred
 from ttilib.images import read_image, read_labels
 

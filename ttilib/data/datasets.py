@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ttilib.data.clips import Clip, Pair, check_same_size, clip_from_files, lay
+from ttilib.data.corpora import READERS
+from ttilib.data.corpus import IGNORED, Reader, Rule
 from ttilib.data.episodes import Episode
 from ttilib.data.lists import Fold
-from ttilib.data.readers import READERS, Reader, Rule
-from ttilib.data.scans import IGNORED
 from ttilib.data.transforms import centred, normalise
 
 __all__ = ["IGNORED", "Clip", "TrainingFrames", "clip_from_files", "load_clip", "synthetic_clip"]

@@ -12,11 +12,12 @@ ytvis (videos, one JSON of outlines), pascal (stills), vspw and davis (videos, o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttilib.data.scans import SCANS
+from ttilib.data.corpora import SCANS
+from ttilib.data.corpus import OnError, stop
 from ttilib.files import read_json
 
 TABLES = Path(__file__).resolve().parents[2] / "lists"
@@ -29,7 +30,8 @@ class Fold:
     A frame is named "video/frame", a still by its own name (a video of one frame). `presence` leads from a
     class to its videos to the frames that show it: for a base class wherever it may be trained or
     validated on, for a novel class wherever episodes may draw it. `train` and `val` name the videos of
-    base training; a video may occur several times. `repeats`: how often a run goes through the videos.
+    base training; a video may occur several times. `repeats`: how often a run goes through the videos. `shown`:
+    all novel classes in a still, also those too small for `presence` (stills only).
     """
 
     corpus: str
@@ -42,6 +44,7 @@ class Fold:
     train: tuple[str, ...]
     val: tuple[str, ...]
     repeats: int = 1
+    shown: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def read_table(corpus: str, root: Path | str | None = None) -> dict[str, Any]:
@@ -61,12 +64,19 @@ def read_table(corpus: str, root: Path | str | None = None) -> dict[str, Any]:
 
 
 def read_fold(
-    corpus: str, fold: int, root: Path | str | None = None, table: Mapping[str, Any] | None = None
+    corpus: str,
+    fold: int,
+    root: Path | str | None = None,
+    table: Mapping[str, Any] | None = None,
+    on_error: OnError = stop,
 ) -> Fold:
     """Read which classes fold `fold` of a corpus holds back, and where they are visible under `root`.
 
     `root` defaults to data/<corpus>. `table` replaces the class table, for instance to ask for larger
     objects: `{**read_table("pascal"), "min_pixels": 0, "min_share": 0.02}`.
+
+    `on_error` is told of every file that cannot be used; the default raises. Pass `errors.append` to keep going
+    with the rest.
 
     Raises ValueError or FileNotFoundError naming the file, what was found and what to do.
     Source: protocol sections 1.1 (pascal), 1.3 (ytvis), 1.5 (vspw).
@@ -83,6 +93,7 @@ def read_fold(
     base = tuple(table["base"][fold] if "base" in table else others)
     if both := set(base) & set(novel):
         raise ValueError(f"{corpus} fold {fold}: classes {sorted(both)} are base and novel; mend the table")
-    frames, presence, train, val = SCANS[corpus](root, table, base, novel)
+    scan = SCANS[corpus](root, table, base, novel, on_error)
     repeats = table["repeats"][fold] if "repeats" in table else 1
-    return Fold(corpus, fold, table["classes"], base, novel, frames, presence, train, val, repeats)
+    names = table["classes"]
+    return Fold(corpus, fold, names, base, novel, scan.frames, scan.presence, scan.train, scan.val, repeats, scan.shown)

@@ -1,0 +1,78 @@
+"""What every corpus can be asked, however it keeps its pictures.
+
+A *scan* reads the annotations of a data folder under a class table and tells, without touching a photograph,
+the frames of every video, the frames that show each class, and the videos that base training may use. A
+*reader* hands over the photograph of a frame, the mask of a class in it and its training labels, and says by
+which rule the released code lays the corpus on the canvas.
+
+Scans meet files that cannot be used. Each such file is told to `on_error`; `stop` raises, so the first one
+ends the scan; whoever passes a function that returns, such as `list.append`, gets the scan of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ttilib.data.transforms import Placement
+
+IGNORED = 255
+"""The stored label of pixels that nobody judged."""
+
+Presence = dict[int, dict[str, tuple[str, ...]]]
+Names = tuple[str, ...]
+OnError = Callable[[Exception], object]
+
+
+def stop(error: Exception) -> None:
+    """Raise: the first file that cannot be used ends the scan."""
+    raise error
+
+
+class Scan(NamedTuple):
+    """What a scan returns.
+
+    `frames`: of each video, in time order; `presence`: class to videos to the frames that show it;
+    `train`, `val`: videos of base training; `shown`: stills only, all novel classes in each still, also those
+    too small to be listed in `presence`.
+    """
+
+    frames: dict[str, Names]
+    presence: Presence
+    train: Names
+    val: Names
+    shown: Mapping[str, tuple[int, ...]] = {}
+
+
+class Rule(NamedTuple):
+    """How frames come to lie on the canvas, and whether the padding counts as background there."""
+
+    place: Callable[[int, int, tuple[int, int]], Placement]
+    padding_counts: bool
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What every corpus can be asked."""
+
+    episode_rule: ClassVar[Rule]
+    training_rule: ClassVar[Rule]
+    vary: ClassVar[Callable[..., Any]]
+
+    def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
+        """The photograph of a frame, red green blue."""
+
+    def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
+        """1 on the class, 0 elsewhere, `IGNORED` where nobody judged."""
+
+    def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
+        """Training labels: place in `base` plus one; other classes as the corpus treats them."""
+
+
+def large(counts: Mapping[int, int], table: Mapping[str, Any]) -> set[int]:
+    """Labels that cover at least `min_pixels` and at least the share `min_share` of the picture."""
+    least = max(table.get("min_pixels", 1), table.get("min_share", 0.0) * sum(counts.values()), 1)
+    return {label for label, count in counts.items() if count >= least}
