@@ -1,4 +1,4 @@
-"""Corpora of a few tiny pictures, painted by hand, in the four layouts that the readers know."""
+"""Corpora of a few tiny pictures, painted by hand, in the layouts that the readers know."""
 
 from __future__ import annotations
 
@@ -121,4 +121,42 @@ def palette_png(path: Path, labels: np.ndarray) -> Path:
     image.putpalette([(37 * value) % 256 for value in range(768)])
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
+    return path
+
+
+def flow(root: Path, frames: dict[str, list[int]]) -> Path:
+    """Flow files, which nobody opens, for some frames of each sequence of a VSPW or MiniVSPW folder."""
+    for name, numbers in frames.items():
+        for number in numbers:
+            write_text(root / "data" / name / "flow" / f"{number}.pkl.pkl", "")
+    return root
+
+
+def minivspw(root: Path, masks: dict[str, list[np.ndarray]], names: dict[str, str]) -> Path:
+    """A MiniVSPW folder without flow; `names`: VSPW's names and ids as in label_num_dic_final.json."""
+    write_json(root / "label_num_dic_final.json", names)
+    return sequences(root, masks, "data/{}/origin", "data/{}/mask")
+
+
+def davis_2016(root: Path, masks: dict[str, list[np.ndarray]], resolution: str = "480p") -> Path:
+    """DAVIS 2016: one object per sequence, 255 on black; pass labels of any number."""
+    objects = {name: [(mask > 0).astype(np.uint8) * 255 for mask in frames] for name, frames in masks.items()}
+    return sequences(root, objects, f"JPEGImages/{resolution}/{{}}", f"Annotations/{resolution}/{{}}")
+
+
+def davis_2017(root: Path, masks: dict[str, list[np.ndarray]], resolution: str = "Full-Resolution") -> Path:
+    """DAVIS 2017: palette masks that number the parts of the object."""
+    sequences(root, masks, f"JPEGImages/{resolution}/{{}}", f"Annotations/{resolution}/{{}}")
+    for name, frames in masks.items():
+        for time, mask in enumerate(frames):
+            palette_png(root / "Annotations" / resolution / name / f"{8 + time}.png", mask)
+    return root
+
+
+def broken_png(path: Path, how: str) -> Path:
+    """Spoil a file that exists: "missing", "empty", "cut off" or "not an image"."""
+    whole = path.read_bytes()
+    path.unlink()
+    if how != "missing":
+        path.write_bytes({"empty": b"", "cut off": whole[: len(whole) // 2], "not an image": b"<html>"}[how])
     return path

@@ -1,7 +1,9 @@
 """Episodes become the right pixels: every corpus, one's own files, and no data at all."""
 
+import threading
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,13 +23,17 @@ from corpora import (
 from PIL import Image
 from pycocotools import mask as coco
 
+from ttilib.data.clips import Frames
 from ttilib.data.corpora import READERS
-from ttilib.data.datasets import TrainingFrames, clip_from_files, load_clip, synthetic_clip
+from ttilib.data.corpus import IGNORED, Rule
+from ttilib.data.datasets import TrainingFrames, clip_from_files, episode_frames, load_clip, synthetic_clip
 from ttilib.data.episodes import Episode, cross_episodes, sample_episodes
 from ttilib.data.lists import read_fold
-from ttilib.data.ytvis import decode
+from ttilib.data.outlines import decode
+from ttilib.data.transforms import MEAN, STD, centred, normalise
 from ttilib.files import read_json, write_json
-from ttilib.images import write_image, write_labels
+from ttilib.images import read_image, write_image, write_labels
+from ttilib.inference.features import extract
 
 SIZE = (HEIGHT, WIDTH)
 SHOWS = {"aa": [[1], [1, 3], [3]], "bb": [[1], [1, 2], [2]], "cc": [[1, 2], [1], []], "dd": [[3], [3], [2]]}
@@ -147,6 +153,149 @@ def test_an_episode_across_corpora_uses_both_folders_and_both_ids(tmp_path):
     assert clip.truth.flatten(1).any(dim=1).tolist() == [True, False]
     with pytest.raises(ValueError, match="davis/f1/kind_2/s: support comes from pascal; give support_root"):
         load_clip(episode, root)
+
+
+def released(picture, mask, size, rule):
+    """The test transforms as protocol section 2 writes them down, on one frame; padding included."""
+    (height, width), picture, mask = mask.shape, np.float32(picture), np.float32(mask)
+    if rule == "video":
+        factor = min(size[0] / height, size[1] / width)
+        new_height, new_width = int(factor * height), int(factor * width)
+        top, left, padding = (size[0] - new_height) // 2, (size[1] - new_width) // 2, 0
+    else:
+        ratio = size[0] * 1.0 / max(height, width)
+        sides = [size[0] if side == max(height, width) else int(side * ratio) for side in (height, width)]
+        (new_height, new_width), top, left, padding = [int(side / 8) * 8 for side in sides], 0, 0, 255
+    rows, columns = slice(top, top + new_height), slice(left, left + new_width)
+    image, labels = np.zeros((*size, 3), np.float32), np.full(size, padding, np.float32)
+    image[rows, columns] = cv2.resize(picture, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    labels[rows, columns] = cv2.resize(mask, (new_width, new_height), interpolation=cv2.INTER_NEAREST)
+    return (image / 255.0 - np.float32(MEAN)) / np.float32(STD), labels
+
+
+@pytest.mark.parametrize(
+    ("corpus", "rule", "number", "size"),
+    [("ytvis", "video", 1, (41, 73)), ("vspw", "video", 41, (65, 65)), ("pascal", "still", 2, (65, 65))],
+)
+@pytest.mark.parametrize(("height", "width"), [(48, 86), (86, 48), (45, 60), (18, 32)])
+def test_every_pixel_of_a_clip_is_the_released_one(tmp_path, corpus, rule, number, size, height, width):
+    rng = np.random.default_rng(height)
+    stored = rng.choice([0, number, 3, 255], (2, height, width), p=(0.4, 0.3, 0.2, 0.1)).astype(np.uint8)
+    if corpus == "vspw":
+        root, names, files = vspw(tmp_path, {"s": list(stored)}), ("s/8", "s/9"), "data/s/origin/{}.jpg"
+    elif corpus == "pascal":
+        stills = {"8": stored[0], "9": stored[1]}
+        root, names, files = pascal(tmp_path, stills, val=("8", "9")), ("8", "9"), "JPEGImages/{}.jpg"
+    else:
+        root = ytvis(tmp_path, {"s": [[1], [1]]})
+        content = read_json(root / "train" / "train.json")
+        content["videos"][0] |= {"height": height, "width": width, "file_names": ["s/8.jpg", "s/9.jpg"]}
+        content["annotations"][0]["segmentations"] = [run_lengths(labels == number) for labels in stored]
+        write_json(root / "train" / "train.json", content)
+        names, files = ("s/8", "s/9"), "train/JPEGImages/s/{}.jpg"
+    for frame in "89":
+        noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        write_image(root / files.format(frame), noise)
+    clip = load_clip(Episode(corpus, 0, number, "kind", names[:1], names, 0), root, size)
+    for place, frame in enumerate("89"):
+        picture = np.array(Image.open(root / files.format(frame)))  # YouTube-VIS is read with Pillow in the release
+        void = 255 if corpus == "pascal" else 0  # protocol 1.3, 1.5: nothing is unjudged in the videos
+        mask = np.where(stored[place] == 255, void, stored[place] == number)
+        image, labels = released(picture, mask, size, rule)
+        np.testing.assert_array_equal(normalise(clip.query)[place].numpy(), image.transpose(2, 0, 1))
+        np.testing.assert_array_equal(clip.truth[place].numpy(), labels == 1)
+        np.testing.assert_array_equal(clip.query_valid[place].numpy(), labels != 255)
+    assert torch.equal(clip.support[0], clip.query[0]) and torch.equal(clip.support_valid[0], clip.query_valid[0])
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_opencv_and_pillow_decode_a_jpeg_to_the_same_pixels(tmp_path, subsampling):
+    """The release reads some corpora with one and some with the other; here one reader serves all."""
+    rng = np.random.default_rng(subsampling)
+    for quality in (30, 75, 95):
+        for height, width in ((97, 131), (120, 214)):
+            noise = cv2.resize(rng.uniform(0, 255, (20, 30, 3)), (width, height), interpolation=cv2.INTER_CUBIC)
+            noise = np.clip(noise + rng.normal(0, 9, noise.shape), 0, 255).astype(np.uint8)
+            path = tmp_path / f"{quality}_{height}.jpg"
+            Image.fromarray(noise).save(path, quality=quality, subsampling=subsampling)
+            np.testing.assert_array_equal(read_image(path), np.array(Image.open(path)))
+
+
+@pytest.mark.parametrize("corpus", ["ytvis", "vspw"])
+def test_the_pixels_do_not_depend_on_the_number_of_workers(tmp_path, corpus):
+    if corpus == "ytvis":
+        root, frames = ytvis(tmp_path, {"aa": [[1, 2]] * 12}), tuple(f"aa/{5 * t:05d}" for t in range(12))
+    else:
+        stored = [block(41, t, 3, 6, 6) for t in range(12)]
+        root, frames = vspw(tmp_path, {"s": stored}), tuple(f"s/{8 + t}" for t in range(12))
+    episode = Episode(corpus, 0, 1 if corpus == "ytvis" else 41, "kind_1", frames[:3], frames, 0)
+    alone = load_clip(episode, root, (41, 41))
+    for workers in (2, 5, 40):
+        clip = load_clip(episode, root, (41, 41), workers=workers)
+        for field in ("support", "support_masks", "support_valid", "query", "truth", "query_valid"):
+            assert torch.equal(getattr(clip, field), getattr(alone, field)), (field, workers)
+
+
+def test_frames_are_read_one_at_a_time_and_only_when_asked_for(tmp_path):
+    root = ytvis(tmp_path, SHOWS)
+    episode = Episode("ytvis", 0, 1, "kind_1", ("aa/00005",), ("bb/00000", "bb/00005"), 0)
+    clip = load_clip(episode, root, (41, 41))
+    hidden = root / "train" / "JPEGImages"
+    hidden.rename(root / "away")
+    support, query = episode_frames(episode, root, (41, 41))
+    assert (len(support), len(query)) == (1, 2) and query.names == episode.query
+    with pytest.raises(FileNotFoundError, match=r"00005\.jpg"):
+        query[1]
+    (root / "away").rename(hidden)
+    (hidden / "bb" / "00005.jpg").unlink()
+    picture, mask, valid = query[0]
+    assert torch.equal(picture, clip.query[0]) and torch.equal(mask, clip.truth[0]) and valid.all()
+    one_by_one = iter(query)
+    assert torch.equal(next(one_by_one)[0], clip.query[0])
+    with pytest.raises(FileNotFoundError):
+        next(one_by_one)
+    with pytest.raises(IndexError):
+        query[2]
+    assert torch.equal(support[-1][1], clip.support_masks[0])
+
+
+def test_frame_by_frame_is_the_same_as_together(tmp_path):
+    labels = [block(2, 2, 3 + 5 * n, 8, 8) for n in range(3)]
+    labels[1][10:] = 255
+    root = pascal(tmp_path, dict(zip("abc", labels, strict=True)), val=("a", "b", "c"))
+    _, query = episode_frames(Episode("pascal", 0, 2, "kind", ("a",), ("a", "b", "c"), 0), root, (41, 41))
+    pictures, masks, valid = query.together()
+    for place, (shown, mask, counts) in enumerate(query):
+        assert torch.equal(shown, pictures[place]) and torch.equal(mask, masks[place])
+        assert torch.equal(counts, valid[place]) and 0 < counts.sum() < 16 * 40 + (place != 1)
+    assert torch.equal(query[-1][1], masks[2]) and len(list(query)) == 3
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_reading_stops_at_the_first_unusable_frame(workers):
+    asked, lock = [], threading.Lock()
+
+    def read(place):
+        with lock:
+            asked.append(place)
+        if place in (4, 90):
+            raise ValueError(f"frame {place} is broken")
+        return picture(place), block(1, 0, 0, 3, 3)
+
+    frames = Frames(tuple(map(str, range(500))), read, SIZE, Rule(centred, True))
+    with pytest.raises(ValueError, match="frame 4 is broken"):
+        frames.together(workers)
+    assert len(asked) < 250 if workers > 1 else asked == [0, 1, 2, 3, 4]
+
+
+def test_the_released_batch_reaches_the_solver(tmp_path):
+    root = ytvis(tmp_path, SHOWS)
+    episode = Episode("ytvis", 0, 1, "kind_1", ("aa/00005",), ("bb/00000",), 0)
+    for batch, due in ((None, None), (0, 100), (7, 100)):
+        clip = load_clip(replace(episode, batch=batch), root, SIZE)
+        assert clip.batch_frames == due
+        assert extract(lambda images: images[:, :, ::8, ::8], clip).batch_frames == due
+    assert synthetic_clip().batch_frames is None
 
 
 def test_only_the_pixels_asked_for_are_read(tmp_path):
@@ -283,6 +432,42 @@ def test_training_labels_by_hand(tmp_path):
     raw[0] = 255
     reader = READERS["vspw"](vspw(tmp_path / "vspw", {"s": [raw]}))
     np.testing.assert_array_equal(reader.labels("s/8", (49, 53)), block(2, 2, 3, 8, 8))
+
+
+def test_training_pictures_of_vspw_are_scaled_in_bytes_and_others_are_not(tmp_path):
+    stored = block(53, 2, 3, 20, 20, size=(45, 80))
+    root = vspw(tmp_path, {"s": [stored, stored]})
+    noise = np.random.default_rng(0).integers(0, 256, (45, 80, 3), np.uint8)
+    write_image(root / "data" / "s" / "origin" / "8.jpg", noise)
+    fold = read_fold("vspw", 0, root)
+    image, labels = TrainingFrames(fold, root, "val", (65, 65))[0]
+    stored_picture = read_image(root / "data" / "s" / "origin" / "8.jpg")
+    # 45 (65 / 80) = 36.56, cut to 32 x 64
+    scaled = cv2.resize(stored_picture, (64, 32), interpolation=cv2.INTER_LINEAR)
+    due = np.zeros((65, 65, 3))
+    due[:32, :64] = scaled
+    due = (np.float32(due) / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
+    np.testing.assert_array_equal(image.numpy(), due.transpose(2, 0, 1))
+    assert (labels[:32, :64] != IGNORED).all() and (labels == IGNORED).sum() == 65 * 65 - 32 * 64
+    rules = {corpus: (reader.episode_rule.rounded, reader.training_rule.rounded) for corpus, reader in READERS.items()}
+    assert rules["vspw"] == (False, True) and rules["ytvis"] == rules["pascal"] == rules["davis"] == (False, False)
+
+
+def test_portrait_videos_are_laid_on_their_side_for_training_only(tmp_path):
+    root = ytvis(tmp_path, {f"v{n}": [[2]] for n in range(2)})
+    content = read_json(root / "train" / "train.json")
+    for video in content["videos"]:
+        video |= {"height": 32, "width": 18}
+        write_image(root / "train" / "JPEGImages" / video["file_names"][0], np.full((32, 18, 3), 200, np.uint8))
+    for entry in content["annotations"]:
+        entry["segmentations"] = [polygon(2, 2, 20, 6)]
+    write_json(root / "train" / "train.json", content)
+    fold = read_fold("ytvis", 0, root)
+    wide, _ = TrainingFrames(fold, root, "train", SIZE)[0]
+    tall, labels = TrainingFrames(fold, root, "val", SIZE)[0]
+    black = -MEAN[0] / STD[0]
+    assert (wide[0] > black + 1).float().mean() > 0.7  # the turned picture fills the canvas but for the warp's corners
+    assert (tall[0] > black + 1).sum() == 18 * 10 and labels.max() > 0  # f = 18/32: 10 columns
 
 
 def test_training_takes_every_nth_frame_of_each_listed_video(tmp_path):

@@ -6,79 +6,62 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from folds import fold, stills_fold
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from released import ReleasedSequences, ReleasedStills, ReleasedYtvis
 
-from ttilib.data.episodes import Episode, cross_episodes, read_episodes, sample_episodes, write_episodes
+from ttilib.data.episodes import (
+    Episode,
+    cross_episodes,
+    read_episodes,
+    sample_episodes,
+    select_episodes,
+    write_episodes,
+)
 from ttilib.data.lists import Fold
+from ttilib.files import digest
 
 
-def fold(corpus="ytvis", videos=7, classes=(1, 5), shows=None, repeats=1):
-    """A fold without files: video v<n> has n % 4 + 2 frames; a class is in all frames but the first."""
-    names = [f"v{n}" for n in range(videos)]
-    frames = {v: tuple(f"{v}/{t:05d}" for t in range(n % 4 + 2)) for n, v in enumerate(names)}
-    shows = shows or {c: names for c in classes}
-    presence = {c: {v: frames[v][1:] for v in shown} for c, shown in shows.items()}
-    labels = {c: f"kind_{c}" for c in (*classes, 9)}
-    return Fold(corpus, 0, labels, (9,), tuple(classes), frames, {**presence, 9: {}}, (), (), repeats)
+def plain(episodes):
+    return [(e.class_id, e.support, e.query) for e in episodes]
 
 
-class ReleasedYtvis:
-    """The released data set as the protocol tells it: a state machine asked for item after item."""
-
-    def __init__(self, data, shots, seed, multi):
-        self.data, self.shots, self.multi, self.rng = data, shots, multi, random.Random(seed)
-        self.items = [(c, turn) for c in data.novel for turn in range(len(data.presence[c]) - shots)]
-
-    def frame(self, c, video):
-        frames = self.data.presence[c][video]
-        return frames[self.rng.sample(range(len(frames)), 1)[0]]
-
-    def __getitem__(self, place):
-        c, turn = self.items[place]
-        ids = sorted(self.data.presence[c], key=lambda v: int(v[1:]))
-        if turn == 0 or self.multi:
-            self.support_ids = self.rng.sample(ids, self.shots)
-            self.support = [self.frame(c, video) for video in self.support_ids]
-        left = [video for video in ids if video not in self.support_ids]
-        query = self.rng.choice(left) if self.multi else left[turn]
-        self.frame(c, query)
-        return c, tuple(self.support), query
+def released_for(corpus, data, shots, seed):
+    if corpus in ("v1", "v2"):
+        return ReleasedYtvis(data, shots, seed, corpus == "v2")
+    return (ReleasedSequences if corpus == "vspw" else ReleasedStills)(data, shots, seed)
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), shots=st.integers(1, 5), videos=st.integers(6, 40), multi=st.booleans())
-def test_ytvis_follows_the_released_state_machine(seed, shots, videos, multi):
-    data = fold(videos=videos)
-    released = ReleasedYtvis(data, shots, seed, multi)
-    episodes = sample_episodes(data, shots, seed, "v2" if multi else "v1")
-    assert len(episodes) == len(released.items) == 2 * (videos - shots)
-    for place, episode in enumerate(episodes):
-        assert (episode.class_id, episode.support, episode.video) == released[place]
-        assert episode.query == data.presence[episode.class_id][episode.video]
+@pytest.mark.parametrize("corpus", ["v1", "v2", "vspw", "pascal", "coco", "coco-full"])
+@pytest.mark.parametrize("run", [0, 2])
+def test_each_corpus_draws_as_its_released_data_set(corpus, run):
+    if corpus in ("pascal", "coco", "coco-full"):
+        shown = {f"s{n}": ((1, 5), (1,), (5,))[n % 3] for n in range(12)}
+        pools = {c: [s for n, (s, here) in enumerate(shown.items()) if c in here and n != 6] for c in (1, 5)}
+        data = stills_fold(shown, pools, corpus)
+    else:
+        data = fold("vspw" if corpus == "vspw" else "ytvis", videos=9, repeats=2)
+    released, expected = released_for("vspw" if corpus == "vspw" else corpus, data, 2, 7), []
+    count = len(getattr(released, "items", None) or released.data_list)
+    for _ in range(run + 1):
+        expected = [released[place] for place in range(count)]
+    episodes = sample_episodes(data, 2, 7, corpus if corpus in ("v1", "v2") else "v1", run)
+    assert plain(episodes) == expected
+    assert {(e.seed, e.run, e.shots, e.batch, e.support_corpus) for e in episodes} == {(7, run, 2, None, None)}
+    assert {e.name.split("/")[0] for e in episodes} == {data.corpus}
 
 
-def test_ytvis_v1_by_hand():
-    # One class in v0..v3, one shot. random.Random(2020).sample(range(4), 1) is [3]; v3 has four visible
-    # frames, sample(range(4), 1) is then [3] as well, so the fourth.
-    rng = random.Random(2020)
-    video, frame = rng.sample(range(4), 1)[0], None
-    frames = fold().presence[1][f"v{video}"]
-    frame = frames[rng.sample(range(len(frames)), 1)[0]]
-    episodes = sample_episodes(fold(videos=4, classes=(1,)), 1)
-    assert {e.support for e in episodes} == {(frame,)}
-    assert [e.video for e in episodes] == [v for v in ("v0", "v1", "v2", "v3") if v != f"v{video}"]
-    assert episodes[0].name == f"ytvis/f0/kind_1/{episodes[0].video}"
-    assert (episodes[0].shots, episodes[0].seed, episodes[0].run) == (1, 2020, 0)
+def test_draws_and_names_stay_what_they_were():
+    # These names were given before benchmarks came; rows and manifests of earlier runs carry them.
+    def key(*draws):
+        return digest([e.key for drawn in draws for e in drawn])
 
-
-def test_runs_go_on_in_one_stream():
     data = fold()
-    released = ReleasedYtvis(data, 2, 7, True)
-    both = [released[place] for _ in range(2) for place in range(len(released.items))]
-    second = sample_episodes(data, 2, 7, "v2", run=1)
-    assert [(e.class_id, e.support, e.video) for e in second] == both[len(released.items) :]
-    assert {e.run for e in second} == {1}
+    assert key(*(sample_episodes(data, k, 2020, "v1", run) for k in (1, 5) for run in (0, 1))) == "b1888e44a16f12e1"
+    assert key(*(sample_episodes(data, k, 2020, "v2", run) for k in (1, 5) for run in (0, 1))) == "97c2b201e4949a3b"
+    assert key(sample_episodes(fold("vspw", repeats=2), 5, run=1)) == "68206b589dd9c9db"
+    assert key(cross_episodes(pascal_fold(), fold("davis"), 2)) == "25b57d26d0142180"
 
 
 @pytest.mark.parametrize("corpus", ["ytvis", "vspw", "davis"])
@@ -93,24 +76,6 @@ def test_the_global_generators_neither_matter_nor_move(corpus):
     assert sample_episodes(fold(corpus), 2) == episodes != sample_episodes(fold(corpus), 2, seed=1)
 
 
-def test_vspw_draws_by_numpy_s_legacy_generator():
-    shows = {1: ["v0", "v2", "v4"], 5: ["v0", "v1", "v2"]}
-    data = fold("vspw", videos=6, shows=shows, repeats=2)
-    rng, expected = np.random.RandomState(3), []
-    for video in ["v0", "v1", "v2", "v4"] * 2:  # v3 and v5 show no novel class
-        here = [c for c in (1, 5) if video in shows[c]]
-        number = int(rng.choice(here))
-        support = []
-        for _ in range(3):
-            other = str(rng.choice([v for v in shows[number] if v != video]))
-            frames = data.presence[number][other]
-            support.append(frames[rng.randint(0, len(frames))])
-        expected.append((number, tuple(support), data.frames[video]))
-    episodes = sample_episodes(data, 3, seed=3)
-    assert [(e.class_id, e.support, e.query) for e in episodes] == expected
-    assert all(e.query == data.frames[e.video] for e in episodes)  # frames without the class stay in
-
-
 def test_vspw_classes_stand_in_order_of_first_appearance():
     data = fold("vspw", videos=3)
     late = {v: frames[1:] or frames for v, frames in data.presence[1].items()}
@@ -118,26 +83,6 @@ def test_vspw_classes_stand_in_order_of_first_appearance():
     seeds = range(12)
     picks = [np.random.RandomState(seed).choice([5, 1]) for seed in seeds]  # 5 is there from the first frame
     assert [sample_episodes(data, 1, seed)[0].class_id for seed in seeds] == picks
-
-
-def test_pascal_wastes_a_draw_per_shot_and_never_repeats():
-    names = [f"s{n}" for n in range(8)]
-    frames = {s: (s,) for s in names}
-    data = Fold("pascal", 2, {1: "a", 9: "b"}, (9,), (1,), frames, {1: frames, 9: {}}, (), ())
-    rng, expected = random.Random(11), []
-    for still in names:
-        support = []
-        for _ in range(3):
-            rng.randint(1, 8)
-            drawn = names[rng.randint(1, 8) - 1]
-            while drawn == still or drawn in support:
-                drawn = names[rng.randint(1, 8) - 1]
-            support.append(drawn)
-        expected.append(tuple(support))
-    episodes = sample_episodes(data, 3, seed=11)
-    assert [e.support for e in episodes] == expected
-    assert [e.query for e in episodes] == [(s,) for s in names]
-    assert episodes[2].name == "pascal/f2/a/s2"
 
 
 def test_too_few_videos_names_the_class():
@@ -199,6 +144,7 @@ drawn = st.fixed_dictionaries(
         support_corpus=st.none() | st.just("pascal"),
         support_class=st.none() | st.integers(1, 20),
         run=st.integers(0, 4),
+        batch=st.none() | st.integers(0, 99),
     )
 )
 
@@ -233,3 +179,49 @@ def test_a_manifest_is_readable_and_notices_changes(tmp_path):
     path.write_text("[]")
     with pytest.raises(ValueError, match='no "episodes" in it'):
         read_episodes(path)
+
+
+OLD = """{"hash": "78957f105d0096de",
+"episodes": [
+{"corpus": "davis", "fold": 1, "class_id": 5, "class_name": "car", "support": ["p1", "p2"], \
+"query": ["drift/00001", "drift/00002"], "seed": 2020, "support_corpus": "pascal", "support_class": 7, "run": 0}
+]}
+"""
+
+
+def test_a_manifest_from_before_batches_is_read_and_written_as_it_was(tmp_path):
+    path = tmp_path / "episodes.json"
+    path.write_text(OLD)
+    (episode,) = read_episodes(path)
+    assert episode.batch is None and episode.key == "78957f105d0096de"
+    write_episodes(path, [episode])
+    assert path.read_text() == OLD
+    write_episodes(path, [replace(episode, batch=0)])
+    assert '"run": 0, "batch": 0}' in path.read_text() and "78957f105d0096de" not in path.read_text()
+    assert read_episodes(path) == (replace(episode, batch=0),)
+    assert replace(episode, batch=0).key != episode.key
+
+
+def test_manifests_of_like_draws_differ_in_few_lines(tmp_path):
+    data = fold()
+    for run in (0, 1):
+        write_episodes(tmp_path / f"{run}.json", sample_episodes(data, 1)[run:])
+    first, second = ((tmp_path / f"{run}.json").read_text().splitlines() for run in (0, 1))
+    assert first[3:] == second[2:] and first[0] != second[0]
+
+
+def test_episodes_are_selected_by_class_or_video_and_cut():
+    episodes = sample_episodes(fold(), 2)
+    assert select_episodes(episodes) == select_episodes(episodes, limit=99) == episodes
+    assert select_episodes(episodes, 3) == episodes[:3]
+    of_class = tuple(e for e in episodes if e.class_name == "kind_5")
+    assert select_episodes(episodes, only="kind_5") == select_episodes(episodes, only=["kind_5"]) == of_class
+    assert select_episodes(episodes, 1, ["kind_5"]) == of_class[:1]
+    video = episodes[0].video
+    either = tuple(e for e in episodes if e.video == video or e.class_name == "kind_5")
+    assert select_episodes(episodes, only=(video, "kind_5")) == either
+    assert 0 < len(of_class) < len(either) < len(episodes)
+    with pytest.raises(ValueError, match=r"'kind5' is neither class nor video of these 10 episodes; try kind_5"):
+        select_episodes(episodes, only=["kind_5", "kind5"])
+    with pytest.raises(ValueError, match="limit is -1; ask for a number of episodes, or 0 for all"):
+        select_episodes(episodes, -1)

@@ -1,5 +1,7 @@
 """Pictures come back as they were written, label maps exactly; broken files are named."""
 
+import zlib
+
 import numpy as np
 import pytest
 from corpora import palette_png, picture
@@ -99,13 +101,132 @@ def test_broken_files_are_named_with_what_was_found(tmp_path):
         read_labels(png)
 
 
+def chunk(kind, data):
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def png(path, rows, bits, colour_type, palette=b""):
+    """A PNG by hand: `rows` are the packed bytes of each row, `bits` of each sample."""
+    width = len(rows[0]) * 8 // bits
+    header = width.to_bytes(4, "big") + len(rows).to_bytes(4, "big") + bytes([bits, colour_type, 0, 0, 0])
+    colours = chunk(b"PLTE", palette) if palette else b""
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + colours + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+    return path
+
+
 def test_colour_and_deep_label_maps_are_refused(tmp_path):
     write_image(tmp_path / "colour.png", picture(0))
-    with pytest.raises(ValueError, match=r"colour\.png: label map has RGB pixels; save it as one channel"):
+    with pytest.raises(ValueError, match=r"colour\.png: label map has RGB pixels of 576 colours \(.*; save it as one"):
         read_labels(tmp_path / "colour.png")
     Image.fromarray(np.zeros((4, 4), dtype=np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png: label map has I;16 pixels"):
+    with pytest.raises(ValueError, match=r"deep\.png: label map has I;16 pixels; save it as one channel"):
         read_labels(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_small_palettes_are_indices_and_few_bits_of_grey_are_not_guessed_at(tmp_path, bits):
+    rows = [bytes([0b11100100]), bytes([0b00000001])]
+    shifts = range(8 - bits, -1, -bits)
+    indices = [[row[0] >> shift & 2**bits - 1 for shift in shifts] for row in rows]
+    path = png(tmp_path / "palette.png", rows, bits, 3, bytes(range(30, 30 + 3 * 2**bits)))
+    np.testing.assert_array_equal(read_labels(path), indices)
+    path = png(tmp_path / "grey.png", rows, bits, 0)
+    if bits == 1:
+        np.testing.assert_array_equal(read_labels(path), indices)
+    else:  # Pillow would say 85 or 17 times the index
+        with pytest.raises(ValueError, match=rf"grey\.png: label map has {bits}-bit grey pixels; save it as one"):
+            read_labels(path)
+
+
+COLOURS = {(0, 0, 0): 0, (9, 9, 9): 5, (255, 0, 1): 200}
+
+
+@settings(max_examples=30, deadline=None)
+@given(labels=arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0, 5, 200])))
+def test_colours_of_a_table_are_its_labels(tmp_path_factory, labels):
+    path = tmp_path_factory.mktemp("labels") / "colours.png"
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    colours[list(COLOURS.values())] = list(COLOURS)
+    Image.fromarray(colours[labels]).save(path)
+    np.testing.assert_array_equal(read_labels(path, COLOURS), labels)
+    assert label_counts(path, COLOURS) == {n: int((labels == n).sum()) for n in (0, 5, 200) if n in labels}
+
+
+@settings(max_examples=30, deadline=None)
+@given(labels=arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))), more=st.sampled_from(["", "A", "LA"]))
+def test_equal_channels_are_the_label(tmp_path_factory, labels, more):
+    path = tmp_path_factory.mktemp("labels") / "equal.png"
+    channels = [labels] * (1 if more == "LA" else 3) + ([255 - labels] if more else [])
+    Image.fromarray(np.dstack(channels)).save(path)
+    np.testing.assert_array_equal(read_labels(path), labels)
+    table = {(1, 2, 3): 4}
+    np.testing.assert_array_equal(read_labels(path, table), labels)
+
+
+def test_a_table_comes_before_equal_channels_and_must_hold_every_colour(tmp_path):
+    path = tmp_path / "a.png"
+    rgb = np.zeros((2, 3, 3), dtype=np.uint8)
+    rgb[0] = 9
+    Image.fromarray(rgb).save(path)
+    assert label_counts(path, COLOURS) == {0: 3, 5: 3}
+    assert label_counts(path) == {0: 3, 9: 3}  # not what another table made of it
+    assert label_counts(path, {**COLOURS, (9, 9, 9): 6}) == {0: 3, 6: 3}
+    rgb[1, 1] = 255, 0, 2
+    Image.fromarray(rgb).save(path)
+    with pytest.raises(
+        ValueError, match=r"a\.png: .* RGB pixels of 3 colours, 1 of which mean no label \(\(255, 0, 2\)\)"
+    ):
+        read_labels(path, COLOURS)
+    with pytest.raises(ValueError, match=r"RGB pixels of 3 colours \(\(0, 0, 0\), \(9, 9, 9\), \(255, 0, 2\)\);"):
+        read_labels(path)
+    for one in ((9, 9, 8), (8, 9, 9), (9, 8, 9)):  # two equal channels are not enough
+        rgb[1, 1] = one
+        Image.fromarray(rgb).save(path)
+        with pytest.raises(ValueError, match="of 3 colours"):
+            read_labels(path)
+
+
+def damaged(path):
+    """Whether a file is refused, or still gives labels."""
+    try:
+        return read_labels(path)
+    except ValueError as error:
+        assert str(path) in str(error) and "decoded (" in str(error) and "BytesIO" not in str(error)
+        return None
+
+
+def test_a_damaged_label_map_is_refused_or_whole_but_never_other_labels(tmp_path):
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.repeat(rng.integers(0, 21, (6, 8)), 4, axis=0), 4, axis=1).astype(np.uint8)
+    path = tmp_path / "labels.png"
+    write_labels(path, labels)
+    data = path.read_bytes()
+    for length in range(1, len(data)):
+        path.write_bytes(data[:length])
+        found = damaged(path)
+        assert found is None or np.array_equal(found, labels)
+    refused = 0
+    for _ in range(400):  # one bit flipped: Pillow alone would take one in five for other labels
+        place, bit = rng.integers(len(data)), rng.integers(8)
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        found = damaged(path)
+        refused += found is None
+        assert found is None or np.array_equal(found, labels)
+    assert refused > 350
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.binary(min_size=1, max_size=80),
+    start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF89a"]),
+)
+def test_bytes_that_are_no_picture_are_named(tmp_path_factory, data, start):
+    path = tmp_path_factory.mktemp("noise") / "noise.png"
+    path.write_bytes(start + data)
+    damaged(path)
 
 
 def test_labels_are_never_written_with_loss(tmp_path):

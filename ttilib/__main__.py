@@ -1,9 +1,10 @@
-"""The front door for the shell: `python -m ttilib study | run | mini | segment`."""
+"""The front door for the shell: `python -m ttilib study | run | mini | doctor | lists | episodes | segment`."""
 
 from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
 from pathlib import Path
 
@@ -12,11 +13,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse and run one command; a wrong input ends in one sentence and exit status 2."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         sys.stderr.write(f"ttilib: {error}\n")
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     mini.add_argument("--root", default="data/mini", help="folder (default: %(default)s)")
     mini.add_argument("--seed", type=int, default=2020)
     mini.set_defaults(run=_mini)
+    _add_data_commands(commands)
     segment = commands.add_parser("segment", help="segment a video after a few labelled stills")
     segment.add_argument("--support", nargs="+", required=True, help="stills that show the object")
     segment.add_argument("--masks", nargs="+", required=True, help="their masks, in the same order")
@@ -47,6 +48,37 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--device", default="cpu")
     segment.set_defaults(run=_segment)
     return parser
+
+
+def _add_data_commands(commands: argparse._SubParsersAction) -> None:
+    """The commands that look at a benchmark's data: all name a benchmark and the data folder."""
+    data = argparse.ArgumentParser(add_help=False)
+    data.add_argument("benchmark", help="for example ytvis-v1; a wrong name prints them all")
+    data.add_argument("--root", default="data", help="data folder, one folder per corpus in it (default: %(default)s)")
+    data.add_argument("--support-root", help="folder of the support's corpus, if it lies elsewhere")
+    data.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+    doctor = commands.add_parser("doctor", parents=[data], help="is the data whole? exit status 1 if not")
+    doctor.add_argument("--folds", type=int, nargs="+", default=(0, 1, 2, 3), help="(default: all)")
+    doctor.add_argument("--shots", type=int, nargs="+", default=(1, 5), help="(default: 1 5)")
+    doctor.add_argument("--thorough", action="store_true", help="decode every picture as well")
+    doctor.add_argument("--report", help="write the findings to this JSON file as well")
+    doctor.set_defaults(run=_doctor)
+    lists = commands.add_parser("lists", parents=[data], help="make the release's frame lists and check them")
+    lists.add_argument("--out", help="folder for the lists (default: ROOT/<corpus>/lists)")
+    lists.add_argument("--against", help="a released list, or a folder of them, to compare line by line")
+    lists.add_argument("--keep-going", action="store_true", help="write the lists though they differ")
+    lists.set_defaults(run=_lists)
+    episodes = commands.add_parser("episodes", parents=[data], help="draw episodes and write their manifest")
+    episodes.add_argument("--fold", type=int, default=0)
+    episodes.add_argument("--shots", type=int, default=1, help="support pictures per episode (default: %(default)s)")
+    episodes.add_argument("--seed", type=int, default=2020, help="of the draws (default: %(default)s)")
+    episodes.add_argument("--run", type=int, default=0, dest="number", help="which run (default: %(default)s)")
+    episodes.add_argument("--draws", default="released", help="released or independent (default: %(default)s)")
+    episodes.add_argument("--limit", type=int, default=0, help="keep so many; 0 is all")
+    episodes.add_argument("--only", nargs="+", default=(), help="keep these classes or videos")
+    episodes.add_argument("--keep-going", action="store_true", help="leave out what cannot be read, and count it")
+    episodes.add_argument("--out", default="outputs/episodes", help="folder (default: %(default)s)")
+    episodes.set_defaults(run=_episodes)
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -70,6 +102,48 @@ def _mini(options: argparse.Namespace) -> None:
 
     generate(options.root, seed=options.seed)
     print(options.root)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from ttilib.data.doctor import examine, write_report
+
+    folds, shots = tuple(options.folds), tuple(options.shots)
+    report = examine(
+        options.benchmark, options.root, folds, shots, options.support_root, options.thorough, options.workers
+    )
+    if options.report:
+        write_report(options.report, report)
+    print(report.text())
+    return 0 if report.ok else 1
+
+
+def _lists(options: argparse.Namespace) -> int:
+    from ttilib.data.framelists import write_lists
+
+    report = write_lists(
+        options.benchmark, options.root, options.out, against=options.against, keep_going=options.keep_going,
+        workers=options.workers, support_root=options.support_root,
+    )  # fmt: skip
+    print(report.text())
+    return 0 if report.ok else 1
+
+
+def _episodes(options: argparse.Namespace) -> None:
+    from ttilib.data.benchmarks import draw_episodes, read_benchmark
+    from ttilib.data.checks import check_episodes
+    from ttilib.data.corpus import stop
+    from ttilib.data.episodes import select_episodes, write_episodes
+
+    errors: list[Exception] = []
+    on_error = errors.append if options.keep_going else stop
+    data = read_benchmark(options.benchmark, options.fold, options.root, options.support_root, on_error)
+    drawn = draw_episodes(data, options.shots, options.seed, options.number, options.draws, on_error)
+    chosen = select_episodes(drawn, options.limit, options.only)
+    whole = check_episodes(chosen, data.query_root, data.support_root, on_error) if options.keep_going else chosen
+    name = f"{options.benchmark}-f{options.fold}-{options.shots}shot-run{options.number}.json"
+    write_episodes(Path(options.out) / name, whole)
+    print(*sorted({f"left out: {error}" for error in errors}), sep="\n")
+    print(f"{len(whole)} episodes in {Path(options.out) / name}, {len(chosen) - len(whole)} left out")
 
 
 def _segment(options: argparse.Namespace) -> None:

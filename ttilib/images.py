@@ -2,7 +2,8 @@
 
 A photograph is bytes in red, green, blue order. A label map is one small integer per pixel; what the
 integers mean is the business of the corpus, so they are handed over exactly as stored. A palette file
-keeps both a colour and an index per pixel: the index is the label, the colour is only for looking.
+keeps both a colour and an index per pixel: the index is the label, the colour is only for looking. A file with
+nothing but colours is read only where the labels can be told beyond doubt.
 
 Photographs go through OpenCV and ignore any rotation note in the file, so that picture and label map stay
 aligned; label maps go through Pillow, which does not turn a palette into grey values.
@@ -10,8 +11,10 @@ aligned; label maps go through Pillow, which does not turn a palette into grey v
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -21,8 +24,17 @@ from PIL import Image, UnidentifiedImageError
 
 from ttilib.files import atomic
 
+Colours = Mapping[tuple[int, int, int], int]
+"""What the colours of a label map mean: red, green, blue to label."""
+
 LABEL_MODES = ("L", "P", "1")
 """Pillow's one-channel 8-bit kinds: grey, palette, black-and-white."""
+
+COLOUR_MODES = ("RGB", "RGBA", "LA")
+"""Kinds of several channels; their labels can be told by a table of colours, or if the channels agree."""
+
+AS_INDICES = "save it as one channel of 8-bit indices (grey or palette PNG)"
+PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
@@ -44,39 +56,69 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def read_labels(path: Path | str) -> UInt8[np.ndarray, "H W"]:
+def read_labels(path: Path | str, colours: Colours | None = None) -> UInt8[np.ndarray, "H W"]:
     """The label map in `path`: the stored index of every pixel, palette or grey alike.
 
-    A black-and-white file gives 0 and 1. A colour file is refused: which colour means which label is not
-    in the file.
+    A black-and-white file gives 0 and 1. A file with colours is read if all of them are in `colours`, or else if
+    its three channels agree, which then are the label; transparency says nothing.
 
-    Raises FileNotFoundError if it is missing, ValueError if it is broken or not a one-channel 8-bit image.
+    Raises FileNotFoundError if it is missing, ValueError if it is broken or its labels cannot be told.
     """
     path = Path(path)
-    data_size = len(_bytes(path))
+    data = _bytes(path)
+    with _opened(path, data) as image:
+        if image.mode in COLOUR_MODES:
+            return _labels_of_colours(path, np.asarray(image.convert("RGB")), colours or {})
+        bits = data[24] if data.startswith(PNG_START) else 8
+        # Two or four bits of grey: an index as it stands, or brightness in steps of 85 or 17? Nobody can tell.
+        if image.mode not in LABEL_MODES or (image.mode == "L" and bits < 8):
+            kind = f"{bits}-bit grey" if image.mode == "L" else image.mode
+            raise ValueError(f"{path}: label map has {kind} pixels; {AS_INDICES}")
+        return np.array(image, dtype=np.uint8)
+
+
+def _opened(path: Path, data: bytes) -> Image.Image:
+    """The decoded label map, or an error that names the file."""
     try:
-        with Image.open(path) as image:
-            if image.mode not in LABEL_MODES:
-                raise ValueError(
-                    f"{path}: label map has {image.mode} pixels; save it as one channel of 8-bit indices "
-                    "(grey or palette PNG)"
-                )
-            return np.array(image, dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(
-            f"{path}: label map cannot be decoded ({data_size} bytes, {error}); copy it again"
-        ) from error
+        if damage := _png_damage(data):
+            raise OSError(damage)
+        image = Image.open(BytesIO(data))
+        image.load()
+        return image
+    except Exception as error:  # every decoder of Pillow fails in its own way
+        why = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{path}: label map cannot be decoded ({len(data)} bytes, {why}); copy it again") from error
 
 
-def label_counts(path: Path | str) -> Mapping[int, int]:
-    """Pixels per stored label of a label map; counted once while the file is unchanged."""
+def _labels_of_colours(path: Path, rgb: UInt8[np.ndarray, "H W 3"], colours: Colours) -> UInt8[np.ndarray, "H W"]:
+    """Labels by the table of colours, or by three equal channels."""
+    red, green, blue = (channel.ravel().astype(np.uint32) for channel in np.moveaxis(rgb, 2, 0))
+    codes = red << 16 | green << 8 | blue
+    starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1]))  # few runs of one colour, so little to sort
+    found, places = np.unique(codes[starts], return_inverse=True)
+    spelled = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()]
+    strange = [colour for colour in spelled if colour not in colours]
+    if not strange:
+        labels = np.array([colours[colour] for colour in spelled], dtype=np.uint8)
+        return np.repeat(labels[places], np.diff(starts, append=codes.size)).reshape(rgb.shape[:2])
+    # Asked second, because a grey may be the colour of a class: (128, 128, 128) is a car in VOC.
+    if all(len(set(colour)) == 1 for colour in spelled):
+        return rgb[..., 0].copy()
+    unknown = f", {len(strange)} of which mean no label" if colours else ""
+    shown = ", ".join(map(str, strange[:3])) + (", ..." if len(strange) > 3 else "")
+    raise ValueError(f"{path}: label map has RGB pixels of {len(spelled)} colours{unknown} ({shown}); {AS_INDICES}")
+
+
+def label_counts(path: Path | str, colours: Colours | None = None) -> Mapping[int, int]:
+    """Pixels per stored label of a label map, read with `colours`; counted once while the file is unchanged."""
     path = Path(path)
-    return _label_counts(path, path.stat().st_mtime_ns if path.is_file() else 0)
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else (0, 0)
+    return _label_counts(path, stamp, None if colours is None else frozenset(colours.items()))
 
 
 @cache
-def _label_counts(path: Path, stamp: int) -> Mapping[int, int]:
-    counts = np.bincount(read_labels(path).ravel())
+def _label_counts(path: Path, stamp: tuple[int, int], colours: frozenset | None) -> Mapping[int, int]:
+    counts = np.bincount(read_labels(path, None if colours is None else dict(colours)).ravel())
     return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
 
 
@@ -127,3 +169,21 @@ def _jpeg_complete(data: bytes) -> bool:
         padding = data[place + 1] == 0xFF
         place += 1 if padding else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return False
+
+
+def _png_damage(data: bytes) -> str:
+    """What is wrong with a PNG's checksums, or nothing.
+
+    Pillow does not compare those of the picture data: one flipped bit would quietly become other labels.
+    """
+    place = len(PNG_START)
+    while data.startswith(PNG_START) and place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        kind = data[place + 4 : place + 8]
+        if end + 4 > len(data):
+            return "cut off"
+        needed = kind[:1].isupper()
+        if needed and zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return f"checksum of {kind.decode('latin-1')} is wrong"
+        place = end + 4
+    return ""

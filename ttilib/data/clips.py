@@ -4,13 +4,14 @@ Whatever a clip was made of, the library sees the same thing: K labelled support
 with values in [0, 1], bool masks, and for every pixel whether it counts. Stored masks may also say that
 nobody judged a pixel (`IGNORED`, 255); that label ends here, and such pixels are simply not valid.
 
-`Clip` is that value; `clip_from_files` makes one of somebody's own pictures; `lay` is the step from frames
-of any size to the canvas.
+`Clip` is that value; `clip_from_files` makes one of somebody's own pictures; `Frames` is the step from frames
+of any size to the canvas, one at a time or `together`, and `lay` the same for pictures in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from ttilib.data.corpus import IGNORED, Rule
-from ttilib.data.transforms import centred
+from ttilib.data.transforms import centred, image_tensor, mask_tensor
 from ttilib.images import read_image, read_labels
 
 File = Path | str | np.ndarray
@@ -35,7 +36,8 @@ OWN_RULE = Rule(centred, False)
 class Clip:
     """One episode on one canvas: pictures in [0, 1] (red green blue, not normalised), masks, what counts.
 
-    `truth` is for scoring only, and None if nobody knows it.
+    `truth` is for scoring only, and None if nobody knows it. `batch_frames` is how many frames the released
+    driver solved together with these; None is this clip alone.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Clip:
     query_valid: Bool[Tensor, "T H W"]
     query_names: tuple[str, ...]
     truth: Bool[Tensor, "T H W"] | None = None
+    batch_frames: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -55,18 +58,66 @@ class Clip:
         return self.query.shape[-2], self.query.shape[-1]
 
 
+@dataclass(frozen=True)
+class Frames:
+    """Labelled frames, each read and laid on the canvas when it is asked for, so that a video need not fit in memory.
+
+    frames[t] is a picture in [0, 1], the mask of the object and the pixels that count; `read` gives picture and
+    labels (0, 1, IGNORED) of the frame at a place.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    size: tuple[int, int]
+    rule: Rule
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(
+        self, place: int
+    ) -> tuple[Float[Tensor, "3 H W"], Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
+        image, labels = torch.zeros((3, *self.size)), torch.empty(self.size, dtype=torch.uint8)
+        self._read_into(image, labels, place)
+        return image, labels == 1, labels != IGNORED
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        return (self[place] for place in range(len(self)))
+
+    def together(
+        self, workers: int = 1
+    ) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
+        """All of them at once, read by `workers` threads; the pixels do not depend on how many.
+
+        Raises what reading the first unusable frame raises.
+        """
+        # NumPy's zeros are pages that nobody has touched yet; torch would write every one of them twice.
+        images = torch.from_numpy(np.zeros((len(self), 3, *self.size), dtype=np.float32))
+        labels = torch.empty((len(self), *self.size), dtype=torch.uint8)
+        known = labels.numpy()  # NumPy also compares bytes in a tenth of the time
+        if workers > 1:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(self._read_into, images, labels, range(len(self))))
+        else:
+            list(map(self._read_into, images, labels, range(len(self))))
+        return images, torch.from_numpy(known == 1), torch.from_numpy(known != IGNORED)
+
+    def _read_into(self, image: Float[Tensor, "3 H W"], labels: UInt8[Tensor, "H W"], place: int) -> None:
+        """Fill a black picture and labels with the frame at a place."""
+        picture, mask = self.read(place)
+        check_same_size(self.names[place], picture, mask)
+        lies = self.rule.place(*mask.shape, self.size)
+        # Divided straight into its place: a padded copy of every picture costs a tenth of what decoding it does.
+        scaled = lies.scale(image_tensor(picture), self.rule.rounded)
+        torch.div(scaled, 255, out=image[:, lies.inside[0], lies.inside[1]])
+        labels[:] = lies.fit(mask_tensor(mask), padding=0 if self.rule.padding_counts else IGNORED)
+
+
 def lay(
     pairs: Sequence[Pair], size: tuple[int, int], rule: Rule
 ) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
-    """Pictures in [0, 1], masks and valid pixels on the canvas, from named pairs."""
-    images = np.zeros((len(pairs), 3, *size), dtype=np.float32)
-    labels = np.zeros((len(pairs), *size), dtype=np.uint8)
-    for place, (name, picture, mask) in enumerate(pairs):
-        check_same_size(name, picture, mask)
-        lies = rule.place(*mask.shape, size)
-        images[place] = lies.fit(picture).transpose(2, 0, 1) / np.float32(255)
-        labels[place] = lies.fit(mask, padding=0 if rule.padding_counts else IGNORED)
-    return torch.from_numpy(images), torch.from_numpy(labels == 1), torch.from_numpy(labels != IGNORED)
+    """Pictures in [0, 1], masks and valid pixels on the canvas, from named pairs that are in memory."""
+    return Frames(tuple(pair[0] for pair in pairs), lambda place: pairs[place][1:], size, rule).together()
 
 
 def check_same_size(name: str, picture: np.ndarray, mask: np.ndarray) -> None:
@@ -105,16 +156,17 @@ def clip_from_files(
         _name(f, n) for n, (f, m) in enumerate(zip(support_masks, masks, strict=True)) if not (m == 1).any()
     ]:
         raise ValueError(f"{empty[0]}: the mask shows no object; paint it, or name its label with label=")
-    pictures = [_picture(item) for item in frames]
-    if truth is None:
-        answers = [np.zeros(picture.shape[:2], dtype=np.uint8) for picture in pictures]
-    else:
-        answers = _object(name, truth, len(pictures), "frames", label)
     still_names = tuple(_name(item, n) for n, item in enumerate(support_images))
     frame_names = tuple(_name(item, n) for n, item in enumerate(frames))
+    answers = None if truth is None else _object(name, truth, len(frames), "frames", label)
+
+    def read(place: int) -> tuple[np.ndarray, np.ndarray]:
+        picture = _picture(frames[place])
+        return picture, np.zeros(picture.shape[:2], dtype=np.uint8) if answers is None else answers[place]
+
     shown = lay(list(zip(still_names, stills, masks, strict=True)), size, OWN_RULE)
-    query, answer, valid = lay(list(zip(frame_names, pictures, answers, strict=True)), size, OWN_RULE)
-    known = None if truth is None else answer
+    query, answer, valid = Frames(frame_names, read, size, OWN_RULE).together()
+    known = None if answers is None else answer
     return Clip(name, class_name, *shown, still_names, query, valid, frame_names, known)
 
 

@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ttilib.data.coco import CocoFullReader, CocoReader, scan_coco, scan_coco_full
 from ttilib.data.corpus import Reader, Scan
-from ttilib.data.sequences import DavisReader, VspwReader, scan_davis, scan_vspw
+from ttilib.data.davis import DavisReader, scan_davis
+from ttilib.data.minivspw import MiniVspwReader, scan_minivspw
+from ttilib.data.sequences import VspwReader, scan_vspw
 from ttilib.data.stills import PascalReader, scan_pascal
 from ttilib.data.ytvis import YtvisReader, scan_ytvis
 
 READERS: dict[str, Callable[[Path | str], Reader]] = {
     "ytvis": YtvisReader,
     "pascal": PascalReader,
+    "coco": CocoReader,
+    "coco-full": CocoFullReader,
     "vspw": VspwReader,
+    "minivspw": MiniVspwReader,
     "davis": DavisReader,
 }
 SCANS: dict[str, Callable[..., Scan]] = {
     "ytvis": scan_ytvis,
     "pascal": scan_pascal,
+    "coco": scan_coco,
+    "coco-full": scan_coco_full,
     "vspw": scan_vspw,
+    "minivspw": scan_minivspw,
     "davis": scan_davis,
 }

@@ -12,12 +12,13 @@ ends the scan; whoever passes a function that returns, such as `list.append`, ge
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.data.transforms import Placement
+if TYPE_CHECKING:  # processes that only count labels need not wait for torch
+    from ttilib.data.transforms import Placement
 
 IGNORED = 255
 """The stored label of pixels that nobody judged."""
@@ -48,10 +49,14 @@ class Scan(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """How frames come to lie on the canvas, and whether the padding counts as background there."""
+    """How frames come to lie on the canvas, and whether the padding counts as background there.
+
+    `rounded`: pictures are scaled in bytes instead of float32, so that every grey value is rounded.
+    """
 
     place: Callable[[int, int, tuple[int, int]], Placement]
     padding_counts: bool
+    rounded: bool = False
 
 
 @runtime_checkable

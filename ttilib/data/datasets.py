@@ -1,9 +1,10 @@
 """Benchmark data as pictures: an episode as a clip, and the frames of base training.
 
 An episode is names; `load_clip` reads the pixels of just those frames and lays them on the network's canvas
-by the rule of their corpus. Without any data, `synthetic_clip` draws a clip from a seed. `TrainingFrames`
-is the other use of the data: labelled frames of the base classes, each a function of seed, epoch and index
-alone, so that neither worker count nor order changes what the network sees.
+by the rule of their corpus, and `episode_frames` does so frame by frame. Without any data, `synthetic_clip`
+draws a clip from a seed. `TrainingFrames` is the other use of the data: labelled frames of the base classes,
+each a function of seed, epoch and index alone, so that neither worker count nor order changes what the network
+sees.
 """
 
 from __future__ import annotations
@@ -13,19 +14,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ttilib.data.clips import Clip, Pair, check_same_size, clip_from_files, lay
+from ttilib.data.clips import Clip, Frames, check_same_size, clip_from_files, lay
 from ttilib.data.corpora import READERS
 from ttilib.data.corpus import IGNORED, Reader, Rule
 from ttilib.data.episodes import Episode
 from ttilib.data.lists import Fold
-from ttilib.data.transforms import centred, normalise
+from ttilib.data.transforms import centred, image_tensor, mask_tensor, normalise
 
-__all__ = ["IGNORED", "Clip", "TrainingFrames", "clip_from_files", "load_clip", "synthetic_clip"]
+__all__ = [
+    "IGNORED", "Clip", "Frames", "TrainingFrames", "clip_from_files", "episode_frames", "load_clip", "synthetic_clip",
+]  # fmt: skip
+
+BATCH = 100
+"""Frames that the released batched driver solves together. Source: protocol section 5.2."""
 
 
 def load_clip(
@@ -33,35 +38,57 @@ def load_clip(
     root: Path | str,
     size: tuple[int, int] = (241, 425),
     support_root: Path | str | None = None,
+    workers: int = 1,
 ) -> Clip:
     """Read the pixels of one episode, and no others, onto a canvas of `size` (height, width).
 
     `root` holds the query corpus; `support_root` the support's, where that is another one. Each is laid by
     its own released rule (protocol section 2); of padding, ytvis and vspw count it as background (quirk Q5).
+    `workers`: threads that decode; the pixels do not depend on it.
 
     Raises ValueError or FileNotFoundError naming the episode or file.
     """
-    corpus = episode.support_corpus or episode.corpus
-    if corpus != episode.corpus and support_root is None:
-        raise ValueError(f"episode {episode.name}: support comes from {corpus}; give support_root as well")
-    query = READERS[episode.corpus](root)
-    support = READERS[corpus](root if support_root is None else support_root)
-    number = episode.class_id if episode.support_class is None else episode.support_class
-    shown = [_read(support, frame, number) for frame in episode.support]
-    asked = [_read(query, frame, episode.class_id) for frame in episode.query]
-    images, masks, valid = lay(shown, size, support.episode_rule)
-    frames, truth, query_valid = lay(asked, size, query.episode_rule)
+    shown, asked = episode_frames(episode, root, size, support_root)
+    images, masks, valid = shown.together(workers)
     if not masks.any():
+        number = episode.class_id if episode.support_class is None else episode.support_class
         raise ValueError(
             f"episode {episode.name}: no support frame contains class {number} at {size[0]} x {size[1]}; "
             "sample other episodes or take a larger size"
         )
+    frames, truth, query_valid = asked.together(workers)
     names = (episode.name, episode.class_name)
-    return Clip(*names, images, masks, valid, episode.support, frames, query_valid, episode.query, truth)
+    support, query = (images, masks, valid, shown.names), (frames, query_valid, asked.names)
+    return Clip(*names, *support, *query, truth, None if episode.batch is None else BATCH)
 
 
-def _read(reader: Reader, frame: str, number: int) -> Pair:
-    return frame, reader.image(frame), reader.mask(frame, number)
+def episode_frames(
+    episode: Episode,
+    root: Path | str,
+    size: tuple[int, int] = (241, 425),
+    support_root: Path | str | None = None,
+) -> tuple[Frames, Frames]:
+    """Support and query of an episode before any pixel is read; arguments and rules as for `load_clip`.
+
+    For videos that do not fit in memory: `for picture, mask, valid in query: ...` reads frame by frame.
+    """
+    corpus = episode.support_corpus or episode.corpus
+    if corpus != episode.corpus and support_root is None:
+        raise ValueError(f"episode {episode.name}: support comes from {corpus}; give support_root as well")
+    number = episode.class_id if episode.support_class is None else episode.support_class
+    support = READERS[corpus](root if support_root is None else support_root)
+    query = READERS[episode.corpus](root)
+    return (
+        _frames(support, episode.support, number, size),
+        _frames(query, episode.query, episode.class_id, size),
+    )
+
+
+def _frames(reader: Reader, names: tuple[str, ...], number: int, size: tuple[int, int]) -> Frames:
+    def read(place: int) -> tuple[np.ndarray, np.ndarray]:
+        return reader.image(names[place]), reader.mask(names[place], number)
+
+    return Frames(names, read, size, reader.episode_rule)
 
 
 def synthetic_clip(
@@ -160,11 +187,11 @@ class TrainingFrames(Dataset):
         frame = self.frames[index]
         picture, labels = self.reader.image(frame), self.reader.labels(frame, self.base)
         check_same_size(frame, picture, labels)
+        image, mask = image_tensor(picture), mask_tensor(labels)
         if self.vary:
-            rng = np.random.default_rng([self.seed, self.epoch, index])
-            picture, labels = self.reader.vary(picture, labels, rng)
+            image, mask = self.reader.vary(image, mask, np.random.default_rng([self.seed, self.epoch, index]))
         rule = self.reader.training_rule
-        lies = rule.place(*labels.shape, self.size)
-        labels = lies.fit(labels, padding=0 if rule.padding_counts else IGNORED)
-        image = torch.from_numpy(lies.fit(picture).transpose(2, 0, 1) / np.float32(255))
-        return normalise(image[None])[0], torch.from_numpy(labels.astype(np.int64))
+        lies = rule.place(*mask.shape, self.size)
+        image = lies.fit(image, rounded=rule.rounded)
+        mask = lies.fit(mask, padding=0 if rule.padding_counts else IGNORED)
+        return normalise(image / 255), mask.long()

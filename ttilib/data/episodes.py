@@ -5,22 +5,25 @@ from a generator of their own, in exactly the order of draws of the released cod
 included), and can be written to a readable manifest and replayed anywhere.
 
 `sample_episodes` draws within one corpus by its own protocol, `cross_episodes` takes the support from one
-corpus and the query from another; `write_episodes` and `read_episodes` keep them.
+corpus and the query from another, `select_episodes` picks some of them; `write_episodes` and `read_episodes`
+keep them.
 """
 
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 
-import numpy as np
-
-from ttilib.data.draws import Draw, draw_cross, draw_pascal, draw_vspw, draw_ytvis, shared_classes
+from ttilib.data.draws import Draw, shared_classes
 from ttilib.data.lists import Fold
+from ttilib.data.released import one_run, passes
 from ttilib.files import digest, read_json, write_text
+
+DRAWS = {"pascal": "stills", "coco": "stills", "coco-full": "stills", "vspw": "sequences"}
+"""How each corpus draws from itself; ytvis by the protocol asked for, all others as "cross"."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Episode:
 
     Frames are named as in `Fold`. `support_corpus` and `support_class` are set when the support comes from
     another corpus, where the class may have another id. `seed` and `run` say which draw this was: runs
-    follow one another in one stream of random numbers.
+    follow one another in one stream of random numbers. `batch` is set where the release solved frames of
+    several videos together: the number of that batch in its run.
     """
 
     corpus: str
@@ -42,6 +46,7 @@ class Episode:
     support_corpus: str | None = None
     support_class: int | None = None
     run: int = 0
+    batch: int | None = None
 
     @property
     def shots(self) -> int:
@@ -61,7 +66,10 @@ class Episode:
     @property
     def key(self) -> str:
         """Name for programs: 16 hex digits that differ whenever anything about the episode differs."""
-        return digest(asdict(self))
+        entries = asdict(self)
+        if self.batch is None:  # episodes without batches keep the names they had before there were any
+            del entries["batch"]
+        return digest(entries)
 
 
 def sample_episodes(
@@ -72,7 +80,7 @@ def sample_episodes(
     ytvis: each novel class with N videos gives N - shots episodes; under "v1" one support serves the whole
     class and every other video is a query once, under "v2" each episode draws support and query anew.
     vspw: one episode per listed video, its class and support drawn, the list gone through `fold.repeats`
-    times. pascal: one episode per still. davis: every video and novel class in it, support from the others.
+    times. pascal, coco: one episode per still. Others: every video and novel class in it, support from the others.
 
     Raises ValueError naming the class if it has too few videos for `shots`.
     Source: protocol sections 1.1, 1.3 and 1.5.
@@ -81,25 +89,19 @@ def sample_episodes(
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
     if protocol not in ("v1", "v2"):
         raise ValueError(f'protocol {protocol!r} is not known; choose "v1" or "v2"')
-    rng, legacy = random.Random(seed), np.random.RandomState(seed)
-    draws: tuple[Draw, ...] = ()
-    for _ in range(run + 1):  # earlier runs are drawn too: later ones go on where they stopped
-        if fold.corpus == "ytvis":
-            draws = tuple(draw_ytvis(fold, shots, rng, protocol))
-        elif fold.corpus == "pascal":
-            draws = tuple(draw_pascal(fold, shots, rng, legacy))
-        elif fold.corpus == "vspw":
-            draws = tuple(draw_vspw(fold, shots, legacy))
-        else:
-            draws = tuple(draw_cross(fold, fold, shots, rng))
-    return tuple(_episode(fold, *draw, seed, run) for draw in draws)
+    how = protocol if fold.corpus == "ytvis" else DRAWS.get(fold.corpus, "cross")
+    return tuple(episode_of(draw, fold, fold, seed, run) for draw in one_run(passes(how, fold, fold, shots, seed), run))
 
 
-def _episode(
-    fold: Fold, number: int, support: tuple[str, ...], query: tuple[str, ...], seed: int, run: int = 0
-) -> Episode:
-    name = fold.names[number]
-    return Episode(fold.corpus, fold.index, number, name, support, query, seed, run=run)
+def episode_of(draw: Draw, query_fold: Fold, support_fold: Fold, seed: int, run: int = 0) -> Episode:
+    """A draw with the names that make it an episode; those of the support only if it is of another corpus."""
+    name = query_fold.names[draw.number]
+    drawn = Episode(query_fold.corpus, query_fold.index, draw.number, name, draw.support, draw.query, seed, run=run)
+    drawn = drawn if draw.batch is None else replace(drawn, batch=draw.batch)
+    if support_fold.corpus == query_fold.corpus:
+        return drawn
+    number = shared_classes(support_fold, query_fold)[draw.number]
+    return replace(drawn, support_corpus=support_fold.corpus, support_class=number)
 
 
 def cross_episodes(support_fold: Fold, query_fold: Fold, shots: int, seed: int = 2020) -> tuple[Episode, ...]:
@@ -110,21 +112,34 @@ def cross_episodes(support_fold: Fold, query_fold: Fold, shots: int, seed: int =
 
     Raises ValueError if no novel class is in both corpora, or one has too few support videos.
     """
-    ids = shared_classes(support_fold, query_fold)
-    same = support_fold.corpus == query_fold.corpus
-    episodes = []
-    for number, support, query in draw_cross(support_fold, query_fold, shots, random.Random(seed)):
-        drawn = _episode(query_fold, number, support, query, seed)
-        episodes.append(
-            drawn if same else replace(drawn, support_corpus=support_fold.corpus, support_class=ids[number])
-        )
+    one_pass = passes("cross", query_fold, support_fold, shots, seed)
+    episodes = tuple(episode_of(draw, query_fold, support_fold, seed) for draw in one_pass())
     if not episodes:
         novel = ", ".join(query_fold.names[number] for number in query_fold.novel)
         raise ValueError(
             f"{query_fold.corpus} fold {query_fold.index}: no video shows a class ({novel}) that "
             f"{support_fold.corpus} fold {support_fold.index} also holds back; choose another fold"
         )
-    return tuple(episodes)
+    return episodes
+
+
+def select_episodes(
+    episodes: Sequence[Episode], limit: int = 0, only: str | Sequence[str] = ()
+) -> tuple[Episode, ...]:
+    """The episodes of some classes or videos (all if `only` is empty), and the first `limit` of those (0: all).
+
+    Raises ValueError if a name is neither a class nor a video of any episode.
+    """
+    if limit < 0:
+        raise ValueError(f"limit is {limit}; ask for a number of episodes, or 0 for all")
+    only = (only,) if isinstance(only, str) else tuple(only)
+    known = {name for episode in episodes for name in (episode.class_name, episode.video)}
+    for name in only:
+        if name not in known:
+            like = ", ".join(get_close_matches(name, sorted(known), cutoff=0.5)) or ", ".join(sorted(known)[:5])
+            raise ValueError(f"{name!r} is neither class nor video of these {len(episodes)} episodes; try {like}")
+    kept = [episode for episode in episodes if not only or {episode.class_name, episode.video} & set(only)]
+    return tuple(kept[:limit] if limit else kept)
 
 
 def write_episodes(path: Path | str, episodes: Sequence[Episode]) -> None:
@@ -155,7 +170,7 @@ def read_episodes(path: Path | str) -> tuple[Episode, ...]:
 
 def _read_row(path: Path | str, place: int, row: Mapping[str, object]) -> Episode:
     known = {field.name for field in fields(Episode)}
-    needed = known - {"support_corpus", "support_class", "run"}
+    needed = known - {"support_corpus", "support_class", "run", "batch"}
     if (missing := needed - row.keys()) or (extra := row.keys() - known):
         wrong = f"lacks {sorted(missing)}" if missing else f"has unknown entries {sorted(extra)}"
         raise ValueError(f"{path}: episode {place} {wrong}; write the manifest again")

@@ -47,8 +47,11 @@ class Fold:
     shown: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def read_table(corpus: str, root: Path | str | None = None) -> dict[str, Any]:
-    """The class table of a corpus: the one in `root` if it has a lists.json, else the project's own."""
+def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel") -> dict[str, Any]:
+    """The class table of a corpus: the one in `root` if it has a lists.json, else the project's own.
+
+    `novel` is the entry whose lists are the novel classes; only those of "novel" itself are gone through repeatedly.
+    """
     if corpus not in SCANS:
         raise ValueError(f"corpus {corpus!r} is not known; choose one of {', '.join(SCANS)}")
     own = Path(root) / "lists.json" if root is not None else None
@@ -57,8 +60,12 @@ def read_table(corpus: str, root: Path | str | None = None) -> dict[str, Any]:
     if not isinstance(table, dict) or not {"classes", "novel"} <= table.keys():
         raise ValueError(f'{path}: a class table needs "classes" and "novel"; see lists/README.md')
     table["classes"] = {int(number): name for number, name in table["classes"].items()}
-    for novel in table["novel"]:
-        if unknown := set(novel) - table["classes"].keys():
+    if novel not in table:
+        raise ValueError(f"{path}: no {novel!r} in it; add one list of class ids per fold, or use a benchmark without")
+    if novel != "novel":
+        table = {**{entry: value for entry, value in table.items() if entry != "repeats"}, "novel": table[novel]}
+    for numbers in table["novel"]:
+        if unknown := set(numbers) - table["classes"].keys():
             raise ValueError(f"{path}: novel classes {sorted(unknown)} have no name; add them to classes")
     return table
 

@@ -1,12 +1,13 @@
-"""Sequences with a label map per frame: VSPW and DAVIS.
+"""Sequences with a label map per frame, above all VSPW.
 
-The scans tell where each class is visible, the readers read photographs and masks.
+`sequence_folders`, `sequence_frames` and `counted` find the frames of such a corpus and count their labels;
+`scan_vspw` tells where each class of VSPW is visible, `VspwReader` reads its photographs and masks.
 Source: protocol section 1.5 (VSPW).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,65 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ttilib.data.augmentation import flip
-from ttilib.data.corpus import OnError, Presence, Rule, Scan, large, stop
-from ttilib.data.stills import PascalReader, known
+from ttilib.data.census import Counts, census
+from ttilib.data.corpus import Names, OnError, Presence, Rule, Scan, large, stop
+from ttilib.data.stills import text_lines
 from ttilib.data.transforms import centred, static
 from ttilib.files import natural_key
-from ttilib.images import label_counts, read_image, read_labels
+from ttilib.images import read_image, read_labels
 
 
-def _sequences(folder: Path, names: Iterable[str], pictures: str, ending: str) -> dict[str, tuple[str, ...]]:
-    """The frames of each sequence in natural order, from the pictures in <folder>/<pictures with {}>."""
+def file_names(folder: Path, ending: str) -> list[str]:
+    """Names of the files of a folder without their ending, in the order people count in; hidden ones left out."""
+    files = (path.name for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+    return sorted((name.removesuffix(ending) for name in files), key=natural_key)
+
+
+def sequence_folders(place: Path, inside: str = "") -> list[str]:
+    """Names of the folders in `place` that have a folder `inside`, in the order people count in."""
+    if not place.is_dir():
+        raise FileNotFoundError(f"{place}: no such folder; expected one folder per sequence in it")
+    names = [entry.name for entry in place.iterdir() if (entry / inside).is_dir() and entry.name[0] != "."]
+    if not names:
+        about = f"no folder with {inside}/ in it" if inside else "no folders in it"
+        raise FileNotFoundError(f"{place}: {about}; expected one folder per sequence")
+    return sorted(names, key=natural_key)
+
+
+def sequence_frames(
+    place: Path, names: Iterable[str], inside: str, ending: str, on_error: OnError = stop
+) -> dict[str, Names]:
+    """The frames of each sequence in natural order, from the files in <place>/<sequence>/<inside>."""
     frames = {}
     for name in names:
-        place = folder / pictures.format(name)
-        files = sorted((file.stem for file in place.glob(f"*{ending}")), key=natural_key)
-        if not files:
-            raise FileNotFoundError(f"{place}: no {ending} files of {name} here; check the data folder")
-        frames[name] = tuple(f"{name}/{file}" for file in files)
+        folder = place / name / inside
+        if files := file_names(folder, ending):
+            frames[name] = tuple(f"{name}/{file}" for file in files)
+        else:
+            on_error(FileNotFoundError(f"{folder}: no {ending} files of {name} here; check the data folder"))
     return frames
 
 
-def _folders(place: Path) -> list[str]:
-    if not place.is_dir():
-        raise FileNotFoundError(f"{place}: no such folder; expected one folder per sequence in it")
-    return sorted((entry.name for entry in place.iterdir() if entry.is_dir()), key=natural_key)
+def counted(
+    root: Path, frames: Mapping[str, Names], mask: Callable[[str], Path], on_error: OnError = stop
+) -> tuple[dict[str, Names], dict[str, Counts]]:
+    """The frames whose masks can be read, and the pixels per label of each of them."""
+    paths: dict[str, Path] = {}
+    for name, there in frames.items():
+        folder = mask(there[0]).parent
+        if folder.is_dir():
+            paths |= {frame: mask(frame) for frame in there}
+        else:
+            on_error(FileNotFoundError(f"{folder}: no such folder; expected a mask for every frame of {name}"))
+    found = census(list(paths.values()), on_error, kept=root / "lists" / "census.json")
+    counts = {frame: found[path] for frame, path in paths.items() if path in found}
+    return keep(frames, counts.__contains__), counts
+
+
+def keep(frames: Mapping[str, Names], wanted: Callable[[str], bool]) -> dict[str, Names]:
+    """The frames that are wanted, of the sequences that have any of them."""
+    kept = {name: tuple(frame for frame in there if wanted(frame)) for name, there in frames.items()}
+    return {name: there for name, there in kept.items() if there}
 
 
 def vspw_folder(root: Path) -> Path:
@@ -51,30 +88,48 @@ def scan_vspw(
     novel: Sequence[int],
     on_error: OnError = stop,
 ) -> Scan:
+    """Where each class is visible: base classes in sequences of either list, novel ones in those of val.txt.
+
+    A frame is listed for the base or for the novel classes if one of them covers `min_pixels` of it; there every
+    one of them is present, however small. All frames of a sequence are in `frames`, also those not listed.
+    """
     folder = vspw_folder(root)
-    there = [name for name in _folders(folder) if (folder / name / "origin").is_dir()]
-    listed = {}
-    for split in ("train", "val"):
-        path = root / f"{split}.txt"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        listed[split] = [line.split()[0] for line in lines if line.strip()]
+    train, val = (read_words(root / f"{split}.txt") for split in ("train", "val"))
     # Sequences of no list are test material: to train on them by accident would spoil every number.
-    val = listed["val"] or [name for name in there if name not in listed["train"]]
-    videos = [name for name in dict.fromkeys(listed["train"] + val) if name not in table.get("ignored", ())]
-    frames = _sequences(folder, videos, "{}/origin", ".jpg")
-    counts = {v: {f: label_counts(_vspw_mask(folder, f)) for f in names} for v, names in frames.items()}
+    val = val or [name for name in sequence_folders(folder, "origin") if name not in set(train)]
+    videos = [name for name in dict.fromkeys(train + val) if name not in table.get("ignored", ())]
+    frames = sequence_frames(folder, videos, "origin", ".jpg", on_error)
+    frames, counts = counted(root, frames, lambda frame: _vspw_mask(folder, frame), on_error)
+    tested, trained = set(val), set(train)
+    presence = {
+        **_where(base, {video: _listed(names, counts, base, table) for video, names in frames.items()}, counts),
+        **_where(novel, {v: _listed(f, counts, novel, table) for v, f in frames.items() if v in tested}, counts),
+    }
+    shown = {video for number in base for video in presence[number]}
+    kept = [tuple(video for video in frames if video in split and video in shown) for split in (trained, tested)]
+    return Scan(frames, presence, *kept)
 
-    def visible(number: int, classes: Sequence[int], video: str) -> tuple[str, ...]:
-        kept = {f: c for f, c in counts[video].items() if large(c, table) & set(classes)}
-        return tuple(f for f, c in kept.items() if number in c)
 
-    def where(classes: Sequence[int], videos: Iterable[str]) -> Presence:
-        return {c: {v: seen for v in videos if (seen := visible(c, classes, v))} for c in classes}
+def read_words(path: Path) -> list[str]:
+    """The first word of every line of a list; none if there is no such file."""
+    return [line.split()[0] for line in text_lines(path) if line.strip()] if path.is_file() else []
 
-    presence = {**where(base, videos), **where(novel, [v for v in videos if v in val])}
-    shown = {v for c in base for v in presence[c]}
-    train = tuple(v for v in videos if v in listed["train"] and v in shown)
-    return Scan(frames, presence, train, tuple(v for v in videos if v in val and v in shown))
+
+def _listed(
+    frames: Names, counts: Mapping[str, Counts], classes: Collection[int], table: Mapping[str, Any]
+) -> list[str]:
+    return [frame for frame in frames if large(counts[frame], table) & set(classes)]
+
+
+def _where(
+    classes: Sequence[int], listed: Mapping[str, Sequence[str]], counts: Mapping[str, Counts]
+) -> Presence:
+    presence: Presence = {number: {} for number in classes}
+    for video, frames in listed.items():
+        for number in classes:
+            if seen := tuple(frame for frame in frames if number in counts[frame]):
+                presence[number][video] = seen
+    return presence
 
 
 def _vspw_mask(folder: Path, frame: str) -> Path:
@@ -82,59 +137,35 @@ def _vspw_mask(folder: Path, frame: str) -> Path:
     return folder / sequence / "mask" / f"{name}.png"
 
 
-def scan_davis(
-    root: Path,
-    table: Mapping[str, Any],
-    base: Sequence[int],
-    novel: Sequence[int],
-    on_error: OnError = stop,
-) -> Scan:
-    frames = _sequences(root / "JPEGImages", _folders(root / "JPEGImages"), "{}", ".jpg")
-    listed = {}
-    for names in frames.values():
-        for frame in names:
-            path = root / "Annotations" / f"{frame}.png"
-            listed[frame] = large(known(path, label_counts(path), table), table)
-    presence: Presence = {}
-    for number in table["classes"]:
-        seen = {video: tuple(f for f in names if number in listed[f]) for video, names in frames.items()}
-        presence[number] = {video: visible for video, visible in seen.items() if visible}
-    return Scan(frames, presence, (), ())
-
-
 class VspwReader:
     """VSPW: <sequence>/origin/<frame>.jpg with class ids in <sequence>/mask/<frame>.png; flow is not read."""
 
     episode_rule = Rule(centred, True)
-    training_rule = Rule(static, False)
+    training_rule = Rule(static, False, rounded=True)
     vary = staticmethod(flip)
 
     def __init__(self, root: Path | str) -> None:
         self.folder = vspw_folder(Path(root))
 
+    def picture_path(self, frame: str) -> Path:
+        """The file of a frame's photograph."""
+        sequence, name = frame.split("/")
+        return self.folder / sequence / "origin" / f"{name}.jpg"
+
+    def mask_path(self, frame: str) -> Path:
+        """The file of a frame's label map."""
+        return _vspw_mask(self.folder, frame)
+
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
         """The photograph of a frame, red green blue."""
-        sequence, name = frame.split("/")
-        return read_image(self.folder / sequence / "origin" / f"{name}.jpg")
+        return read_image(self.picture_path(frame))
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
         """1 on the class, 0 elsewhere; the release counts what nobody judged as background."""
-        return (self._stored(frame) == class_id).astype(np.uint8)
+        return (read_labels(self.mask_path(frame)) == class_id).astype(np.uint8)
 
     def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
         """Base classes numbered from 1 in the order given; everything else is background."""
         table = np.zeros(256, dtype=np.uint8)
         table[list(base)] = range(1, len(base) + 1)
-        return table[self._stored(frame)]
-
-    def _stored(self, frame: str) -> UInt8[np.ndarray, "h w"]:
-        sequence, name = frame.split("/")
-        return read_labels(self.folder / sequence / "mask" / f"{name}.png")
-
-
-class DavisReader(PascalReader):
-    """DAVIS with class ids: JPEGImages/<sequence>/<frame>.jpg and Annotations/<sequence>/<frame>.png."""
-
-    # The release never saw these videos: laid like other videos, and the black bars do not count.
-    episode_rule = training_rule = Rule(centred, False)
-    masks = "Annotations"
+        return table[read_labels(self.mask_path(frame))]

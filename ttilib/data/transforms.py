@@ -1,12 +1,17 @@
-"""From a picture of any size to the network's canvas, and from pictures to more pictures.
+"""From a picture of any size to the network's canvas, to the bit as the released code does it.
 
 The network sees one canvas of H x W pixels. A frame is scaled to fit and laid on it, either in the centre
 (the video rule: black bars around it) or in the upper left corner with sides cut to multiples of 8 (the
 Pascal rule). `Placement` is where it came to lie, so that masks can also travel back to the original frame.
-Pictures are scaled with OpenCV's bilinear rule in float32, without rounding; labels with its nearest rule.
 
-`fit_centred` and `fit_static` do it in one call; `normalise` and `denormalise` are the ImageNet scaling the
-networks were trained with.
+Pictures are `tv_tensors.Image` and labels `tv_tensors.Mask`, and what torchvision's transforms v2 computes to the
+same bit as the release is left to them: padding, mirrors and the ImageNet scaling. Two things are not the same,
+and stay with OpenCV, which the release used: its bilinear rule on float32 (v2, without antialiasing, is up to
+0.02 of 255 grey values away) and its nearest rule (v2 takes another pixel in some rows and columns of one pair
+of sizes in thirteen; 480 x 853 to 232 x 416 is one).
+
+`centred` and `static` are the two rules, `image_tensor`, `mask_tensor` and `pixels` lead from arrays to tensors and
+back, `normalise` and `denormalise` are the scaling the networks were trained with.
 """
 
 from __future__ import annotations
@@ -15,16 +20,41 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, tensor
+from torchvision.transforms.v2 import functional as v2
+from torchvision.tv_tensors import Image, Mask
 
 Size = tuple[int, int]
 Picture = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
-Labels = UInt8[np.ndarray, "h w"]
-Canvas = Float[np.ndarray, "H W 3"] | UInt8[np.ndarray, "H W"]
+ImageTensor = UInt8[Image, "3 h w"] | Float[Image, "3 h w"]
+Labels = UInt8[Mask, "h w"]
+Laid = Float[Image, "3 H W"] | UInt8[Mask, "H W"]
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, red green blue, for values in [0, 1]
 STD = (0.229, 0.224, 0.225)
+
+
+def image_tensor(picture: Picture) -> ImageTensor:
+    """A picture [h, w, 3] as torchvision sees it, [3, h, w]; the same memory wherever that is possible."""
+    return Image(_shared(picture).permute(2, 0, 1))
+
+
+def mask_tensor(labels: UInt8[np.ndarray, "h w"]) -> Labels:
+    """A label map as torchvision sees it; the same memory wherever that is possible."""
+    return Mask(_shared(labels))
+
+
+def pixels(image: ImageTensor) -> Picture:
+    """A picture as OpenCV sees it, [h, w, 3] and contiguous: the way back from `image_tensor`."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _shared(array: np.ndarray) -> Tensor:
+    # torch refuses mirrored views and warns of read-only memory; somebody's own arrays can be either.
+    unfit = not array.flags.writeable or min(array.strides) < 0
+    return torch.from_numpy(array.copy() if unfit else array)
 
 
 @dataclass(frozen=True)
@@ -42,16 +72,25 @@ class Placement:
         """The part of the canvas that the frame covers, as row and column slices."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
-    def fit(self, array: Picture | Labels, padding: int = 0) -> Canvas:
-        """Lay a picture (bilinear, float32, same range) or labels (nearest) on a canvas of `padding`."""
-        shape = (self.width, self.height)
-        if array.ndim == 3:
-            part = cv2.resize(array.astype(np.float32), shape, interpolation=cv2.INTER_LINEAR)
-        else:
-            part = cv2.resize(array, shape, interpolation=cv2.INTER_NEAREST)
-        canvas = np.full((*self.canvas, *array.shape[2:]), padding, dtype=part.dtype)
-        canvas[self.inside] = part
-        return canvas
+    def scale(self, frame: ImageTensor | Labels, rounded: bool = False) -> Float[Image, "3 _ _"] | UInt8[Mask, "_ _"]:
+        """A picture (bilinear, same range, float32) or labels (nearest) at height x width.
+
+        `rounded` scales a picture in bytes, as the release does where it does not go over to float32 first.
+        """
+        size = (self.width, self.height)
+        if isinstance(frame, Image):
+            source = pixels(frame) if rounded else pixels(frame).astype(np.float32, copy=False)
+            part = cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
+            return image_tensor(part.astype(np.float32, copy=False))
+        labels = frame.numpy()
+        if labels.flags.f_contiguous:  # painted run lengths: OpenCV would copy them first, and the rule is separable
+            return mask_tensor(cv2.resize(labels.T, size[::-1], interpolation=cv2.INTER_NEAREST).T)
+        return mask_tensor(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST))
+
+    def fit(self, frame: ImageTensor | Labels, padding: int = 0, rounded: bool = False) -> Laid:
+        """The frame scaled as by `scale` and laid on a canvas of `padding`."""
+        below, right = self.canvas[0] - self.top - self.height, self.canvas[1] - self.left - self.width
+        return v2.pad(self.scale(frame, rounded), [self.left, self.top, right, below], fill=padding)
 
     def valid(self) -> Bool[np.ndarray, "H W"]:
         """True where the canvas shows the frame, False on the padding."""
@@ -83,34 +122,24 @@ def centred(height: int, width: int, canvas: Size) -> Placement:
 def static(height: int, width: int, canvas: Size) -> Placement:
     """The Pascal rule: one side fills the canvas, then both are cut to multiples of 8; upper left corner.
 
-    On a square canvas of side s the longest side becomes s and the other int(other s / longest). A 480 x 853
+    On a square canvas of side s the longest side becomes s and the other int(other (s / longest)). A 480 x 853
     frame becomes 232 x 416 on 417 x 417. On other canvases the side that fills first takes that part.
     Source: protocol section 2, Resize ("longest").
     """
+    # Kept in this float expression: int(other * s / longest) gives 8 pixels more for a few sizes.
     if height * canvas[1] >= width * canvas[0]:
-        new_height, new_width = canvas[0], int(width * canvas[0] / height)
+        new_height, new_width = canvas[0], int(width * (canvas[0] / height))
     else:
-        new_height, new_width = int(height * canvas[1] / width), canvas[1]
+        new_height, new_width = int(height * (canvas[1] / width)), canvas[1]
     return Placement(max(new_height // 8 * 8, 1), max(new_width // 8 * 8, 1), 0, 0, canvas)
 
 
-def fit_centred(array: Picture | Labels, size: Size, padding: int = 0) -> Canvas:
-    """A picture or labels on the canvas by the video rule; see `centred`."""
-    return centred(*array.shape[:2], size).fit(array, padding)
-
-
-def fit_static(array: Picture | Labels, size: Size, padding: int = 0) -> Canvas:
-    """A picture or labels on the canvas by the Pascal rule; see `static`."""
-    return static(*array.shape[:2], size).fit(array, padding)
-
-
-def normalise(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
+def normalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
     """Pictures in [0, 1] as the networks expect them: (x - mean) / std per colour of ImageNet."""
-    mean, std = (tensor(values, dtype=images.dtype, device=images.device) for values in (MEAN, STD))
-    return (images - mean[:, None, None]) / std[:, None, None]
+    return v2.normalize(images, MEAN, STD)
 
 
-def denormalise(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 H W"]:
+def denormalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
     """The way back from `normalise`: x std + mean, in [0, 1] up to rounding."""
     mean, std = (tensor(values, dtype=images.dtype, device=images.device) for values in (MEAN, STD))
     return images * std[:, None, None] + mean[:, None, None]

@@ -1,12 +1,12 @@
 """YouTube-VIS 2019: one JSON with the outlines of every object in every frame.
 
-`ytvis_index` parses it once, `scan_ytvis` tells where each class is visible, `YtvisReader` paints the masks,
-`decode` opens one outline. Source: protocol section 1.3.
+`ytvis_index` parses it once, `scan_ytvis` tells where each class is visible, `YtvisReader` paints the masks.
+Source: protocol section 1.3.
 """
 
 from __future__ import annotations
 
-import warnings
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from pycocotools import mask as coco
 
 from ttilib.data.augmentation import augment
 from ttilib.data.corpus import OnError, Presence, Rule, Scan, stop
+from ttilib.data.outlines import decode, misfit, packed
 from ttilib.data.transforms import centred
 from ttilib.files import read_json
 from ttilib.images import read_image
@@ -40,9 +40,11 @@ def split_videos(presence: Presence, base: Sequence[int]) -> tuple[tuple[str, ..
 
 
 def ytvis_index(root: Path | str) -> dict[str, Any]:
-    """The parsed train/train.json of YouTube-VIS 2019: "videos" and "annotations" by video name.
+    """The parsed train/train.json of YouTube-VIS 2019, parsed once while the file is unchanged.
 
-    Videos come in ascending id, annotations in file order; the file is parsed once while it is unchanged.
+    "videos" (frames, height, width) in ascending id and "annotations" in file order, both by video name;
+    "categories" by id; "complaints": a sentence about every video or annotation that cannot be used and was left
+    out. Run lengths are kept as arrays, a tenth of the size of lists.
     """
     path = Path(root) / "train" / "train.json"
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
@@ -51,27 +53,63 @@ def ytvis_index(root: Path | str) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _ytvis_index(path: Path, stamp: int) -> dict[str, Any]:
-    content = read_json(path)
-    if missing := {"videos", "annotations", "categories"} - set(content):
-        raise ValueError(f"{path}: no {sorted(missing)} in it; expected the train.json of YouTube-VIS 2019")
-    videos, annotations, by_id = {}, {}, {}
-    for video in sorted(content["videos"], key=lambda entry: entry["id"]):
-        frames = tuple(str(PurePosixPath(file).with_suffix("")) for file in video["file_names"])
-        name = frames[0].split("/")[0]
-        by_id[video["id"]] = name
-        videos[name] = {"frames": frames, "height": video["height"], "width": video["width"]}
-        annotations[name] = []
+    content = _read(path)
+    given = content if isinstance(content, dict) else {}
+    if missing := [key for key in ("annotations", "categories", "videos") if not given.get(key)]:
+        raise ValueError(f"{path}: no {missing} in it; expected the train.json of YouTube-VIS 2019")
+    videos: dict[str, dict[str, Any]] = {}
+    names: dict[int, str | None] = {}
+    complaints = []
+    for entry in sorted(content["videos"], key=lambda entry: entry["id"]):
+        files = entry["file_names"]
+        name = files[0].split("/")[0] if files else ""
+        names[entry["id"]] = None if (wrong := _wrong_video(name, files, videos)) else name
+        if wrong:
+            complaints.append(f"video {entry['id']} {wrong}")
+            continue
+        frames = tuple(str(PurePosixPath(file).with_suffix("")) for file in files)
+        videos[name] = {"frames": frames, "height": entry["height"], "width": entry["width"]}
+    annotations: dict[str, list[dict[str, Any]]] = {name: [] for name in videos}
     for entry in content["annotations"]:
-        if entry["video_id"] not in by_id:
-            raise ValueError(f"{path}: annotation {entry['id']} is of no listed video; fetch it again")
-        name = by_id[entry["video_id"]]
-        found, due = len(entry["segmentations"]), len(videos[name]["frames"])
-        if found != due:
-            about = f"annotation {entry['id']} has {found} outlines, video {name} has {due} frames"
-            raise ValueError(f"{path}: {about}; fetch the file again")
-        annotations[name].append(entry)
+        name = names.get(entry.get("video_id"), "")
+        if name and not (wrong := _wrong_annotation(entry, name, videos[name])):
+            annotations[name].append(entry)
+        elif name is not None:  # those of a video left out were complained about with it
+            complaints.append(f"annotation {entry.get('id')} {wrong if name else 'is of no listed video'}")
     categories = {entry["id"]: entry["name"] for entry in content["categories"]}
-    return {"videos": videos, "annotations": annotations, "categories": categories, "path": path}
+    sentences = tuple(f"{path}: {complaint}; fetch the file again" for complaint in complaints)
+    return {"videos": videos, "annotations": annotations, "categories": categories, "path": path,
+            "complaints": sentences}  # fmt: skip
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes(), object_hook=packed)
+    except (OSError, ValueError):
+        return read_json(path)  # says where it is broken
+
+
+def _wrong_video(name: str, files: Sequence[str], videos: Mapping[str, Any]) -> str:
+    """What keeps a video from being used; empty if nothing does."""
+    if not files:
+        return "has no frames"
+    if stray := next((file for file in files if not file.startswith(f"{name}/")), None):
+        return f"has a frame {stray!r}, expected <video>/<frame>.jpg of one video"
+    return f"is in the folder {name} of an earlier one" if name in videos else ""
+
+
+def _wrong_annotation(entry: Mapping[str, Any], name: str, video: Mapping[str, Any]) -> str:
+    """What keeps an annotation from being used; empty if nothing does."""
+    if missing := {"id", "category_id", "segmentations"} - entry.keys():
+        return f"has no {', '.join(sorted(missing))}"
+    outlines = entry["segmentations"] or ()
+    found, due = len(outlines), len(video["frames"])
+    if found != due:
+        return f"has {found} outlines, video {name} has {due} frames"
+    for frame, outline in zip(video["frames"], outlines, strict=True):
+        if outline and (wrong := misfit(outline, video["height"], video["width"])):
+            return f"cannot be used in frame {frame} ({wrong})"
+    return ""
 
 
 def scan_ytvis(
@@ -81,24 +119,43 @@ def scan_ytvis(
     novel: Sequence[int],
     on_error: OnError = stop,
 ) -> Scan:
+    """Where each class has an outline that is not null, in any video; every video may be trained or tested on.
+
+    Source: protocol section 1.3.
+    """
     index = ytvis_index(root)
-    for number, name in index["categories"].items():
-        known = table["classes"].get(number, "nothing")
-        if known.replace(" ", "_").lower() != name.replace(" ", "_").lower():
-            raise ValueError(
-                f"{index['path']}: category {number} is {name!r}, the class table says {known!r}; "
-                "use the 2019 edition, or give the folder its own lists.json"
-            )
+    for complaint in index["complaints"]:
+        on_error(ValueError(complaint))
+    usable = _usable(index, table, on_error)
     presence: Presence = {number: {} for number in table["classes"]}
     for video, entries in index["annotations"].items():
         frames = index["videos"][video]["frames"]
-        for number in sorted({entry["category_id"] for entry in entries}):
+        for number in sorted({entry["category_id"] for entry in entries} & usable):
             mine = [entry["segmentations"] for entry in entries if entry["category_id"] == number]
             visible = tuple(f for t, f in enumerate(frames) if any(outlines[t] for outlines in mine))
             if visible:
                 presence[number][video] = visible
     frames = {name: video["frames"] for name, video in index["videos"].items()}
     return Scan(frames, presence, *split_videos(presence, base))
+
+
+def _usable(index: Mapping[str, Any], table: Mapping[str, Any], on_error: OnError) -> set[int]:
+    """The categories that file and class table agree on; another name is told, as is an annotation of none."""
+    usable = set()
+    for number, name in index["categories"].items():
+        known = table["classes"].get(number, "nothing")
+        if known.replace(" ", "_").lower() == name.replace(" ", "_").lower():
+            usable.add(number)
+            continue
+        about = f"category {number} is {name!r}, the class table says {known!r}"
+        advice = "use the 2019 edition, or give the folder its own lists.json"
+        on_error(ValueError(f"{index['path']}: {about}; {advice}"))
+    for entries in index["annotations"].values():
+        for entry in entries:
+            if (number := entry["category_id"]) not in index["categories"]:
+                about = f"annotation {entry['id']} is of category {number}, which the file does not name"
+                on_error(ValueError(f"{index['path']}: {about}; fetch the file again"))
+    return usable
 
 
 class YtvisReader:
@@ -109,8 +166,14 @@ class YtvisReader:
     vary = staticmethod(augment)
 
     def __init__(self, root: Path | str) -> None:
-        self.folder = Path(root) / "train" / "JPEGImages"
-        self.index = ytvis_index(root)
+        self.root = Path(root)
+        self.folder = self.root / "train" / "JPEGImages"
+        ytvis_index(root)  # a missing or broken train.json is told here
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """The parsed train.json. It is not kept here: a reader that is sent to a process stays small."""
+        return ytvis_index(self.root)
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
         """The photograph of a frame, red green blue."""
@@ -125,46 +188,15 @@ class YtvisReader:
         return self._paint(frame, {number: place for place, number in enumerate(base, start=1)})
 
     def _paint(self, frame: str, colours: dict[int, int]) -> UInt8[np.ndarray, "h w"]:
-        name = frame.split("/")[0]
-        video = self.index["videos"].get(name)
+        index, name = self.index, frame.split("/")[0]
+        video = index["videos"].get(name)
         if video is None or frame not in video["frames"]:
-            raise ValueError(f"{self.index['path']}: no frame {frame}; sample the episodes from this data")
+            raise ValueError(f"{index['path']}: no frame {frame}; sample the episodes from this data")
         time, (height, width) = video["frames"].index(frame), (video["height"], video["width"])
         canvas = np.zeros((height, width), dtype=np.uint8)
-        for entry in self.index["annotations"][name]:
+        for entry in index["annotations"][name]:
             outline = entry["segmentations"][time]
             if outline and entry["category_id"] in colours:
-                where = f"{self.index['path']}: annotation {entry['id']}, frame {frame}"
+                where = f"{index['path']}: annotation {entry['id']}, frame {frame}"
                 canvas[decode(outline, height, width, where)] = colours[entry["category_id"]]
         return canvas
-
-
-def decode(outline: Any, height: int, width: int, where: str = "outline") -> np.ndarray:
-    """The inside of a COCO outline as bool [height, width]: polygons, or run lengths plain or compressed.
-
-    Raises ValueError, beginning with `where`, if the outline is of none of the three kinds or another size.
-    """
-    if isinstance(outline, list):
-        polygons = [
-            polygon for polygon in outline if len(polygon) >= 6
-        ]  # fewer than three corners: no inside
-        if not polygons:
-            return np.zeros((height, width), dtype=bool)
-        return _inside(coco.merge(coco.frPyObjects(polygons, height, width)))
-    if not isinstance(outline, dict) or not {"size", "counts"} <= outline.keys():
-        raise ValueError(f"{where}: found {str(outline)[:40]!r}; expected polygons or run lengths")
-    if list(outline["size"]) != [height, width]:
-        raise ValueError(
-            f"{where}: size is {outline['size']}, the video's {[height, width]}; mend one of them"
-        )
-    if isinstance(outline["counts"], list):
-        if sum(outline["counts"]) != height * width:
-            raise ValueError(f"{where}: run lengths add up to {sum(outline['counts'])}, not {height * width}")
-        outline = coco.frPyObjects(outline, height, width)
-    return _inside(outline)
-
-
-def _inside(packed: dict[str, Any]) -> np.ndarray:
-    with warnings.catch_warnings():  # pycocotools builds its array in a way that NumPy 2 complains about
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return coco.decode(packed).astype(bool)

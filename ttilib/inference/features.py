@@ -93,6 +93,7 @@ def extract(
         query_valid=downsample(clip.query_valid, grid).to(device),
         size=clip.size,
         support_names=clip.support_names,
+        batch_frames=clip.batch_frames,
     )
 
 

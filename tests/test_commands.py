@@ -1,0 +1,131 @@
+"""The data commands from the shell: what they write, what they say, and how they end."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from corpora import block, pascal, vspw, ytvis
+
+from ttilib.__main__ import main
+from ttilib.data.benchmarks import draw_episodes, read_benchmark
+from ttilib.data.episodes import read_episodes
+from ttilib.files import read_json, write_json, write_text
+
+SHOWS = {f"v{n}": [[1], [1, 2], [2]] for n in range(5)}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with YouTube-VIS and Pascal layouts."""
+    ytvis(tmp_path / "data" / "ytvis", SHOWS, classes=4)
+    stills = {f"s{n}": block(1 + n % 2, 1, 2, 8, 9) for n in range(8)}
+    pascal(tmp_path / "data" / "pascal", stills, val=tuple(stills)[2:])
+    return tmp_path / "data"
+
+
+def call(*words):
+    return main([str(word) for word in words])
+
+
+def test_a_manifest_from_the_shell_is_what_the_library_draws(data, tmp_path, capsys):
+    words = ("episodes", "ytvis-v2", "--root", data, "--shots", 2, "--out", tmp_path / "out")
+    assert call(*words) == 0
+    path = tmp_path / "out" / "ytvis-v2-f0-2shot-run0.json"
+    assert read_episodes(path) == draw_episodes(read_benchmark("ytvis-v2", 0, data), 2)
+    assert f"3 episodes in {path}, 0 left out" in capsys.readouterr().out
+    assert call(*words, "--limit", 1, "--run", 1) == 0
+    (episode,) = read_episodes(tmp_path / "out" / "ytvis-v2-f0-2shot-run1.json")
+    assert episode == draw_episodes(read_benchmark("ytvis-v2", 0, data), 2, run=1)[0]
+    wanted = read_episodes(path)[-1].video
+    assert call(*words, "--only", wanted) == 0
+    assert {e.video for e in read_episodes(path)} == {wanted}
+
+
+def test_a_broken_picture_stops_or_is_left_out_and_counted(data, tmp_path, capsys):
+    words = ("episodes", "pascal", "--root", data, "--keep-going", "--out", tmp_path / "out")
+    picture = data / "pascal" / "JPEGImages" / "s4.jpg"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:-20])
+    assert call(*words, "--limit", 40) == 0
+    said = capsys.readouterr().out
+    episodes = read_episodes(tmp_path / "out" / "pascal-f0-1shot-run0.json")
+    drawn = draw_episodes(read_benchmark("pascal", 0, data), 1)[:40]
+    assert episodes == tuple(e for e in drawn if "s4" not in (*e.support, *e.query)) and 0 < len(episodes) < 40
+    assert f"{40 - len(episodes)} left out" in said and "s4.jpg: JPEG file is cut off" in said
+
+
+def test_a_wrong_mask_stops_the_draw_unless_told_to_keep_going(data, tmp_path, capsys):
+    from ttilib.images import write_labels
+
+    write_labels(data / "pascal" / "SegmentationClassAug" / "s5.png", block(77, 0, 0, 3, 3))
+    words = ("episodes", "pascal", "--root", data, "--limit", 9, "--out", tmp_path / "out")
+    assert call(*words) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "s5.png: label 77 is no class of the table" in said
+    assert not (tmp_path / "out").exists()  # nothing half-written
+    assert call(*words, "--keep-going") == 0
+    episodes = read_episodes(tmp_path / "out" / "pascal-f0-1shot-run0.json")
+    assert not any("s5" in (*e.support, *e.query) for e in episodes)
+    assert "left out: " in capsys.readouterr().out
+
+
+def test_the_doctor_ends_with_a_status_and_writes_its_report(data, tmp_path, capsys):
+    words = ("doctor", "ytvis-v1", "--root", data, "--folds", 0, "--shots", 1, "--workers", 1)
+    assert call(*words, "--report", tmp_path / "report.json") == 0
+    assert read_json(tmp_path / "report.json")["benchmark"] == "ytvis-v1"
+    (data / "ytvis" / "train" / "JPEGImages" / "v3" / "00005.jpg").write_bytes(b"")
+    assert call(*words, "--report", tmp_path / "report.json") == 1
+    said = capsys.readouterr().out
+    assert "v3/00005.jpg" in said and "empty" in said
+    assert any("v3/00005.jpg" in finding["file"] for finding in read_json(tmp_path / "report.json")["findings"])
+
+
+def test_lists_from_the_shell(tmp_path, capsys):
+    masks = {f"{n}_x": [block(41, 0, 0, 11, 11, size=(30, 40)), np.zeros((30, 40), np.uint8)] for n in range(3)}
+    vspw(tmp_path / "vspw", {**masks, "t": [block(53, 0, 0, 11, 11, size=(30, 40))]}, train=("t",))
+    words = ("lists", "minivspw", "--root", tmp_path, "--workers", 1, "--out", tmp_path / "out")
+    assert call(*words) == 0
+    (made,) = (path for path in (tmp_path / "out").rglob("test_0.txt"))
+    assert made.read_text() == "".join(f"{n}_x {n}_x/mask/8.png\n" for n in range(3))
+    write_text(tmp_path / "released" / "test_0.txt", made.read_text().replace("1_x/mask/8", "1_x/mask/9"))
+    capsys.readouterr()
+    assert call(*words, "--against", tmp_path / "released") == 1
+    said = capsys.readouterr().out
+    assert "line 2" in said and "1_x 1_x/mask/9.png" in said
+
+
+@pytest.mark.parametrize("command", ["doctor", "lists", "episodes"])
+def test_an_unknown_benchmark_or_root_is_one_sentence(command, tmp_path, capsys):
+    assert call(command, "ytvis_v1", "--root", tmp_path) == 2
+    assert "ytvis-v1" in capsys.readouterr().err
+    write_text(tmp_path / "file", "")
+    status = call(command, "pascal", "--root", tmp_path / "file")
+    out = capsys.readouterr()
+    assert status == (1 if command == "doctor" else 2) and "is a file" in out.out + out.err
+    assert (out.out + out.err).count("Traceback") == 0
+
+
+def test_json_that_is_no_json_is_one_sentence(data, tmp_path, capsys):
+    path = data / "ytvis" / "train" / "train.json"
+    text = path.read_text()
+    path.write_text(text[:-5])
+    assert call("episodes", "ytvis-v1", "--root", data, "--keep-going", "--out", tmp_path / "out") == 2
+    assert "train.json: not valid JSON at line" in capsys.readouterr().err
+    content = json.loads(text)
+    content["annotations"][0]["video_id"] = 999
+    write_json(path, content)
+    assert call("episodes", "ytvis-v1", "--root", data, "--out", tmp_path / "out") == 2
+    assert "annotation 1 is of no listed video" in capsys.readouterr().err
+    assert call("episodes", "ytvis-v1", "--root", data, "--out", tmp_path / "out", "--keep-going") == 0
+    assert "left out: " in capsys.readouterr().out
+
+
+def test_a_replayed_manifest_is_the_same_value(data, tmp_path):
+    call("episodes", "pascal", "--root", data, "--limit", 3, "--out", tmp_path / "out")
+    path = tmp_path / "out" / "pascal-f0-1shot-run0.json"
+    first = path.read_bytes()
+    episodes = read_episodes(path)
+    call("episodes", "pascal", "--root", data, "--limit", 3, "--out", tmp_path / "out")
+    assert path.read_bytes() == first and read_episodes(path) == episodes
+    assert replace(episodes[0], seed=1).key != episodes[0].key
