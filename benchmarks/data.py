@@ -24,11 +24,11 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco
 
+from ttilib.corpora.transforms import centred
+from ttilib.corpora.ytvis import ytvis_index
 from ttilib.data.datasets import load_clip
 from ttilib.data.episodes import Episode, sample_episodes
 from ttilib.data.lists import read_fold
-from ttilib.data.transforms import centred
-from ttilib.data.ytvis import ytvis_index
 from ttilib.files import write_json, write_text
 from ttilib.images import write_image, write_labels
 

@@ -10,14 +10,14 @@ from corpora import HEIGHT, WIDTH, block, broken_png, palette_png, pascal, pictu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttilib.data import soundness
-from ttilib.data.annotations import check_ytvis, ytvis_form
-from ttilib.data.checks import check_episodes
-from ttilib.data.corpora import READERS
+from ttilib.audit import soundness
+from ttilib.audit.annotations import check_ytvis, ytvis_form
+from ttilib.audit.checks import check_episodes
+from ttilib.audit.soundness import Finding, Shown, check_flow, check_frame, check_frames, check_labels, told
+from ttilib.corpora.registry import READERS
+from ttilib.corpora.stills import PascalReader
+from ttilib.corpora.ytvis import ytvis_index
 from ttilib.data.episodes import Episode
-from ttilib.data.soundness import Finding, Shown, check_flow, check_frame, check_frames, check_labels, told
-from ttilib.data.stills import PascalReader
-from ttilib.data.ytvis import ytvis_index
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
 
@@ -142,7 +142,7 @@ def test_many_frames_are_looked_at_in_order_whoever_does_it(tmp_path, monkeypatc
 
 
 def test_looking_at_files_needs_nothing_heavy():
-    code = "import sys, ttilib.data.soundness; sys.exit('torch' in sys.modules)"
+    code = "import sys, ttilib.audit.soundness; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ttilib.data.coco import (
+from ttilib.corpora.coco import (
     CocoFullReader,
     CocoReader,
     coco_lines,
@@ -20,10 +20,10 @@ from ttilib.data.coco import (
     scan_coco,
     scan_coco_full,
 )
-from ttilib.data.corpus import Reader
-from ttilib.data.instances import coco_annotations
+from ttilib.corpora.corpus import Reader
+from ttilib.corpora.instances import coco_annotations
+from ttilib.corpora.painting import fill_polygon
 from ttilib.data.lists import TABLES
-from ttilib.data.painting import fill_polygon
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import read_labels, write_labels
 

@@ -23,14 +23,14 @@ from corpora import (
 from PIL import Image
 from pycocotools import mask as coco
 
+from ttilib.corpora.corpus import IGNORED, Rule
+from ttilib.corpora.outlines import decode
+from ttilib.corpora.registry import READERS
+from ttilib.corpora.transforms import MEAN, STD, centred, normalise
 from ttilib.data.clips import Frames
-from ttilib.data.corpora import READERS
-from ttilib.data.corpus import IGNORED, Rule
 from ttilib.data.datasets import TrainingFrames, clip_from_files, episode_frames, load_clip, synthetic_clip
 from ttilib.data.episodes import Episode, cross_episodes, sample_episodes
 from ttilib.data.lists import read_fold
-from ttilib.data.outlines import decode
-from ttilib.data.transforms import MEAN, STD, centred, normalise
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image, write_labels
 from ttilib.inference.features import extract

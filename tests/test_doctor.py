@@ -11,12 +11,12 @@ from corpora import block, broken_png, davis, davis_2016, davis_2017, flow, mini
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttilib.data import inventory, soundness
+from ttilib.audit import inventory, soundness
+from ttilib.audit.doctor import Report, examine, write_report
+from ttilib.audit.soundness import Finding
+from ttilib.corpora.coco import make_masks
 from ttilib.data.benchmarks import BENCHMARKS, read_benchmark
-from ttilib.data.coco import make_masks
-from ttilib.data.doctor import Report, examine, write_report
 from ttilib.data.lists import TABLES
-from ttilib.data.soundness import Finding
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
 from ttilib.mini import generate

@@ -13,8 +13,10 @@ LIBRARY = REPOSITORY / "ttilib"
 # A module may import only modules above it.
 ROOMS = (
     ("", "files images"),
-    ("data", "transforms augmentation corpus census ytvis stills coco sequences corpora lists draws episodes "
-     "benchmarks framelists clips datasets checks doctor"),
+    ("corpora", "transforms augmentation corpus census outlines painting instances ytvis stills coco sequences "
+     "minivspw davis registry roots"),
+    ("data", "lists draws released episodes benchmarks clips datasets"),
+    ("audit", "published listings framelists soundness checks annotations inventory leakage report doctor"),
     ("mini", "outlines paint textures shapes scenery scenes staging layouts corpus"),
     ("", "mini"),
     ("networks", "architectures models checkpoints supervision runs training"),

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from folds import fold, sequence_fold, stills_fold
 
+from ttilib.audit.leakage import check_coverage, check_draws, check_leakage, check_names, visible
 from ttilib.data.draws import Draw
-from ttilib.data.leakage import check_coverage, check_draws, check_leakage, check_names, visible
 from ttilib.data.lists import Fold, read_table
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from corpora import block, davis, pascal, vspw, ytvis
 
+from ttilib.corpora.ytvis import split_videos
 from ttilib.data.lists import read_fold, read_table
-from ttilib.data.ytvis import split_videos
 from ttilib.files import read_json, write_json, write_text
 
 YTVIS = {

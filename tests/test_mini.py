@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
-from ttilib.data.corpora import READERS
+from ttilib.corpora.registry import READERS
 from ttilib.data.lists import read_fold
 from ttilib.images import read_image, read_labels
 from ttilib.mini import corpus, generate, layouts, scenery, scenes, shapes, staging

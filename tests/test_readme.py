@@ -1,11 +1,13 @@
 """The README's own code and commands: they run, and they name parameters that exist."""
 
+import json
 import re
 import shlex
 
 import pytest
 
 from ttilib.__main__ import _literal, _parser
+from ttilib.data.benchmarks import BENCHMARKS
 from ttilib.notebooks import check_parameters, run_notebook
 
 
@@ -33,6 +35,22 @@ def test_the_segment_command_is_understood(repository):
     assert options.support == ["a.jpg", "b.jpg"] and options.video == "clip.mp4"
 
 
+def test_the_data_commands_are_understood(repository):
+    text = readme(repository).replace("\\\n", "")
+    commands = re.findall(r"^python -m ttilib ((?:doctor|lists|episodes) .+?)(?:  +#.*)?$", text, re.MULTILINE)
+    parsed = [_parser().parse_args(shlex.split(command)) for command in commands]
+    assert [options.benchmark for options in parsed] == ["ytvis-v1", "minivspw", "pascal2minivspw"]
+    (run,) = re.findall(r"^python -m ttilib (run .+)$", text, re.MULTILINE)
+    options = _parser().parse_args(shlex.split(run))
+    check_parameters(repository / options.notebook, {name: _literal(value) for name, value in options.p})
+
+
+def test_the_table_of_benchmarks_is_the_registry(repository):
+    (table,) = re.findall(r"\| benchmark \| support .+?\n\n", readme(repository), re.DOTALL)
+    rows = [line.split("|")[1] for line in table.strip().splitlines()[2:]]
+    assert [name for row in rows for name in re.findall(r"`(.+?)`", row)] == list(BENCHMARKS)
+
+
 def test_every_file_the_readme_points_to_exists(repository):
     text = readme(repository)
     for path in re.findall(r"!\[.*?\]\((.+?)\)", text) + re.findall(r"`((?:tests|benchmarks|notebooks)/[\w./]+)", text):
@@ -55,28 +73,29 @@ def test_the_ten_lines_run_as_printed(repository, tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.study
-@pytest.mark.parametrize("corpus", ["pascal", "vspw"])
-def test_the_data_notebook_reads_every_layout(repository, tmp_path, corpus):
+@pytest.mark.parametrize("benchmark", ["pascal", "pascal2minivspw"])
+def test_the_data_notebook_reads_every_layout(repository, tmp_path, benchmark):
     run_notebook(
         repository / "notebooks" / "01_data.ipynb",
         tmp_path / "01.ipynb",
-        {"corpus": corpus, "root": f"../data/mini/{corpus}", "shots": 1, "out": str(tmp_path)},
+        {"benchmark": benchmark, "shots": 1, "out": str(tmp_path)},
     )
-    assert (tmp_path / "episodes" / f"{corpus}-f0-1shot.json").stat().st_size > 1000
+    assert (tmp_path / "episodes" / f"{benchmark}-f0-1shot.json").stat().st_size > 1000
+    assert json.loads((tmp_path / "doctor" / f"{benchmark}.json").read_text())["benchmark"] == benchmark
 
 
 @pytest.mark.study
 def test_training_evaluation_and_tables_on_another_layout_and_fold(repository, tmp_path):
     """A few steps, two episodes, two methods, on the VSPW layout: every notebook in the chain with small parameters."""
-    data = {"corpus": "vspw", "root": "../data/mini/vspw", "out": str(tmp_path), "height": 65, "width": 113}
+    data = {"benchmark": "minivspw", "out": str(tmp_path), "height": 65, "width": 113}
     chain = {
         "02_train": {**data, "fold": 1, "epochs": 1, "every": 12, "batch": 4},
         "03_episode": {**data, "fold": 1, "shots": 1, "index": 0, "steps": 12, "headless": True},
         "04_evaluate": {
             **data, "folds": [1], "shots": [1], "runs": 2, "limit": 2, "methods": ["RePRI", "TTI"],
-            "benchmark": "small",
+            "name": "small", "keep_going": True,
         },
-        "05_tables": {"benchmark": "small", "out": str(tmp_path)},
+        "05_tables": {"name": "small", "out": str(tmp_path)},
     }  # fmt: skip
     for name, parameters in chain.items():
         run_notebook(repository / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters)

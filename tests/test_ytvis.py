@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
+from ttilib.corpora.outlines import decode, misfit, packed
+from ttilib.corpora.ytvis import YtvisReader, scan_ytvis, ytvis_index
 from ttilib.data.lists import read_fold, read_table
-from ttilib.data.outlines import decode, misfit, packed
-from ttilib.data.ytvis import YtvisReader, scan_ytvis, ytvis_index
 from ttilib.files import read_json, write_json
 
 SHOWS = {

@@ -13,7 +13,7 @@ _ROOMS = {
     "BENCHMARKS": "data.benchmarks",
     "read_benchmark": "data.benchmarks",
     "draw_episodes": "data.benchmarks",
-    "examine": "data.doctor",
+    "examine": "audit.doctor",
     "load_clip": "data.datasets",
     "clip_from_files": "data.datasets",
     "synthetic_clip": "data.datasets",

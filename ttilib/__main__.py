@@ -105,7 +105,7 @@ def _mini(options: argparse.Namespace) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from ttilib.data.doctor import examine, write_report
+    from ttilib.audit.doctor import examine, write_report
 
     folds, shots = tuple(options.folds), tuple(options.shots)
     report = examine(
@@ -118,7 +118,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _lists(options: argparse.Namespace) -> int:
-    from ttilib.data.framelists import write_lists
+    from ttilib.audit.framelists import write_lists
 
     report = write_lists(
         options.benchmark, options.root, options.out, against=options.against, keep_going=options.keep_going,
@@ -129,9 +129,9 @@ def _lists(options: argparse.Namespace) -> int:
 
 
 def _episodes(options: argparse.Namespace) -> None:
+    from ttilib.audit.checks import check_episodes
+    from ttilib.corpora.corpus import stop
     from ttilib.data.benchmarks import draw_episodes, read_benchmark
-    from ttilib.data.checks import check_episodes
-    from ttilib.data.corpus import stop
     from ttilib.data.episodes import select_episodes, write_episodes
 
     errors: list[Exception] = []
@@ -142,7 +142,8 @@ def _episodes(options: argparse.Namespace) -> None:
     whole = check_episodes(chosen, data.query_root, data.support_root, on_error) if options.keep_going else chosen
     name = f"{options.benchmark}-f{options.fold}-{options.shots}shot-run{options.number}.json"
     write_episodes(Path(options.out) / name, whole)
-    print(*sorted({f"left out: {error}" for error in errors}), sep="\n")
+    for sentence in sorted({str(error) for error in errors}):
+        print(f"left out: {sentence}")
     print(f"{len(whole)} episodes in {Path(options.out) / name}, {len(chosen) - len(whole)} left out")
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ttilib.corpora.transforms import centred
 from ttilib.data.clips import clip_from_files
-from ttilib.data.transforms import centred
 from ttilib.files import write_json
 from ttilib.inference.features import extract
 from ttilib.inference.solver import METHODS, solve

@@ -10,15 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
-from ttilib.data.corpus import OnError, stop
+from ttilib.corpora.corpus import OnError, stop
+from ttilib.corpora.minivspw import minivspw_table
+from ttilib.corpora.roots import find_root
 from ttilib.data.draws import draw_alone
 from ttilib.data.episodes import Episode, episode_of
 from ttilib.data.lists import Fold, read_fold, read_table
-from ttilib.data.minivspw import minivspw_table
 from ttilib.data.released import gathered, one_run, passes
-from ttilib.data.roots import find_root
 
 
 @dataclass(frozen=True)
@@ -139,10 +138,10 @@ def read_benchmark(
     plan = benchmark(plan) if isinstance(plan, str) else plan
     query_root, support_root = find_roots(plan, root, support_root)
     if plan.query == plan.support:
-        both = read_fold(plan.query, fold, query_root, _table(plan.query, query_root, plan.novel), on_error)
+        both = read_fold(plan.query, fold, query_root, read_table(plan.query, query_root, plan.novel), on_error)
         return BenchmarkData(plan, both, both, query_root, support_root)
-    lent = _table(plan.support, support_root)
-    asked = minivspw_table(query_root, lent) if plan.query == "minivspw" else _table(plan.query, query_root, plan.novel)
+    lent = read_table(plan.support, support_root)
+    asked = minivspw_table(query_root, lent) if plan.query == "minivspw" else read_table(plan.query, query_root)
     query = read_fold(plan.query, fold, query_root, asked, on_error)
     support = read_fold(plan.support, fold, support_root, lent, on_error)
     return BenchmarkData(plan, query, support, query_root, support_root)
@@ -156,10 +155,6 @@ def read_training(plan: Benchmark | str, fold: int, root: Path | str) -> tuple[F
     plan = benchmark(plan) if isinstance(plan, str) else plan
     place = find_root(plan.trained_on, root)
     return read_fold(plan.trained_on, fold, place), place
-
-
-def _table(corpus: str, root: Path, novel: str = "novel") -> dict[str, Any]:
-    return read_table("coco" if corpus == "coco-full" else corpus, root, novel)
 
 
 def draw_episodes(

@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from ttilib.data.corpus import IGNORED, Rule
-from ttilib.data.transforms import centred, image_tensor, mask_tensor
+from ttilib.corpora.corpus import IGNORED, Rule
+from ttilib.corpora.transforms import centred, image_tensor, mask_tensor
 from ttilib.images import read_image, read_labels
 
 File = Path | str | np.ndarray

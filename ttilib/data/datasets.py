@@ -18,12 +18,12 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ttilib.corpora.corpus import IGNORED, Reader, Rule
+from ttilib.corpora.registry import READERS
+from ttilib.corpora.transforms import centred, image_tensor, mask_tensor, normalise
 from ttilib.data.clips import Clip, Frames, check_same_size, clip_from_files, lay
-from ttilib.data.corpora import READERS
-from ttilib.data.corpus import IGNORED, Reader, Rule
 from ttilib.data.episodes import Episode
 from ttilib.data.lists import Fold
-from ttilib.data.transforms import centred, image_tensor, mask_tensor, normalise
 
 __all__ = [
     "IGNORED", "Clip", "Frames", "TrainingFrames", "clip_from_files", "episode_frames", "load_clip", "synthetic_clip",

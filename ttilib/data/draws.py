@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt64
 
-from ttilib.data.corpus import Names, OnError, stop
+from ttilib.corpora.corpus import Names, OnError, stop
 from ttilib.data.lists import Fold
 from ttilib.files import digest
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttilib.data.corpora import SCANS
-from ttilib.data.corpus import OnError, stop
+from ttilib.corpora.corpus import OnError, stop
+from ttilib.corpora.registry import SCANS
 from ttilib.files import read_json
 
 TABLES = Path(__file__).resolve().parents[2] / "lists"
@@ -54,8 +54,10 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
     """
     if corpus not in SCANS:
         raise ValueError(f"corpus {corpus!r} is not known; choose one of {', '.join(SCANS)}")
+    if corpus == "minivspw":
+        raise ValueError("minivspw borrows Pascal's classes; use read_benchmark, or give read_fold a minivspw_table")
     own = Path(root) / "lists.json" if root is not None else None
-    path = own if own is not None and own.is_file() else TABLES / f"{corpus}.json"
+    path = own if own is not None and own.is_file() else TABLES / f"{corpus.removesuffix('-full')}.json"
     table = read_json(path)
     if not isinstance(table, dict) or not {"classes", "novel"} <= table.keys():
         raise ValueError(f'{path}: a class table needs "classes" and "novel"; see lists/README.md')

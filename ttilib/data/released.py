@@ -20,7 +20,7 @@ from itertools import groupby, islice
 
 import numpy as np
 
-from ttilib.data.corpus import Names, OnError, stop
+from ttilib.corpora.corpus import Names, OnError, stop
 from ttilib.data.draws import Draw, beginnings, enough, pairs, sequences, shared_classes, stills
 from ttilib.data.lists import Fold
 

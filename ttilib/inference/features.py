@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ttilib.corpora.transforms import normalise
 from ttilib.data.datasets import Clip
-from ttilib.data.transforms import normalise
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as rle
 
-from ttilib.data.corpus import IGNORED
+from ttilib.corpora.corpus import IGNORED
 from ttilib.files import atomic, write_json, write_text
 from ttilib.images import write_image, write_labels
 from ttilib.mini.scenery import STUFF

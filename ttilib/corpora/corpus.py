@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 if TYPE_CHECKING:  # processes that only count labels need not wait for torch
-    from ttilib.data.transforms import Placement
+    from ttilib.corpora.transforms import Placement
 
 IGNORED = 255
 """The stored label of pixels that nobody judged."""

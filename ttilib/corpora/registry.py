@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ttilib.data.coco import CocoFullReader, CocoReader, scan_coco, scan_coco_full
-from ttilib.data.corpus import Reader, Scan
-from ttilib.data.davis import DavisReader, scan_davis
-from ttilib.data.minivspw import MiniVspwReader, scan_minivspw
-from ttilib.data.sequences import VspwReader, scan_vspw
-from ttilib.data.stills import PascalReader, scan_pascal
-from ttilib.data.ytvis import YtvisReader, scan_ytvis
+from ttilib.corpora.coco import CocoFullReader, CocoReader, scan_coco, scan_coco_full
+from ttilib.corpora.corpus import Reader, Scan
+from ttilib.corpora.davis import DavisReader, scan_davis
+from ttilib.corpora.minivspw import MiniVspwReader, scan_minivspw
+from ttilib.corpora.sequences import VspwReader, scan_vspw
+from ttilib.corpora.stills import PascalReader, scan_pascal
+from ttilib.corpora.ytvis import YtvisReader, scan_ytvis
 
 READERS: dict[str, Callable[[Path | str], Reader]] = {
     "ytvis": YtvisReader,

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.data.augmentation import augment
-from ttilib.data.corpus import OnError, Presence, Rule, Scan, stop
-from ttilib.data.outlines import decode, misfit, packed
-from ttilib.data.transforms import centred
+from ttilib.corpora.augmentation import augment
+from ttilib.corpora.corpus import OnError, Presence, Rule, Scan, stop
+from ttilib.corpora.outlines import decode, misfit, packed
+from ttilib.corpora.transforms import centred
 from ttilib.files import read_json
 from ttilib.images import read_image
 

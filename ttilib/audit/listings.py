@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ttilib.data.census import Counts, census
-from ttilib.data.coco import CocoFullReader, CocoReader, coco_list
-from ttilib.data.corpus import Names, OnError, Presence, large
-from ttilib.data.davis import DavisReader, scan_davis
-from ttilib.data.instances import list_line
+from ttilib.audit.published import list_md5
+from ttilib.corpora.census import Counts, census
+from ttilib.corpora.coco import CocoFullReader, CocoReader, coco_list
+from ttilib.corpora.corpus import Names, OnError, Presence, large
+from ttilib.corpora.davis import DavisReader, scan_davis
+from ttilib.corpora.instances import list_line
+from ttilib.corpora.minivspw import VIDEOS, minivspw_listed, minivspw_table, scan_minivspw
+from ttilib.corpora.sequences import VspwReader, counted, read_words, sequence_folders, sequence_frames, vspw_folder
+from ttilib.corpora.stills import PascalReader, pascal_list
+from ttilib.corpora.ytvis import scan_ytvis, ytvis_index
 from ttilib.data.lists import read_table
-from ttilib.data.minivspw import VIDEOS, minivspw_listed, minivspw_table, scan_minivspw
-from ttilib.data.published import list_md5
-from ttilib.data.sequences import VspwReader, counted, read_words, sequence_folders, sequence_frames, vspw_folder
-from ttilib.data.stills import PascalReader, pascal_list
-from ttilib.data.ytvis import scan_ytvis, ytvis_index
 from ttilib.images import Colours
 
 SHOTS = 1, 5, 10

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.data.augmentation import flip
-from ttilib.data.census import census
-from ttilib.data.corpus import IGNORED, Names, OnError, Presence, Rule, Scan, large, stop
-from ttilib.data.transforms import static
+from ttilib.corpora.augmentation import flip
+from ttilib.corpora.census import census
+from ttilib.corpora.corpus import IGNORED, Names, OnError, Presence, Rule, Scan, large, stop
+from ttilib.corpora.transforms import static
 from ttilib.images import Colours, read_image, read_labels
 
 

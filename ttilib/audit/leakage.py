@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from ttilib.audit.soundness import ERROR, NOTE, WARNING, Finding
 from ttilib.data.draws import Draw, shared_classes
 from ttilib.data.lists import Fold
-from ttilib.data.soundness import ERROR, NOTE, WARNING, Finding
 
 AS_RELEASED = "nothing to do: as in the release; know it when you compare"
 COCO_WORDS = {

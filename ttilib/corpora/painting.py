@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from ttilib.data.corpus import OnError, stop
-from ttilib.data.outlines import decode
+from ttilib.corpora.corpus import OnError, stop
+from ttilib.corpora.outlines import decode
 
 Object = tuple[Any, int, Any]
 """Annotation id, label, segmentation: polygons or run lengths."""

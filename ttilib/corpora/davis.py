@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.data.census import Counts
-from ttilib.data.corpus import IGNORED, Names, OnError, Rule, Scan, large, stop
-from ttilib.data.sequences import counted, keep, sequence_folders, sequence_frames
-from ttilib.data.stills import PascalReader, known
-from ttilib.data.transforms import centred
+from ttilib.corpora.census import Counts
+from ttilib.corpora.corpus import IGNORED, Names, OnError, Rule, Scan, large, stop
+from ttilib.corpora.sequences import counted, keep, sequence_folders, sequence_frames
+from ttilib.corpora.stills import PascalReader, known
+from ttilib.corpora.transforms import centred
 from ttilib.images import read_labels
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")

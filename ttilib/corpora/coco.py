@@ -11,10 +11,10 @@ from itertools import zip_longest
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ttilib.data.corpus import Names, OnError, Scan, stop
-from ttilib.data.instances import FOLDERS, PARTS, coco_categories, coco_lines, list_line, make_masks, split_of
-from ttilib.data.painting import coco_masks
-from ttilib.data.stills import PascalReader, scan_stills, text_lines
+from ttilib.corpora.corpus import Names, OnError, Scan, stop
+from ttilib.corpora.instances import FOLDERS, PARTS, coco_categories, coco_lines, list_line, make_masks, split_of
+from ttilib.corpora.painting import coco_masks
+from ttilib.corpora.stills import PascalReader, scan_stills, text_lines
 
 __all__ = [
     "CocoFullReader",

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ttilib.audit.listings import Listing, list_corpus
+from ttilib.audit.published import count_sequences, judge, list_md5, list_text, read_released
+from ttilib.corpora.census import Counts, census, write_census
+from ttilib.corpora.corpus import Names, OnError, stop
+from ttilib.corpora.instances import make_masks
 from ttilib.data.benchmarks import benchmark, find_roots
-from ttilib.data.census import Counts, census, write_census
-from ttilib.data.corpus import Names, OnError, stop
-from ttilib.data.instances import make_masks
-from ttilib.data.listings import Listing, list_corpus
-from ttilib.data.published import count_sequences, judge, list_md5, list_text, read_released
 from ttilib.files import write_text
 
 UNCOMPARED, CENSUS = "not compared", "census.json"

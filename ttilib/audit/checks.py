@@ -13,10 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ttilib.data.corpora import READERS
-from ttilib.data.corpus import OnError, stop
+from ttilib.audit.soundness import Finding, size_text
+from ttilib.corpora.corpus import OnError, stop
+from ttilib.corpora.registry import READERS
 from ttilib.data.episodes import Episode
-from ttilib.data.soundness import Finding, size_text
 
 __all__ = ["Finding", "check_episodes"]
 

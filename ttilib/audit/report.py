@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ttilib.audit.soundness import ERROR, NOTE, WARNING, Finding
 from ttilib.data.draws import shared_classes
 from ttilib.data.lists import Fold
-from ttilib.data.soundness import ERROR, NOTE, WARNING, Finding
 from ttilib.files import write_json
 
 COLUMNS = {"fold": 4, "base": 6, "novel": 7, "training": 10, "validation": 12, "asked": 7}

@@ -11,15 +11,15 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ttilib.data.coco import coco_list
-from ttilib.data.corpora import READERS
-from ttilib.data.corpus import IGNORED, OnError
-from ttilib.data.davis import davis_edition
-from ttilib.data.minivspw import FLOW, LABELS, VIDEOS
-from ttilib.data.sequences import file_names, read_words, sequence_folders, vspw_folder
-from ttilib.data.soundness import ERROR, WARNING, Finding, Shown
-from ttilib.data.stills import pascal_list
-from ttilib.data.ytvis import ytvis_index
+from ttilib.audit.soundness import ERROR, WARNING, Finding, Shown
+from ttilib.corpora.coco import coco_list
+from ttilib.corpora.corpus import IGNORED, OnError
+from ttilib.corpora.davis import davis_edition
+from ttilib.corpora.minivspw import FLOW, LABELS, VIDEOS
+from ttilib.corpora.registry import READERS
+from ttilib.corpora.sequences import file_names, read_words, sequence_folders, vspw_folder
+from ttilib.corpora.stills import pascal_list
+from ttilib.corpora.ytvis import ytvis_index
 from ttilib.files import natural_key, read_json
 
 NEEDED = ""

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ttilib.data.corpus import Names, OnError, stop
-from ttilib.data.painting import RULES, Object, coco_masks
+from ttilib.corpora.corpus import Names, OnError, stop
+from ttilib.corpora.painting import RULES, Object, coco_masks
 from ttilib.files import read_json
 from ttilib.images import write_labels
 

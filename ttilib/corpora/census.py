@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from ttilib.data.corpus import OnError, stop
+from ttilib.corpora.corpus import OnError, stop
 from ttilib.files import read_json, write_text
 from ttilib.images import Colours, read_labels
 

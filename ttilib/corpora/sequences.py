@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.data.augmentation import flip
-from ttilib.data.census import Counts, census
-from ttilib.data.corpus import Names, OnError, Presence, Rule, Scan, large, stop
-from ttilib.data.stills import text_lines
-from ttilib.data.transforms import centred, static
+from ttilib.corpora.augmentation import flip
+from ttilib.corpora.census import Counts, census
+from ttilib.corpora.corpus import Names, OnError, Presence, Rule, Scan, large, stop
+from ttilib.corpora.stills import text_lines
+from ttilib.corpora.transforms import centred, static
 from ttilib.files import natural_key
 from ttilib.images import read_image, read_labels
 

@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttilib.data.census import Counts
-from ttilib.data.corpus import Names, OnError, Presence, Rule, Scan, stop
-from ttilib.data.sequences import (
+from ttilib.corpora.census import Counts
+from ttilib.corpora.corpus import Names, OnError, Presence, Rule, Scan, stop
+from ttilib.corpora.sequences import (
     VspwReader,
     counted,
     file_names,
@@ -24,7 +24,7 @@ from ttilib.data.sequences import (
     sequence_frames,
     vspw_folder,
 )
-from ttilib.data.transforms import static
+from ttilib.corpora.transforms import static
 from ttilib.files import read_json
 
 LABELS, VIDEOS = "label_num_dic_final.json", "vspw_videolist.txt"

@@ -20,20 +20,20 @@ import cv2
 import numpy as np
 import PIL
 
-from ttilib.data.annotations import check_ytvis, ytvis_form
+from ttilib.audit.annotations import check_ytvis, ytvis_form
+from ttilib.audit.inventory import check_layout, frames_of, labels_of, tree
+from ttilib.audit.leakage import check_coverage, check_draws, check_leakage, check_names, visible
+from ttilib.audit.report import Report, count_fold, write_report
+from ttilib.audit.soundness import ERROR, Finding, Shown, check_flow, check_frames, check_labels, told
+from ttilib.corpora.census import census
+from ttilib.corpora.minivspw import FLOW, minivspw_listed, minivspw_table
+from ttilib.corpora.registry import READERS
+from ttilib.corpora.sequences import vspw_folder
+from ttilib.corpora.ytvis import ytvis_index
 from ttilib.data.benchmarks import Benchmark, BenchmarkData, find_roots, read_benchmark
 from ttilib.data.benchmarks import benchmark as find_benchmark
-from ttilib.data.census import census
-from ttilib.data.corpora import READERS
-from ttilib.data.inventory import check_layout, frames_of, labels_of, tree
-from ttilib.data.leakage import check_coverage, check_draws, check_leakage, check_names, visible
 from ttilib.data.lists import read_table
-from ttilib.data.minivspw import FLOW, minivspw_listed, minivspw_table
 from ttilib.data.released import passes
-from ttilib.data.report import Report, count_fold, write_report
-from ttilib.data.sequences import vspw_folder
-from ttilib.data.soundness import ERROR, Finding, Shown, check_flow, check_frames, check_labels, told
-from ttilib.data.ytvis import ytvis_index
 
 __all__ = ["Report", "examine", "write_report"]
 
@@ -140,7 +140,7 @@ class _Visit:
         if corpus == "minivspw":
             return minivspw_table(self.roots[corpus], read_table("pascal", self.roots["pascal"]))
         novel = self.plan.novel if corpus == self.plan.query else "novel"
-        return read_table("coco" if corpus == "coco-full" else corpus, self.roots[corpus], novel)
+        return read_table(corpus, self.roots[corpus], novel)
 
     def _masks(self, corpus: str, table: Mapping[str, Any], frames: Mapping[str, Shown]) -> None:
         """Count the labels of all masks, once and for all scans to come, and look at what they are."""

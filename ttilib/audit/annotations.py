@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ttilib.data.outlines import decode
-from ttilib.data.soundness import ERROR, FETCH, WARNING, Finding
+from ttilib.audit.soundness import ERROR, FETCH, WARNING, Finding
+from ttilib.corpora.outlines import decode
 from ttilib.files import read_json
 
 ENTRIES = {

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from torchvision.transforms.v2 import functional as v2
 from torchvision.tv_tensors import Image, Mask
 
-from ttilib.data.transforms import ImageTensor, Labels, image_tensor, mask_tensor, pixels
+from ttilib.corpora.transforms import ImageTensor, Labels, image_tensor, mask_tensor, pixels
 
 
 def augment(
