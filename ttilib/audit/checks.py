@@ -13,12 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ttilib.audit.soundness import Finding, size_text
+from ttilib.audit.soundness import size_text
 from ttilib.corpora.corpus import OnError, stop
 from ttilib.corpora.registry import READERS
 from ttilib.data.episodes import Episode
-
-__all__ = ["Finding", "check_episodes"]
 
 MANY = 20
 """So many episodes take long enough for a bar."""

@@ -20,7 +20,7 @@ from typing import Any
 from ttilib.audit.listings import Listing, list_corpus
 from ttilib.audit.published import count_sequences, judge, list_md5, list_text, read_released
 from ttilib.corpora.census import Counts, census, write_census
-from ttilib.corpora.corpus import Names, OnError, stop
+from ttilib.corpora.corpus import Names, OnError, once, stop
 from ttilib.corpora.instances import make_masks
 from ttilib.data.benchmarks import benchmark, find_roots
 from ttilib.files import write_text
@@ -150,20 +150,8 @@ def _roots(name: str, root: Path | str, support_root: Path | str | None) -> dict
 def _listings(
     name: str, roots: Mapping[str, Path], fold: int | None, on_error: OnError, workers: int
 ) -> dict[str, Listing]:
-    lender, tell = roots[benchmark(name).support], _once(on_error)
+    lender, tell = roots[benchmark(name).support], once(on_error)
     return {corpus: list_corpus(corpus, folder, fold, tell, workers, lender) for corpus, folder in roots.items()}
-
-
-def _once(on_error: OnError) -> OnError:
-    """Tell the same sentence only once: several lists look at the same mask."""
-    told: set[str] = set()
-
-    def tell(error: Exception) -> None:
-        if str(error) not in told:
-            told.add(str(error))
-            on_error(error)
-
-    return tell
 
 
 def _compare(made: Iterable[Listing], against: Path | str | None) -> tuple[tuple[FrameList, ...], list[str]]:

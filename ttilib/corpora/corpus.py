@@ -33,6 +33,18 @@ def stop(error: Exception) -> None:
     raise error
 
 
+def once(on_error: OnError) -> OnError:
+    """Tell each sentence only once: later passes and other lists meet the same file again."""
+    told: set[str] = set()
+
+    def tell(error: Exception) -> None:
+        if str(error) not in told:
+            told.add(str(error))
+            on_error(error)
+
+    return tell
+
+
 class Scan(NamedTuple):
     """What a scan returns.
 

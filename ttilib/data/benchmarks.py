@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from ttilib.corpora.corpus import OnError, stop
+from ttilib.corpora.corpus import OnError, once, stop
 from ttilib.corpora.minivspw import minivspw_table
 from ttilib.corpora.roots import find_root
 from ttilib.data.draws import draw_alone
@@ -177,7 +177,7 @@ def draw_episodes(
     """
     if shots < 1 or run < 0:
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
-    plan, tell = data.benchmark, _once(on_error)
+    plan, tell = data.benchmark, once(on_error)
     if draws == "independent":
         drawn = draw_alone(plan.draws, data.query, data.support, shots, seed, run, tell)
     elif draws == "released":
@@ -191,15 +191,3 @@ def draw_episodes(
         about = f"nothing in fold {data.query.index} can be asked about ({novel})"
         tell(ValueError(f"{data.query_root}: {about}; choose another fold, or look what is missing"))
     return episodes
-
-
-def _once(on_error: OnError) -> OnError:
-    """Tell the same error only once: later passes meet it again."""
-    told: set[str] = set()
-
-    def tell(error: Exception) -> None:
-        if str(error) not in told:
-            told.add(str(error))
-            on_error(error)
-
-    return tell

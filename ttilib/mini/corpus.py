@@ -51,7 +51,7 @@ def generate(
     classes: int = 12,
     videos_per_class: int = 8,
     frames: tuple[int, int] = (16, 32),
-    stills_per_class: tuple[int, int] = (10, 5),
+    stills_per_class: tuple[int, int] = (10, 12),
     workers: int = 2,
     progress: Callable[[int, int], object] | None = None,
 ) -> Path:
