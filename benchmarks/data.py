@@ -4,10 +4,9 @@
 
 Everything is drawn into a temporary folder first: photographs of 1280 x 720 with detail at every scale, JPEG
 quality 90, with the outlines of YouTube-VIS or the label maps of VSPW. `load_clip` and the baseline, the same
-decoders and OpenCV's two resizes without anything around them, run alternately in this process; CPU seconds are
-the process's own, and the least of the repeats is shown, the one that other programs disturbed least. The
-annotation file has the size of the real one: 2238 videos, 40 classes, about 3,800 objects, run lengths for each of
-their frames.
+decoders and OpenCV's two resizes without anything around them, run alternately in this process. CPU seconds are
+the process's own; of the repeats the least is shown, the one that other programs disturbed least. The annotation
+file is made like the real one: 2238 videos, 40 classes, about 3,800 objects, run lengths for each of their frames.
 """
 
 from __future__ import annotations

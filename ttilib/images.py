@@ -165,7 +165,7 @@ def _jpeg_complete(data: bytes) -> bool:
     place = 2
     while place + 4 <= len(data) and data[place] == 0xFF:
         if data[place + 1] == 0xDA:  # start of scan: from here on FF D9 can only be the end mark
-            return data.find(b"\xff\xd9", place) >= 0
+            return data.rfind(b"\xff\xd9", place) >= 0  # from the end, where it should be
         padding = data[place + 1] == 0xFF
         place += 1 if padding else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return False

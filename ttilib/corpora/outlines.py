@@ -6,12 +6,16 @@ Annotation files of the COCO family say where an object is in one of three ways.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 from pycocotools import mask as coco
+
+ONE_AT_A_TIME = threading.Lock()
+"""Warning filters belong to the whole process; two threads that change them at once leave them changed."""
 
 
 def decode(outline: Any, height: int, width: int, where: str = "outline") -> Bool[np.ndarray, "{height} {width}"]:
@@ -61,6 +65,6 @@ def packed(outline: Any) -> Any:
 
 
 def _inside(lengths: dict[str, Any]) -> Bool[np.ndarray, "h w"]:
-    with warnings.catch_warnings():  # pycocotools builds its array in a way that NumPy 2 complains about
+    with ONE_AT_A_TIME, warnings.catch_warnings():  # pycocotools builds its array in a way that NumPy 2 complains about
         warnings.simplefilter("ignore", DeprecationWarning)
         return coco.decode(lengths).astype(bool)

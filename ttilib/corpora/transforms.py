@@ -7,8 +7,8 @@ Pascal rule). `Placement` is where it came to lie, so that masks can also travel
 Pictures are `tv_tensors.Image` and labels `tv_tensors.Mask`, and what torchvision's transforms v2 computes to the
 same bit as the release is left to them: padding, mirrors and the ImageNet scaling. Two things are not the same,
 and stay with OpenCV, which the release used: its bilinear rule on float32 (v2, without antialiasing, is up to
-0.02 of 255 grey values away) and its nearest rule (v2 takes another pixel in some rows and columns of one pair
-of sizes in thirteen; 480 x 853 to 232 x 416 is one).
+0.03 of 255 grey values away) and its nearest rule (for one pair of lengths in thirteen v2 takes another pixel
+somewhere; 480 to 232 is one).
 
 `centred` and `static` are the two rules, `image_tensor`, `mask_tensor` and `pixels` lead from arrays to tensors and
 back, `normalise` and `denormalise` are the scaling the networks were trained with.

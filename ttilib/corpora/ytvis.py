@@ -193,7 +193,7 @@ class YtvisReader:
         if video is None or frame not in video["frames"]:
             raise ValueError(f"{index['path']}: no frame {frame}; sample the episodes from this data")
         time, (height, width) = video["frames"].index(frame), (video["height"], video["width"])
-        canvas = np.zeros((height, width), dtype=np.uint8)
+        canvas = np.zeros((height, width), dtype=np.uint8, order="F")  # as outlines come: column by column
         for entry in index["annotations"][name]:
             outline = entry["segmentations"][time]
             if outline and entry["category_id"] in colours:
