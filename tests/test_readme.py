@@ -6,8 +6,10 @@ import shlex
 
 import pytest
 
+import ttilib as tti
 from ttilib.__main__ import _literal, _parser
 from ttilib.data.benchmarks import BENCHMARKS
+from ttilib.data.episodes import select_episodes, write_episodes
 from ttilib.notebooks import check_parameters, run_notebook
 
 
@@ -59,7 +61,6 @@ def test_every_file_the_readme_points_to_exists(repository):
 
 def test_the_ten_lines_run_as_printed(repository, tmp_path, monkeypatch, capsys):
     """With the small network of a few steps in place of the study's weights."""
-    import ttilib as tti
     from ttilib.networks.checkpoints import save_encoder
 
     (code,) = re.findall(r"```python\n(.+?)```", readme(repository), re.DOTALL)
@@ -88,9 +89,13 @@ def test_the_data_notebook_reads_every_layout(repository, tmp_path, benchmark):
 def test_training_evaluation_and_tables_on_another_layout_and_fold(repository, tmp_path):
     """A few steps, two episodes, two methods, on the VSPW layout: every notebook in the chain with small parameters."""
     data = {"benchmark": "minivspw", "out": str(tmp_path), "height": 65, "width": 113}
+    manifest = tmp_path / "two.json"
+    corpus = tti.generate(repository / "data" / "mini")
+    drawn = tti.draw_episodes(tti.read_benchmark("minivspw", 1, corpus), 2)
+    write_episodes(manifest, select_episodes(drawn, limit=2))
     chain = {
         "02_train": {**data, "fold": 1, "epochs": 1, "every": 12, "batch": 4},
-        "03_episode": {**data, "fold": 1, "shots": 1, "index": 0, "steps": 12, "headless": True},
+        "03_episode": {**data, "fold": 1, "index": 1, "manifest": str(manifest), "steps": 12, "headless": True},
         "04_evaluate": {
             **data, "folds": [1], "shots": [1], "runs": 2, "limit": 2, "methods": ["RePRI", "TTI"],
             "name": "small", "keep_going": True,
@@ -99,6 +104,8 @@ def test_training_evaluation_and_tables_on_another_layout_and_fold(repository, t
     }  # fmt: skip
     for name, parameters in chain.items():
         run_notebook(repository / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters)
+    said = f"{drawn[1].name} supported by {' '.join(drawn[1].support)}"
+    assert said in (tmp_path / "03_episode.ipynb").read_text()  # replayed, not drawn again
     table = (tmp_path / "tables" / "small.csv").read_text()
     assert "RePRI" in table and "TTI" in table
     rows = next((tmp_path / "rows").glob("small-*.jsonl"))
