@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ttilib.data.episodes import episode_of
 from ttilib.data.lists import Fold
+from ttilib.data.released import passes
 
 
 def fold(corpus="ytvis", videos=7, classes=(1, 5), shows=None, repeats=1):
@@ -34,3 +36,9 @@ def sequence_fold(shows, corpus="vspw", repeats=1, names=None):
                 presence[c][video] = visible
     names = names or {c: f"kind_{c}" for c in classes}
     return Fold(corpus, 0, names, (), tuple(classes), frames, presence, (), (), repeats)
+
+
+def cross(support_fold, query_fold, shots, seed=2020):
+    """Episodes with support from one corpus and the query from another."""
+    drawn = passes("cross", query_fold, support_fold, shots, seed)()
+    return tuple(episode_of(draw, query_fold, support_fold, seed) for draw in drawn)

@@ -20,6 +20,7 @@ from corpora import (
     vspw,
     ytvis,
 )
+from folds import cross
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -29,7 +30,7 @@ from ttilib.corpora.registry import READERS
 from ttilib.corpora.transforms import MEAN, STD, centred, normalise
 from ttilib.data.clips import Frames
 from ttilib.data.datasets import TrainingFrames, clip_from_files, episode_frames, load_clip, synthetic_clip
-from ttilib.data.episodes import Episode, cross_episodes, sample_episodes
+from ttilib.data.episodes import Episode, sample_episodes
 from ttilib.data.lists import read_fold
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image, write_labels
@@ -147,7 +148,7 @@ def test_an_episode_across_corpora_uses_both_folders_and_both_ids(tmp_path):
     root = davis(tmp_path / "davis", {"s": [block(3, 0, 0, 5, 5), block(0, 0, 0, 1, 1)]})
     table = {"classes": {3: "kind_2", 4: "none"}, "novel": [[4], [3]]}
     query = read_fold("davis", 1, root, table=table)
-    (episode,) = cross_episodes(read_fold("pascal", 1, voc), query, 2)
+    (episode,) = cross(read_fold("pascal", 1, voc), query, 2)
     clip = load_clip(episode, root, (17, 33), support_root=voc)
     assert clip.support_masks.flatten(1).any(dim=1).all()
     assert clip.truth.flatten(1).any(dim=1).tolist() == [True, False]

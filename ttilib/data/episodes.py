@@ -4,9 +4,8 @@ Episodes are values made of names: which frames support, which frames are asked 
 from a generator of their own, in exactly the order of draws of the released code (throw-away draws
 included), and can be written to a readable manifest and replayed anywhere.
 
-`sample_episodes` draws within one corpus by its own protocol, `cross_episodes` takes the support from one
-corpus and the query from another, `select_episodes` picks some of them; `write_episodes` and `read_episodes`
-keep them.
+`sample_episodes` draws within one corpus by its own protocol (a benchmark of two corpora draws by
+`benchmarks.draw_episodes`), `select_episodes` picks some; `write_episodes` and `read_episodes` keep them.
 """
 
 from __future__ import annotations
@@ -102,25 +101,6 @@ def episode_of(draw: Draw, query_fold: Fold, support_fold: Fold, seed: int, run:
         return drawn
     number = shared_classes(support_fold, query_fold)[draw.number]
     return replace(drawn, support_corpus=support_fold.corpus, support_class=number)
-
-
-def cross_episodes(support_fold: Fold, query_fold: Fold, shots: int, seed: int = 2020) -> tuple[Episode, ...]:
-    """Draw support for every query video from another corpus: distinct frames of distinct videos.
-
-    Classes are matched by name; one episode for each video and each novel class in it, in list order. The
-    query is the whole video, except for ytvis, where frames without the class have no outlines to score.
-
-    Raises ValueError if no novel class is in both corpora, or one has too few support videos.
-    """
-    one_pass = passes("cross", query_fold, support_fold, shots, seed)
-    episodes = tuple(episode_of(draw, query_fold, support_fold, seed) for draw in one_pass())
-    if not episodes:
-        novel = ", ".join(query_fold.names[number] for number in query_fold.novel)
-        raise ValueError(
-            f"{query_fold.corpus} fold {query_fold.index}: no video shows a class ({novel}) that "
-            f"{support_fold.corpus} fold {support_fold.index} also holds back; choose another fold"
-        )
-    return episodes
 
 
 def select_episodes(
