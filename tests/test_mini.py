@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
+from ttilib.corpora.outlines import decode
 from ttilib.corpora.registry import READERS
 from ttilib.data.lists import read_fold
 from ttilib.images import read_image, read_labels
@@ -116,7 +117,7 @@ def test_run_lengths_survive_text():
     mask[1:4, 2] = mask[4, 6] = True
     packed = json.loads(json.dumps(layouts.encode(mask)))
     assert packed["size"] == [5, 7] and isinstance(packed["counts"], str)
-    np.testing.assert_array_equal(rle.decode(packed).astype(bool), mask)
+    np.testing.assert_array_equal(decode(packed, *mask.shape), mask)
 
 
 @settings(max_examples=30, deadline=None)
@@ -222,7 +223,7 @@ def test_vspw_layout_shows_the_same_things_as_the_outlines(world, outlines):
                 truth = np.zeros(labels.shape, bool)
                 for track in tracks:
                     if track["category_id"] == number and track["segmentations"][t] is not None:
-                        truth |= rle.decode(track["segmentations"][t]).astype(bool)
+                        truth |= decode(track["segmentations"][t], video["height"], video["width"])
                 np.testing.assert_array_equal((labels == class_id)[labels != 255], truth[labels != 255])
     assert pickle.loads(next((world / "vspw").rglob("*.pkl.pkl")).read_bytes()) == {"flow": None}
     splits = [(world / f"vspw/{split}.txt").read_text().split() for split in ("train", "val")]
