@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from ttilib.images import label_counts, read_image, read_labels, write_image, write_labels
+from ttilib.corpora.census import census, count
+from ttilib.images import read_image, read_labels, write_image, write_labels
 
 
 def test_red_is_red_and_png_is_exact(tmp_path):
@@ -43,7 +44,7 @@ def test_label_maps_are_exact(tmp_path_factory, labels):
     write_labels(folder / "grey.png", labels)
     np.testing.assert_array_equal(read_labels(folder / "grey.png"), labels)
     np.testing.assert_array_equal(read_labels(palette_png(folder / "palette.png", labels)), labels)
-    assert sum(label_counts(folder / "grey.png").values()) == labels.size
+    assert sum(count(read_labels(folder / "grey.png")).values()) == labels.size
 
 
 def test_black_and_white_files_give_zero_and_one(tmp_path):
@@ -52,12 +53,12 @@ def test_black_and_white_files_give_zero_and_one(tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / "bits.png"), mask.astype(np.uint8))
 
 
-def test_label_counts_follow_a_changed_file(tmp_path):
+def test_counts_follow_a_changed_file(tmp_path):
     path = tmp_path / "labels.png"
     write_labels(path, np.full((3, 4), 7, dtype=np.uint8))
-    assert label_counts(path) == {7: 12}
+    assert census([path]) == {path: {7: 12}}
     write_labels(path, np.array([[1, 1, 255]], dtype=np.uint8))
-    assert label_counts(path) == {1: 2, 255: 1}
+    assert census([path]) == {path: {1: 2, 255: 1}}
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
@@ -152,7 +153,7 @@ def test_colours_of_a_table_are_its_labels(tmp_path_factory, labels):
     colours[list(COLOURS.values())] = list(COLOURS)
     Image.fromarray(colours[labels]).save(path)
     np.testing.assert_array_equal(read_labels(path, COLOURS), labels)
-    assert label_counts(path, COLOURS) == {n: int((labels == n).sum()) for n in (0, 5, 200) if n in labels}
+    assert count(read_labels(path, COLOURS)) == {n: int((labels == n).sum()) for n in (0, 5, 200) if n in labels}
 
 
 @settings(max_examples=30, deadline=None)
@@ -171,9 +172,9 @@ def test_a_table_comes_before_equal_channels_and_must_hold_every_colour(tmp_path
     rgb = np.zeros((2, 3, 3), dtype=np.uint8)
     rgb[0] = 9
     Image.fromarray(rgb).save(path)
-    assert label_counts(path, COLOURS) == {0: 3, 5: 3}
-    assert label_counts(path) == {0: 3, 9: 3}  # not what another table made of it
-    assert label_counts(path, {**COLOURS, (9, 9, 9): 6}) == {0: 3, 6: 3}
+    assert count(read_labels(path, COLOURS)) == {0: 3, 5: 3}
+    assert count(read_labels(path)) == {0: 3, 9: 3}  # not what another table made of it
+    assert count(read_labels(path, {**COLOURS, (9, 9, 9): 6})) == {0: 3, 6: 3}
     rgb[1, 1] = 255, 0, 2
     Image.fromarray(rgb).save(path)
     with pytest.raises(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -107,19 +106,6 @@ def _labels_of_colours(path: Path, rgb: UInt8[np.ndarray, "H W 3"], colours: Col
     unknown = f", {len(strange)} of which mean no label" if colours else ""
     shown = ", ".join(map(str, strange[:3])) + (", ..." if len(strange) > 3 else "")
     raise ValueError(f"{path}: label map has RGB pixels of {len(spelled)} colours{unknown} ({shown}); {AS_INDICES}")
-
-
-def label_counts(path: Path | str, colours: Colours | None = None) -> Mapping[int, int]:
-    """Pixels per stored label of a label map, read with `colours`; counted once while the file is unchanged."""
-    path = Path(path)
-    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else (0, 0)
-    return _label_counts(path, stamp, None if colours is None else frozenset(colours.items()))
-
-
-@cache
-def _label_counts(path: Path, stamp: tuple[int, int], colours: frozenset | None) -> Mapping[int, int]:
-    counts = np.bincount(read_labels(path, None if colours is None else dict(colours)).ravel())
-    return {int(label): int(counts[label]) for label in np.flatnonzero(counts)}
 
 
 def write_image(path: Path | str, rgb: UInt8[np.ndarray, "H W 3"], quality: int = 95) -> None:
