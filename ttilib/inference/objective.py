@@ -110,7 +110,7 @@ class Objective:
         support, valid = task.support.flatten(2), task.support_valid.flatten(1)[:, None]
         p = torch.matmul(direction, support).mul_(classifier.temperature).sub_(classifier.bias[:, None]).sigmoid_()
         dz = p.sub_(task.support_masks.flatten(1)[:, None].to(p.dtype)).mul_(valid)
-        dz.mul_(self.weights.ce / valid.sum().clamp_min(1))
+        dz.mul_(self.weights.ce / valid.sum(dtype=dz.dtype).clamp_min(1))  # a whole number would divide in float32
         return torch.matmul(dz, support.mT).sum(dim=0), -dz.sum(dim=(0, 2))
 
 
