@@ -1,19 +1,16 @@
-"""Encoders: names and shapes as released, the grid they give, and getting them from anywhere."""
+"""Networks: names and shapes as released, the grid they give, and where their first weights come from."""
 
 from __future__ import annotations
 
-import json
-import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ttilib.networks.architectures import Architecture, find_architecture
-from ttilib.networks.checkpoints import fingerprint, load_encoder, load_state, save_encoder, save_state
+from ttilib.networks.checkpoints import fingerprint
 from ttilib.networks.models import PSPNet, Pyramid, build_encoder, resize, seeded
 
 TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (4, 4, 8, 8), stem="plain", pyramid=2, features=6)
@@ -49,9 +46,7 @@ def released_shapes(blocks: tuple[int, ...], classes: int) -> dict[str, tuple[in
                 f"{block}.conv2.weight": (width, width, 3, 3),
             }
             shapes |= {f"{block}.conv3.weight": (4 * width, width, 1, 1)}
-            shapes |= (
-                norm(f"{block}.bn1", width) | norm(f"{block}.bn2", width) | norm(f"{block}.bn3", 4 * width)
-            )
+            shapes |= norm(f"{block}.bn1", width) | norm(f"{block}.bn2", width) | norm(f"{block}.bn3", 4 * width)
             if i == 0:
                 shapes |= {f"{block}.downsample.0.weight": (4 * width, channels, 1, 1)}
                 shapes |= norm(f"{block}.downsample.1", 4 * width)
@@ -76,6 +71,8 @@ def test_tensors_are_named_and_shaped_as_released(name: str, blocks: tuple[int, 
         ("resnet50-plain", (417, 417), (53, 53)),
         ("resnet18", (417, 417), (53, 53)),
         ("resnet18-mini", (121, 217), (16, 28)),
+        ("vgg16-dilated", (417, 417), (53, 53)),
+        ("vgg16-dilated", (241, 425), (31, 54)),
     ],
 )
 def test_sizes_8n_plus_1_give_n_plus_1_cells(name: str, size: tuple[int, int], grid: tuple[int, int]) -> None:
@@ -151,6 +148,106 @@ def test_seeded_repeats_itself_even_after_an_error() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+# --- VGG ---
+
+
+def vgg_shapes(classes: int) -> dict[str, tuple[int, ...]]:
+    """RePRI's slices of vgg16_bn().features, written down layer by layer: (stage, layer, channels in, out)."""
+    convolutions = [
+        *((0, 0, 3, 64), (0, 3, 64, 64), (1, 0, 64, 128), (1, 3, 128, 128)),
+        *((2, 0, 128, 256), (2, 3, 256, 256), (2, 6, 256, 256)),
+        *((3, 0, 256, 512), (3, 3, 512, 512), (3, 6, 512, 512)),
+        *((4, 0, 512, 512), (4, 3, 512, 512), (4, 6, 512, 512)),
+    ]
+    shapes = {}
+    for stage, layer, channels, out in convolutions:
+        shapes |= {f"layer{stage}.{layer}.weight": (out, channels, 3, 3), f"layer{stage}.{layer}.bias": (out,)}
+        shapes |= norm(f"layer{stage}.{layer + 1}", out)
+    for view in range(4):
+        shapes |= {f"ppm.features.{view}.1.weight": (128, 512, 1, 1)} | norm(f"ppm.features.{view}.2", 128)
+    shapes |= {"bottleneck.0.weight": (512, 1024, 3, 3)} | norm("bottleneck.1", 512)
+    return shapes | {"classifier.weight": (classes, 512, 1, 1), "classifier.bias": (classes,)}
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vgg16-dilated"])
+def test_vgg_is_cut_as_repri_cuts_it(name: str) -> None:
+    assert {key: tuple(value.shape) for key, value in on_paper(name, 16).state_dict().items()} == vgg_shapes(16)
+
+
+def test_vgg_has_a_grid_of_sixteenths_as_released() -> None:
+    network = on_paper("vgg16", 16)
+    assert network(torch.empty(2, 3, 417, 417, device="meta")).shape == (2, 512, 27, 27)
+    assert network(torch.empty(2, 3, 241, 425, device="meta")).shape == (2, 512, 16, 27)
+    assert network.logits(torch.empty(2, 3, 417, 417, device="meta")).shape == (2, 16, 417, 417)
+
+
+def test_vgg_computes_what_torchvision_computes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On 64 pixels no row is incomplete, so the stages are torchvision's layers 0 to 42; and its weights fit."""
+    from torchvision.models import VGG16_BN_Weights
+    from torchvision.models.vgg import cfgs, make_layers
+
+    with torch.random.fork_rng():
+        published = make_layers(cfgs["D"], batch_norm=True).eval()
+        for module in published.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean, std=0.1)
+        images = torch.rand(1, 3, 64, 64)
+    tensors = {f"features.{name}": value for name, value in published.state_dict().items()}
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(tensors, tmp_path / "checkpoints" / Path(VGG16_BN_Weights.IMAGENET1K_V1.url).name)
+    network = build_encoder("vgg16", 2, pretrained="imagenet").eval()
+    dilated = build_encoder("vgg16-dilated", 2).eval()
+    dilated.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        expected = published[:43](images)
+        assert torch.equal(network.layer4(network.stage3(images)), expected)
+        before = published[:33](images)
+        assert torch.equal(dilated.stage3(images), before) and before.shape == (1, 512, 8, 8)
+        torch.testing.assert_close(nn.functional.max_pool2d(before, 2), network.stage3(images))
+        wide = nn.functional.conv2d(before, tensors["features.34.weight"], tensors["features.34.bias"], 1, 2, 2)
+        torch.testing.assert_close(dilated.layer4[0](before), wide)
+
+
+# --- stages and training ---
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"), [("resnet50", 1024), ("resnet18", 256), ("resnet18-mini", 64), ("vgg16-dilated", 512)]
+)
+def test_stage3_is_what_the_last_stage_is_given(name: str, channels: int) -> None:
+    network, images = on_paper(name, 31), torch.empty(2, 3, 65, 81, device="meta")
+    assert network.architecture.stage3_channels == channels
+    assert network.stage3(images).shape == (2, channels, 9, 11)
+
+
+def test_features_are_those_of_stage3_taken_further() -> None:
+    network, images = build_encoder(TINY, 2).eval(), torch.rand(2, 3, 33, 41)
+    with torch.no_grad():
+        further = network.bottleneck(network.ppm(network.layer4(network.stage3(images))))
+        assert torch.equal(network(images), further) and further.abs().sum() > 0
+
+
+@pytest.mark.parametrize("pictures", [2, 3])
+def test_two_pictures_can_be_learned_from(pictures: int) -> None:
+    """The released network takes a batch of exactly two for something else."""
+    network = build_encoder(TINY, 3).train()
+    logits = network.logits(torch.rand(pictures, 3, 33, 33))
+    assert logits.shape == (pictures, 3, 33, 33)
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+# --- first weights ---
+
+
+def test_a_fresh_vgg_starts_without_offsets() -> None:
+    network = build_encoder("vgg16", 2)
+    convolutions = [m for stage in (network.layer0, network.layer4) for m in stage if isinstance(m, nn.Conv2d)]
+    assert len(convolutions) == 5 and not any(m.bias.any() for m in convolutions)
+    assert convolutions[-1].weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
+
+
 def test_torchvision_weights_fit_the_plain_stem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A file as ImageNet weights are published, found in torch.hub's cache, ends up in the right places."""
     from torchvision.models import ResNet18_Weights, resnet18
@@ -161,7 +258,7 @@ def test_torchvision_weights_fit_the_plain_stem(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     torch.save(published, tmp_path / "checkpoints" / name)
-    network = build_encoder("resnet18", 2, pretrained=True)
+    network = build_encoder("resnet18", 2, pretrained="imagenet")
     tensors = network.state_dict()
     assert torch.equal(tensors["layer0.0.weight"], published["conv1.weight"])
     assert torch.equal(tensors["layer0.1.running_var"], published["bn1.running_var"])
@@ -174,151 +271,4 @@ def test_no_imagenet_weights_for_the_deep_stem() -> None:
         ValueError,
         match="'resnet18-mini' has no ImageNet weights in torchvision: ask for one of resnet50-plain",
     ):
-        build_encoder("resnet18-mini", pretrained=True)
-
-
-# --- keeping and finding encoders ---
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    network = build_encoder(TINY, 3, seed=1)
-    save_encoder(
-        tmp_path,
-        network,
-        {"corpus": "ytvis", "fold": 2, "base": ["cat", "dog"], "metrics": {"val_miou": 0.5}},
-    )
-    return tmp_path / "best.safetensors"
-
-
-def test_a_checkpoint_comes_back_as_it_was(saved: Path) -> None:
-    images = torch.rand(2, 3, 33, 41)
-    expected = build_encoder(TINY, 3, seed=1).eval()
-    for spec in (saved, str(saved), saved.parent):
-        encoder = load_encoder(spec)
-        assert torch.equal(encoder(images), expected(images)) and encoder(images).shape == (2, 6, 5, 6)
-        assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
-    page = json.loads(saved.with_suffix(".json").read_text())
-    assert page["architecture"]["features"] == 6 and page["classes"] == 3 and page["base"] == ["cat", "dog"]
-    assert page["metrics"] == {"val_miou": 0.5} and page["versions"]["torch"] == torch.__version__
-    assert page["fingerprint"] == fingerprint(expected) and re.fullmatch("[0-9a-f]{16}", page["fingerprint"])
-    assert sorted(p.name for p in saved.parent.iterdir()) == ["best.json", "best.safetensors"]
-
-
-def test_a_fingerprint_notices_any_tensor() -> None:
-    network = build_encoder(TINY, 3)
-    seen = {fingerprint(network)}
-    network.bottleneck[1].running_mean[0] += 1e-6
-    seen.add(fingerprint(network))
-    with torch.no_grad():
-        network.classifier.bias[2] += 1
-    assert len(seen | {fingerprint(network)}) == 3
-
-
-def test_a_checkpoint_of_another_architecture_is_refused(saved: Path) -> None:
-    with pytest.raises(ValueError, match=r"best.safetensors: holds a 'tiny' encoder, not 'resnet50'"):
-        load_encoder(saved, architecture="resnet50")
-    page = json.loads(saved.with_suffix(".json").read_text())
-    page["architecture"]["features"] = 7
-    saved.with_suffix(".json").write_text(json.dumps(page))
-    with pytest.raises(
-        ValueError, match=r"best.safetensors: tensors are not those of a 'tiny' encoder .*bottleneck"
-    ):
-        load_encoder(saved)
-
-
-def test_a_checkpoint_with_changed_weights_is_refused(saved: Path) -> None:
-    tensors = load_file(saved)
-    tensors["classifier.bias"] += 1
-    save_file(tensors, saved)
-    with pytest.raises(ValueError, match="differ in fingerprint"):
-        load_encoder(saved)
-
-
-def test_damaged_and_missing_checkpoints_say_so(saved: Path) -> None:
-    whole = saved.read_bytes()
-    saved.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="tensors are not those"):
-        load_encoder(saved)
-    saved.with_suffix(".json").write_text("{}")
-    with pytest.raises(ValueError, match="best.json: does not describe an encoder"):
-        load_encoder(saved)
-    saved.with_suffix(".json").unlink()
-    with pytest.raises(FileNotFoundError, match="best.json"):
-        load_encoder(saved)
-    saved.unlink()
-    for spec in (saved, saved.parent, saved.parent / "nowhere"):
-        with pytest.raises((FileNotFoundError, ValueError), match=str(saved.parent)):
-            load_encoder(spec)
-    with pytest.raises(ValueError, match=r"last.pt: encoders are kept as .safetensors .* '.pt'"):
-        load_encoder(saved.parent / "last.pt")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "right"),
-    [("resnet5O", "resnet50"), ("Resnet101", "resnet101"), ("resnet18_mini", "resnet18-mini")],
-)
-def test_an_unknown_name_gets_a_suggestion(wrong: str, right: str) -> None:
-    with pytest.raises(ValueError, match=f"encoder '{wrong}' is not known: did you mean '{right}'"):
-        load_encoder(wrong)
-
-
-def test_a_name_gives_untrained_weights_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="'resnet18-mini' has untrained weights"):
-        encoder = load_encoder("resnet18-mini")
-    assert encoder(torch.rand(1, 3, 17, 17)).shape == (1, 128, 3, 3)
-
-
-PLUGIN = """
-from __future__ import annotations
-from dataclasses import dataclass
-
-@dataclass
-class Blocks:
-    size: int = 8
-    def __call__(self, images):
-        from torch.nn.functional import avg_pool2d
-        return avg_pool2d(images, self.size, ceil_mode=True)
-
-def load():
-    return Blocks()
-
-def number():
-    return 5
-"""
-
-
-def test_an_encoder_may_be_a_function_of_a_file_or_module(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "my_encoder.py").write_text(PLUGIN)
-    monkeypatch.syspath_prepend(tmp_path)
-    for spec in (f"{tmp_path}/my_encoder.py:load", "my_encoder:load"):
-        assert load_encoder(spec)(torch.ones(1, 3, 17, 9)).shape == (1, 3, 3, 2)
-    assert isinstance(load_encoder("torch.nn:Identity"), nn.Identity)
-
-
-def test_a_wrong_plugin_is_explained(tmp_path: Path) -> None:
-    file = tmp_path / "my_encoder.py"
-    with pytest.raises(FileNotFoundError, match=r"my_encoder.py: no such file"):
-        load_encoder(f"{file}:load")
-    file.write_text(PLUGIN)
-    with pytest.raises(ValueError, match="has no function 'lood'; did you mean 'load'"):
-        load_encoder(f"{file}:lood")
-    with pytest.raises(ValueError, match="number: returned a int"):
-        load_encoder(f"{file}:number")
-    with pytest.raises(ValueError, match="'no_such_package.net' cannot be imported"):
-        load_encoder("no_such_package.net:load")
-
-
-def test_state_files_cannot_run_code(tmp_path: Path) -> None:
-    class Trap:
-        def __reduce__(self) -> tuple:
-            return Path.touch, (tmp_path / "ran",)
-
-    torch.save({"network": Trap()}, tmp_path / "last.pt")
-    with pytest.raises(ValueError, match="last.pt: not a training state"):
-        load_state(tmp_path / "last.pt")
-    assert not (tmp_path / "ran").exists()
-    save_state(tmp_path / "last.pt", {"step": 3, "tensor": torch.arange(3)})
-    assert load_state(tmp_path / "last.pt")["tensor"].tolist() == [0, 1, 2]
+        build_encoder("resnet18-mini", pretrained="imagenet")

@@ -97,12 +97,23 @@ def read_fold(
         raise FileNotFoundError(f"{root}: {found}; give the folder that holds the {corpus} data")
     if not 0 <= fold < len(table["novel"]):
         raise ValueError(f"{corpus} has folds 0 to {len(table['novel']) - 1}, not {fold}")
-    novel = tuple(table["novel"][fold])
-    others = sorted(set(table["classes"]) - set(novel))
-    base = tuple(table["base"][fold] if "base" in table else others)
+    base, novel = _divided(table, fold)
     if both := set(base) & set(novel):
         raise ValueError(f"{corpus} fold {fold}: classes {sorted(both)} are base and novel; mend the table")
     scan = SCANS[corpus](root, table, base, novel, on_error)
     repeats = table["repeats"][fold] if "repeats" in table else 1
     names = table["classes"]
     return Fold(corpus, fold, names, base, novel, scan.frames, scan.presence, scan.train, scan.val, repeats, scan.shown)
+
+
+def base_classes(corpus: str, fold: int) -> list[str]:
+    """Names of the base classes of a fold in the order of their labels, by the project's own table; needs no data."""
+    table = read_table(corpus)
+    return [table["classes"][number] for number in _divided(table, fold)[0]]
+
+
+def _divided(table: Mapping[str, Any], fold: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Base and novel classes of a fold."""
+    novel = tuple(table["novel"][fold])
+    others = sorted(set(table["classes"]) - set(novel))
+    return tuple(table["base"][fold] if "base" in table else others), novel

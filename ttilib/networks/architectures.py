@@ -1,8 +1,9 @@
 """Every number that decides the shape of an encoder, by the name a reader gives it.
 
 `resnet50` and `resnet101` are the paper's, down to the names of their tensors. The `-plain` ones have the
-usual 7x7 stem instead, which is what ImageNet weights are published for. `resnet18` is small enough for a
-laptop, and `resnet18-mini` is a narrow one, for learning from scratch in minutes on two cores.
+usual 7x7 stem instead, which is what torchvision's ImageNet weights are for. `resnet18` is small enough for a
+laptop, and `resnet18-mini` is a narrow one, for learning from scratch in minutes on two cores. `vgg16` is RePRI's
+other network, with its grid of sixteenths; `vgg16-dilated` has the same tensors and a grid of eighths.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import difflib
 from dataclasses import dataclass, replace
 from typing import Literal
 
-EXPANSION = {"basic": 1, "bottleneck": 4}  # output channels of a block per channel inside; He et al. 2016
+EXPANSION = {"basic": 1, "bottleneck": 4, "vgg": 1}  # output channels per channel inside; He et al. 2016, table 1
 LEVELS = (1, 2, 3, 6)  # cells per side of the pooled views; Zhao et al. 2017, section 3.2
 
 
@@ -19,23 +20,29 @@ LEVELS = (1, 2, 3, 6)  # cells per side of the pooled views; Zhao et al. 2017, s
 class Architecture:
     """Every number that decides the shape of a network.
 
-    Source: protocol section 3; He et al. 2016, table 1.
+    Source: protocol section 3; He et al. 2016, table 1; Simonyan and Zisserman 2015, table 1, column D (vgg).
     """
 
     name: str
-    block: Literal["basic", "bottleneck"]
-    blocks: tuple[int, int, int, int]  # residual blocks per stage
+    block: Literal["basic", "bottleneck", "vgg"]  # vgg: one convolution with bias, nothing residual
+    blocks: tuple[int, int, int, int]  # per stage, after the stem
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)  # channels inside the blocks of each stage
-    stem: Literal["deep", "plain"] = "deep"  # three 3x3 convolutions (the paper's) or one 7x7 (torchvision's)
+    stem: Literal["deep", "plain", "vgg"] = "deep"  # three 3x3 convolutions (the paper's), one 7x7 or two 3x3
     pyramid: int = 512  # channels per pooled view: a quarter of the 2048 that come in
     features: int = 512  # channels of the bottleneck, the C of everything after it
     dropout: float = 0.1  # of whole feature channels, in training only
     weights: str | None = None  # torchvision's name of ImageNet weights that fit; None: there are none
+    stride: Literal[8, 16] = 8  # pixels between neighbouring cells; residual networks always have 8
 
     @property
     def channels(self) -> int:
         """Channels of the last residual stage."""
         return self.widths[3] * EXPANSION[self.block]
+
+    @property
+    def stage3_channels(self) -> int:
+        """Channels of the last residual stage but one."""
+        return self.widths[2] * EXPANSION[self.block]
 
 
 DEEP50 = Architecture("resnet50", "bottleneck", (3, 4, 6, 3))
@@ -59,7 +66,24 @@ MINI18 = replace(
     features=128,
     weights=None,
 )
-ARCHITECTURES = {a.name: a for a in (DEEP50, DEEP101, PLAIN50, PLAIN101, PLAIN18, MINI18)}
+VGG16 = Architecture(
+    "vgg16",
+    "vgg",
+    (2, 3, 3, 3),
+    (128, 256, 512, 512),
+    stem="vgg",
+    pyramid=128,  # a quarter of the 512 that come in
+    weights="VGG16_BN_Weights.IMAGENET1K_V1",
+    stride=16,  # as RePRI offers it: nothing in it is dilated
+)
+DILATED16 = replace(VGG16, name="vgg16-dilated", stride=8)
+ARCHITECTURES = {a.name: a for a in (DEEP50, DEEP101, PLAIN50, PLAIN101, PLAIN18, MINI18, VGG16, DILATED16)}
+INITIAL = {  # files of ImageNet weights in the release's folder initmodel
+    "resnet50": "resnet50_v2.pth",
+    "resnet101": "resnet101_v2.pth",
+    "vgg16": "vgg16_bn.pth",
+    "vgg16-dilated": "vgg16_bn.pth",
+}
 
 
 def find_architecture(name: str) -> Architecture:

@@ -19,6 +19,8 @@ from torchvision.models import get_weight
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from ttilib.networks.architectures import ARCHITECTURES, LEVELS, Architecture, find_architecture
+from ttilib.networks.foreign import fill_stages, load_initial
+from ttilib.networks.vgg import vgg_stages
 
 BLOCKS = {
     "basic": BasicBlock,
@@ -50,19 +52,16 @@ class PSPNet(nn.Module):
     """A residual network at an eighth of the resolution, seen together with its surroundings.
 
     Calling it gives the features; `logits` adds the base-class classifier. Sizes 8n+1 give n+1 cells whose
-    centres lie on pixels 0, 8, 16, ...; other sizes give ceil(size / 8).
-    Source: protocol section 3.
+    centres lie on pixels 0, 8, 16, ...; other sizes give ceil(size / 8). VGG's cells are the means of 8 or 16
+    pixels instead, ceil(size / stride) of them.
+    Source: protocol section 3; RePRI's networks.
     """
 
     def __init__(self, architecture: Architecture, classes: int) -> None:
         super().__init__()
         self.architecture, self.classes = architecture, classes
-        block, (a, b, c, d) = BLOCKS[architecture.block], architecture.widths
-        self.layer0, channels = _stem(architecture)
-        self.layer1 = _stage(block, channels, a, architecture.blocks[0])
-        self.layer2 = _stage(block, a * block.expansion, b, architecture.blocks[1], stride=2)
-        self.layer3 = _stage(block, b * block.expansion, c, architecture.blocks[2], dilation=2)
-        self.layer4 = _stage(block, c * block.expansion, d, architecture.blocks[3], dilation=4)
+        stages = vgg_stages if architecture.block == "vgg" else _residual_stages
+        self.layer0, self.layer1, self.layer2, self.layer3, self.layer4 = stages(architecture)
         self.ppm = Pyramid(architecture.channels, architecture.pyramid)
         joined = architecture.channels + len(LEVELS) * architecture.pyramid
         self.bottleneck = nn.Sequential(
@@ -75,8 +74,11 @@ class PSPNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         """Features of normalised pictures: the bottleneck's output, not scaled to unit length."""
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.layer0(images)))))
-        return self.bottleneck(self.ppm(x))
+        return self.bottleneck(self.ppm(self.layer4(self.stage3(images))))
+
+    def stage3(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D h w"]:
+        """What the last stage is given: the output of the stage before it."""
+        return self.layer3(self.layer2(self.layer1(self.layer0(images))))
 
     def logits(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N K H W"]:
         """Scores of the base classes (0 is background) at every pixel, interpolated from the cells."""
@@ -84,13 +86,13 @@ class PSPNet(nn.Module):
 
 
 def build_encoder(
-    name: str | Architecture = "resnet50", classes: int = 16, pretrained: bool = False, seed: int = 0
+    name: str | Architecture = "resnet50", classes: int = 16, pretrained: str = "", seed: int = 0
 ) -> PSPNet:
     """A fresh network on the CPU: the same weights for the same seed, whatever was drawn before.
 
-    `classes` counts background. `pretrained` fills the residual stages with ImageNet weights where
-    torchvision has some that fit. Raises ValueError for an unknown name or an encoder without such weights,
-    FileNotFoundError if they cannot be fetched.
+    `classes` counts background. `pretrained` says where the residual stages get ImageNet weights from: "imagenet" is
+    torchvision, anything else a .pth file or a folder of the release's files (its initmodel), and "" leaves them
+    random. Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError if there are none.
     """
     architecture = name if isinstance(name, Architecture) else find_architecture(name)
     with seeded(seed):
@@ -99,8 +101,12 @@ def build_encoder(
             for module in stage.modules():
                 if isinstance(module, nn.Conv2d):  # torchvision's start; the new layers keep torch's default
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    if pretrained:
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+    if pretrained == "imagenet":
         _load_imagenet(network)
+    elif pretrained:
+        load_initial(network, pretrained)
     return network
 
 
@@ -127,6 +133,18 @@ def _backbone(network: PSPNet) -> tuple[nn.Sequential, ...]:
     return network.layer0, network.layer1, network.layer2, network.layer3, network.layer4
 
 
+def _residual_stages(architecture: Architecture) -> tuple[nn.Sequential, ...]:
+    block, (a, b, c, d) = BLOCKS[architecture.block], architecture.widths
+    stem, channels = _stem(architecture)
+    return (
+        stem,
+        _stage(block, channels, a, architecture.blocks[0]),
+        _stage(block, a * block.expansion, b, architecture.blocks[1], stride=2),
+        _stage(block, b * block.expansion, c, architecture.blocks[2], dilation=2),
+        _stage(block, c * block.expansion, d, architecture.blocks[3], dilation=4),
+    )
+
+
 def _stem(architecture: Architecture) -> tuple[nn.Sequential, int]:
     """The first convolutions, to a quarter of the resolution, and how many channels leave them."""
     width = architecture.widths[0]
@@ -141,17 +159,13 @@ def _stem(architecture: Architecture) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1)), shapes[-1][1]
 
 
-def _stage(
-    block: type, channels: int, width: int, count: int, stride: int = 1, dilation: int = 1
-) -> nn.Sequential:
+def _stage(block: type, channels: int, width: int, count: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
     """One residual stage; a dilated one sees as far as a strided one would, without losing resolution."""
     out = width * block.expansion
     shortcut = None
     if stride != 1 or dilation != 1 or channels != out:
         shortcut = nn.Sequential(conv1x1(channels, out, stride), nn.BatchNorm2d(out))
-    stage = nn.Sequential(
-        block(channels, width, stride, shortcut), *(block(out, width) for _ in range(count - 1))
-    )
+    stage = nn.Sequential(block(channels, width, stride, shortcut), *(block(out, width) for _ in range(count - 1)))
     for module in stage.modules():
         if dilation > 1 and isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3):
             module.dilation = module.padding = (dilation, dilation)
@@ -172,10 +186,6 @@ def _load_imagenet(network: PSPNet) -> None:
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f"ImageNet weights of encoder {architecture.name!r} could not be fetched ({error}): put "
-            f"{weights.url} into {torch.hub.get_dir()}/checkpoints by hand, or build with pretrained=False"
+            f'{weights.url} into {torch.hub.get_dir()}/checkpoints by hand, or build with pretrained=""'
         ) from error
-    stems = {"conv1": "layer0.0", "bn1": "layer0.1"}
-    parts = {name: name.split(".", 1) for name in found if not name.startswith("fc.")}
-    network.load_state_dict(
-        {f"{stems.get(a, a)}.{b}": found[name] for name, (a, b) in parts.items()}, strict=False
-    )
+    fill_stages(network, found, weights.url)
