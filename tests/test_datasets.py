@@ -24,13 +24,14 @@ from folds import cross
 from PIL import Image
 from pycocotools import mask as coco
 
-from ttilib.corpora.corpus import IGNORED, Rule
+from ttilib.corpora.corpus import Rule
 from ttilib.corpora.outlines import decode
 from ttilib.corpora.registry import READERS
 from ttilib.corpora.transforms import MEAN, STD, centred, normalise
 from ttilib.data.clips import Frames
-from ttilib.data.datasets import TrainingFrames, clip_from_files, episode_frames, load_clip, synthetic_clip
+from ttilib.data.datasets import clip_from_files, episode_frames, load_clip, synthetic_clip
 from ttilib.data.episodes import Episode, sample_episodes
+from ttilib.data.labelled import TrainingClips, TrainingFrames
 from ttilib.data.lists import read_fold
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image, write_labels
@@ -396,99 +397,6 @@ def test_synthetic_clip_moves_and_is_a_function_of_its_seed():
     torch.testing.assert_close(*colour, rtol=0.1, atol=0.02)
 
 
-def training(tmp_path):
-    stills = {f"t{n}": block(2 + n % 2, 2, 3, 8, 8) + block(1, 12, 20, 5, 5) for n in range(6)}
-    stills["t0"][0] = 255
-    root = pascal(tmp_path, {**stills, "v": block(3, 2, 3, 8, 8)}, val=("v",))
-    return read_fold("pascal", 0, root), root
-
-
-def test_training_items_depend_on_seed_epoch_and_index_only(tmp_path):
-    fold, root = training(tmp_path)
-    first, second = (TrainingFrames(fold, root, "train", (17, 33), seed=4) for _ in range(2))
-    second[3], second[0]  # asking for others before changes nothing
-    for index in range(len(first)):
-        assert torch.equal(first[index][0], second[index][0]) and torch.equal(
-            first[index][1], second[index][1]
-        )
-    before = [first[index][0] for index in range(len(first))]
-    first.set_epoch(1)
-    assert any(not torch.equal(before[index], first[index][0]) for index in range(len(first)))
-    with pytest.raises(IndexError):
-        first[len(first)]
-    assert len(list(first)) == 6
-
-
-def test_training_labels_by_hand(tmp_path):
-    fold, root = training(tmp_path)
-    image, labels = TrainingFrames(fold, root, "val", (18, 32))[0]
-    assert image.shape == (3, 18, 32) and image.dtype == torch.float32 and labels.dtype == torch.int64
-    assert labels.unique().tolist() == [0, 2, 255]  # class 3 is the second base class; padding below row 16
-    assert (labels[16:] == 255).all() and (labels[:16] != 255).all()
-    stored = READERS["pascal"](root).labels("t0", fold.base)
-    expected = block(1, 2, 3, 8, 8)
-    expected[12:17, 20:25] = expected[0] = 255  # a novel class and void are both ignored
-    np.testing.assert_array_equal(stored, expected)
-    raw = block(53, 2, 3, 8, 8) + block(41, 12, 20, 5, 5)
-    raw[0] = 255
-    reader = READERS["vspw"](vspw(tmp_path / "vspw", {"s": [raw]}))
-    np.testing.assert_array_equal(reader.labels("s/8", (49, 53)), block(2, 2, 3, 8, 8))
-
-
-def test_training_pictures_of_vspw_are_scaled_in_bytes_and_others_are_not(tmp_path):
-    stored = block(53, 2, 3, 20, 20, size=(45, 80))
-    root = vspw(tmp_path, {"s": [stored, stored]})
-    noise = np.random.default_rng(0).integers(0, 256, (45, 80, 3), np.uint8)
-    write_image(root / "data" / "s" / "origin" / "8.jpg", noise)
-    fold = read_fold("vspw", 0, root)
-    image, labels = TrainingFrames(fold, root, "val", (65, 65))[0]
-    stored_picture = read_image(root / "data" / "s" / "origin" / "8.jpg")
-    # 45 (65 / 80) = 36.56, cut to 32 x 64
-    scaled = cv2.resize(stored_picture, (64, 32), interpolation=cv2.INTER_LINEAR)
-    due = np.zeros((65, 65, 3))
-    due[:32, :64] = scaled
-    due = (np.float32(due) / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
-    np.testing.assert_array_equal(image.numpy(), due.transpose(2, 0, 1))
-    assert (labels[:32, :64] != IGNORED).all() and (labels == IGNORED).sum() == 65 * 65 - 32 * 64
-    rules = {corpus: (reader.episode_rule.rounded, reader.training_rule.rounded) for corpus, reader in READERS.items()}
-    assert rules["vspw"] == (False, True) and rules["ytvis"] == rules["pascal"] == rules["davis"] == (False, False)
-
-
-def test_portrait_videos_are_laid_on_their_side_for_training_only(tmp_path):
-    root = ytvis(tmp_path, {f"v{n}": [[2]] for n in range(2)})
-    content = read_json(root / "train" / "train.json")
-    for video in content["videos"]:
-        video |= {"height": 32, "width": 18}
-        write_image(root / "train" / "JPEGImages" / video["file_names"][0], np.full((32, 18, 3), 200, np.uint8))
-    for entry in content["annotations"]:
-        entry["segmentations"] = [polygon(2, 2, 20, 6)]
-    write_json(root / "train" / "train.json", content)
-    fold = read_fold("ytvis", 0, root)
-    wide, _ = TrainingFrames(fold, root, "train", SIZE)[0]
-    tall, labels = TrainingFrames(fold, root, "val", SIZE)[0]
-    black = -MEAN[0] / STD[0]
-    assert (wide[0] > black + 1).float().mean() > 0.7  # the turned picture fills the canvas but for the warp's corners
-    assert (tall[0] > black + 1).sum() == 18 * 10 and labels.max() > 0  # f = 18/32: 10 columns
-
-
-def test_training_takes_every_nth_frame_of_each_listed_video(tmp_path):
-    shows = {f"v{n}": [[2]] * 7 + [[1]] for n in range(4)} | {f"w{n}": [[2, 3]] * 4 for n in range(6)}
-    root = ytvis(tmp_path, shows)
-    fold = read_fold("ytvis", 0, root)
-    assert fold.train == (
-        *[f"v{n}" for n in range(4)],
-        *[f"w{n}" for n in range(5)],
-        *[f"w{n}" for n in range(5)],
-    )
-    frames = TrainingFrames(fold, root, "train", SIZE, every=3).frames
-    assert frames[:3] == ("v0/00000", "v0/00015", "v0/00030")  # the eighth frame shows no base class
-    assert len(frames) == 4 * 3 + 10 * 2
-    with pytest.raises(ValueError, match="split 'test' is not known"):
-        TrainingFrames(fold, root, "test", SIZE)
-    with pytest.raises(ValueError, match="ytvis fold 0: no val frame"):
-        TrainingFrames(replace(fold, val=()), root, "val", SIZE)
-
-
 def test_the_embedded_corpus_is_read_like_the_real_ones(tmp_path):
     mini = pytest.importorskip("ttilib.mini")
     root = mini.generate(
@@ -496,8 +404,9 @@ def test_the_embedded_corpus_is_read_like_the_real_ones(tmp_path):
     )
     for corpus in ("ytvis", "pascal", "vspw"):
         fold = read_fold(corpus, 1, root / corpus)
-        frames = TrainingFrames(fold, root / corpus, "train", (57, 105))
-        assert {int(label) for label in frames[0][1].unique()} <= {0, 1, 2, 3, 255}
+        for items in (TrainingFrames, TrainingClips):
+            pictures, labels = items(fold, root / corpus, "train", (57, 105))[0]
+            assert pictures.isfinite().all() and {int(label) for label in labels.unique()} <= {0, 1, 2, 3, 255}
         if corpus == "vspw":
             continue  # two videos a class leave one for testing, which cannot support itself
         episode = sample_episodes(fold, 1)[0]

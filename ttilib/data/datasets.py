@@ -1,10 +1,8 @@
-"""Benchmark data as pictures: an episode as a clip, and the frames of base training.
+"""Benchmark data as pictures: an episode as a clip.
 
 An episode is names; `load_clip` reads the pixels of just those frames and lays them on the network's canvas
 by the rule of their corpus, and `episode_frames` does so frame by frame. Without any data, `synthetic_clip`
-draws a clip from a seed. `TrainingFrames` is the other use of the data: labelled frames of the base classes,
-each a function of seed, epoch and index alone, so that neither worker count nor order changes what the network
-sees.
+draws a clip from a seed.
 """
 
 from __future__ import annotations
@@ -14,20 +12,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
-from torch.utils.data import Dataset
+from jaxtyping import Float, UInt8
 
 from ttilib.corpora.corpus import IGNORED, Reader, Rule
 from ttilib.corpora.registry import READERS
-from ttilib.corpora.transforms import centred, image_tensor, mask_tensor, normalise
-from ttilib.data.clips import Clip, Frames, check_same_size, clip_from_files, lay
+from ttilib.corpora.transforms import centred
+from ttilib.data.clips import Clip, Frames, clip_from_files, lay
 from ttilib.data.episodes import Episode
-from ttilib.data.lists import Fold
 
-__all__ = [
-    "IGNORED", "Clip", "Frames", "TrainingFrames", "clip_from_files", "episode_frames", "load_clip", "synthetic_clip",
-]  # fmt: skip
+__all__ = ["IGNORED", "Clip", "Frames", "clip_from_files", "episode_frames", "load_clip", "synthetic_clip"]
 
 BATCH = 100
 """Frames that the released batched driver solves together. Source: protocol section 5.2."""
@@ -137,61 +130,3 @@ def _scene(
     stripes = 0.75 + 0.25 * np.sin((dx + dy) * 2 * np.pi / 12)
     picture = np.where(inside[..., None], stripes[..., None] * colour, ground)
     return np.clip(picture, 0, 255).astype(np.uint8), inside.astype(np.uint8)
-
-
-class TrainingFrames(Dataset):
-    """Labelled frames of the base classes: item i of an epoch is (picture, labels).
-
-    The picture is normalised, float [3, H, W]; labels are 0 background, place in `fold.base` plus one, and
-    255 where ignored, int64 [H, W]. `split` "train" is varied at random, "val" is not. Of each video the
-    frames that show a base class are taken, every `every`-th of them; a video listed twice counts twice.
-    An item depends on (seed, epoch, index) only; call `set_epoch` before making the loader's iterator.
-
-    Source: protocol sections 1.3, 1.5 (labels) and 2 (variation).
-    """
-
-    def __init__(
-        self,
-        fold: Fold,
-        root: Path | str,
-        split: str,
-        size: tuple[int, int],
-        seed: int = 2020,
-        every: int = 1,
-    ) -> None:
-        if split not in ("train", "val"):
-            raise ValueError(f'split {split!r} is not known; choose "train" or "val"')
-        self.reader = READERS[fold.corpus](root)
-        self.base, self.size, self.seed, self.epoch = fold.base, size, seed, 0
-        self.vary = split == "train"
-        shown = {frame for c in fold.base for video in fold.presence[c].values() for frame in video}
-        videos = fold.train if self.vary else fold.val
-        self.frames = tuple(
-            frame for video in videos for frame in [f for f in fold.frames[video] if f in shown][::every]
-        )
-        if not self.frames:
-            raise ValueError(
-                f"{fold.corpus} fold {fold.index}: no {split} frame in {root} shows a base class; check it"
-            )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, and with it the random variation of every item."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Int64[Tensor, "H W"]]:
-        if not 0 <= index < len(self.frames):
-            raise IndexError(f"index {index} of {len(self.frames)} training frames")
-        frame = self.frames[index]
-        picture, labels = self.reader.image(frame), self.reader.labels(frame, self.base)
-        check_same_size(frame, picture, labels)
-        image, mask = image_tensor(picture), mask_tensor(labels)
-        if self.vary:
-            image, mask = self.reader.vary(image, mask, np.random.default_rng([self.seed, self.epoch, index]))
-        rule = self.reader.training_rule
-        lies = rule.place(*mask.shape, self.size)
-        image = lies.fit(image, rounded=rule.rounded)
-        mask = lies.fit(mask, padding=0 if rule.padding_counts else IGNORED)
-        return normalise(image / 255), mask.long()
