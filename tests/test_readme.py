@@ -7,7 +7,8 @@ import shlex
 import pytest
 
 import ttilib as tti
-from ttilib.__main__ import _literal, _parser
+from ttilib.__main__ import _parser
+from ttilib.commands import literal
 from ttilib.data.benchmarks import BENCHMARKS
 from ttilib.data.episodes import select_episodes, write_episodes
 from ttilib.notebooks import check_parameters, run_notebook
@@ -26,7 +27,7 @@ def test_every_notebook_has_a_command_whose_parameters_it_knows(repository):
     assert len(commands) == 5
     for command in commands:
         options = _parser().parse_args(command)
-        parameters = {name: _literal(value) for name, value in options.p}
+        parameters = {name: literal(value) for name, value in options.p}
         assert parameters
         check_parameters(repository / options.notebook, parameters)
 
@@ -44,7 +45,7 @@ def test_the_data_commands_are_understood(repository):
     assert [options.benchmark for options in parsed] == ["ytvis-v1", "minivspw", "pascal2minivspw"]
     (run,) = re.findall(r"^python -m ttilib (run .+)$", text, re.MULTILINE)
     options = _parser().parse_args(shlex.split(run))
-    check_parameters(repository / options.notebook, {name: _literal(value) for name, value in options.p})
+    check_parameters(repository / options.notebook, {name: literal(value) for name, value in options.p})
 
 
 def test_the_table_of_benchmarks_is_the_registry(repository):

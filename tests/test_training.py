@@ -1,116 +1,39 @@
-"""Base training: the loss and schedule by hand, and runs that can be killed, continued and trusted."""
+"""Base training: runs that can be killed, continued and trusted."""
 
 from __future__ import annotations
 
 import json
-import math
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import corpora
 import numpy as np
 import pytest
 import torch
+from squares import QUICK, TINY, Squares, command, learn
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from ttilib.__main__ import main
 from ttilib.data.lists import Fold, read_fold
-from ttilib.networks.architectures import Architecture
 from ttilib.networks.checkpoints import load_encoder, load_state
 from ttilib.networks.models import build_encoder
-from ttilib.networks.runs import cosine_rate
-from ttilib.networks.supervision import class_iou, confusion, smoothed_cross_entropy, validate
-from ttilib.networks.training import Progress, TrainConfig, batches, fit, train
+from ttilib.training.judging import base_class_iou
+from ttilib.training.progress import Progress
+from ttilib.training.settings import LEAK, ContrastConfig, TrainConfig
+from ttilib.training.train import batches, fit, train
 
-TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (8, 8, 16, 16), stem="plain", pyramid=4, features=16)
-QUICK = TrainConfig(encoder="resnet18-mini", epochs=6, batch=4, every=1, learning_rate=0.05, validate_every=2)
+FRAMES = replace(QUICK, batch=4)
+CLIPS = replace(QUICK, clip_frames=2, repeats=3, batch=2, epochs=2, contrast=ContrastConfig(width=8, every=1))
 SIZE = (17, 33)
 
 
-class Squares(Dataset):
-    """Red squares are class 1, green ones class 2; from epoch `poisoned` on the pictures hold infinities."""
-
-    def __init__(self, length: int, seed: int, poisoned: int = 999) -> None:
-        self.length, self.seed, self.poisoned, self.epoch = length, seed, poisoned, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if index >= self.length:
-            raise IndexError(index)
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        image, labels = rng.normal(0, 0.1, (3, 33, 33)).astype(np.float32), np.zeros((33, 33), np.int64)
-        for kind in (1, 2):
-            y, x = rng.integers(0, 20, 2)
-            labels[y : y + 13, x : x + 13] = kind
-        for kind in (1, 2):
-            image[kind - 1][labels == kind] += 2
-        if self.epoch >= self.poisoned:
-            image[:] = np.inf
-        return torch.from_numpy(image), torch.from_numpy(labels)
-
-
-# --- the pieces, by hand ---
-
-
-def test_smoothed_cross_entropy_by_hand() -> None:
-    """True class 0.9, the other two 0.05 each; an ignored pixel does not count."""
-    p = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.98, 0.01, 0.01]])
-    logits, labels = (
-        (p.log() + torch.tensor([[1.0], [2.0], [3.0]])).T.reshape(1, 3, 1, 3),
-        torch.tensor([[[0, 2, 255]]]),
-    )
-    first = -(0.9 * math.log(0.7) + 0.05 * math.log(0.2) + 0.05 * math.log(0.1))
-    second = -(0.05 * math.log(0.1) + 0.05 * math.log(0.3) + 0.9 * math.log(0.6))
-    loss = smoothed_cross_entropy(logits, labels, 0.1)
-    torch.testing.assert_close(loss, torch.tensor((first + second) / 2))
-    sharp = smoothed_cross_entropy(logits, labels, 0.0)
-    torch.testing.assert_close(sharp, torch.tensor(-(math.log(0.7) + math.log(0.6)) / 2))
-    assert smoothed_cross_entropy(logits, torch.full_like(labels, 255), 0.1) == 0
-    weighted = smoothed_cross_entropy(logits, labels, 0.1, foreground_weight=3.0)
-    torch.testing.assert_close(weighted, torch.tensor((first + 3 * second) / 4))
-
-
-def test_learning_rate_is_half_a_cosine() -> None:
-    config, steps = TrainConfig(), 40
-    assert cosine_rate(0, steps, config) == pytest.approx(2.5e-3, rel=1e-12)
-    assert cosine_rate(20, steps, config) == pytest.approx((2.5e-3 + 1e-6) / 2, rel=1e-9)
-    assert cosine_rate(40, steps, config) == pytest.approx(1e-6, rel=1e-9)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 2.5e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps, eta_min=1e-6)
-    for step in range(steps):
-        assert cosine_rate(step, steps, config) == pytest.approx(schedule.get_last_lr()[0], rel=1e-6)
-        optimizer.step()
-        schedule.step()
-
-
-def test_iou_by_hand() -> None:
-    labels = torch.tensor([[[0, 0, 1, 1], [2, 255, 1, 0]]])
-    found = torch.tensor([[[0, 1, 1, 1], [0, 2, 0, 0]]])
-    counts = confusion(found, labels, 4)
-    assert counts.tolist() == [[2, 1, 0, 0], [1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    # background 2 of 5, class 1 2 of 4, class 2 0 of 1, class 3 never seen and counted as 0
-    torch.testing.assert_close(class_iou(counts), torch.tensor([0.4, 0.5, 0.0, 0.0], dtype=torch.float64))
-
-
-def test_validation_of_a_network_that_says_1_everywhere() -> None:
-    network, frames = build_encoder(TINY, 3), Squares(5, seed=3)
-    with torch.no_grad():
-        network.classifier.weight.zero_()
-        network.classifier.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
-    share = torch.stack([frames[i][1] == 1 for i in range(5)]).double().mean().item()
-    assert validate(network, frames, batch=2).tolist() == pytest.approx([0, share, 0], rel=1e-9)
-
-
-def test_an_epoch_shows_every_frame_once_in_its_own_order() -> None:
+def test_an_epoch_shows_every_item_once_in_its_own_order() -> None:
     class Numbers(Squares):
         def __getitem__(self, index: int) -> tuple[int, int]:
             return index, self.epoch
@@ -121,36 +44,12 @@ def test_an_epoch_shows_every_frame_once_in_its_own_order() -> None:
     )
     assert first == again != other
     shown = sum(first, [])
-    assert (
-        len(first) == 3 and len(set(shown)) == 9 and set(shown) <= set(range(11)) and shown != sorted(shown)
-    )
+    assert len(first) == 3 and len(set(shown)) == 9 and set(shown) <= set(range(11)) and shown != sorted(shown)
     rest = list(batches(frames, config, 1, done=2))
     assert [numbers.tolist() for numbers, _ in rest] == other[2:] and rest[0][1].tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("wrong", [{"batch": 1}, {"epochs": 0}, {"every": 0}, {"validate_every": -1}])
-def test_settings_that_make_no_sense(wrong: dict) -> None:
-    with pytest.raises(ValueError, match=f"TrainConfig: .*{next(iter(wrong))}"):
-        TrainConfig(**wrong)
-
-
-def test_default_settings_are_the_papers() -> None:
-    config = TrainConfig()
-    assert (config.encoder, config.batch, config.every, config.seed) == ("resnet50", 30, 5, 2020)
-    assert (config.learning_rate, config.last_learning_rate, config.momentum) == (2.5e-3, 1e-6, 0.9)
-    assert (config.weight_decay, config.label_smoothing) == (1e-4, 0.1)
-
-
 # --- whole runs ---
-
-
-def squares(folder: Path, config: TrainConfig, **poison: int) -> list[Progress]:
-    network = build_encoder(TINY, 3, seed=config.seed)
-    return list(
-        fit(
-            network, Squares(24, 0, **poison), Squares(8, 1), folder, config, {"corpus": "squares", "fold": 0}
-        )
-    )
 
 
 def log(folder: Path) -> list[dict]:
@@ -158,8 +57,7 @@ def log(folder: Path) -> list[dict]:
 
 
 def test_squares_are_learned(tmp_path: Path) -> None:
-    config = replace(QUICK, epochs=12, batch=6, learning_rate=0.1, validate_every=4)
-    progress = squares(tmp_path, config)
+    progress = list(learn(tmp_path, replace(QUICK, epochs=12, batch=6, learning_rate=0.1, validate_every=4)))
     losses = [p.loss for p in progress]
     assert np.mean(losses[-4:]) < 0.6 * losses[0]
     measured = [(p.epoch, p.val_miou) for p in progress if p.val_miou is not None]
@@ -170,17 +68,77 @@ def test_squares_are_learned(tmp_path: Path) -> None:
     assert progress[0].learning_rate == 0.1 and progress[-1].learning_rate < 0.001
     assert progress[-1].eta == 0 < progress[0].eta and progress[-1].seconds > progress[0].seconds > 0
     encoder, page = load_encoder(tmp_path), json.loads((tmp_path / "best.json").read_text())
-    assert (
-        page["metrics"]["val_miou"] == best and page["config"]["batch"] == 6 and page["corpus"] == "squares"
-    )
-    assert validate(encoder, Squares(8, 1)).mean().item() == pytest.approx(best, abs=1e-12)
-    assert [row["loss"] for row in log(tmp_path)] == losses
+    assert page["metrics"]["val_miou"] == best and page["config"]["batch"] == 6 and page["corpus"] == "squares"
+    assert base_class_iou(encoder, Squares(8, 1)).mean().item() == pytest.approx(best, abs=1e-12)
+    rows = log(tmp_path)
+    assert [row["loss"] for row in rows] == losses == [row["parts"]["ce"] for row in rows]
+    told = [row for row in rows if row["train_miou"] is not None]
+    assert [row["step"] for row in told] == list(range(4, 49, 4)), "at the end of every epoch"
+    assert told[-1]["train_miou"] > told[0]["train_miou"] and told[-1]["train_accuracy"] > 0.6
+
+
+def test_what_a_run_shows_of_itself(tmp_path: Path) -> None:
+    """Drawing changes nothing in what is learned, and leaves its pictures behind."""
+    config = replace(QUICK, epochs=2, contrast=ContrastConfig(width=4, project=False))
+    quiet = [p.loss for p in learn(tmp_path / "quiet", config)]
+    shown = [p.loss for p in learn(tmp_path / "shown", replace(config, show_every=2))]
+    assert quiet == shown
+    names = {str(path.relative_to(tmp_path / "shown")) for path in (tmp_path / "shown").rglob("*") if path.is_file()}
+    pictures = {"samples/epoch_002.png", "samples/pairs_002.png", "curves.png", "epochs.csv"}
+    assert pictures <= names and "samples/epoch_001.png" not in names
+    assert {path.name for path in (tmp_path / "quiet").iterdir()} == {
+        "last.pt", "log.jsonl", "best.json", "best.safetensors",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"foreground_weight": 4.0}, {"label_smoothing": 0.0}, {"loss": "iou"}, {"loss": "ce+iou"}, {"mixup": 0.5},
+        {"seed": 7}, {"contrast": ContrastConfig(width=4)},
+    ],
+)  # fmt: skip
+def test_settings_reach_the_loss(tmp_path: Path, change: dict) -> None:
+    first = [next(learn(tmp_path / name, config)).loss for name, config in both(change)]
+    assert first[0] != first[1] and np.isfinite(first).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "adamw"}, {"momentum": 0.0}, {"weight_decay": 0.1}, {"clip_norm": 1e-3}, {"accumulate": 2},
+        {"new_layers_rate": 10.0}, {"schedule": "step"}, {"precision": "bf16"}, {"precision": "fp16"},
+    ],
+)  # fmt: skip
+def test_settings_reach_the_weights(tmp_path: Path, change: dict) -> None:
+    """What is no part of the loss itself shows in a later one."""
+    losses = []
+    for name, config in both(change):
+        with closing(learn(tmp_path / name, config)) as steps:
+            losses.append([next(steps).loss for _ in range(3)])
+    assert losses[0] != losses[1] and np.isfinite(losses).all()
+    if "accumulate" not in change and "precision" not in change:
+        assert losses[0][0] == losses[1][0]
+
+
+def both(change: dict) -> Iterator[tuple[str, TrainConfig]]:
+    yield from (("as it is", QUICK), ("changed", replace(QUICK, **change)))
+
+
+def test_averaged_weights_are_the_ones_kept(tmp_path: Path) -> None:
+    """With a share of (almost) one the average stays where the run began."""
+    config = replace(QUICK, epochs=1, validate_every=1, ema=1 - 1e-9)
+    list(learn(tmp_path, config))
+    kept, fresh = load_encoder(tmp_path), build_encoder(TINY, 3, seed=QUICK.seed)
+    torch.testing.assert_close(kept.classifier.weight, fresh.classifier.weight.detach(), rtol=0.1, atol=0.02)
+    moved = load_state(tmp_path / "last.pt")["learner"]["network.classifier.weight"]
+    assert not torch.equal(moved, kept.classifier.weight)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three base classes in two videos of four frames each: 12 frames to train, 12 to validate."""
-    shows = {f"v{c}{n}": [[c]] * 4 for c in (2, 3, 4) for n in "ab"}
+    """Three base classes in two videos of four frames each: 12 frames to train, 12 to validate; two novel videos."""
+    shows = {f"v{c}{n}": [[c]] * 4 for c in (2, 3, 4, 5) for n in "ab"}
     return corpora.ytvis(tmp_path_factory.mktemp("ytvis"), shows)
 
 
@@ -194,29 +152,15 @@ def whole(data: Path, fold: Fold, tmp_path_factory: pytest.TempPathFactory) -> P
     """A run that nobody interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    assert len(list(train(fold, data, folder, QUICK, SIZE))) == 18
+    assert len(list(train(fold, data, folder, FRAMES, SIZE))) == 18
     assert torch.equal(torch.get_rng_state(), before[0]), "training drew from torch's shared generator"
     assert np.random.get_state()[1].tolist() == before[1], "training drew from NumPy's shared generator"
     return folder
 
 
-CHILD = """
-import json, sys
-import torch
-from ttilib.data.lists import read_fold
-from ttilib.networks.training import TrainConfig, train
-
-torch.set_num_threads(1)
-root, folder, config = sys.argv[1], sys.argv[2], TrainConfig(**json.loads(sys.argv[3]))
-for progress in train(read_fold("ytvis", 0, root), root, folder, config, (17, 33)):
-    print(progress.step, flush=True)
-"""
-
-
-def kill_after(step: int, data: Path, folder: Path, config: TrainConfig, repository: Path) -> None:
-    """Start a run in a process of its own and end it the hard way."""
-    arguments = [sys.executable, "-c", CHILD, str(data), str(folder), json.dumps(vars(config))]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=repository) as child:
+def kill_after(step: int, folder: Path, config: TrainConfig) -> None:
+    """Start a run on squares in a process of its own and end it the hard way."""
+    with subprocess.Popen(command(folder, config), stdout=subprocess.PIPE, text=True) as child:
         for line in child.stdout:
             if int(line) >= step:
                 child.send_signal(signal.SIGKILL)
@@ -224,62 +168,81 @@ def kill_after(step: int, data: Path, folder: Path, config: TrainConfig, reposit
         assert child.wait() == -signal.SIGKILL
 
 
-def test_a_killed_run_ends_like_one_that_was_not(
-    data: Path, fold: Fold, whole: Path, tmp_path: Path, repository: Path
-) -> None:
-    kill_after(5, data, tmp_path, replace(QUICK, save_seconds=1e9), repository)
-    first = load_state(tmp_path / "last.pt")["progress"]["step"]
-    assert first in (3, 6, 9, 12, 15), "saved at the ends of epochs"
-    with open(tmp_path / "log.jsonl", "a") as torn:
+EVERYTHING = replace(
+    QUICK, loss="ce+iou", mixup=0.3, accumulate=2, ema=0.5, clip_norm=1.0, optimizer="adamw", learning_rate=0.01,
+    contrast=ContrastConfig(width=4),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [QUICK, EVERYTHING], ids=["plain", "everything"])
+def test_a_killed_run_ends_like_one_that_was_not(config: TrainConfig, tmp_path: Path) -> None:
+    config, killed = replace(config, epochs=4), tmp_path / "killed"
+    list(learn(tmp_path / "whole", config))
+    kill_after(8, killed, replace(config, save_seconds=1e9))
+    first = load_state(killed / "last.pt")["progress"]["step"]
+    assert first in (6, 12, 18), "saved at the ends of epochs"
+    with open(killed / "log.jsonl", "a") as torn:
         torn.write('{"epoch": 2, "st')
-    steps = train(fold, data, tmp_path, replace(QUICK, save_seconds=0.0), SIZE)
-    assert next(steps).step == first + 1
-    steps.close()  # in the middle of an epoch, saved there
-    rest = list(train(fold, data, tmp_path, QUICK, SIZE))
-    assert [p.step for p in rest] == list(range(first + 2, 19))
-    assert_same_run(tmp_path, whole)
+    with closing(learn(killed, replace(config, save_seconds=0.0))) as steps:
+        assert next(steps).step == first + 1
+    rest = list(learn(killed, config))  # from the middle of an epoch
+    assert [p.step for p in rest] == list(range(first + 2, 25))
+    assert_same_run(killed, tmp_path / "whole", 24)
 
 
-def assert_same_run(folder: Path, other: Path) -> None:
-    """Bitwise: weights, momentum, loss curve and the encoder that was kept."""
+def assert_same_run(folder: Path, other: Path, steps: int) -> None:
+    """Bitwise: weights, everything the next step depends on, loss curve and the encoder that was kept."""
     states = [load_state(place / "last.pt") for place in (folder, other)]
-    tensors = [
-        {**state["network"], **{n: b["momentum_buffer"] for n, b in state["optimizer"]["state"].items()}}
-        for state in states
-    ]
-    assert tensors[0].keys() == tensors[1].keys()
+    tensors = [dict(leaves({k: v for k, v in state.items() if k != "progress"})) for state in states]
+    assert tensors[0].keys() == tensors[1].keys() and len(tensors[0]) > 50
     assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
     curves = [
-        [(r["step"], r["loss"], r["learning_rate"], r["val_miou"]) for r in log(f)] for f in (folder, other)
+        [{k: v for k, v in row.items() if k not in ("seconds", "waited", "eta")} for row in log(f)]
+        for f in (folder, other)
     ]
-    assert curves[0] == curves[1] and len(curves[0]) == 18
+    assert curves[0] == curves[1] and len(curves[0]) == steps
     assert (folder / "best.safetensors").read_bytes() == (other / "best.safetensors").read_bytes()
 
 
-def test_dropout_and_seed_matter(data: Path, fold: Fold, whole: Path, tmp_path: Path) -> None:
-    """The comparison above would notice another draw: another seed gives other losses."""
-    first = next(train(fold, data, tmp_path, replace(QUICK, seed=7), SIZE))
-    assert first.loss != log(whole)[0]["loss"]
+def leaves(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors inside nested dicts and lists, by where they are."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, f"{name}/{key}")
 
 
-@pytest.mark.parametrize("change", [{"foreground_weight": 4.0}, {"label_smoothing": 0.0}])
-def test_settings_reach_the_loss(data: Path, fold: Fold, whole: Path, tmp_path: Path, change: dict) -> None:
-    assert next(train(fold, data, tmp_path, replace(QUICK, **change), SIZE)).loss != log(whole)[0]["loss"]
+def test_clips_and_pairs_go_on_as_well(data: Path, fold: Fold, tmp_path: Path) -> None:
+    """Three videos three times over, two clips of two frames a step, each with a window."""
+    losses = [p.loss for p in train(fold, data, tmp_path / "whole", CLIPS, SIZE)]
+    assert len(losses) == 8
+    with closing(train(fold, data, tmp_path / "cut", replace(CLIPS, save_seconds=0.0), SIZE)) as steps:
+        first = [next(steps).loss for _ in range(3)]
+    assert first + [p.loss for p in train(fold, data, tmp_path / "cut", CLIPS, SIZE)] == losses
+    assert {"ce", "contrast"} == set(log(tmp_path / "whole")[0]["parts"])
+
+
+def test_the_leak_is_told_on_the_page(data: Path, fold: Fold, tmp_path: Path) -> None:
+    for videos, told in (("base", False), (LEAK, True)):
+        config = replace(CLIPS, epochs=1, validate_every=1, contrast=replace(CLIPS.contrast, videos=videos))
+        list(train(fold, data, tmp_path / videos, config, SIZE))
+        page = json.loads((tmp_path / videos / "best.json").read_text())
+        assert ("leak" in page) == told
+    assert "novel classes" in page["leak"]
 
 
 def test_processes_that_read_change_nothing(data: Path, fold: Fold, whole: Path, tmp_path: Path) -> None:
-    steps = train(fold, data, tmp_path, replace(QUICK, workers=1), SIZE)
-    assert [next(steps).loss for _ in range(4)] == [row["loss"] for row in log(whole)[:4]]
+    with closing(train(fold, data, tmp_path, replace(FRAMES, workers=1), SIZE)) as steps:
+        assert [next(steps).loss for _ in range(4)] == [row["loss"] for row in log(whole)[:4]]
 
 
 def test_a_finished_run_is_left_alone(data: Path, fold: Fold, whole: Path) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in whole.iterdir() if path.name != "log.jsonl"}
     rows = (whole / "log.jsonl").read_text()
-    (last,) = train(fold, data, whole, replace(QUICK, save_seconds=1.0), SIZE)
+    (last,) = train(fold, data, whole, replace(FRAMES, save_seconds=1.0), SIZE)
     assert last.step == last.steps == 18 and last.val_miou is not None and last.eta == 0
-    assert {
-        path.name: path.stat().st_mtime_ns for path in whole.iterdir() if path.name != "log.jsonl"
-    } == before
+    assert {path.name: path.stat().st_mtime_ns for path in whole.iterdir() if path.name != "log.jsonl"} == before
     assert (whole / "log.jsonl").read_text() == rows
     assert set(before) == {"last.pt", "best.safetensors", "best.json"}
 
@@ -290,53 +253,99 @@ def test_the_page_tells_what_the_encoder_knows(whole: Path) -> None:
     assert page["classes"] == 4 and page["size"] == [17, 33] and page["config"]["learning_rate"] == 0.05
 
 
+# --- bad input ---
+
+
 def test_a_folder_of_another_run_is_refused(data: Path, fold: Fold, whole: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"last.pt: belongs to a run with learning_rate 0.05, not 0.01; use another"
-    ):
-        next(train(fold, data, whole, replace(QUICK, learning_rate=0.01), SIZE))
+    with pytest.raises(ValueError, match=r"last.pt: belongs to a run with learning_rate 0.05, not 0.01; use another"):
+        next(train(fold, data, whole, replace(FRAMES, learning_rate=0.01), SIZE))
     with pytest.raises(ValueError, match="fold 0, not 1"):
-        next(train(read_fold("ytvis", 1, data), data, whole, QUICK, SIZE))
+        next(train(replace(fold, index=1), data, whole, FRAMES, SIZE))
     with pytest.raises(ValueError, match=r"size \[17, 33\], not \[25, 33\]"):
-        next(train(fold, data, whole, QUICK, (25, 33)))
+        next(train(fold, data, whole, FRAMES, (25, 33)))
+    turned = replace(fold, base=fold.base[::-1])
+    with pytest.raises(ValueError, match=r"base \['kind_2', 'kind_3', 'kind_4'\], not \['kind_4'"):
+        next(train(turned, data, whole, FRAMES, SIZE))
 
 
-def test_too_few_frames_for_a_batch(data: Path, fold: Fold, tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match="12 frames to train on and 12 to validate are too few for a batch of 13"
-    ):
-        next(train(fold, data, tmp_path, replace(QUICK, batch=13), SIZE))
+def test_too_few_items_for_a_batch(data: Path, fold: Fold, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="12 items to train on and 12 to validate are too few for a batch of 13"):
+        next(train(fold, data, tmp_path, replace(FRAMES, batch=13), SIZE))
+    with pytest.raises(ValueError, match="batch is 5, which 1 processes in 2 parts cannot share evenly; .* such as 6"):
+        next(train(fold, data, tmp_path, replace(FRAMES, batch=5, accumulate=2), SIZE))
+
+
+def test_a_class_nobody_shows(data: Path, fold: Fold, tmp_path: Path) -> None:
+    empty = replace(fold, presence={**fold.presence, 3: {}})
+    with pytest.raises(ValueError, match="kind_3"):
+        next(train(empty, data, tmp_path, FRAMES, SIZE))
 
 
 def test_a_damaged_state_is_named(data: Path, fold: Fold, tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"half a file")
     with pytest.raises(ValueError, match="last.pt: not a training state that can be read; remove it"):
-        next(train(fold, data, tmp_path, QUICK, SIZE))
+        next(train(fold, data, tmp_path, FRAMES, SIZE))
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(tmp_path: Path) -> None:
-    config = replace(QUICK, save_seconds=0.0)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(tmp_path: Path, precision: str) -> None:
+    config = replace(QUICK, save_seconds=0.0, precision=precision, validate_every=1)
     with pytest.raises(FloatingPointError, match=r"the loss of step 13 is nan, .* learning_rate below 0.05"):
-        squares(tmp_path, config, poisoned=2)
+        list(learn(tmp_path, config, poisoned=2))
     state = load_state(tmp_path / "last.pt")
     assert state["progress"]["step"] == 12 and len(log(tmp_path)) == 12
-    assert all(value.isfinite().all() for value in state["network"].values() if value.is_floating_point())
+    assert all(value.isfinite().all() for value in state["learner"].values() if value.is_floating_point())
     assert load_encoder(tmp_path)(torch.rand(1, 3, 17, 17)).isfinite().all()
 
 
-def test_the_earlier_of_equal_validations_stays(tmp_path: Path) -> None:
-    """With a learning rate of nothing every validation is alike but for batch norm, so fix that too."""
-    config = replace(QUICK, epochs=4, learning_rate=0.0, last_learning_rate=0.0, validate_every=1)
+def test_a_full_disk_stops_and_keeps_what_was_good(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk: the writer meets the same refusal, at the same place."""
+    config = replace(QUICK, epochs=2, batch=8)
+    list(learn(tmp_path, replace(config, epochs=1)))
+    state = load_state(tmp_path / "last.pt")
+    state["identity"] |= {"epochs": 2, "steps": 6}
+    torch.save(state, tmp_path / "last.pt")
+    whole, (_, hard) = (tmp_path / "last.pt").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, hard))
+    try:
+        with pytest.raises(OSError, match=r"last.pt: cannot be written .*; what was there stays; "):
+            list(learn(tmp_path, config))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert (tmp_path / "last.pt").read_bytes() == whole
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "a half-written file was left"
+    assert [p.step for p in learn(tmp_path, config)] == [4, 5, 6], "with room again, the run goes on"
 
-    def steps() -> Iterator[Progress]:
-        network = build_encoder(TINY, 3)
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 0.0
-        return fit(network, Squares(8, 0), Squares(4, 1), tmp_path, config, {})
 
-    began = [p for p, _ in zip(steps(), range(4), strict=False)]
-    rows = began + list(steps())  # a resumed run remembers the best so far
-    assert [p.step for p in rows] == list(range(1, 9))
-    assert len({p.val_miou for p in rows if p.val_miou is not None}) == 1
-    assert json.loads((tmp_path / "best.json").read_text())["metrics"]["epoch"] == 1
+def test_the_command_trains_and_goes_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m ttilib train`, stopped by Ctrl-C and started again."""
+    settings = {"batch": 4, "epochs": 2, "encoder": "resnet18-mini", "every": 1, "save_seconds": 0.0, "show_every": 0}
+    words = [word for name, value in settings.items() for word in ("-p", name, str(value))]
+    run = [sys.executable, "-m", "ttilib", "train", "ytvis-v1", "--root", str(data), "--mini", "--size", "17", "33"]
+    run += ["--out", str(tmp_path / "run"), *words]
+    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as child:
+        while not (tmp_path / "run" / "last.pt").is_file():
+            assert child.poll() is None, child.stderr.read()
+        child.send_signal(signal.SIGINT)
+        said = child.stderr.read()
+    assert child.returncode in (0, 130) and "Traceback" not in said
+    assert main(run[3:]) == 0 and "6/6" in capsys.readouterr().err
+    assert [row["step"] for row in log(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    assert main([*run[3:], "-p", "learning_rat", "1"]) == 2
+    assert capsys.readouterr().err == "ttilib: setting 'learning_rat' is not known; did you mean learning_rate?\n"
+
+
+def test_an_identity_is_plain_json(tmp_path: Path) -> None:
+    (*_, last) = learn(tmp_path, replace(QUICK, epochs=1))
+    state = load_state(tmp_path / "last.pt")
+    assert isinstance(last, Progress) and json.loads(json.dumps(state["identity"])) == state["identity"]
+    assert set(asdict(QUICK)) - set(state["identity"]) == {"workers", "save_seconds", "show_every"}
+
+
+def test_a_data_set_of_ones_own_without_pictures_to_validate(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="24 items to train on and 0 to validate"):
+        next(fit(build_encoder(TINY, 3), Squares(24, 0), Squares(0, 1), tmp_path, QUICK, {}))

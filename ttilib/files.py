@@ -4,12 +4,13 @@ A run can be stopped at any instant: by a keyboard, a queue, a full disk. Whatev
 therefore written beside its final place first and moved there in one step, so that nobody ever reads half
 a result and an old result survives a failed new one.
 
-`atomic` is that step; `write_text`, `write_json` use it; `digest` names a value by its content, and
-`natural_key` puts names in the order people count in.
+`atomic` is that step; `write_text`, `write_json` use it; `writing` tells of a full disk; `digest` names a value by
+its content, and `natural_key` puts names in the order people count in.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,13 +23,29 @@ from typing import Any
 
 
 @contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Say in one sentence that the disk is full, if what is written inside the block finds it so.
+
+    Raises OSError naming `path`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        about = f"{path}: cannot be written ({error.strerror}); what was there stays"
+        raise OSError(f"{about}; free some space and give the same command again") from error
+
+
+@contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well.
 
     The temporary file has the same suffix (image writers look at it). If the block raises, it is removed
     and whatever was at `path` before stays untouched. Missing parent folders are made.
 
-    Raises IsADirectoryError if `path` is a folder, FileNotFoundError if the block wrote nothing.
+    Raises IsADirectoryError if `path` is a folder, FileNotFoundError if the block wrote nothing, OSError saying so
+    if the disk is full.
     """
     path = Path(path)
     if path.is_dir():
@@ -39,7 +56,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
     temporary = Path(name)
     temporary.unlink()
     try:
-        yield temporary
+        with writing(path):
+            yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"{path}: nothing was written; write to the path that atomic() gives")
         os.replace(temporary, path)

@@ -30,13 +30,8 @@ TERMS = {
 }
 """The terms of the objective, and what their axes are called."""
 
-TERM_COLOURS = dict(
-    zip(
-        TERMS,
-        ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#000000"),
-        strict=True,
-    )
-)
+COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#000000")
+TERM_COLOURS = dict(zip(TERMS, COLOURS, strict=True))
 
 
 def _mark_update(ax: Axes, step: int) -> None:
@@ -67,9 +62,7 @@ def loss_terms(
     else:
         row = each_of(axes)
         if len(row) < len(names):
-            raise ValueError(
-                f"{len(names)} terms for {len(row)} axes; give one each, or a single one for all"
-            )
+            raise ValueError(f"{len(names)} terms for {len(row)} axes; give one each, or a single one for all")
         drawn = row[: len(names)]
         for ax, (name, value) in zip(drawn, values.items(), strict=True):
             _term_alone(ax, name, value)
@@ -151,16 +144,8 @@ def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:
     for (method, series), look in zip(values.items(), styles(values).values(), strict=True):
         vc = array(series).astype(float)
         first = np.arange(len(vc))
-        ax.plot(
-            first,
-            vc,
-            linewidth=2,
-            markersize=5,
-            markevery=max(1, len(vc) // 12),
-            label=method,
-            clip_on=False,
-            **look,
-        )
+        marks = {"markersize": 5, "markevery": max(1, len(vc) // 12)}
+        ax.plot(first, vc, linewidth=2, label=method, clip_on=False, **marks, **look)
         ends.append(line_end(first, vc, method, look["color"]))
     ax.set_ylim(top=1)
     tidy(ax, "first frame of the window", f"VC of {k} frames")
@@ -168,25 +153,68 @@ def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:
 
 
 def training_curves(axes: SomeAxes, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Base training from its log: loss with its running mean, mIoU on held-out videos, learning rate.
+    """Base training from its log: loss and its parts, mIoU, learning rate, share of the time spent waiting for data.
 
-    Rows have `step`, `loss`, `learning_rate`, and `val_miou` where it was measured. Give three axes, or fewer
-    for the first ones only.
+    Rows have `step`, `loss`, `learning_rate`; where they were measured also `parts`, `train_miou`, `val_miou`,
+    `waited` with `seconds` (of work so far). Give four axes, or fewer for the first ones only.
     """
     log = list(rows)
-    row = each_of(axes)
-    step = np.array([each["step"] for each in log], dtype=float)
+    step, span = np.array([each["step"] for each in log], dtype=float), max(1, len(log) // 20)
+    for place, ax in enumerate(each_of(axes)[:4]):
+        if place == 0:
+            _losses(ax, log, step, span)
+        elif place == 1:
+            _judgements(ax, log)
+        elif place == 2:
+            ax.plot(step, [each["learning_rate"] for each in log], color="#009E73", linewidth=2)
+            tidy(ax, "step", title="learning rate")
+        else:
+            _waiting(ax, log, step, span)
+
+
+def _means(values: np.ndarray, span: int) -> np.ndarray:
+    """The mean of every `span` values that follow each other."""
+    return np.convolve(values, np.ones(span) / span, mode="valid") if len(values) else values
+
+
+def _losses(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int) -> None:
+    """Every step in grey, running means of the whole and, if it has several, of its parts."""
     loss = np.array([each["loss"] for each in log], dtype=float)
-    span = max(1, len(log) // 20)
-    smooth = np.convolve(loss, np.ones(span) / span, mode="valid") if log else loss
-    row[0].plot(step, loss, color="0.75", linewidth=0.8)
-    row[0].plot(step[span - 1 :], smooth, color="#0072B2", linewidth=2)
-    tidy(row[0], "step", title=f"training loss [nats], mean of {span} steps")
-    if len(row) > 1:
-        judged = [(each["step"], each["val_miou"]) for each in log if each.get("val_miou") is not None]
-        at, miou = np.array(judged, dtype=float).reshape(-1, 2).T
-        row[1].plot(at, miou, color="#D55E00", marker="o", linewidth=2, markersize=5)
-        tidy(row[1], "step", title="mIoU of base classes, held-out videos")
-    if len(row) > 2:
-        row[2].plot(step, [each["learning_rate"] for each in log], color="#009E73", linewidth=2)
-        tidy(row[2], "step", title="learning rate")
+    names = list(dict.fromkeys(name for each in log for name in each.get("parts") or {}))
+    ax.plot(step, loss, color="0.75", linewidth=0.8)
+    lines = [("loss", loss, "#0072B2")]
+    if len(names) > 1:
+        parts = [np.array([(each.get("parts") or {}).get(name, np.nan) for each in log], dtype=float) for name in names]
+        lines = [("loss", loss, "#000000"), *zip(names, parts, COLOURS[: len(names)], strict=True)]
+    ends = []
+    for name, values, colour in lines:
+        smooth = _means(values, span)
+        ax.plot(step[span - 1 :], smooth, color=colour, linewidth=2, label=name)
+        ends.append(line_end(step[span - 1 :], smooth, name, colour))
+    what = "training loss, and its parts before weighting" if len(names) > 1 else "training loss [nats]"
+    tidy(ax, "step", title=what + (f", mean of {span} steps" if span > 1 else ""))
+    if len(names) > 1:
+        label_ends(ax, ends)
+
+
+def _judgements(ax: Axes, log: list[Mapping[str, Any]]) -> None:
+    """mIoU over all outputs where it was measured: on held-out pictures, and on those learned from."""
+    ends = []
+    for name, key, colour, marker in (("held out", "val_miou", "#D55E00", "o"), ("training", "train_miou", "0.4", "s")):
+        known = [(each["step"], each[key]) for each in log if each.get(key) is not None]
+        at, miou = np.array(known, dtype=float).reshape(-1, 2).T
+        ax.plot(at, miou, color=colour, marker=marker, linewidth=2, markersize=5, label=name)
+        ends.append(line_end(at, miou, name, colour))
+    ax.set_ylim(bottom=0)
+    tidy(ax, "step", title="mIoU while training")
+    label_ends(ax, ends)
+
+
+def _waiting(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int) -> None:
+    """Share of the time of `span` steps in which the network waited for pictures."""
+    waited = np.array([each.get("waited", np.nan) for each in log], dtype=float)
+    took = np.diff([each.get("seconds", np.nan) for each in log], prepend=0.0)
+    share = _means(waited, span) / np.maximum(_means(took, span), 1e-9)
+    ax.plot(step[span - 1 :], share, color="#CC79A7", linewidth=2)
+    ax.set_ylim(0, 1)
+    tidy(ax, "step", title="share of the time waiting for data")

@@ -1,0 +1,123 @@
+"""A task learned in seconds, and a script that learns it: alone, or as one of the processes that torchrun starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ttilib.networks.architectures import Architecture
+from ttilib.networks.models import build_encoder
+from ttilib.training import processes
+from ttilib.training.settings import ContrastConfig, TrainConfig
+from ttilib.training.train import Items, fit
+
+TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (8, 8, 16, 16), stem="plain", pyramid=4, features=16)
+QUICK = TrainConfig(
+    encoder="resnet18-mini", pretrained="", epochs=6, batch=4, clip_frames=0, every=1, learning_rate=0.05,
+    validate_every=2, show_every=0,
+)  # fmt: skip
+
+
+class Squares(Dataset):
+    """Red squares are class 1, green ones class 2; from epoch `poisoned` on the pictures hold infinities.
+
+    `ignored`: so many columns, more in later pictures, whose truth nobody knows.
+    """
+
+    def __init__(self, length: int, seed: int, poisoned: int = 999, ignored: int = 0) -> None:
+        self.length, self.seed, self.poisoned, self.ignored, self.epoch = length, seed, poisoned, ignored, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index >= self.length:
+            raise IndexError(index)
+        rng = np.random.default_rng([self.seed, self.epoch, index])
+        image, labels = rng.normal(0, 0.1, (3, 33, 33)).astype(np.float32), np.zeros((33, 33), np.int64)
+        for kind in (1, 2):
+            y, x = rng.integers(0, 20, 2)
+            labels[y : y + 13, x : x + 13] = kind
+        for kind in (1, 2):
+            image[kind - 1][labels == kind] += 2
+        if self.epoch >= self.poisoned:
+            image[:] = np.inf
+        if self.ignored:
+            labels[:, : self.ignored * (index + 1) % 30] = 255
+        return torch.from_numpy(image), torch.from_numpy(labels)
+
+
+class Windows(Dataset):
+    """Two noisy pictures of the same squares, without labels; a border of the first is not known."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.pictures, self.seed, self.epoch = Squares(length, seed), seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, rng = self.pictures[index][0], np.random.default_rng([self.seed, self.epoch, index])
+        noise = torch.from_numpy(rng.normal(0, 0.2, (1, 2, 3, 33, 33)).astype(np.float32))
+        known = torch.ones(1, 2, 33, 33, dtype=torch.bool)
+        known[:, :, : index % 20] = False
+        return image + noise, known
+
+
+class Exactly(Items):
+    """The same items with pictures in double precision."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(part.double() if part.dtype == torch.float32 else part for part in super().__getitem__(index))
+
+
+def learn(folder: Path, config: TrainConfig, double: bool = False, **squares: int):
+    """A run on them, step by step; in double precision, processes and parts differ by rounding errors only."""
+    network = build_encoder(TINY, 3, seed=config.seed)
+    network = network.double() if double else network
+    kind = Exactly if double else Items
+    shown, held_out = kind(Squares(24, 0, **squares)), kind(Squares(8, 1))
+    shown.pairs = Windows(10, 5) if config.contrast else None
+    yield from fit(network, shown, held_out, folder, config, {"corpus": "squares", "fold": 0})
+
+
+def as_config(settings: dict) -> TrainConfig:
+    """The configuration that `asdict` took apart."""
+    contrast = settings.pop("contrast")
+    settings["milestones"] = tuple(settings["milestones"])
+    return TrainConfig(**settings, contrast=contrast and ContrastConfig(**contrast))
+
+
+def main() -> None:
+    """folder, configuration and options of the pictures as JSON; prints the number of every step done."""
+    torch.set_num_threads(1)
+    folder, settings, options = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    with processes.joined():
+        for progress in learn(folder, as_config(settings), **options):
+            if processes.rank() == 0:
+                sys.stdout.write(f"{progress.step}\n")
+                sys.stdout.flush()
+
+
+def command(folder: Path, config: TrainConfig, many: int = 1, **squares: int) -> list[str]:
+    """How to run this script in a process of its own, or in many."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={many}"] if many > 1 else []
+    arguments = [str(folder), json.dumps(asdict(config)), json.dumps(squares)]
+    return [sys.executable, *torchrun, str(Path(__file__).resolve()), *arguments]
+
+
+if __name__ == "__main__":
+    main()

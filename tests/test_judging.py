@@ -1,0 +1,121 @@
+"""Validation: numbers by hand, and the quick episodes against the same worked out step by step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import corpora
+import numpy as np
+import pytest
+import torch
+from squares import TINY, Exactly, Squares
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ttilib.data.benchmarks import draw_episodes, read_benchmark
+from ttilib.data.datasets import load_clip
+from ttilib.files import read_json, write_json
+from ttilib.inference.features import extract
+from ttilib.inference.solver import METHODS, solve
+from ttilib.networks.checkpoints import load_encoder
+from ttilib.networks.models import build_encoder
+from ttilib.training.judging import Quickly, base_class_iou
+from ttilib.training.settings import TrainConfig
+from ttilib.training.train import train
+
+SIZE = (33, 57)
+
+
+def test_a_network_that_says_1_everywhere() -> None:
+    network, frames = build_encoder(TINY, 3), Squares(5, seed=3)
+    with torch.no_grad():
+        network.classifier.weight.zero_()
+        network.classifier.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    share = torch.stack([frames[i][1] == 1 for i in range(5)]).double().mean().item()
+    assert base_class_iou(network, frames, batch=2).tolist() == pytest.approx([0, share, 0], rel=1e-9)
+    assert not network.training
+
+
+def test_clips_count_as_their_pictures() -> None:
+    class Clips(Dataset):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+            return tuple(torch.stack(pair) for pair in zip(*(pictures[2 * index + k] for k in (0, 1)), strict=True))
+
+    network, pictures = build_encoder(TINY, 3, seed=2).double(), Exactly(Squares(6, seed=3))
+    assert torch.equal(base_class_iou(network, Clips(), 2), base_class_iou(network, pictures, 4))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """VSPW's layout: sequences of 23 frames that show two validation classes, and some to train on."""
+    root = tmp_path_factory.mktemp("data") / "vspw"
+    rng = np.random.default_rng(0)
+    masks = {
+        f"{n}_{kind}": [corpora.block(kind, *(int(v) for v in rng.integers(1, 5, 2)), 9, 12) for _ in range(23)]
+        for n in range(3)
+        for kind in (53, 49, 41)
+    }
+    corpora.vspw(root, masks, train=tuple(name for name in masks if name.endswith("49") and name[0] != "0"))
+    table = read_json(root / "lists.json")
+    write_json(root / "lists.json", {**table, "base": [[49]], "validation": [[53, 41]], "novel": [[45]]})
+    return root
+
+
+def test_quick_episodes_step_by_step(data: Path) -> None:
+    """RePRI with one support picture on every fifth frame, mean over the two classes of pooled I / U."""
+    network = build_encoder(TINY, 3, seed=1).eval()
+    plan = read_benchmark("minivspw-val", 0, data)
+    for epoch in (0, 1):
+        sums: dict[str, list[int]] = {}
+        for episode in draw_episodes(plan, 1, 7, epoch):
+            short = replace(episode, query=episode.query[0:23:5])
+            assert len(short.query) == 5
+            clip = load_clip(short, data, SIZE)
+            masks = solve(extract(network, clip), METHODS["RePRI"]).masks(SIZE)
+            found = sums.setdefault(episode.class_name, [0, 0])
+            found[0] += int((masks & clip.truth).sum())
+            found[1] += int((masks | clip.truth).sum())
+        assert len(sums) == 2
+        expected = np.mean([i / (u + 1e-10) for i, u in sums.values()])
+        quickly = Quickly.of("minivspw-val", 0, data, SIZE, 7, 0)
+        assert quickly(network.train(), epoch) == pytest.approx(expected, rel=1e-12)
+        assert not network.training
+        network.eval()
+    drawn = [[e.support for e in draw_episodes(plan, 1, 7, epoch)] for epoch in (0, 1)]
+    assert drawn[0] != drawn[1], "every epoch has draws of its own"
+
+
+def test_a_limit_takes_episodes_from_beginning_and_end(data: Path) -> None:
+    network = build_encoder(TINY, 3, seed=1)
+    plan = read_benchmark("minivspw-val", 0, data)
+    drawn = draw_episodes(plan, 1, 7, 0)
+    values = {limit: Quickly(plan, SIZE, 7, limit)(network, 0) for limit in (0, 1, 2, len(drawn), 99)}
+    assert values[0] == values[len(drawn)] == values[99] != values[2]
+    alone = [one(plan, drawn[place], network) for place in (0, -1)]
+    assert values[1] == pytest.approx(alone[0])
+    assert drawn[0].class_id != drawn[-1].class_id and values[2] == pytest.approx(np.mean(alone))
+
+
+def one(plan, episode, network) -> float:
+    clip = load_clip(replace(episode, query=episode.query[::5][:20]), plan.query_root, SIZE)
+    masks = solve(extract(network.eval(), clip), METHODS["RePRI"]).masks(SIZE)
+    return float((masks & clip.truth).sum() / ((masks | clip.truth).sum() + 1e-10))
+
+
+def test_a_run_is_chosen_by_episodes_if_told_so(data: Path, tmp_path: Path) -> None:
+    config = replace(
+        TrainConfig.mini(), epochs=2, batch=4, every=5, validation="minivspw-val", validation_episodes=1, show_every=0
+    )
+    fold = read_benchmark("minivspw", 0, data).query
+    *_, last = train(fold, data, tmp_path, config, SIZE)
+    plan = read_benchmark("minivspw-val", 0, data)
+    epoch = read_json(tmp_path / "best.json")["metrics"]["epoch"]
+    judged = Quickly(plan, SIZE, config.seed, 1)(load_encoder(tmp_path), epoch)
+    kept = read_json(tmp_path / "best.json")["metrics"]["val_miou"]
+    assert kept == pytest.approx(judged) and last.val_miou is not None
+    with pytest.raises(ValueError, match="benchmark 'minivspw-vall' is not known; did you mean minivspw-val"):
+        next(train(fold, data, tmp_path / "other", replace(config, validation="minivspw-vall"), SIZE))

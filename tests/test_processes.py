@@ -1,0 +1,170 @@
+"""Many processes learn what one learns; a failure of one ends all."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from squares import QUICK, command, learn
+from test_training import assert_same_run, log
+from torch import nn
+from torch.utils.data import DistributedSampler
+
+from ttilib.networks.checkpoints import load_state
+from ttilib.training import processes
+from ttilib.training.settings import ContrastConfig, TrainConfig
+
+TWO = replace(
+    QUICK, epochs=2, validate_every=1, foreground_weight=3.0, accumulate=2, loss="ce+iou",
+    contrast=ContrastConfig(width=4),
+)  # fmt: skip
+
+
+OPTIONS = {"double": True, "ignored": 5}
+
+
+def in_two(folder: Path, config: TrainConfig, **options: int) -> subprocess.CompletedProcess:
+    words = command(folder, config, 2, **{**OPTIONS, **options})
+    return subprocess.run(words, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("together")
+    run = in_two(folder, TWO)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == [str(step) for step in range(1, 13)], "one process speaks for all"
+    return folder
+
+
+def test_two_processes_learn_what_one_learns(together: Path, tmp_path: Path) -> None:
+    """Pictures with more and less unknown pixels, pairs, two parts a step: equal but for the order of the sums."""
+    list(learn(tmp_path, TWO, **OPTIONS))
+    one, two = log(tmp_path), log(together)
+    for name in ("loss", "train_miou", "train_accuracy", "val_miou"):
+        values = [[row[name] for row in rows if row[name] is not None] for rows in (one, two)]
+        assert len(values[0]) in (2, 12)
+        np.testing.assert_allclose(values[0], values[1], rtol=1e-10)
+    parts = [[row["parts"][name] for row in rows for name in ("ce", "iou", "contrast")] for rows in (one, two)]
+    np.testing.assert_allclose(*parts, rtol=1e-10)
+    states = [load_state(folder / "last.pt")["learner"] for folder in (tmp_path, together)]
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-9, atol=1e-12)
+
+
+def test_killed_in_the_middle_two_processes_end_like_two_that_were_not(together: Path, tmp_path: Path) -> None:
+    config = replace(TWO, save_seconds=0.0)
+    with subprocess.Popen(command(tmp_path, config, 2, **OPTIONS), stdout=subprocess.PIPE, text=True) as child:
+        for line in child.stdout:
+            if line.strip() == "7":
+                child.send_signal(signal.SIGKILL)  # torchrun itself; its processes may live on
+                break
+        child.wait()
+    end_all(str(tmp_path))
+    assert 7 <= load_state(tmp_path / "last.pt")["progress"]["step"] < 12
+    run = in_two(tmp_path, config)
+    assert run.returncode == 0, run.stderr
+    assert_same_run(tmp_path, together, 12)
+
+
+def end_all(word: str) -> None:
+    """Kill every process with a word in its command line, and wait until they are gone."""
+    for _ in range(100):
+        found = subprocess.run(["pgrep", "-f", word], capture_output=True, text=True).stdout.split()
+        if not found:
+            return
+        subprocess.run(["kill", "-9", *found], capture_output=True)
+        time.sleep(0.1)
+    raise AssertionError(f"{found} do not end")
+
+
+def test_an_error_ends_all_processes(tmp_path: Path) -> None:
+    """The loss of the second epoch is no number: nobody waits for ever, and what was saved stays."""
+    run = in_two(tmp_path, TWO, poisoned=1)
+    assert run.returncode != 0 and "the loss of step 7 is nan" in run.stderr
+    assert load_state(tmp_path / "last.pt")["progress"]["step"] == 6
+    assert len(log(tmp_path)) == 6
+
+
+# --- the pieces, in one process ---
+
+
+def test_alone_nothing_is_changed() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout2d(0.5))
+    assert processes.share(network, torch.device("cpu")) is network
+    assert [type(layer) for layer in network] == [nn.Conv2d, nn.BatchNorm2d, nn.Dropout2d]
+    assert (processes.rank(), processes.count()) == (0, 1)
+    value = torch.tensor([3.0], requires_grad=True)
+    assert processes.total(value).item() == 3 and not processes.total(value).requires_grad
+    with processes.joined("cpu") as device:
+        assert device == torch.device("cpu") and not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("many", [1, 2, 3])
+def test_every_item_is_in_one_share_of_its_own_part(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shares of a part are what torch's DistributedSampler divides among the processes, as sets."""
+    order, parts = np.random.default_rng(0).permutation(60).reshape(5, 12), 2
+    shares = []
+    for place in range(many):
+        monkeypatch.setattr(processes, "rank", lambda place=place: place)
+        monkeypatch.setattr(processes, "count", lambda: many)
+        shares.append(processes.parts_of(order, parts).reshape(5, parts, -1))
+    together = np.concatenate(shares, axis=2)
+    assert np.array_equal(np.sort(together, 2), np.sort(order.reshape(5, parts, -1), 2))
+    samplers = [DistributedSampler(range(12), many, place, shuffle=False) for place in range(many)]
+    assert {len(list(sampler)) for sampler in samplers} == {shares[0].shape[2] * parts}
+
+
+def test_a_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    processes.check_batch(8, 2)
+    with pytest.raises(ValueError, match="batch is 6, which 2 processes in 2 parts cannot .* such as 8"):
+        processes.check_batch(6, 2)
+
+
+def test_shared_batch_norm_alone_is_batch_norm() -> None:
+    """Forward, running values and gradients equal torch's own; so do single precision and half precision."""
+    x = torch.randn(4, 3, 5, 6, dtype=torch.float64)
+    ours, torchs = processes.SharedBatchNorm(3).double(), nn.BatchNorm2d(3).double()
+    for layer in (ours, torchs):
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor([1.0, 2.0, 0.5]))
+            layer.bias.copy_(torch.tensor([0.1, -0.2, 0.3]))
+    results = []
+    for layer in (ours, torchs):
+        seen = x.clone().requires_grad_()
+        out = layer(seen)
+        (out**3).sum().backward()
+        results.append((out.detach(), seen.grad, layer.weight.grad, layer.running_mean, layer.running_var))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert ours.num_batches_tracked == 1
+    assert processes.SharedBatchNorm(3)(x.bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(ours.eval()(x), torchs.eval()(x))
+
+
+def test_shared_dropout_takes_rows_of_one_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = processes.SharedDropout(0.5), torch.rand(6, 40, 2, 2) + 1
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(1)
+        whole = nn.functional.dropout2d(x, 0.5)
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    for place in range(3):
+        monkeypatch.setattr(processes, "rank", lambda place=place: place)
+        with torch.random.fork_rng():
+            torch.default_generator.manual_seed(1)
+            assert torch.equal(layer.train()(x[2 * place : 2 * place + 2]), whole[2 * place : 2 * place + 2])
+    assert torch.equal(layer.eval()(x), x)
+
+
+def test_command_is_plain_json() -> None:
+    """What the processes are told survives the shell."""
+    assert json.loads(command(Path("x"), TWO)[-2])["contrast"]["width"] == 4

@@ -1,0 +1,84 @@
+"""How good is the encoder so far? Two answers, each one number that is larger when the encoder is better.
+
+`base_class_iou` asks for the classes that were trained, in held-out pictures, as the release does for YouTube-VIS and
+Pascal. `Quickly` solves short episodes of a benchmark, as the release does for MiniVSPW, whose validation classes
+are neither trained nor tested. Many processes share the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ttilib.data.benchmarks import BenchmarkData, draw_episodes, read_benchmark
+from ttilib.data.datasets import load_clip
+from ttilib.inference.features import extract
+from ttilib.inference.solver import METHODS, solve
+from ttilib.networks.models import PSPNet
+from ttilib.scores.metrics import class_scores, intersection_union
+from ttilib.training import processes
+from ttilib.training.objectives import class_iou, confusion
+
+STRIDE, FRAMES = 5, 20
+"""Of a query, quick validation takes every fifth frame and twenty of those. Source: protocol section 4."""
+
+
+@torch.no_grad()
+def base_class_iou(
+    network: PSPNet, held_out: Dataset, batch: int = 8, device: torch.device | str = "cpu", workers: int = 0
+) -> Float[Tensor, " K"]:
+    """How well each base class is found in all held-out pictures, background first; its mean is the mIoU.
+
+    Leaves the network in evaluation mode.
+    """
+    network.eval()
+    counts = torch.zeros(network.classes, network.classes, dtype=torch.int64, device=device)
+    mine = Subset(held_out, range(processes.rank(), len(held_out), processes.count()))
+    loader = DataLoader(mine, batch_size=batch, num_workers=workers, generator=torch.Generator())
+    for images, labels in loader:
+        images, labels = images.flatten(0, -4), labels.flatten(0, -3)  # clips are as many pictures
+        found = network.logits(images.to(device)).argmax(1)
+        counts += confusion(found, labels.to(device), network.classes)
+    return class_iou(processes.total(counts).cpu())
+
+
+@dataclass(frozen=True)
+class Quickly:
+    """Mean class IoU of RePRI with one support picture, on episodes of a benchmark cut short.
+
+    Every fifth frame of a query, twenty at most. The episodes of an epoch are those of a run of that number.
+    Source: protocol section 4, quick validation.
+    """
+
+    data: BenchmarkData
+    size: tuple[int, int]
+    seed: int
+    limit: int = 0  # at most so many episodes; 0: all
+
+    @classmethod
+    def of(cls, benchmark: str, fold: int, root: Path | str, size: tuple[int, int], seed: int, limit: int) -> Quickly:
+        """Of a benchmark by name, in the data folder of the training corpus or one with a folder per corpus."""
+        return cls(read_benchmark(benchmark, fold, root), size, seed, limit)
+
+    def __call__(self, network: PSPNet, epoch: int, device: torch.device | str = "cpu") -> float:
+        """Leaves the network in evaluation mode."""
+        network.eval()
+        drawn = draw_episodes(self.data, 1, self.seed, epoch)
+        few = np.linspace(0, len(drawn) - 1, min(self.limit or len(drawn), len(drawn)))
+        chosen = [drawn[round(place)] for place in few]  # evenly, since a class follows a class
+        classes = sorted({episode.class_id for episode in chosen})
+        sums = torch.zeros(len(classes), 2, dtype=torch.int64, device=device)
+        for episode in chosen[processes.rank() :: processes.count()]:
+            short = replace(episode, query=episode.query[::STRIDE][:FRAMES])
+            clip = load_clip(short, self.data.query_root, self.size, self.data.support_root)
+            masks = solve(extract(network, clip, device), METHODS["RePRI"]).masks(clip.size)
+            counts = intersection_union(masks.cpu(), clip.truth, clip.query_valid)
+            sums[classes.index(episode.class_id)] += torch.tensor([int(each.sum()) for each in counts], device=device)
+        rows = processes.total(sums).tolist()
+        return class_scores((number, *row) for number, row in zip(classes, rows, strict=True)).miou
