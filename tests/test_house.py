@@ -22,7 +22,7 @@ ROOMS = (
     ("networks", "architectures vgg foreign models published plugins provenance checkpoints"),
     ("inference", "features classifier losses objective keyframe solution solver"),
     ("scores", "metrics consistency evaluation records tables"),
-    ("views", "style plots curves bars video browser sheets"),
+    ("views", "style plots curves learning bars video browser sheets"),
     ("training", "settings processes objectives contrast learner optimisation judging progress journal runs train"),
     ("", "notebooks study segment commands"),
 )

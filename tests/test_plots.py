@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from ttilib.data.datasets import synthetic_clip
 from ttilib.inference.objective import Terms
-from ttilib.views import bars, curves, plots, style
+from ttilib.views import bars, curves, learning, plots, style
 
 NAMES = ["ce", "kl", "entropy", "local_temporal", "global_positive", "global_negative", "total", "marginal"]
 
@@ -241,7 +241,7 @@ def test_training_curves_show_the_log():
     log = [{"step": n + 1, "loss": 2.0 - n / 50, "learning_rate": 0.1, "val_miou": None} for n in range(100)]
     log[49]["val_miou"], log[99]["val_miou"] = 0.3, 0.5
     _, grid = axes(1, 3)
-    curves.training_curves(grid, log)
+    learning.training_curves(grid, log)
     loss, miou, rate = grid[0]
     np.testing.assert_allclose(loss.lines[0].get_ydata()[[0, -1]], [2.0, 0.02])
     assert loss.lines[1].get_ydata()[0] == pytest.approx(2.0 - 2 / 50)  # mean of the first five steps

@@ -11,7 +11,9 @@ from ttilib.__main__ import _parser
 from ttilib.commands import literal
 from ttilib.data.benchmarks import BENCHMARKS
 from ttilib.data.episodes import select_episodes, write_episodes
+from ttilib.data.lists import base_classes
 from ttilib.notebooks import check_parameters, run_notebook
+from ttilib.training.settings import LEAK, TrainConfig, changed
 
 
 def readme(repository):
@@ -46,6 +48,30 @@ def test_the_data_commands_are_understood(repository):
     (run,) = re.findall(r"^python -m ttilib (run .+)$", text, re.MULTILINE)
     options = _parser().parse_args(shlex.split(run))
     check_parameters(repository / options.notebook, {name: literal(value) for name, value in options.p})
+
+
+def test_the_training_commands_are_understood(repository):
+    pattern = r"^(?:python|torchrun .+?) -m ttilib (train .+?)(?:  +#.*)?$"
+    commands = re.findall(pattern, readme(repository), re.MULTILINE)
+    parsed = [_parser().parse_args(shlex.split(command)) for command in commands if "..." not in command]
+    assert [options.benchmark for options in parsed] == ["ytvis-v1", "minivspw"] and len(commands) == 3
+    settings = re.findall(r"`-p\s+(contrast\.\w+) (\S+)`", readme(repository))
+    chosen = [changed(TrainConfig(), {name: value}).contrast.videos for name, value in settings]
+    assert chosen == ["base", LEAK]
+
+
+def test_the_table_of_settings_is_the_released_configuration(repository):
+    (table,) = re.findall(r"\| corpus \| items per step .+?\n\n", readme(repository), re.DOTALL)
+    for line in table.strip().splitlines()[2:]:
+        corpus, items, epochs, size, classes, _ = (cell.strip() for cell in line.strip("|").split("|"))
+        config = TrainConfig.released(corpus.strip("`"))
+        trained = [plan for plan in BENCHMARKS.values() if plan.trained_on == corpus.strip("`")]
+        assert (int(items.split()[0]), int(re.match(r"\d+", epochs)[0])) == (config.batch, config.epochs)
+        assert ("clips" in items) == bool(config.clip_frames)
+        numbers = re.findall(r"\d+", items)[1:]
+        assert numbers == ([str(config.clip_frames), str(config.every)] if config.clip_frames else [])
+        assert size in {f"{plan.size[0]} x {plan.size[1]}" for plan in trained}
+        assert int(classes) == 1 + len(base_classes(corpus.strip("`"), 0))
 
 
 def test_the_table_of_benchmarks_is_the_registry(repository):
@@ -95,7 +121,9 @@ def test_training_evaluation_and_tables_on_another_layout_and_fold(repository, t
     drawn = tti.draw_episodes(tti.read_benchmark("minivspw", 1, corpus), 2)
     write_episodes(manifest, select_episodes(drawn, limit=2))
     chain = {
-        "02_train": {**data, "fold": 1, "epochs": 1, "every": 12, "batch": 4},
+        "02_train": {
+            **data, "fold": 1, "epochs": 1, "every": 12, "batch": 4, "loss": "ce+iou", "contrast": "base", "workers": 1,
+        },
         "03_episode": {**data, "fold": 1, "index": 1, "manifest": str(manifest), "steps": 12, "headless": True},
         "04_evaluate": {
             **data, "folds": [1], "shots": [1], "runs": 2, "limit": 2, "methods": ["RePRI", "TTI"],

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ttilib.views import curves, sheets
+from ttilib.views import learning, sheets
 
 GREY = np.full((24, 36, 3), 100, np.uint8)
 CLASSES = 60  # COCO-20i's base classes, the most there are
@@ -175,7 +175,7 @@ def log(steps=40, **more):
 
 
 def test_the_training_figure_shows_loss_judgement_rate_and_waiting():
-    figure = sheets.training_figure(log(parts={"ce": 1.0}), "now")
+    figure = learning.training_figure(log(parts={"ce": 1.0}), "now")
     loss, miou, rate, waiting = figure.axes
     assert len(loss.lines) == 2 and not loss.texts  # one part is the loss itself
     by_name = {line.get_label(): line for line in miou.lines}
@@ -190,7 +190,7 @@ def test_the_training_figure_shows_loss_judgement_rate_and_waiting():
 
 def test_parts_of_the_loss_are_lines_with_names():
     rows = log(parts={"ce": 1.0, "contrast": 4.0})
-    loss = sheets.training_figure(rows).axes[0]
+    loss = learning.training_figure(rows).axes[0]
     by_name = {line.get_label(): line.get_ydata() for line in loss.lines}
     np.testing.assert_allclose(by_name["contrast"], 4.0)
     np.testing.assert_allclose(by_name["ce"], 1.0)
@@ -203,8 +203,8 @@ def test_rows_of_older_runs_and_fewer_axes_are_drawn_too():
     FigureCanvasAgg(figure)
     older = [{"step": n, "loss": 1.0, "learning_rate": 0.1, "val_miou": None} for n in range(1, 30)]
     for axes in (figure.subplots(1, 4), figure.subplots(1, 2), figure.subplots()):
-        curves.training_curves(axes, older)
+        learning.training_curves(axes, older)
     drawn(figure)
     assert not np.isfinite(figure.axes[3].lines[0].get_ydata()).any()  # nobody knows how long they waited
     for rows in ([], log()[:1]):
-        drawn(sheets.training_figure(rows))
+        drawn(learning.training_figure(rows))

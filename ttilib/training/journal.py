@@ -25,7 +25,8 @@ from torch import Tensor
 from ttilib.corpora.transforms import denormalise
 from ttilib.files import atomic, write_text
 from ttilib.images import read_image
-from ttilib.views.sheets import pairs_sheet, sample_sheet, training_figure
+from ttilib.views.learning import training_figure
+from ttilib.views.sheets import pairs_sheet, sample_sheet
 
 Row = Mapping[str, Any]
 

@@ -1,18 +1,17 @@
-"""What a training run is looked at with: labels as colours, sheets of samples and pairs, curves of the whole run.
+"""What a training run is looked at with: labels as colours, sheets of samples and pairs.
 
 A class has one colour and one weave for ever, by its label: seven colours that readers with any colour vision tell
 apart, and from the eighth class on lines woven into them. The legend shows both, for the classes on the sheet only.
 Background is the grey picture itself; what is not judged is plain light grey.
 
-`label_map` colours one picture; `sample_sheet`, `pairs_sheet` and `training_figure` make whole figures, which know
+`label_map` colours one picture; `sample_sheet` and `pairs_sheet` make whole figures, which know
 nothing of pyplot: drawing them changes nothing in a notebook or script that runs the training.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -26,7 +25,6 @@ from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from torch import Tensor
 
 from ttilib.data.datasets import IGNORED
-from ttilib.views.curves import training_curves
 from ttilib.views.plots import Image, Pixels, array, as_rgb, show, zoom_for
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe and Ito's
@@ -158,13 +156,4 @@ def pairs_sheet(pictures: Float[Tensor, "n 2 3 H W"], title: str = "") -> Figure
     for column, pair in enumerate(shown):
         show(grid[0, column], pair[0], f"frame of pair {column + 1}")
         show(grid[1, column], pair[1], "compared with")
-    return figure
-
-
-def training_figure(rows: Iterable[Mapping[str, Any]], title: str = "") -> Figure:
-    """The whole run from the rows of its log on one figure; see `training_curves`."""
-    figure = Figure(figsize=(WIDTH, 5.6), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.005, ha="left", fontsize=11)
-    training_curves(figure.subplots(2, 2), rows)
     return figure
