@@ -1,13 +1,14 @@
 """What training costs: images per second, the share of time spent waiting for pictures, and peak memory.
 
-    python benchmarks/training.py [--device cuda] [--batch 2] [--frames 2] [--steps 3] [--workers 1] [--compile]
+    python benchmarks/training.py [--device cuda] [--batch 2] [--frames 2] [--steps 3] [--workers 1] [--half --compile]
 
 Two kinds of items: stills at 417 x 417, and clips of `--frames` frames at 241 x 425, varied as in training and read
 from JPEG files of 500 x 375 and 1280 x 720 pixels that are drawn into a temporary folder first. Single precision is
-the baseline; bf16, and with `--compile` bf16 compiled, take their steps alternately with it in this process, after
-one step each that is not counted. Of the steps the fastest is shown, the one that other programs disturbed least.
-The share of waiting is the median of further steps that each setting takes in a row, lest one read while another
-computes; memory is the peak during a step, of the whole process on a CPU (Linux) and of tensors on a GPU.
+the baseline; with `--half` bf16, and with `--compile` bf16 compiled, take their steps alternately with it in this
+process, after one step each that is not counted (bf16 pays on GPUs; many a CPU is slower with it). Of the steps the
+fastest is shown, the one that other programs disturbed least. The share of waiting is the median of further steps
+that each setting takes in a row, lest one read while another computes; memory is the peak during a step, of the whole
+process on a CPU (Linux) and of tensors on a GPU.
 """
 
 from __future__ import annotations
@@ -112,7 +113,9 @@ def peak(device: str) -> float:
 
 def compare(title: str, items: Items, classes: int, config: TrainConfig, options: argparse.Namespace) -> None:
     """Print what the settings cost, side by side."""
-    variants = {"fp32": config, "bf16": replace(config, precision="bf16")}
+    variants = {"fp32": config}
+    if options.half:
+        variants["bf16"] = replace(config, precision="bf16")
     if options.compile:
         variants["bf16, compiled"] = replace(config, precision="bf16", compile=True)
     streams = [Stream(name, items, classes, each, options.device) for name, each in variants.items()]
@@ -142,6 +145,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=2, help="of a clip; as released 5")
     parser.add_argument("--steps", type=int, default=3, help="counted steps of each setting")
     parser.add_argument("--workers", type=int, default=1, help="processes that read")
+    parser.add_argument("--half", action="store_true", help="measure bf16 as well")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile as well")
     options = parser.parse_args()
     shared = {"encoder": options.encoder, "pretrained": "", "batch": options.batch, "workers": options.workers}

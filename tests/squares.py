@@ -58,7 +58,7 @@ class Squares(Dataset):
 
 
 class Windows(Dataset):
-    """Two noisy pictures of the same squares, without labels; a border of the first is not known."""
+    """Two noisy pictures of the same squares, without labels; a border is not known. Any index will do."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.pictures, self.seed, self.epoch = Squares(length, seed), seed, 0
@@ -70,7 +70,7 @@ class Windows(Dataset):
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, rng = self.pictures[index][0], np.random.default_rng([self.seed, self.epoch, index])
+        image, rng = self.pictures[index % len(self)][0], np.random.default_rng([self.seed, self.epoch, index])
         noise = torch.from_numpy(rng.normal(0, 0.2, (1, 2, 3, 33, 33)).astype(np.float32))
         known = torch.ones(1, 2, 33, 33, dtype=torch.bool)
         known[:, :, : index % 20] = False

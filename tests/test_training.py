@@ -70,6 +70,8 @@ def test_squares_are_learned(tmp_path: Path) -> None:
     encoder, page = load_encoder(tmp_path), json.loads((tmp_path / "best.json").read_text())
     assert page["metrics"]["val_miou"] == best and page["config"]["batch"] == 6 and page["corpus"] == "squares"
     assert base_class_iou(encoder, Squares(8, 1)).mean().item() == pytest.approx(best, abs=1e-12)
+    latest = json.loads((tmp_path / "last.json").read_text())["metrics"]
+    assert latest == {"val_miou": measured[-1][1], "epoch": 12, "step": 48}
     rows = log(tmp_path)
     assert [row["loss"] for row in rows] == losses == [row["parts"]["ce"] for row in rows]
     told = [row for row in rows if row["train_miou"] is not None]
@@ -87,7 +89,7 @@ def test_what_a_run_shows_of_itself(tmp_path: Path) -> None:
     pictures = {"samples/epoch_002.png", "samples/pairs_002.png", "curves.png", "epochs.csv"}
     assert pictures <= names and "samples/epoch_001.png" not in names
     assert {path.name for path in (tmp_path / "quiet").iterdir()} == {
-        "last.pt", "log.jsonl", "best.json", "best.safetensors",
+        "last.pt", "log.jsonl", "best.json", "best.safetensors", "last.json", "last.safetensors",
     }  # fmt: skip
 
 
@@ -201,7 +203,8 @@ def assert_same_run(folder: Path, other: Path, steps: int) -> None:
         for f in (folder, other)
     ]
     assert curves[0] == curves[1] and len(curves[0]) == steps
-    assert (folder / "best.safetensors").read_bytes() == (other / "best.safetensors").read_bytes()
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes()
 
 
 def leaves(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -244,7 +247,7 @@ def test_a_finished_run_is_left_alone(data: Path, fold: Fold, whole: Path) -> No
     assert last.step == last.steps == 18 and last.val_miou is not None and last.eta == 0
     assert {path.name: path.stat().st_mtime_ns for path in whole.iterdir() if path.name != "log.jsonl"} == before
     assert (whole / "log.jsonl").read_text() == rows
-    assert set(before) == {"last.pt", "best.safetensors", "best.json"}
+    assert set(before) == {"last.pt", "best.safetensors", "best.json", "last.safetensors", "last.json"}
 
 
 def test_the_page_tells_what_the_encoder_knows(whole: Path) -> None:

@@ -5,8 +5,8 @@ variation, mixup and the dropout of every step are functions of (seed, epoch, st
 generator to be kept. A run can be killed at any moment; the next one in the same folder goes on from the last saved
 state and ends with the same weights, bit for bit on a CPU with the same number of threads and processes.
 
-The folder holds `last.pt` (what the next step depends on), `best.safetensors` with `best.json` (the encoder of the
-best validation) and what `journal` writes for people.
+The folder holds `last.pt` (what the next step depends on), `best.safetensors` and `last.safetensors` (the encoders of
+the best and of the last validation, each with a page beside it) and what `journal` writes for people.
 """
 
 from __future__ import annotations
@@ -133,14 +133,14 @@ class Run:
             )
 
     def judge(self, miou: float) -> None:
-        """Note a validation, and keep the encoder if it is strictly better than all before, as released."""
+        """Note a validation and keep the encoder: as the last, and as the best if strictly better, as released."""
         self.progress = replace(self.progress, val_miou=miou)
-        if miou > self.best:
-            self.best = miou
-            metrics = {"val_miou": miou, "epoch": self.progress.epoch, "step": self.progress.step}
-            page = {**self.about, "metrics": metrics, "config": asdict(self.config)}
-            if processes.rank() == 0:
-                save_encoder(self.folder / "best.safetensors", self.judged, page)
+        kept = ("last", "best") if miou > self.best else ("last",)
+        self.best = max(miou, self.best)
+        metrics = {"val_miou": miou, "epoch": self.progress.epoch, "step": self.progress.step}
+        page = {**self.about, "metrics": metrics, "config": asdict(self.config)}
+        for name in kept if processes.rank() == 0 else ():
+            save_encoder(self.folder / f"{name}.safetensors", self.judged, page)
 
     def save(self) -> None:
         """Save the state at the end of an epoch, or if the last time is too long ago."""

@@ -49,7 +49,7 @@ class Items(Dataset):
         return len(self.labelled)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        rest = () if self.pairs is None else self.pairs[index % len(self.pairs)]
+        rest = () if self.pairs is None else self.pairs[index]  # any index: other items, other windows
         return *self.labelled[index], *rest
 
 
