@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ttilib.corpora.transforms import denormalise
 from ttilib.data.lists import read_fold, read_table
-from ttilib.data.pairs import VideoPairs, base_videos, leaked_test_videos
+from ttilib.data.pairs import VideoPairs, base_videos, leaked_test_videos, vspw_beside
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image
 
@@ -258,7 +258,7 @@ def test_stills_have_no_pairs(tmp_path):
     root = pascal(tmp_path, {"a": mask, "b": mask}, val=("b",))
     fold = read_fold("pascal", 0, root)
     for ask in (base_videos, leaked_test_videos, lambda fold: VideoPairs(fold, root, ("a",), SIZE)):
-        with pytest.raises(ValueError, match="pascal fold 0: stills have no next frame .*; take no contrast"):
+        with pytest.raises(ValueError, match="pascal fold 0: stills have no next frame .* or take no contrast"):
             ask(fold)
     with pytest.raises(ValueError, match="stills have no next frame"):
         base_videos(stills_fold({"a": (1,)}, {1: ["a"]}))
@@ -274,3 +274,58 @@ def test_settings_that_cannot_be_used_are_named(tmp_path):
         VideoPairs(fold, root, (), SIZE)
     with pytest.raises(ValueError, match="no frames of 2 of the videos, such as x; take base_videos"):
         VideoPairs(replace(fold, frames={**fold.frames, "y": ()}), root, ("a", "x", "y"), SIZE)
+
+
+# --- VSPW beside stills ---
+
+
+def stills_of(novel):
+    """A fold of stills with this novel class."""
+    fold = stills_fold({"s0": (1,)}, {1: ("s0",)})
+    return replace(fold, names={**fold.names, 1: novel})
+
+
+@pytest.fixture
+def beside(tmp_path):
+    """Stills of two classes; sequences with a car, a dog, a motorbike by VSPW's name for it, and nothing."""
+    stills = {f"s{n}": block(1 + n % 2, 1, 2, 8, 9) for n in range(4)}
+    root = pascal(tmp_path / "pascal", stills, val=("s2", "s3"))
+    empty = np.zeros((HEIGHT, WIDTH), np.uint8)
+    masks = {
+        "car_late": [empty, empty, block(41, 1, 1, 1, 1)],  # one pixel of one frame
+        "dog": [block(45, 1, 1, 9, 9)] * 3,
+        "bike": [empty, block(49, 1, 1, 9, 9), empty],
+        "nothing": [empty] * 3,
+        "1146_lps8_r-6J00": [empty] * 3,  # one of the ignored
+    }
+    vspw(tmp_path / "vspw", masks, train=("dog", "car_late"))
+    table = read_json(tmp_path / "vspw" / "lists.json")
+    names = {"41": "car", "45": "dog", "49": "motorcycle", "53": "tent"}
+    write_json(tmp_path / "vspw" / "lists.json", {**table, "classes": names})
+    return root, tmp_path
+
+
+@pytest.mark.parametrize(
+    ("novel", "seen"),
+    [("car", {"car_late"}), ("dog", {"dog"}), ("motorbike", {"bike"}), ("motorcycle", set()), ("cow", set())],
+)
+def test_sequences_that_show_a_novel_class_are_no_base_videos(beside, novel, seen):
+    """Whichever list a sequence is of, and by the released map of names: motorcycle is Pascal's motorbike."""
+    stills = stills_of(novel)
+    for place in (beside[1], beside[1] / "vspw"):
+        other = vspw_beside(stills, place)
+        everything = {"car_late", "dog", "bike", "nothing"}
+        assert set(base_videos(other)) == everything - seen
+        assert set(leaked_test_videos(other)) == everything
+
+
+def test_windows_of_vspw_beside_stills(beside):
+    stills = stills_of("car")
+    other = vspw_beside(stills, beside[1])
+    pairs = VideoPairs(other, beside[1] / "vspw", base_videos(other), (33, 57), count=2)
+    pictures, known = pairs[7]
+    assert pictures.shape == (2, 2, 3, 33, 57) and known.shape == (2, 2, 33, 57) and not known.all()
+    with pytest.raises(ValueError, match=r"stills have no next frame .* name VSPW's folder \(contrast.root\)"):
+        base_videos(read_fold("pascal", 0, beside[0]))
+    with pytest.raises(FileNotFoundError, match="no vspw data here"):
+        vspw_beside(stills, beside[0])

@@ -2,12 +2,14 @@
 
 The loss asks that a place in one frame finds itself again in the next; it needs no label, so any video will do.
 `VideoPairs` reads the windows. Which videos it reads decides what the numbers mean afterwards: `base_videos` are
-those that base training may see, `leaked_test_videos` those that the release took, TEST VIDEOS.
+those that base training may see, `leaked_test_videos` those that the release took, TEST VIDEOS. Stills have no
+neighbours; `vspw_beside` gives them VSPW's videos, told apart by the stills' own base and novel classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,10 @@ from torch.utils.data import Dataset
 from ttilib.corpora.augmentation import augment_clip
 from ttilib.corpora.corpus import IGNORED
 from ttilib.corpora.registry import READERS
+from ttilib.corpora.roots import find_root
 from ttilib.corpora.transforms import image_tensor, mask_tensor
 from ttilib.data.labelled import on_canvas, varied_as_video
-from ttilib.data.lists import Fold, read_table
+from ttilib.data.lists import Fold, read_fold, read_table
 
 WINDOWS, FRAMES = 1, 2
 """Which numbers an item draws: its windows, its frames (from here on). The labelled items draw those of stream 0."""
@@ -141,8 +144,27 @@ def leaked_test_videos(fold: Fold) -> tuple[str, ...]:
     return tuple(video for video in fold.frames if video not in ignored)
 
 
+def vspw_beside(fold: Fold, root: Path | str) -> Fold:
+    """VSPW's sequences as unlabelled videos for a fold of stills: `train` holds those without its novel classes.
+
+    `root` is VSPW's folder or a data folder. A class is the same if its name is, where need be by the released map from
+    VSPW's names to Pascal's; a sequence shows a class if one pixel of one frame does. The 19 sequences that the
+    release ignores are left out. The release itself takes all others (`leaked_test_videos`), MiniVSPW's among them.
+    Source: protocol section 4, DCL auxiliary, VSPW variant.
+    """
+    place = find_root("vspw", root)
+    table, known = read_table("vspw", place), read_table("vspw")["pascal_to_vspw"]
+    names = {number: known["names"].get(name, name) for number, name in table["classes"].items()}
+    everywhere = {"classes": names, "base": [sorted(names)], "novel": [[]], "ignored": known["ignored"]}
+    videos = read_fold("vspw", 0, place, everywhere)
+    novel = {fold.names[number] for number in fold.novel}
+    asked = {video for number, name in names.items() if name in novel for video in videos.presence[number]}
+    return replace(videos, train=tuple(video for video in videos.frames if video not in asked), val=())
+
+
 def _refuse_stills(fold: Fold) -> None:
     """A still is a video of one frame that has its own name."""
     if fold.frames and all(frames == (video,) for video, frames in fold.frames.items()):
         where = f"{fold.corpus} fold {fold.index}"
-        raise ValueError(f"{where}: stills have no next frame to be compared with; take no contrast, or videos")
+        about = "stills have no next frame to be compared with"
+        raise ValueError(f"{where}: {about}; name VSPW's folder (contrast.root), or take no contrast")

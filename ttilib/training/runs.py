@@ -177,6 +177,8 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What must be equal for two calls to be the same run, as plain JSON values."""
         settings = {name: value for name, value in asdict(self.config).items() if name not in UNRELATED}
+        if settings["contrast"]:
+            del settings["contrast"]["root"]  # data may move
         shape = {"architecture": asdict(self.network.architecture), "classes": self.network.classes}
         return json.loads(json.dumps({**self.about, **settings, **shape, "steps": self.steps}))
 

@@ -33,6 +33,7 @@ class ContrastConfig:
     """
 
     videos: str = BASE  # or LEAK-novel-test-videos: the very videos that episodes ask about, as released
+    root: str = ""  # folder of VSPW, whose videos then serve; stills need it
     weight: float = 0.1  # beside the supervised loss; not published
     temperature: float = 0.1  # the released head's default
     features: str = "stage3"  # or bottleneck

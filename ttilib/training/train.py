@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ttilib.corpora.roots import find_root
 from ttilib.data.labelled import TrainingClips, TrainingFrames
 from ttilib.data.lists import Fold
-from ttilib.data.pairs import VideoPairs, base_videos, leaked_test_videos
+from ttilib.data.pairs import VideoPairs, base_videos, leaked_test_videos, vspw_beside
 from ttilib.files import digest
 from ttilib.networks.models import PSPNet, build_encoder
 from ttilib.training import journal, processes
@@ -77,11 +78,10 @@ def train(
         "size": list(size),
         "videos": digest(fold.train, fold.val),
     }
-    if (contrast := config.contrast) is not None:
-        videos = leaked_test_videos(fold) if contrast.videos == LEAK else base_videos(fold)
-        windows = {"every": contrast.every, "window": contrast.window, "count": contrast.pairs}
-        items.pairs = VideoPairs(fold, root, videos, size, config.seed, **windows)
-        if contrast.videos == LEAK:
+    if config.contrast is not None:
+        items.pairs = unlabelled_pairs(fold, root, size, config)
+        about["pairs"] = digest(items.pairs.videos)
+        if config.contrast.videos == LEAK:
             about["leak"] = "unlabelled videos of the novel classes, which episodes ask about, were trained on"
     with processes.joined(device) as place:
         network = build_encoder(config.encoder, 1 + len(fold.base), config.pretrained, config.seed)
@@ -161,6 +161,16 @@ def timed(loader: DataLoader) -> Iterator[tuple[Sequence[Tensor], float]]:
     for batch in loader:
         yield batch, time.perf_counter() - began
         began = time.perf_counter()
+
+
+def unlabelled_pairs(fold: Fold, root: Path | str, size: tuple[int, int], config: TrainConfig) -> VideoPairs:
+    """What `config.contrast` compares: windows of the corpus's own videos, or of VSPW's beside it."""
+    contrast = config.contrast
+    if contrast.root:
+        fold, root = vspw_beside(fold, contrast.root), find_root("vspw", contrast.root)
+    videos = leaked_test_videos(fold) if contrast.videos == LEAK else base_videos(fold)
+    windows = {"every": contrast.every, "window": contrast.window, "count": contrast.pairs}
+    return VideoPairs(fold, root, videos, size, config.seed, **windows)
 
 
 @torch.no_grad()
