@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from corpora import block, pascal, vspw, ytvis
 
 from ttilib.__main__ import main
 from ttilib.data.benchmarks import draw_episodes, read_benchmark
 from ttilib.data.episodes import read_episodes
 from ttilib.files import read_json, write_json, write_text
+from ttilib.networks.checkpoints import load_encoder
+from ttilib.networks.models import build_encoder
 
 SHOWS = {f"v{n}": [[1], [1, 2], [2]] for n in range(5)}
 
@@ -129,3 +132,22 @@ def test_a_replayed_manifest_is_the_same_value(data, tmp_path):
     call("episodes", "pascal", "--root", data, "--limit", 3, "--out", tmp_path / "out")
     assert path.read_bytes() == first and read_episodes(path) == episodes
     assert replace(episodes[0], seed=1).key != episodes[0].key
+
+
+def test_published_weights_from_the_shell_and_back(tmp_path, capsys):
+    """A file as published, for Pascal fold 1, becomes a checkpoint that knows its classes."""
+    tensors = build_encoder("resnet18-mini", 16, seed=3).state_dict()
+    torch.save({"epoch": 7, "state_dict": {f"module.{name}": t for name, t in tensors.items()}}, tmp_path / "best.pth")
+    words = ("convert", tmp_path / "best.pth", tmp_path / "made.safetensors", "--benchmark")
+    assert call(*words, "pascal2minivspw", "--fold", 1) == 0
+    page = read_json(tmp_path / "made.json")
+    assert (page["corpus"], page["fold"], page["epoch"], page["classes"]) == ("pascal", 1, 7, 16)
+    assert page["base"][:6] == ["aeroplane", "bicycle", "bird", "boat", "bottle", "diningtable"]
+    found = load_encoder(tmp_path / "made.safetensors").state_dict()
+    assert found.keys() == tensors.keys() and all(torch.equal(value, tensors[name]) for name, value in found.items())
+    assert call("convert", tmp_path / "made.safetensors", tmp_path / "back.pth") == 0
+    capsys.readouterr()
+    assert call(*words, "ytvis-v1") == 2
+    assert "tells 16 classes apart, background among them, but 30 base classes" in capsys.readouterr().err
+    assert call("convert", tmp_path / "best.pth", tmp_path / "b.safetensors", "--benchmark", "pascal", "--fold", 4) == 2
+    assert "pascal has folds 0 to 3, not 4" in capsys.readouterr().err

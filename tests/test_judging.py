@@ -20,6 +20,7 @@ from ttilib.inference.features import extract
 from ttilib.inference.solver import METHODS, solve
 from ttilib.networks.checkpoints import load_encoder
 from ttilib.networks.models import build_encoder
+from ttilib.training import processes
 from ttilib.training.judging import Quickly, base_class_iou
 from ttilib.training.settings import TrainConfig
 from ttilib.training.train import train
@@ -98,6 +99,24 @@ def test_a_limit_takes_episodes_from_beginning_and_end(data: Path) -> None:
     alone = [one(plan, drawn[place], network) for place in (0, -1)]
     assert values[1] == pytest.approx(alone[0])
     assert drawn[0].class_id != drawn[-1].class_id and values[2] == pytest.approx(np.mean(alone))
+
+
+@pytest.mark.parametrize("many", [2, 4])
+def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+    """The counts of all processes, each with its own episodes or pictures, add up to those of one."""
+    network, frames = build_encoder(TINY, 3, seed=1), Squares(5, seed=3)
+    quickly = Quickly.of("minivspw-val", 0, data, SIZE, 7, 0)
+    sums: dict[int, list[Tensor]] = {}
+    for count in (1, many):
+        for rank in range(count):
+            told = []
+            monkeypatch.setattr(processes, "count", lambda count=count: count)
+            monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+            monkeypatch.setattr(processes, "total", lambda value, told=told: told.append(value) or value)
+            quickly(network, 0), base_class_iou(network, frames, 2)
+            sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0)), told, strict=True)]
+    assert all(torch.equal(one, all_) for one, all_ in zip(*sums.values(), strict=True))
+    assert sums[1][0].shape == (2, 2) and sums[1][0].min() > 0
 
 
 def one(plan, episode, network) -> float:

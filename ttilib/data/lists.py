@@ -95,9 +95,7 @@ def read_fold(
     if not root.is_dir():
         found = "is a file" if root.exists() else "no such folder"
         raise FileNotFoundError(f"{root}: {found}; give the folder that holds the {corpus} data")
-    if not 0 <= fold < len(table["novel"]):
-        raise ValueError(f"{corpus} has folds 0 to {len(table['novel']) - 1}, not {fold}")
-    base, novel = _divided(table, fold)
+    base, novel = _divided(corpus, table, fold)
     if both := set(base) & set(novel):
         raise ValueError(f"{corpus} fold {fold}: classes {sorted(both)} are base and novel; mend the table")
     scan = SCANS[corpus](root, table, base, novel, on_error)
@@ -109,11 +107,13 @@ def read_fold(
 def base_classes(corpus: str, fold: int) -> list[str]:
     """Names of the base classes of a fold in the order of their labels, by the project's own table; needs no data."""
     table = read_table(corpus)
-    return [table["classes"][number] for number in _divided(table, fold)[0]]
+    return [table["classes"][number] for number in _divided(corpus, table, fold)[0]]
 
 
-def _divided(table: Mapping[str, Any], fold: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _divided(corpus: str, table: Mapping[str, Any], fold: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Base and novel classes of a fold."""
+    if not 0 <= fold < len(table["novel"]):
+        raise ValueError(f"{corpus} has folds 0 to {len(table['novel']) - 1}, not {fold}")
     novel = tuple(table["novel"][fold])
     others = sorted(set(table["classes"]) - set(novel))
     return tuple(table["base"][fold] if "base" in table else others), novel
