@@ -25,8 +25,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from pictures import outline, photograph, silhouette
 
-from data import outline, photograph, silhouette
 from ttilib.data.labelled import TrainingClips, TrainingFrames
 from ttilib.data.lists import Fold
 from ttilib.files import write_json, write_text
