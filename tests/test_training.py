@@ -335,7 +335,7 @@ def test_the_command_trains_and_goes_on(
             assert child.poll() is None, child.stderr.read()
         child.send_signal(signal.SIGINT)
         said = child.stderr.read()
-    assert child.returncode in (0, 130) and "Traceback" not in said
+    assert child.returncode == 0 or said.strip().endswith("stopped; the same command goes on where it stood"), said
     assert main(run[3:]) == 0 and "6/6" in capsys.readouterr().err
     assert [row["step"] for row in log(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
     assert main([*run[3:], "-p", "learning_rat", "1"]) == 2
