@@ -123,7 +123,7 @@ def test_the_table_has_means_ends_and_shares_of_each_epoch(tmp_path):
     first, second, third = table(tmp_path)
     assert list(first) == [
         "epoch", "steps", "loss", "ce", "contrast", "train_miou", "train_accuracy", "train_class_accuracy",
-        "val_miou", "learning_rate", "seconds", "waiting",
+        "val_miou", "val_loss", "learning_rate", "seconds", "waiting",
     ]  # fmt: skip
     assert [first[name] for name in ("epoch", "steps", "loss", "ce", "contrast")] == ["1", "3", "2", "1", "10"]
     assert [second[name] for name in ("loss", "ce", "contrast")] == ["5", "2.5", "25"]

@@ -21,7 +21,7 @@ from ttilib.inference.solver import METHODS, solve
 from ttilib.networks.checkpoints import load_encoder
 from ttilib.networks.models import build_encoder
 from ttilib.training import processes
-from ttilib.training.judging import Quickly, base_class_iou
+from ttilib.training.judging import Quickly, validate
 from ttilib.training.settings import TrainConfig
 from ttilib.training.train import train
 
@@ -34,8 +34,21 @@ def test_a_network_that_says_1_everywhere() -> None:
         network.classifier.weight.zero_()
         network.classifier.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
     share = torch.stack([frames[i][1] == 1 for i in range(5)]).double().mean().item()
-    assert base_class_iou(network, frames, batch=2).tolist() == pytest.approx([0, share, 0], rel=1e-9)
+    assert validate(network, frames, batch=2)[0].tolist() == pytest.approx([0, share, 0], rel=1e-9)
     assert not network.training
+
+
+def test_the_loss_is_the_mean_over_known_pixels() -> None:
+    """Logits of nothing but the bias: -log softmax of the true class, however pictures are batched."""
+    network, frames = build_encoder(TINY, 3), Squares(5, seed=3, ignored=4)
+    bias = torch.tensor([0.5, 1.0, -0.5])
+    with torch.no_grad():
+        network.classifier.weight.zero_()
+        network.classifier.bias.copy_(bias)
+    labels = torch.cat([frames[i][1].flatten() for i in range(5)])
+    due = -bias.log_softmax(0)[labels[labels != 255]].mean().item()
+    for batch in (1, 2, 5):
+        assert validate(network, frames, batch)[1] == pytest.approx(due, rel=1e-6)
 
 
 def test_clips_count_as_their_pictures() -> None:
@@ -47,7 +60,8 @@ def test_clips_count_as_their_pictures() -> None:
             return tuple(torch.stack(pair) for pair in zip(*(pictures[2 * index + k] for k in (0, 1)), strict=True))
 
     network, pictures = build_encoder(TINY, 3, seed=2).double(), Exactly(Squares(6, seed=3))
-    assert torch.equal(base_class_iou(network, Clips(), 2), base_class_iou(network, pictures, 4))
+    (iou, loss), (other_iou, other_loss) = validate(network, Clips(), 2), validate(network, pictures, 4)
+    assert torch.equal(iou, other_iou) and loss == pytest.approx(other_loss, rel=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +97,7 @@ def test_quick_episodes_step_by_step(data: Path) -> None:
         assert len(sums) == 2
         expected = np.mean([i / (u + 1e-10) for i, u in sums.values()])
         quickly = Quickly.of("minivspw-val", 0, data, SIZE, 7, 0)
-        assert quickly(network.train(), epoch) == pytest.approx(expected, rel=1e-12)
+        assert quickly(network.train(), epoch).miou == pytest.approx(expected, rel=1e-12)
         assert not network.training
         network.eval()
     drawn = [[e.support for e in draw_episodes(plan, 1, 7, epoch)] for epoch in (0, 1)]
@@ -94,7 +108,7 @@ def test_a_limit_takes_episodes_from_beginning_and_end(data: Path) -> None:
     network = build_encoder(TINY, 3, seed=1)
     plan = read_benchmark("minivspw-val", 0, data)
     drawn = draw_episodes(plan, 1, 7, 0)
-    values = {limit: Quickly(plan, SIZE, 7, limit)(network, 0) for limit in (0, 1, 2, len(drawn), 99)}
+    values = {limit: Quickly(plan, SIZE, 7, limit)(network, 0).miou for limit in (0, 1, 2, len(drawn), 99)}
     assert values[0] == values[len(drawn)] == values[99] != values[2]
     alone = [one(plan, drawn[place], network) for place in (0, -1)]
     assert values[1] == pytest.approx(alone[0])
@@ -113,9 +127,10 @@ def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch, m
             monkeypatch.setattr(processes, "count", lambda count=count: count)
             monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
             monkeypatch.setattr(processes, "total", lambda value, told=told: told.append(value) or value)
-            quickly(network, 0), base_class_iou(network, frames, 2)
-            sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0)), told, strict=True)]
-    assert all(torch.equal(one, all_) for one, all_ in zip(*sums.values(), strict=True))
+            quickly(network, 0), validate(network, frames, 2)
+            sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0, 0)), told, strict=True)]
+    for one, shared in zip(*sums.values(), strict=True):
+        torch.testing.assert_close(one, shared, rtol=1e-6, atol=0)
     assert sums[1][0].shape == (2, 2) and sums[1][0].min() > 0
 
 
@@ -133,7 +148,7 @@ def test_a_run_is_chosen_by_episodes_if_told_so(data: Path, tmp_path: Path) -> N
     *_, last = train(fold, data, tmp_path, config, SIZE)
     plan = read_benchmark("minivspw-val", 0, data)
     epoch = read_json(tmp_path / "best.json")["metrics"]["epoch"]
-    judged = Quickly(plan, SIZE, config.seed, 1)(load_encoder(tmp_path), epoch)
+    judged = Quickly(plan, SIZE, config.seed, 1)(load_encoder(tmp_path), epoch).miou
     kept = read_json(tmp_path / "best.json")["metrics"]["val_miou"]
     assert kept == pytest.approx(judged) and last.val_miou is not None
     with pytest.raises(ValueError, match="benchmark 'minivspw-vall' is not known; did you mean minivspw-val"):

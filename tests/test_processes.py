@@ -51,7 +51,7 @@ def test_two_processes_learn_what_one_learns(together: Path, tmp_path: Path) -> 
     """Pictures with more and less unknown pixels, pairs, two parts a step: equal but for the order of the sums."""
     list(learn(tmp_path, TWO, **OPTIONS))
     one, two = log(tmp_path), log(together)
-    for name in ("loss", "train_miou", "train_accuracy", "val_miou"):
+    for name in ("loss", "train_miou", "train_accuracy", "val_miou", "val_loss"):
         values = [[row[name] for row in rows if row[name] is not None] for rows in (one, two)]
         assert len(values[0]) in (2, 12)
         np.testing.assert_allclose(values[0], values[1], rtol=1e-10)

@@ -23,7 +23,7 @@ from ttilib.__main__ import main
 from ttilib.data.lists import Fold, read_fold
 from ttilib.networks.checkpoints import load_encoder, load_state
 from ttilib.networks.models import build_encoder
-from ttilib.training.judging import base_class_iou
+from ttilib.training.judging import validate
 from ttilib.training.progress import Progress
 from ttilib.training.settings import LEAK, ContrastConfig, TrainConfig
 from ttilib.training.train import batches, fit, train
@@ -69,7 +69,10 @@ def test_squares_are_learned(tmp_path: Path) -> None:
     assert progress[-1].eta == 0 < progress[0].eta and progress[-1].seconds > progress[0].seconds > 0
     encoder, page = load_encoder(tmp_path), json.loads((tmp_path / "best.json").read_text())
     assert page["metrics"]["val_miou"] == best and page["config"]["batch"] == 6 and page["corpus"] == "squares"
-    assert base_class_iou(encoder, Squares(8, 1)).mean().item() == pytest.approx(best, abs=1e-12)
+    iou, loss = validate(encoder, Squares(8, 1))
+    assert iou.mean().item() == pytest.approx(best, abs=1e-12)
+    at_best = next(p for p in progress if p.val_miou == best)
+    assert loss == pytest.approx(at_best.val_loss) and 0 < loss < progress[3].loss
     latest = json.loads((tmp_path / "last.json").read_text())["metrics"]
     assert latest == {"val_miou": measured[-1][1], "epoch": 12, "step": 48}
     rows = log(tmp_path)

@@ -31,7 +31,7 @@ from ttilib.views.sheets import pairs_sheet, sample_sheet
 Row = Mapping[str, Any]
 
 LOG, EPOCHS, CURVES, SAMPLES, BOARD = "log.jsonl", "epochs.csv", "curves.png", "samples", "tensorboard"
-JUDGED = ("train_miou", "train_accuracy", "train_class_accuracy", "val_miou")
+JUDGED = ("train_miou", "train_accuracy", "train_class_accuracy", "val_miou", "val_loss")
 
 
 def append(folder: Path | str, row: Row) -> None:

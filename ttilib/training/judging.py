@@ -1,6 +1,6 @@
 """How good is the encoder so far? Two answers, each one number that is larger when the encoder is better.
 
-`base_class_iou` asks for the classes that were trained, in held-out pictures, as the release does for YouTube-VIS and
+`validate` asks for the classes that were trained, in held-out pictures, as the release does for YouTube-VIS and
 Pascal. `Quickly` solves short episodes of a benchmark, as the release does for MiniVSPW, whose validation classes
 are neither trained nor tested. Many processes share the work.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,29 +24,41 @@ from ttilib.inference.solver import METHODS, solve
 from ttilib.networks.models import PSPNet
 from ttilib.scores.metrics import class_scores, intersection_union
 from ttilib.training import processes
-from ttilib.training.objectives import class_iou, confusion
+from ttilib.training.objectives import class_iou, confusion, smoothed_cross_entropy
 
 STRIDE, FRAMES = 5, 20
 """Of a query, quick validation takes every fifth frame and twenty of those. Source: protocol section 4."""
 
 
-@torch.no_grad()
-def base_class_iou(
-    network: PSPNet, held_out: Dataset, batch: int = 8, device: torch.device | str = "cpu", workers: int = 0
-) -> Float[Tensor, " K"]:
-    """How well each base class is found in all held-out pictures, background first; its mean is the mIoU.
+class Verdict(NamedTuple):
+    """What a validation says: mIoU, larger is better, and where it has one its loss in nats."""
 
-    Leaves the network in evaluation mode.
+    miou: float
+    loss: float | None = None
+
+
+@torch.no_grad()
+def validate(
+    network: PSPNet, held_out: Dataset, batch: int = 8, device: torch.device | str = "cpu", workers: int = 0
+) -> tuple[Float[Tensor, " K"], float]:
+    """How well each base class is found in all held-out pictures, background first; and the loss there.
+
+    The mean over classes is the mIoU. The loss is cross-entropy without smoothing, the mean over known pixels, in nats
+    (the release divides the sum of its batches' means by the number of pictures). Leaves the network in evaluation
+    mode. Source: protocol section 4, standard validation.
     """
     network.eval()
     counts = torch.zeros(network.classes, network.classes, dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
     mine = Subset(held_out, range(processes.rank(), len(held_out), processes.count()))
     loader = DataLoader(mine, batch_size=batch, num_workers=workers, generator=torch.Generator())
     for images, labels in loader:
-        images, labels = images.flatten(0, -4), labels.flatten(0, -3)  # clips are as many pictures
-        found = network.logits(images.to(device)).argmax(1)
-        counts += confusion(found, labels.to(device), network.classes)
-    return class_iou(processes.total(counts).cpu())
+        images, labels = images.flatten(0, -4), labels.flatten(0, -3).to(device)  # clips are as many pictures
+        logits = network.logits(images.to(device))
+        counts += confusion(logits.argmax(1), labels, network.classes)
+        loss += smoothed_cross_entropy(logits, labels, 0.0).sum(dtype=torch.float64)
+    counts, loss = processes.total(counts), processes.total(loss)
+    return class_iou(counts.cpu()), float(loss / counts.sum().clamp_min(1))
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ class Quickly:
         """Of a benchmark by name, in the data folder of the training corpus or one with a folder per corpus."""
         return cls(read_benchmark(benchmark, fold, root), size, seed, limit)
 
-    def __call__(self, network: PSPNet, epoch: int, device: torch.device | str = "cpu") -> float:
+    def __call__(self, network: PSPNet, epoch: int, device: torch.device | str = "cpu") -> Verdict:
         """Leaves the network in evaluation mode."""
         network.eval()
         drawn = draw_episodes(self.data, 1, self.seed, epoch)
@@ -81,4 +94,4 @@ class Quickly:
             counts = intersection_union(masks.cpu(), clip.truth, clip.query_valid)
             sums[classes.index(episode.class_id)] += torch.tensor([int(each.sum()) for each in counts], device=device)
         rows = processes.total(sums).tolist()
-        return class_scores((number, *row) for number, row in zip(classes, rows, strict=True)).miou
+        return Verdict(class_scores((number, *row) for number, row in zip(classes, rows, strict=True)).miou)

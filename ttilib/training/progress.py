@@ -19,6 +19,7 @@ class Progress:
     waited: float  # seconds of this step spent waiting for pictures
     eta: float  # seconds still to come
     val_miou: float | None = None
+    val_loss: float | None = None  # of held-out pictures, without smoothing; in nats
     train_miou: float | None = None  # of this epoch's pictures as they were trained on
     train_accuracy: float | None = None  # share of pixels
     train_class_accuracy: float | None = None  # the same, class by class

@@ -30,6 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ttilib.networks.checkpoints import load_state, save_encoder, save_state
 from ttilib.networks.models import PSPNet, seeded
 from ttilib.training import journal, processes
+from ttilib.training.judging import Verdict
 from ttilib.training.learner import Batch, Learner
 from ttilib.training.objectives import class_accuracy, class_iou, pixel_accuracy, weights
 from ttilib.training.optimisation import build_optimizer, parameter_groups, rate
@@ -132,12 +133,12 @@ class Run:
                 f"saved is from before); train in a new folder with a learning_rate below {self.config.learning_rate:g}"
             )
 
-    def judge(self, miou: float) -> None:
+    def judge(self, verdict: Verdict) -> None:
         """Note a validation and keep the encoder: as the last, and as the best if strictly better, as released."""
-        self.progress = replace(self.progress, val_miou=miou)
-        kept = ("last", "best") if miou > self.best else ("last",)
-        self.best = max(miou, self.best)
-        metrics = {"val_miou": miou, "epoch": self.progress.epoch, "step": self.progress.step}
+        self.progress = replace(self.progress, val_miou=verdict.miou, val_loss=verdict.loss)
+        kept = ("last", "best") if verdict.miou > self.best else ("last",)
+        self.best = max(verdict.miou, self.best)
+        metrics = {"val_miou": verdict.miou, "epoch": self.progress.epoch, "step": self.progress.step}
         page = {**self.about, "metrics": metrics, "config": asdict(self.config)}
         for name in kept if processes.rank() == 0 else ():
             save_encoder(self.folder / f"{name}.safetensors", self.judged, page)

@@ -26,12 +26,12 @@ from ttilib.data.pairs import VideoPairs, base_videos, leaked_test_videos, vspw_
 from ttilib.files import digest
 from ttilib.networks.models import PSPNet, build_encoder
 from ttilib.training import journal, processes
-from ttilib.training.judging import Quickly, base_class_iou
+from ttilib.training.judging import Quickly, Verdict, validate
 from ttilib.training.progress import Progress
 from ttilib.training.runs import Run
 from ttilib.training.settings import LEAK, TrainConfig
 
-Judge = Callable[[PSPNet, int], float]  # network, epoch -> mIoU
+Judge = Callable[[PSPNet, int], Verdict]  # of a network after an epoch
 SHOWN = 4  # held-out pictures whose predictions are kept after every epoch
 
 
@@ -114,7 +114,7 @@ def fit(
             f"batch of {config.batch}; lower `batch` or `every`, or add videos"
         )
     processes.check_batch(config.batch, config.accumulate)
-    judge = judge or partial(_class_miou, held_out=held_out, config=config, device=device)
+    judge = judge or partial(_by_classes, held_out=held_out, config=config, device=device)
     run = Run(network, folder, config, about, len(items) // config.batch, device)
     progress = run.resume()
     if progress.step == run.steps:
@@ -198,5 +198,6 @@ def _labelled(fold: Fold, root: Path | str, split: str, size: tuple[int, int], c
     return TrainingClips(fold, root, split, size, config.seed, config.every, config.clip_frames, config.repeats)
 
 
-def _class_miou(network: PSPNet, epoch: int, held_out: Dataset, config: TrainConfig, device: torch.device) -> float:
-    return float(base_class_iou(network, held_out, config.batch, device, config.workers).mean())
+def _by_classes(network: PSPNet, epoch: int, held_out: Dataset, config: TrainConfig, device: torch.device) -> Verdict:
+    iou, loss = validate(network, held_out, config.batch, device, config.workers)
+    return Verdict(float(iou.mean()), loss)

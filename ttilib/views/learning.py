@@ -14,16 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ttilib.views.curves import COLOURS
 from ttilib.views.plots import SomeAxes, each_of
 from ttilib.views.style import label_ends, line_end, tidy
+
+HELD_OUT = "#D55E00"
+PARTS = ("#0072B2", "#56B4E9", "#009E73")
 
 
 def training_curves(axes: SomeAxes, rows: Iterable[Mapping[str, Any]]) -> None:
     """Base training from its log: loss and its parts, mIoU, learning rate, share of the time spent waiting for data.
 
-    Rows have `step`, `loss`, `learning_rate`; where they were measured also `parts`, `train_miou`, `val_miou`,
-    `waited` with `seconds` (of work so far). Give four axes, or fewer for the first ones only.
+    Rows have `step`, `loss`, `learning_rate`; where they were measured also `parts`, `val_loss`, `train_miou`,
+    `val_miou`, `waited` with `seconds` (of work so far). Give four axes, or fewer for the first ones only.
     """
     log = list(rows)
     step, span = np.array([each["step"] for each in log], dtype=float), max(1, len(log) // 20)
@@ -52,27 +54,34 @@ def _losses(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int)
     lines = [("loss", loss, "#0072B2")]
     if len(names) > 1:
         parts = [np.array([(each.get("parts") or {}).get(name, np.nan) for each in log], dtype=float) for name in names]
-        lines = [("loss", loss, "#000000"), *zip(names, parts, COLOURS[: len(names)], strict=True)]
+        lines = [("loss", loss, "#000000"), *zip(names, parts, PARTS[: len(names)], strict=True)]
     ends = []
     for name, values, colour in lines:
         smooth = _means(values, span)
         ax.plot(step[span - 1 :], smooth, color=colour, linewidth=2, label=name)
         ends.append(line_end(step[span - 1 :], smooth, name, colour))
+    judged = [(each["step"], each["val_loss"]) for each in log if each.get("val_loss") is not None]
+    if judged:
+        at, held_out = np.array(judged, dtype=float).T
+        ax.plot(at, held_out, color=HELD_OUT, marker="o", linewidth=2, markersize=5, label="held out", clip_on=False)
+        ends.append(line_end(at, held_out, "held out", HELD_OUT))
     what = "training loss, and its parts before weighting" if len(names) > 1 else "training loss [nats]"
     tidy(ax, "step", title=what + (f", mean of {span} steps" if span > 1 else ""))
-    if len(names) > 1:
+    if len(ends) > 1:
         label_ends(ax, ends)
 
 
 def _judgements(ax: Axes, log: list[Mapping[str, Any]]) -> None:
     """mIoU over all outputs where it was measured: on held-out pictures, and on those learned from."""
     ends = []
-    for name, key, colour, marker in (("held out", "val_miou", "#D55E00", "o"), ("training", "train_miou", "0.4", "s")):
+    for name, key, colour, marker in (("held out", "val_miou", HELD_OUT, "o"), ("training", "train_miou", "0.4", "s")):
         known = [(each["step"], each[key]) for each in log if each.get(key) is not None]
-        at, miou = np.array(known, dtype=float).reshape(-1, 2).T
+        if not known:
+            continue
+        at, miou = np.array(known, dtype=float).T
         ax.plot(at, miou, color=colour, marker=marker, linewidth=2, markersize=5, label=name, clip_on=False)
         ends.append(line_end(at, miou, name, colour))
-    top = max((float(line.get_ydata().max()) for line in ax.lines if len(line.get_ydata())), default=1.0)
+    top = max((float(line.get_ydata().max()) for line in ax.lines), default=1.0)
     ax.set(xlim=(0, max((each["step"] for each in log), default=1)), ylim=(0, 1.1 * top or 1.0))
     tidy(ax, "step", title="mIoU while training")
     label_ends(ax, ends)
