@@ -16,17 +16,18 @@ import corpora
 import numpy as np
 import pytest
 import torch
-from squares import QUICK, TINY, Squares, command, learn
+from squares import QUICK, TINY, Squares, Windows, command, learn
 from torch import Tensor
 
 from ttilib.__main__ import main
 from ttilib.data.lists import Fold, read_fold
 from ttilib.networks.checkpoints import load_encoder, load_state
 from ttilib.networks.models import build_encoder
-from ttilib.training.judging import validate
+from ttilib.training.judging import Verdict, validate
 from ttilib.training.progress import Progress
+from ttilib.training.runs import Run
 from ttilib.training.settings import LEAK, ContrastConfig, TrainConfig
-from ttilib.training.train import batches, fit, train
+from ttilib.training.train import Items, batches, fit, train, unlabelled_pairs
 
 FRAMES = replace(QUICK, batch=4)
 CLIPS = replace(QUICK, clip_frames=2, repeats=3, batch=2, epochs=2, contrast=ContrastConfig(width=8, every=1))
@@ -47,6 +48,19 @@ def test_an_epoch_shows_every_item_once_in_its_own_order() -> None:
     assert len(first) == 3 and len(set(shown)) == 9 and set(shown) <= set(range(11)) and shown != sorted(shown)
     rest = list(batches(frames, config, 1, done=2))
     assert [numbers.tolist() for numbers, _ in rest] == other[2:] and rest[0][1].tolist() == [1, 1, 1]
+
+
+def test_every_item_brings_windows_of_its_own() -> None:
+    items = Items(Squares(24, 0), Windows(10, 5))
+    for epoch in (0, 3):
+        items.set_epoch(epoch)
+        parts = [items[index] for index in (2, 12)]
+        for index, (image, labels, pairs, known) in zip((2, 12), parts, strict=True):
+            windows, squares = Windows(10, 5), Squares(24, 0)
+            windows.set_epoch(epoch), squares.set_epoch(epoch)
+            due = (*squares[index], *windows[index])
+            assert all(torch.equal(a, b) for a, b in zip((image, labels, pairs, known), due, strict=True))
+        assert not torch.equal(parts[0][2], parts[1][2])
 
 
 # --- whole runs ---
@@ -80,6 +94,7 @@ def test_squares_are_learned(tmp_path: Path) -> None:
     told = [row for row in rows if row["train_miou"] is not None]
     assert [row["step"] for row in told] == list(range(4, 49, 4)), "at the end of every epoch"
     assert told[-1]["train_miou"] > told[0]["train_miou"] and told[-1]["train_accuracy"] > 0.6
+    assert load_state(tmp_path / "last.pt")["counts"].sum() == 24 * 33 * 33, "pixels of the last epoch only"
 
 
 def test_what_a_run_shows_of_itself(tmp_path: Path) -> None:
@@ -128,6 +143,20 @@ def test_settings_reach_the_weights(tmp_path: Path, change: dict) -> None:
 
 def both(change: dict) -> Iterator[tuple[str, TrainConfig]]:
     yield from (("as it is", QUICK), ("changed", replace(QUICK, **change)))
+
+
+def test_every_step_drops_other_channels(tmp_path: Path) -> None:
+    """The same pictures, weights that stay: what differs is the dropout, a function of seed and step."""
+    frames = [torch.stack(part) for part in zip(*(Squares(4, 0)[n] for n in range(4)), strict=True)]
+    still = replace(QUICK, learning_rate=0.0, last_learning_rate=0.0)
+
+    def losses(config: TrainConfig) -> list[float]:
+        network = build_encoder(TINY, 3)
+        run = Run(network, tmp_path, config, {}, 100, torch.device("cpu"))
+        return [run.advance(frames).loss for _ in range(3)]
+
+    first, again, other = losses(still), losses(still), losses(replace(still, seed=1))
+    assert first == again and len({*first, *other}) == 6
 
 
 def test_averaged_weights_are_the_ones_kept(tmp_path: Path) -> None:
@@ -229,6 +258,19 @@ def test_clips_and_pairs_go_on_as_well(data: Path, fold: Fold, tmp_path: Path) -
     assert {"ce", "contrast"} == set(log(tmp_path / "whole")[0]["parts"])
 
 
+def test_the_contrast_takes_the_videos_it_names(data: Path, fold: Fold, tmp_path: Path) -> None:
+    """Base videos, the novel classes' own, or VSPW's beside: with the options of the configuration."""
+    due = {"base": {"v2a", "v3a", "v4a"}, LEAK: {"v5a", "v5b"}}
+    for videos, names in due.items():
+        contrast = ContrastConfig(videos=videos, pairs=3, every=1)
+        pairs = unlabelled_pairs(fold, data, SIZE, replace(FRAMES, contrast=contrast))
+        assert set(pairs.videos) == names and pairs[0][0].shape == (3, 2, 3, *SIZE)
+    empty = np.zeros((corpora.HEIGHT, corpora.WIDTH), np.uint8)
+    corpora.vspw(tmp_path / "vspw", {"a": [empty] * 2, "b": [empty + 41] * 2}, train=("a",))
+    pairs = unlabelled_pairs(fold, data, SIZE, replace(FRAMES, contrast=ContrastConfig(root=str(tmp_path), every=1)))
+    assert set(pairs.videos) == {"a"}, "b shows a class with the name of a novel one"
+
+
 def test_the_leak_is_told_on_the_page(data: Path, fold: Fold, tmp_path: Path) -> None:
     for videos, told in (("base", False), (LEAK, True)):
         config = replace(CLIPS, epochs=1, validate_every=1, contrast=replace(CLIPS.contrast, videos=videos))
@@ -241,6 +283,22 @@ def test_the_leak_is_told_on_the_page(data: Path, fold: Fold, tmp_path: Path) ->
 def test_processes_that_read_change_nothing(data: Path, fold: Fold, whole: Path, tmp_path: Path) -> None:
     with closing(train(fold, data, tmp_path, replace(FRAMES, workers=1), SIZE)) as steps:
         assert [next(steps).loss for _ in range(4)] == [row["loss"] for row in log(whole)[:4]]
+
+
+def test_only_a_strictly_better_validation_is_kept_as_the_best(tmp_path: Path) -> None:
+    """Nor does a run that was stopped forget how good its best was."""
+    config, miou = replace(QUICK, epochs=4, validate_every=1), (0.2, 0.5, 0.5, 0.4)
+    data = Squares(24, 0), Squares(8, 1), tmp_path, config, {"corpus": "squares", "fold": 0}
+
+    def run() -> Iterator[Progress]:
+        return fit(build_encoder(TINY, 3), *data, judge=lambda network, epoch: Verdict(miou[epoch - 1]))
+
+    with closing(run()) as steps:
+        assert [next(steps).step for _ in range(13)][-1] == 13
+    assert [progress.step for progress in run()] == list(range(13, 25))
+    best, last = (json.loads((tmp_path / f"{name}.json").read_text())["metrics"] for name in ("best", "last"))
+    assert (best["epoch"], best["val_miou"], last["epoch"], last["val_miou"]) == (2, 0.5, 4, 0.4)
+    assert log(tmp_path)[11]["val_loss"] is None and log(tmp_path)[11]["val_miou"] == 0.5
 
 
 def test_a_finished_run_is_left_alone(data: Path, fold: Fold, whole: Path) -> None:
