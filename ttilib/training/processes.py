@@ -65,14 +65,15 @@ def share(network: nn.Module, device: torch.device, norm: bool = True) -> nn.Mod
     """
     if count() == 1:
         return network
-    for name, child in network.named_children():
-        if isinstance(child, nn.BatchNorm2d) and norm and device.type != "cuda":
-            setattr(network, name, _like(child, SharedBatchNorm))
-        elif isinstance(child, nn.Dropout2d):
-            setattr(network, name, SharedDropout(child.p))
-        else:
-            share(child, device, norm)
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network) if norm and device.type == "cuda" else network
+    if norm and device.type == "cuda":
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d) and norm:
+                setattr(module, name, _like(child, SharedBatchNorm))
+            elif isinstance(child, nn.Dropout2d):
+                setattr(module, name, SharedDropout(child.p))
+    return network
 
 
 def _like(norm: nn.BatchNorm2d, kind: type[SharedBatchNorm]) -> SharedBatchNorm:
