@@ -20,7 +20,7 @@ from ttilib.inference.features import extract
 from ttilib.inference.solver import METHODS, solve
 from ttilib.networks.checkpoints import load_encoder
 from ttilib.networks.models import build_encoder
-from ttilib.training import processes
+from ttilib.training import judging, processes
 from ttilib.training.judging import Quickly, validate
 from ttilib.training.settings import TrainConfig
 from ttilib.training.train import train
@@ -80,15 +80,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_quick_episodes_step_by_step(data: Path) -> None:
-    """RePRI with one support picture on every fifth frame, mean over the two classes of pooled I / U."""
+@pytest.mark.parametrize("most", [20, 3])
+def test_quick_episodes_step_by_step(data: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RePRI with one support picture on every fifth frame, so many at most; mean over classes of pooled I / U."""
+    assert judging.FRAMES == 20
+    monkeypatch.setattr(judging, "FRAMES", most)
     network = build_encoder(TINY, 3, seed=1).eval()
     plan = read_benchmark("minivspw-val", 0, data)
     for epoch in (0, 1):
         sums: dict[str, list[int]] = {}
         for episode in draw_episodes(plan, 1, 7, epoch):
-            short = replace(episode, query=episode.query[0:23:5])
-            assert len(short.query) == 5
+            short = replace(episode, query=episode.query[0:23:5][:most])
+            assert len(short.query) == min(5, most)
             clip = load_clip(short, data, SIZE)
             masks = solve(extract(network, clip), METHODS["RePRI"]).masks(SIZE)
             found = sums.setdefault(episode.class_name, [0, 0])

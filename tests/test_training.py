@@ -94,7 +94,10 @@ def test_squares_are_learned(tmp_path: Path) -> None:
     told = [row for row in rows if row["train_miou"] is not None]
     assert [row["step"] for row in told] == list(range(4, 49, 4)), "at the end of every epoch"
     assert told[-1]["train_miou"] > told[0]["train_miou"] and told[-1]["train_accuracy"] > 0.6
-    assert load_state(tmp_path / "last.pt")["counts"].sum() == 24 * 33 * 33, "pixels of the last epoch only"
+    counts = load_state(tmp_path / "last.pt")["counts"].double()
+    assert counts.sum() == 24 * 33 * 33, "pixels of the last epoch only"
+    assert told[-1]["train_accuracy"] == pytest.approx(float(counts.trace() / counts.sum()))
+    assert told[-1]["train_class_accuracy"] == pytest.approx(float((counts.diagonal() / counts.sum(1)).mean()))
 
 
 def test_what_a_run_shows_of_itself(tmp_path: Path) -> None:
@@ -408,6 +411,9 @@ def test_an_identity_is_plain_json(tmp_path: Path) -> None:
     state = load_state(tmp_path / "last.pt")
     assert isinstance(last, Progress) and json.loads(json.dumps(state["identity"])) == state["identity"]
     assert set(asdict(QUICK)) - set(state["identity"]) == {"workers", "save_seconds", "show_every"}
+    configs = [replace(QUICK, contrast=ContrastConfig(root=root)) for root in ("here", "there")]
+    here, there = (Run(build_encoder(TINY, 3), tmp_path, each, {}, 9, torch.device("cpu")) for each in configs)
+    assert here.identity() == there.identity() != state["identity"], "data may move"
 
 
 def test_a_data_set_of_ones_own_without_pictures_to_validate(tmp_path: Path) -> None:
