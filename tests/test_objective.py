@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tasks import random_task
 
 from ttilib.inference import objective as room
-from ttilib.inference.classifier import Classifier
+from ttilib.inference.classifier import Classifier, start
 from ttilib.inference.objective import Objective, Weights
 
 
@@ -38,22 +38,52 @@ def assert_equal(objective: Objective, seed: int = 0):
     grid=st.tuples(st.integers(2, 5), st.integers(2, 5)), seed=st.integers(0, 10**6),
     window=st.integers(2, 5), divisor=st.sampled_from(["batch", "video"]),
     negative=st.sampled_from(["all", "background"]), batch=st.sampled_from([None, 11]), raw=st.booleans(),
+    parts=st.tuples(st.sampled_from([0.0, 0.3, 1.0, 2.5]), st.sampled_from([0.0, 0.6, 1.0])),
 )  # fmt: skip
 def test_gradient_is_that_of_the_formulas(
-    frames, shots, channels, grid, seed, window, divisor, negative, batch, raw
+    frames, shots, channels, grid, seed, window, divisor, negative, batch, raw, parts
 ):
     task = random_task(frames, shots, channels, grid, seed)
     generator = torch.Generator().manual_seed(seed)
     norm = 0.5 + torch.rand(task.query_valid.shape, generator=generator, dtype=torch.float64) if raw else 1.0
     task = replace(task, query_norm=norm, batch_frames=batch)
     prior = 0.05 + 0.9 * torch.rand(frames, generator=generator, dtype=torch.float64)
-    assert_equal(Objective(task, prior, Weights(1.3, 0.7, 0.4, 0.9), window, divisor, negative), seed)
+    assert_equal(Objective(task, prior, Weights(1.3, 0.7, 0.4, 0.9), window, divisor, negative, *parts), seed)
 
 
 @pytest.mark.parametrize("term", ["ce", "kl", "entropy", "temporal"])
 def test_each_term_alone(term):
     weights = Weights(0.0, 0.0, 0.0, 0.0)._replace(**{term: 1.0})
     assert_equal(Objective(random_task(), torch.full((5,), 0.2, dtype=torch.float64), weights))
+
+
+@pytest.mark.parametrize("parts", [(1.0, 0.0), (0.0, 1.0)])
+def test_each_part_of_the_temporal_term_alone(parts):
+    prior = torch.full((5,), 0.2, dtype=torch.float64)
+    objective = Objective(random_task(), prior, Weights(0.0, 0.0, 0.0, 0.7), 3, "batch", "all", *parts)
+    assert_equal(objective)
+    terms = objective.terms(start(objective.task))
+    expected = terms.local_temporal if parts[0] else terms.global_positive + terms.global_negative
+    assert expected.sum() > 0
+    torch.testing.assert_close(terms.total, 0.7 * expected)
+
+
+def test_a_part_that_counts_nothing_pulls_nowhere():
+    prior = torch.full((5,), 0.2, dtype=torch.float64)
+    objective = Objective(random_task(), prior, Weights(0.0, 0.0, 0.0, 0.7), 3, "batch", "all", 0.0, 0.0)
+    weight, bias = objective.gradient(start(objective.task))
+    assert not weight.any() and not bias.any()
+    assert not objective.terms(start(objective.task)).total.any()
+
+
+def test_the_parts_add_up_to_the_released_gradient():
+    task, prior = random_task(6), torch.full((6,), 0.2, dtype=torch.float64)
+    classifier, found = start(task), {}
+    for parts in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
+        objective = Objective(task, prior, Weights(0.0, 0.0, 0.0, 0.7), 3, "batch", "background", *parts)
+        found[parts] = torch.cat([gradient.flatten() for gradient in objective.gradient(classifier)])
+    assert all(gradient.abs().max() > 1e-4 for gradient in found.values())
+    torch.testing.assert_close(found[1.0, 0.0] + found[0.0, 1.0], found[1.0, 1.0])
 
 
 def test_chunks_of_frames_do_not_change_the_gradient(monkeypatch):

@@ -91,6 +91,24 @@ def test_named_alternatives_change_the_result(task):
     assert torch.equal(alone.weight, per_video.weight)
 
 
+def test_the_temporal_term_can_be_taken_apart(task):
+    released = solve(task).classifier
+    both = solve(task, SolverConfig(local_weight=1.0, global_weight=1.0)).classifier
+    assert torch.equal(both.weight, released.weight) and torch.equal(both.bias, released.bias)
+    off = solve(task, SolverConfig(local_weight=0.0, global_weight=0.0)).classifier
+    repri = solve(task, SolverConfig.repri()).classifier
+    torch.testing.assert_close(off.weight, repri.weight)
+    found = [repri.weight, released.weight]
+    for config in (SolverConfig(local_weight=0.0), SolverConfig(global_weight=0.0), SolverConfig(local_weight=2.0)):
+        states = list(iterate(task, config))
+        assert {(s.objective.local_weight, s.objective.global_weight) for s in states} == {
+            (config.local_weight, config.global_weight)
+        }
+        found.append(states[-1].classifier.weight)
+    for i, a in enumerate(found):
+        assert all((a - b).abs().max() > 1e-5 for b in found[i + 1 :]), i
+
+
 def test_keyframe_criterion(task):
     by_support, by_mean = (solve(task, SolverConfig.tti_keyframe(c)) for c in ("support", "global"))
     assert not torch.equal(by_support.similarity, by_mean.similarity)

@@ -55,6 +55,7 @@ class Objective:
     """What a classifier is asked to do on one task: the weighted terms, the prior aimed at, the variants chosen.
 
     `divisor` and `negative` choose between the release and the paper's text (see `losses`).
+    `local_weight` and `global_weight` take the temporal term apart; both are 1 in the release.
     Every query frame must have a valid cell; the solver takes the others out beforehand.
     """
 
@@ -64,6 +65,18 @@ class Objective:
     window: int = 3
     divisor: losses.Divisor = "batch"
     negative: losses.Negative = "all"
+    local_weight: float = 1.0
+    global_weight: float = 1.0
+
+    @property
+    def local_share(self) -> float:
+        """What the local term counts in this step."""
+        return self.weights.temporal * self.local_weight
+
+    @property
+    def global_share(self) -> float:
+        """What the global term counts in this step."""
+        return self.weights.temporal * self.global_weight
 
     @property
     def positive_frames(self) -> int:
@@ -89,7 +102,8 @@ class Objective:
         positive = losses.global_positive(prototypes, mean_weight, self.positive_frames)
         negative = losses.global_negative(p, task.query, task.query_valid, mean_weight, self.negative)
         total = weights.ce * ce + weights.kl * kl + weights.entropy * entropy
-        total = total + weights.temporal * (local + positive + negative)
+        temporal = self.local_weight * local + self.global_weight * positive + self.global_weight * negative
+        total = total + weights.temporal * temporal
         return Terms(ce, kl, entropy, local, positive, negative, total, marginal)
 
     def gradient(self, classifier: Classifier) -> tuple[Float[Tensor, "T C"], Float[Tensor, " T"]]:
@@ -128,7 +142,7 @@ class _QueryGradient:
         self.mean_norm, self.mean = mean_weight.norm() + EPSILON, F.normalize(mean_weight, dim=0)
         self.mean_weight = torch.zeros_like(mean_weight)
         scaled = classifier.temperature * direction
-        asked = [scaled, self.mean.expand_as(scaled)] if objective.weights.temporal else [scaled]
+        asked = [scaled, self.mean.expand_as(scaled)] if objective.global_share else [scaled]
         self.directions, self.offset = torch.stack(asked, dim=1), classifier.bias[:, None]
         self.valid, self.pool = task.query_valid.flatten(1).to(direction.dtype), objective.pool.flatten(1)
         self.share = self.valid / self.valid.sum(dim=1, keepdim=True)
@@ -155,7 +169,7 @@ class _QueryGradient:
         curve = p - p * p
         slope = curve * self.share[at]
         rest = z.mul_(slope).mul_(-weights.entropy)
-        if weights.temporal:
+        if self.objective.global_share:
             rest += curve * self._global(query, p, cosine[:, 1], at)
         pulls = torch.stack([rest, slope], dim=1)
         return p, pulls, torch.bmm(pulls, query.mT)
@@ -173,7 +187,7 @@ class _QueryGradient:
         prototype = seen / length
         agreement = (prototype @ self.mean)[:, None]
         value = (mass * fires).sum(dim=1, keepdim=True)
-        weight = objective.weights.temporal
+        weight = objective.global_share
         positive = weight * len(self.query) / objective.positive_frames
         pulled = positive * (prototype - agreement * self.mean)
         pushed = weight * (fired - value * self.mean)
@@ -191,10 +205,10 @@ class _QueryGradient:
         odds = (m / (prior + EPSILON)).log() - (rest / (1 - prior + EPSILON)).log()
         pull = objective.weights.kl * odds
         window, count = objective.window, len(marginal) - objective.window + 1
-        if not objective.weights.temporal or count < 1:
+        if not objective.local_share or count < 1:
             return pull
         windows = marginal.unfold(0, window, 1)
         signs = (windows[:, :, None] - windows[:, None, :]).sign().sum(dim=2) * (4 / window**2)
         for offset in range(window):
-            pull[offset : offset + count] += objective.weights.temporal * signs[:, offset]
+            pull[offset : offset + count] += objective.local_share * signs[:, offset]
         return pull

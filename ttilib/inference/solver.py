@@ -36,6 +36,8 @@ class SolverConfig:
     kl_weight: float | None = None
     entropy_weight: float | None = None
     temporal_weight: float | None = None
+    local_weight: float = 1.0  # factors inside the temporal term; the release has neither
+    global_weight: float = 1.0
     prior_update: int | None = 9  # the prior becomes the marginal after so many steps; None: never
     kl_boost: float = 1.0  # added to the KL weight when the prior is updated
     temporal_start: int | None = None  # step from which the temporal terms act; None: as released, with the
@@ -105,7 +107,8 @@ def iterate(
             prior = losses.marginal(classifier.probabilities(task.query), task.query_valid)
             base = base._replace(kl=base.kl + config.kl_boost)
         weights = base if step >= temporal_start else base._replace(temporal=0.0)
-        objective = Objective(task, prior, weights, config.window, config.divisor, config.negative)
+        objective = Objective(task, prior, weights, config.window, config.divisor, config.negative,
+                              config.local_weight, config.global_weight)  # fmt: skip
         yield State(step, classifier, objective)
         if step < config.steps:
             weight, bias = objective.gradient(classifier)

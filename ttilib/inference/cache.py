@@ -1,0 +1,134 @@
+"""Features that are computed once: an encoder that remembers what it has seen.
+
+Several methods, shots and settings are tried on the same videos, and the encoder is by far the slowest part of each
+try. `CachedEncoder` stands in for an encoder and keeps every answer in a folder, under a name made of the pixels that
+were asked about. An answer that is read back has the very bits that were computed. Nothing depends on the folder:
+files may vanish at any moment, the disk may be full, several processes may share it, and the worst that happens is
+that features are computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ttilib.files import atomic
+
+SLACK = 0.1  # share of the limit by which the folder is emptied below it, and grows before it is looked at again
+EXACT = (torch.float32, torch.float16, torch.bfloat16)  # kinds of numbers that float32 holds without rounding
+
+
+class CachedEncoder:
+    """An encoder [N, 3, H, W] -> [N, C, h, w] whose answers are kept in `folder`/`weights`/<pixels>.npy.
+
+    `weights` names the encoder (its fingerprint): features of other weights are never mixed with these. A file is
+    named by the pixels and shape of its batch of images, the kind of device, the number type and the version of torch;
+    other processors and versions round otherwise. Features are float32 in the file and come back on the images'
+    device and in their type; those of another type, or finer than float32, are not kept.
+    `hits` and `misses` count the batches; `seconds` is what all of them took to compute, those read back included,
+    so that what a method costs does not depend on who came first.
+    When all that lies in `folder` takes more than `limit_gb` (10^9 bytes), what was used longest ago goes.
+
+    Raises ValueError if `weights` cannot name a folder or the limit is not above 0.
+    """
+
+    def __init__(
+        self, encoder: Callable[[Tensor], Tensor], weights: str, folder: Path | str, limit_gb: float = 20.0
+    ) -> None:
+        if not weights or Path(weights).name != weights or weights.startswith("."):
+            raise ValueError(f"weights {weights!r} cannot name a folder; give the fingerprint of the encoder")
+        if not limit_gb > 0:
+            raise ValueError(f"limit_gb is {limit_gb}; give a size above 0, or use the encoder without a cache")
+        self.encoder, self.folder, self.weights = encoder, Path(folder), weights
+        self.limit = int(limit_gb * 10**9)  # bytes
+        self.hits, self.misses, self.seconds = 0, 0, 0.0
+        self.writable, self.unseen = True, 0  # bytes written since the folder was last looked at
+        self._tidy()
+
+    def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
+        """The features of a batch of images, from the folder if they are there."""
+        path = self.folder / self.weights / f"{self._name(images)}.npy"
+        kept = self._read(path, len(images))
+        if kept is not None:
+            self.hits, self.seconds = self.hits + 1, self.seconds + kept[1]
+            return torch.from_numpy(kept[0]).to(images.device, images.dtype)
+        begin = time.perf_counter()
+        features = self.encoder(images).detach().contiguous()  # laid out as it will be read back
+        if features.is_cuda:
+            torch.cuda.synchronize(features.device)
+        took = time.perf_counter() - begin
+        self.misses, self.seconds = self.misses + 1, self.seconds + took
+        if self.writable and features.dtype == images.dtype and features.dtype in EXACT:
+            self._write(path, features.float().cpu().numpy(), took)
+        return features
+
+    @staticmethod
+    def _name(images: Tensor) -> str:
+        """What the features depend on, besides the weights, as 32 hex digits."""
+        about = f"{tuple(images.shape)} {images.dtype} {images.device.type} {torch.__version__};"
+        total = hashlib.blake2b(about.encode(), digest_size=16)
+        total.update(images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return total.hexdigest()
+
+    @staticmethod
+    def _read(path: Path, count: int) -> tuple[np.ndarray, float] | None:
+        """The features in the file and the seconds they took; None if there is no file, or none that can be used."""
+        try:
+            with path.open("rb") as file:
+                features = np.lib.format.read_array(file, allow_pickle=False)
+                (took,) = struct.unpack("<d", file.read())
+        except Exception:  # a damaged file fails in as many ways as there are bytes in it; it is made again
+            return None
+        if features.dtype != np.float32 or features.ndim != 4 or len(features) != count:
+            return None
+        with suppress(OSError):  # in a folder that may only be read, or removed meanwhile
+            os.utime(path)
+        return features, took
+
+    def _write(self, path: Path, features: np.ndarray, took: float) -> None:
+        """Keep the features; if that cannot be done, say so once and compute from then on.
+
+        The seconds they took follow in 8 bytes, where other readers of .npy do not look.
+        """
+        try:
+            with atomic(path) as temporary, temporary.open("wb") as file:
+                np.lib.format.write_array(file, features, allow_pickle=False)
+                file.write(struct.pack("<d", took))
+        except FileNotFoundError:  # another process emptied the folder under our hands
+            return
+        except OSError as error:
+            self.writable = False
+            about = f"{self.folder}: features cannot be kept here ({error.strerror or error})"
+            warnings.warn(f"{about}; they are computed each time, which is slower", stacklevel=3)
+            return
+        self.unseen += features.nbytes
+        if self.unseen > SLACK * self.limit:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what was used longest ago until the folder is well below its limit, if it is over it."""
+        self.unseen, files = 0, []
+        for place, _, names in os.walk(self.folder):  # which, unlike rglob, bears that folders vanish
+            for path in (Path(place, name) for name in names if name.endswith(".npy")):
+                with suppress(OSError):  # it is gone already
+                    about = path.stat()
+                    files.append((about.st_mtime_ns, about.st_size, path))
+        total = sum(size for _, size, _ in files)
+        goal = self.limit if total <= self.limit else (1 - SLACK) * self.limit
+        for _, size, path in sorted(files):
+            if total <= goal:
+                break
+            with suppress(OSError):
+                path.unlink()
+            total -= size

@@ -1,0 +1,137 @@
+"""A method is a line of text: what it starts from, and what is different about it.
+
+"TTI", "TTI window=5 temporal_weight=0.5", "oracle noise=0.2": tables, files and command lines name methods so. The
+first word is one of `BASES`; what follows are settings of the solver (see `SolverConfig`) with their values, "none" for
+None. Two words are not the solver's: `prior=oracle` gives it the true foreground proportion of every frame, and
+`noise=0.2` makes that proportion wrong by the given share. As released, an oracle prior never switches the temporal
+terms on; ask for them by `temporal_start=9`.
+
+`read_method` reads the text, `prior_of` is the one place where the truth comes near the solver.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ttilib.inference.features import Task, oracle_prior
+from ttilib.inference.solver import METHODS, SolverConfig
+
+ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_weight=0.0)
+"""RePRI's oracle setting, terms weighted 1, 1 and 0.1; the release writes 300 steps and counts from 1."""
+
+BASES = {**METHODS, "oracle": ORACLE}
+FIELDS = typing.get_type_hints(SolverConfig)
+SETTINGS = (*FIELDS, "prior", "noise")
+POSITIVE = ("temperature", "window")  # no other number may be negative, noise excepted
+
+
+@dataclass(frozen=True)
+class Method:
+    """How episodes are solved, under one name; `noise` is the relative error of an oracle's prior."""
+
+    name: str
+    config: SolverConfig
+    oracle: bool = False
+    noise: float = 0.0
+
+
+def read_method(text: str) -> Method:
+    """The method that a text names: a base, then settings as name=value.
+
+    The name is the text with single spaces. Raises ValueError in one sentence for an unknown base or setting (with
+    those that are like it), a setting given twice, and a value that the setting cannot have.
+    """
+    name = " ".join(re.sub(r"\s*=\s*", "=", text).split())
+    base, *words = name.split(" ")
+    if base not in BASES:
+        raise ValueError(f"method {text!r}: there is no method {base!r}; {_like(base, BASES)}")
+    given: dict[str, str] = {}
+    for word in words:
+        field, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"method {name!r}: {word!r} is not a setting; write name=value, such as window=5")
+        if field not in SETTINGS:
+            raise ValueError(f"method {name!r}: there is no setting {field!r}; {_like(field, SETTINGS)}")
+        if field in given:
+            raise ValueError(f"method {name!r}: {field} is given twice; give it once")
+        given[field] = value
+    oracle, noise = _oracle(name, base, given)
+    values = {field: _value(name, field, value) for field, value in given.items() if field in FIELDS}
+    return Method(name, replace(BASES[base], **values), oracle, noise)
+
+
+def prior_of(method: Method, task: Task, truth: Bool[Tensor, "T H W"] | None) -> Float[Tensor, " T"] | None:
+    """What an oracle knows: the true foreground proportion of every frame, off by `noise`; None for other methods.
+
+    Give the result to `solve(task, method.config, prior)`.
+    Raises ValueError naming the episode if there is no truth to know.
+    """
+    if not method.oracle:
+        return None
+    if truth is None:
+        raise ValueError(f"episode {task.name}: {method.name} needs the truth and there is none; choose another method")
+    return oracle_prior(truth, task, method.noise)
+
+
+def _like(word: str, known: Iterable[str]) -> str:
+    """Which of the known words was meant."""
+    known = list(known)
+    near = get_close_matches(word, known, n=3, cutoff=0.5)
+    folded = [k for k in known if k.lower() == word.lower()]
+    return f"did you mean {' or '.join(folded or near)}?" if folded or near else f"choose one of {', '.join(known)}"
+
+
+def _oracle(name: str, base: str, given: dict[str, str]) -> tuple[bool, float]:
+    """Whether the true proportion is known, and how wrong it is made."""
+    if given.get("prior", "oracle") != "oracle":
+        raise ValueError(f"method {name!r}: prior={given['prior']} is not known; write prior=oracle, or leave it out")
+    oracle = base == "oracle" or "prior" in given
+    if "noise" in given and not oracle:
+        raise ValueError(f"method {name!r}: noise is put on an oracle's prior only; add prior=oracle, or leave it out")
+    noise = _number(name, "noise", given.get("noise", "0"))
+    if noise < -1:
+        raise ValueError(f"method {name!r}: noise={given['noise']} makes proportions negative; give -1 or more")
+    return oracle, float(noise)
+
+
+def _value(name: str, field: str, text: str) -> Any:
+    """The value of a setting in the type that the solver has it."""
+    kinds = _kinds(FIELDS[field])
+    choices = [choice for kind in kinds for choice in typing.get_args(kind)]
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    if choices:
+        if text not in choices:
+            raise ValueError(f"method {name!r}: {field}={text} is not known; {_like(text, choices)}")
+        return text
+    value = _number(name, field, text, whole=float not in kinds)
+    if value < 0 or (value == 0 and field in POSITIVE):
+        least = "a number above 0" if field in POSITIVE else "0 or more"
+        raise ValueError(f"method {name!r}: {field}={text} is too small; give {least}")
+    return value
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of an annotation such as `float | None`."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _number(name: str, field: str, text: str, whole: bool = False) -> int | float:
+    try:
+        value = int(text) if whole else float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        wanted, such = ("a whole number", "3") if whole else ("a number", "0.5")
+        raise ValueError(f"method {name!r}: {field}={text} is not {wanted}; give one such as {field}={such}")
+    return value
