@@ -184,33 +184,51 @@ def test_a_writer_killed_in_mid_line_harms_nobody(tmp_path):
     ]
 
 
-def test_provenance_names_program_and_machine(tmp_path, monkeypatch):
-    found = records.provenance()
-    assert found["torch"] == torch.__version__ and found["numpy"] == np.__version__
-    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert found["device"] == "cpu" and found["time"].endswith("+00:00")
-    assert found["commit"] is None or len(found["commit"]) == 40
-    records.append_row(tmp_path / "rows.jsonl", found)  # is plain JSON
-    assert records.read_rows(tmp_path / "rows.jsonl") == [found]
-    monkeypatch.setenv("PATH", str(tmp_path))  # no git, no repository, no such device
-    lost = records.provenance(torch.device("cuda", 99))
-    assert lost["commit"] is None and lost["modified"] is None
-    assert lost["device"] == lost["device_name"] == "cuda:99"
+# holds the file's work, notes when it begins and ends, and is killed or goes on
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ttilib.scores.records import append_row, holding
+path, name, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+Path(path + "." + name).touch()
+with holding(path):
+    append_row(path, {"name": name, "does": "begin"})
+    time.sleep(seconds)
+    append_row(path, {"name": name, "does": "end"})
+"""
 
 
-def test_provenance_does_not_take_a_stranger_s_commit(tmp_path, monkeypatch):
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.org"]
+@pytest.mark.skipif(records.fcntl is None, reason="no advisory locks here")
+def test_two_processes_with_the_same_work_do_it_one_after_the_other(tmp_path):
+    path = tmp_path / "new" / "rows.jsonl"
+    path.parent.mkdir()
+    workers = [start(HOLDER, path, name, 0.4) for name in "ab"]
+    assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
+    names = [row["name"] for row in records.read_rows(path)]
+    assert names in (list("aabb"), list("bbaa"))
+
+
+@pytest.mark.skipif(records.fcntl is None, reason="no advisory locks here")
+def test_work_whose_holder_was_killed_is_taken_over(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    stuck = start(HOLDER, path, "stuck", 60)
     try:
-        subprocess.run([*git, "init", "-q"], check=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no git here")
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a stranger's"], check=True)
-    monkeypatch.setattr(records, "HOME", tmp_path)
-    assert records.provenance()["commit"] is None  # installed inside another project
-    (tmp_path / "records.py").touch()
-    subprocess.run([*git, "add", "records.py"], check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
-    found = records.provenance()
-    assert len(found["commit"]) == 40 and found["modified"] is False
-    (tmp_path / "records.py").write_text("changed")
-    assert records.provenance()["modified"] is True
+        await_file(path)
+        waiting = start(HOLDER, path, "next", 0)
+        await_file(Path(f"{path}.next"))
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(timeout=1)
+        records.append_row(path, {"name": "bystander"})  # writers are not hindered
+    finally:
+        stuck.kill()
+        stuck.wait(timeout=60)
+    assert waiting.wait(timeout=60) == 0
+    assert [row["name"] for row in records.read_rows(path)] == ["stuck", "bystander", "next", "next"]
+
+
+def test_holding_ends_with_an_error_and_makes_the_folder(tmp_path):
+    path = tmp_path / "new" / "rows.jsonl"
+    for _ in range(2):  # the second would wait for ever
+        with pytest.raises(ZeroDivisionError), records.holding(str(path)):
+            1 / 0  # noqa: B018
+    assert not path.exists() and (tmp_path / "new" / "rows.jsonl.lock").read_bytes() == b""

@@ -1,4 +1,4 @@
-"""The chain of averages by hand, and the reported figures in their places."""
+"""The chain of averages by hand; tables of runs, folds, classes and videos; the plan and what became of it."""
 
 import math
 
@@ -10,8 +10,8 @@ from ttilib.scores import tables
 
 def row(method="TTI", fold=0, run=0, episode="a", class_id=1, counts=(1, 2), frames=4, **more):
     return {
-        "benchmark": "ytvis-v1", "shots": 5, "method": method, "fold": fold, "run": run, "episode": episode,
-        "class_id": class_id, "class_name": f"class {class_id}", "video": episode, "frames": frames,
+        "benchmark": "ytvis-v1", "shots": 5, "encoder": "resnet50", "method": method, "fold": fold, "run": run,
+        "episode": episode, "class_id": class_id, "class_name": f"class {class_id}", "video": episode, "frames": frames,
         "intersection": counts[0], "union": counts[1], **more,
     }  # fmt: skip
 
@@ -67,10 +67,10 @@ def test_class_table_averages_over_runs():
 
 def test_columns_and_their_order():
     table = tables.score_table(ROWS)
-    figures = ["mIoU", "Dice", "J", "F", "J&F", "VC_3", "VC_10", "s/episode"]
-    assert list(table.columns) == ["benchmark", "shots", "method", "folds", "episodes", *figures]
+    figures = ["mIoU", "Dice", "J", "F", "J&F", "VC_3", "VC_10", "s/episode", "MB/episode"]
+    assert list(table.columns) == ["benchmark", "shots", "encoder", "method", "folds", "episodes", *figures]
     with_released = tables.score_table([{**r, "released_vc_3": 0.5} for r in ROWS])
-    assert list(with_released.columns)[-4:] == ["VC_3", "VC_10", "VC_3 released", "s/episode"]
+    assert list(with_released.columns)[-5:-1] == ["VC_3", "VC_10", "VC_3 released", "s/episode"]
     assert only(with_released)["VC_3 released"] == pytest.approx(50)
 
 
@@ -78,6 +78,7 @@ def test_rows_without_contours_or_times_leave_gaps_not_zeros():
     line = only(tables.score_table([row()]))
     assert line["mIoU"] == pytest.approx(50)
     assert math.isnan(line["J"]) and math.isnan(line["F"]) and math.isnan(line["s/episode"])
+    assert math.isnan(line["MB/episode"])
 
 
 def test_fold_table_ends_with_the_mean():
@@ -96,6 +97,8 @@ def test_shots_methods_and_benchmarks_keep_apart():
     others = [{**r, "shots": 1} for r in ROWS] + [{**r, "method": "RePRI", "intersection": 0} for r in ROWS]
     table = tables.score_table([*ROWS, *others, *[{**r, "benchmark": "mini"} for r in ROWS]])
     assert len(table) == 4
+    both = tables.score_table([*ROWS, *[{**r, "encoder": "resnet101", "intersection": 0} for r in ROWS]])
+    assert both.set_index("encoder")["mIoU"].tolist() == pytest.approx([only(tables.score_table(ROWS))["mIoU"], 0])
     alone = only(tables.score_table(ROWS))
     assert only(table, benchmark="ytvis-v1", shots=5, method="TTI")["mIoU"] == alone["mIoU"]
     assert only(table, method="RePRI")["mIoU"] == 0
@@ -106,6 +109,8 @@ def test_rows_that_cannot_be_tabulated_are_refused():
         tables.score_table([])
     with pytest.raises(ValueError, match="'union'"):
         tables.score_table([{k: v for k, v in ROWS[0].items() if k != "union"}])
+    with pytest.raises(ValueError, match="'encoder'"):
+        tables.score_table([{k: v for k, v in r.items() if k != "encoder"} for r in ROWS])
     with pytest.raises(ValueError, match="'fold'"):
         tables.score_table([*ROWS, row(fold=None, episode="z")])
     with pytest.raises(ValueError, match=r"episode a is recorded twice for TTI \(fold 0, run 0\)"):
@@ -115,126 +120,75 @@ def test_rows_that_cannot_be_tabulated_are_refused():
 def test_an_episode_drawn_twice_counts_twice_when_numbered():
     twice = [{**ROWS[0], "index": 0}, {**ROWS[0], "index": 1, "intersection": 2}]
     assert only(tables.score_table(twice))["mIoU"] == pytest.approx(100 * 3 / 4)
-    gain = only(
-        tables.paired_gain(
-            [*twice, *[{**r, "method": "RePRI", "intersection": 1} for r in twice]], "TTI", "RePRI"
-        )
-    )
-    assert gain["IoU"] == pytest.approx(25)  # (0.5 - 0.5) and (1.0 - 0.5)
 
 
-def test_paired_gain_looks_at_shared_episodes_only():
-    baseline = [
-        row("RePRI", episode="a", counts=(1, 4), j=0.3),
-        row("RePRI", episode="b", counts=(4, 10), j=0.1),
-        row("RePRI", episode="only here", counts=(9, 9), j=0.9),
-    ]
-    ours = [
-        row("TTI", episode="b", counts=(6, 10), j=0.3),
-        row("TTI", episode="a", counts=(1, 5), j=0.3),
-        row("TTI", episode="only there", counts=(0, 9), j=0.0),
-    ]
-    gain = only(tables.paired_gain([*ours, *baseline], "TTI", "RePRI"))
-    assert gain["method"] == "TTI - RePRI" and gain["episodes"] == 2
-    assert gain["mIoU"] == pytest.approx(100 * (7 / 15 - 5 / 14))
-    assert gain["J"] == pytest.approx(10)
-    differences = (100 * (1 / 5 - 1 / 4), 100 * (6 / 10 - 4 / 10))  # -5 and +20
-    assert gain["IoU"] == pytest.approx(sum(differences) / 2)
-    assert gain["± IoU"] == pytest.approx(12.5)  # sd 25/√2, over √2
-    assert gain["better"] == 50
-    with pytest.raises(ValueError, match="share no episode"):
-        tables.paired_gain([*ours, *baseline], "TTI", "fine-tune")
+def test_memory_is_a_mean_over_episodes_that_know_it():
+    known = [{**r, "memory_mb": m} for r, m in zip(ROWS, (10, None, 40, 5, 100), strict=True)]
+    assert only(tables.run_table(known), run=0, fold=0)["MB/episode"] == pytest.approx(25)
+    assert only(tables.score_table(known))["MB/episode"] == pytest.approx(((25 + 5) / 2 + 100) / 2)
+    assert list(tables.score_table(known).columns)[-2:] == ["s/episode", "MB/episode"]
 
 
-def test_gain_over_itself_is_nothing():
-    rows = [*ROWS, *[{**r, "method": "again"} for r in ROWS]]
-    gain = only(tables.paired_gain(rows, "again", "TTI"))
-    assert gain["mIoU"] == gain["IoU"] == gain["± IoU"] == gain["better"] == 0
+def test_rows_of_different_programs_are_not_averaged():
+    made = [{**r, "made": {"code": "ab12", "device": "cpu"}} for r in ROWS]
+    pd.testing.assert_frame_equal(tables.score_table(made), tables.score_table(ROWS))
+    made[1]["made"] = {"code": "cd34"}
+    with pytest.raises(ValueError, match=r"2 versions of the code \(ab12: 4 rows, cd34: 1 rows\); evaluate all"):
+        tables.class_table(made)
+    with pytest.raises(ValueError, match=r"ab12: 3 rows, cd34: 1 rows, unknown: 1 rows"):
+        tables.run_table([*made[:4], ROWS[4]])
+    with pytest.raises(ValueError, match="versions of the code"):
+        tables.video_table(pd.DataFrame(made))
 
 
-# ---- beside reported figures ---------------------------------------------------------------------------
+def test_lists_of_a_row_do_not_disturb():
+    long = [{**r, "intersections": [1, 2], "f_frames": [None, 0.5], "unions": []} for r in ROWS]
+    pd.testing.assert_frame_equal(tables.fold_table(long), tables.fold_table(ROWS))
 
 
-def test_reported_figures_are_complete_and_agree_with_their_means():
-    table = tables.read_reported()
-    assert not table.duplicated(["benchmark", "shots", "method", "fold", "figure"]).any()
-    assert table["source"].str.len().min() > 20 and table["value"].between(1, 100).all()
-    wide = table.pivot(
-        index=["benchmark", "shots", "method", "figure"], columns="fold", values="value"
-    ).dropna()
-    assert len(wide) >= 10
-    assert (wide[list("0123")].mean(axis=1) - wide["mean"]).abs().max() < 0.11  # one decimal in the sources
+def test_video_table_pools_the_runs_of_a_video():
+    table = tables.video_table(ROWS)
+    assert len(table) == 4
+    video = only(table, video="a")  # run 0: 1/2 in one frame, run 1: 3/4 in two frames
+    assert video["IoU"] == pytest.approx(100 * 4 / 6) and video["Dice"] == pytest.approx(100 * 8 / 10)
+    assert video["J"] == pytest.approx(100 * (0.5 + 2 * 0.6) / 3)
+    assert video["F"] == pytest.approx(100 * (0.25 + 2 * 0.1) / 3)
+    assert video["VC_3"] == pytest.approx(60) and video["VC_10"] == pytest.approx(20)
+    assert (video["frames"], video["episodes"], video["class_name"], video["fold"]) == (2, 2, "class 1", 0)
+    assert list(table.columns)[:9] == [*tables.METHOD, "fold", "class_id", "video", "class_name", "episodes"]
+    assert list(table.columns)[9:12] == ["frames", "IoU", "Dice"]
+    both = tables.video_table([*ROWS, *[{**r, "method": "RePRI", "intersection": 0} for r in ROWS]])
+    assert only(both, video="a", method="RePRI")["IoU"] == 0
+    with pytest.raises(ValueError, match="'video'"):
+        tables.video_table([{**ROWS[0], "video": None}])
 
 
-def test_published_anchors_are_the_ones_of_the_fact_sheet():
-    table = tables.read_reported("ytvis-v1")
-    miou = table[table["figure"] == "mIoU"].set_index(["method", "fold"])["value"]
-    assert miou.loc["RePRI"].to_dict() == {"0": 45.78, "1": 68.63, "2": 59.26, "3": 64.21, "mean": 59.47}
-    assert miou.loc["TTI"].to_dict() == {"0": 46.54, "1": 69.17, "2": 60.02, "3": 64.09, "mean": 59.96}
-    assert miou["TTI+keyframe", "mean"] == 60.3
+# ---- the plan ------------------------------------------------------------------------------------------
 
 
-def four_folds(method, *shares):
-    return [row(method, fold=k, counts=(share, 1000)) for k, share in enumerate(shares)]
+def plan(method, **more):
+    return {"benchmark": "ytvis-v1", "shots": 5, "encoder": "resnet50", "method": method, "folds": [0, 1], **more}
 
 
-def test_measured_beside_reported():
-    rows = [*four_folds("TTI", 460, 690, 610, 640), *four_folds("ours", 500, 500, 500, 500)]
-    table = tables.beside_reported(tables.fold_table(rows), "ytvis-v1")
-    fold0 = only(table, method="TTI", fold="0")
-    assert fold0["mIoU reported"] == 46.54 and fold0["difference"] == pytest.approx(46 - 46.54)
-    assert "tti_fsvos" in fold0["source"]
-    assert only(table, method="TTI", fold="mean")["difference"] == pytest.approx(60 - 59.96)
-    assert table[table["method"] == "ours"]["mIoU reported"].isna().all()
-    assert len(table) == 10 and list(table.columns)[-3:] == ["mIoU reported", "difference", "source"]
-    means = tables.beside_reported(tables.score_table(rows), "ytvis-v1", figure="Dice")
-    assert only(means, method="TTI")["Dice reported"] == 72.6
+def test_every_line_of_the_plan_is_there_in_its_order():
+    table = tables.score_table([*ROWS, *[{**r, "method": "RePRI"} for r in ROWS]])
+    lines = [plan("oracle", why="no truth on disk"), plan("RePRI"), plan("TTI", why="2 of 20 tasks missing")]
+    result = tables.planned(table, lines)
+    assert result["method"].tolist() == ["oracle", "RePRI", "TTI"]
+    assert result["note"].tolist() == ["no truth on disk", "", "2 of 20 tasks missing"]
+    assert list(result.columns) == [*table.columns, "note"]
+    assert result["folds"].tolist() == [0, 2, 2] and result["episodes"].tolist() == [0, 5, 5]
+    assert math.isnan(result["mIoU"][0]) and result["mIoU"][1] == only(table, method="RePRI")["mIoU"]
+    pd.testing.assert_frame_equal(tables.planned(table, [])[list(table.columns)], table)
 
 
-def test_a_mean_over_some_folds_is_not_put_beside_a_mean_over_all():
-    table = tables.beside_reported(tables.fold_table(four_folds("TTI", 460, 690)), "ytvis-v1")
-    assert math.isnan(only(table, fold="mean")["difference"])
-    assert only(table, fold="1")["mIoU reported"] == 69.17
-
-
-def test_benchmarks_without_reported_figures_come_back_as_they_are():
-    table = tables.score_table([{**r, "benchmark": "mini"} for r in ROWS])
-    pd.testing.assert_frame_equal(tables.beside_reported(table, "mini"), table)
-    one_shot = tables.beside_reported(tables.score_table([{**r, "shots": 1} for r in ROWS]), "ytvis-v1")
-    assert one_shot["mIoU reported"].isna().all()
-
-
-# ---- print and keep ------------------------------------------------------------------------------------
-
-
-def test_printed_tables_have_one_decimal():
-    text = tables.to_markdown(
-        pd.DataFrame(
-            {
-                "method": ["a|b", "c"],
-                "mIoU": [59.96, float("nan")],
-                "folds": [4, 1],
-                "s/episode": [1.234, 2.0],
-            }
-        )
-    )
-    assert text.splitlines() == [
-        "| method | mIoU | folds | s/episode |",
-        "| --- | ---: | ---: | ---: |",
-        r"| a\|b | 60.0 | 4 | 1.23 |",
-        "| c | - | 1 | 2.00 |",
-    ]
-    shown = tables.formatted(tables.fold_table(ROWS))
-    assert only(shown, fold="0")["mIoU"] == "58.3"
-
-
-def test_tables_survive_the_disk(tmp_path):
-    path = tmp_path / "tables" / "mini.csv"
-    table = tables.fold_table(ROWS)
-    tables.write_table(path, table)
-    again = tables.read_table(path)
-    pd.testing.assert_frame_equal(again, table, check_exact=False, atol=1e-4, check_dtype=False)
-    assert again["fold"].tolist() == ["0", "1", "mean"]
-    assert path.read_bytes().count(b"\r") == 0 and [p.name for p in path.parent.iterdir()] == ["mini.csv"]
-    with pytest.raises(FileNotFoundError, match=r"other\.csv"):
-        tables.read_table(tmp_path / "other.csv")
+def test_a_line_planned_twice_comes_once_and_an_unplanned_one_follows():
+    lines = [plan("oracle", why="no weights"), plan("oracle", why="no data"), plan("oracle", why="no data")]
+    lines.append(plan("TTI", encoder="resnet101"))
+    result = tables.planned(tables.score_table(ROWS), lines)
+    assert result["method"].tolist() == ["oracle", "TTI", "TTI"]
+    assert result["encoder"].tolist() == ["resnet50", "resnet101", "resnet50"]
+    assert result["note"].tolist() == ["no weights; no data", "", ""]
+    assert result["mIoU"].isna().tolist() == [True, True, False]
+    with pytest.raises(ValueError, match=r"line 2 of the plan has no 'shots'"):
+        tables.planned(tables.score_table(ROWS), [plan("TTI"), {"benchmark": "coco", "method": "TTI"}])

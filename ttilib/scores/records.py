@@ -4,8 +4,9 @@ An evaluation takes hours and is stopped, resumed, and shared by several process
 is one line of JSON at the end of one file: nothing is rewritten, writers take turns, and what a killed
 writer leaves behind (part of a line) is recognised, reported and cleared by the next one.
 
-`append_row` writes, `read_rows` reads, `done_keys` says what need not be done again, and `provenance` tells
-with which program, on which machine and when: numbers without it cannot be compared.
+`append_row` writes, `read_rows` reads, `done_keys` says what need not be done again, and `holding` keeps a second
+process that was given the same work waiting until the first is through. `made`, `code_digest` and `provenance`, from
+`origins`, tell with which program and on which machine: numbers without it cannot be compared.
 """
 
 from __future__ import annotations
@@ -13,28 +14,23 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import subprocess
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-import cv2
 import numpy as np
 import torch
 
-from ttilib.files import digest
+from ttilib.scores.origins import code_digest, made, provenance
 
 try:
     import fcntl
 except ImportError:  # Windows has no such lock: one writer at a time there
     fcntl = None
 
-HOME = Path(__file__).resolve().parents[1]  # the library
+__all__ = ["append_row", "code_digest", "done_keys", "holding", "made", "provenance", "read_rows"]
 
 
 def _plain(value: Any) -> Any:
@@ -154,61 +150,15 @@ def done_keys(path: Path | str, fields: Sequence[str]) -> set[tuple[Any, ...]]:
     return keys
 
 
-def _git(*arguments: str) -> str | None:
-    """What git says about the folder of this program; None without git, repository or commit."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(HOME), *arguments], capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return None
-    return answer.stdout.strip()
+@contextmanager
+def holding(path: Path | str) -> Iterator[None]:
+    """Do the work on a file of rows alone: a second process waits here until the first has left the block.
 
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _device_name(device: str) -> str:
-    """The name of the graphics card, or of the processor."""
-    if str(device).startswith("cuda"):
-        try:
-            return torch.cuda.get_device_name(device)
-        except (RuntimeError, AssertionError, ValueError):
-            return str(device)
-    return platform.processor() or platform.machine()
-
-
-def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """With what, where and when a number was made: versions, commit, device, threads, time (UTC).
-
-    `commit` is None if this program does not lie in a git repository that tracks it; `modified` says whether
-    tracked files differ from that commit. Never fails: what cannot be found out is None.
+    An advisory lock on `path`.lock, gone with the process that holds it; that empty file stays, because removing it
+    would let two processes hold two files of the same name. The folder is made if it is missing. Writers are not
+    hindered. Not to be nested for the same path: it would wait for itself.
     """
-    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
-    changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
-    return {
-        "ttilib": _version("ttilib"),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "cv2": cv2.__version__,
-        "python": platform.python_version(),
-        "commit": _git("rev-parse", "--verify", "HEAD") if tracked else None,
-        "modified": None if changes is None else bool(changes),
-        "device": str(device),
-        "device_name": _device_name(str(device)),
-        "threads": torch.get_num_threads(),
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def code_digest() -> str:
-    """Name of this program's text as it stands: 16 hex digits over every module of the library.
-
-    Results made by other text are not mixed with new ones.
-    """
-    sources = sorted(HOME.rglob("*.py"))
-    return digest([[str(path.relative_to(HOME)), path.read_text(encoding="utf-8")] for path in sources])
+    beside = Path(f"{path}.lock")
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    with beside.open("ab") as file, _alone(file):
+        yield

@@ -1,67 +1,83 @@
-"""From recorded episodes to the tables of the papers, and beside the numbers they report.
+"""From recorded episodes to the tables of the papers.
 
 How an average is taken decides what it says. As released: pixels are pooled within each class of one pass
 (fold and run), then classes are averaged, then runs, then folds. Every table here goes through that one
 chain. J and F, which other papers average over frames, weigh each video of a class with its frames first.
 
 Rows are what `records` reads: one per episode and method, figures as fractions. Tables hold percent, in full
-precision; `formatted` and `to_markdown` print one decimal.
+precision. `statistics` says how sure the figures are, `reported` puts them beside those of others, `typeset`
+prints them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from ttilib import files
 from ttilib.scores.metrics import ClassScores, class_scores
 
-REPORTED = Path(__file__).resolve().parents[2] / "lists" / "reported.csv"
-METHOD = ["benchmark", "shots", "method"]  # what a line of a table is about
+METHOD = ["benchmark", "shots", "encoder", "method"]  # what a line of a table is about
 PASS = [*METHOD, "fold", "run"]  # one pass over all episodes with one seed
 NEEDED = [*PASS, "episode", "class_id", "class_name", "frames", "intersection", "union"]
 Rows = Iterable[Mapping[str, Any]] | pd.DataFrame
-FOLDS = 4  # a reported mean is a mean over all of these
 
 
-def _vc_columns(columns: Iterable[str]) -> dict[str, str]:
+def vc_columns(columns: Iterable[Hashable]) -> dict[str, str]:
     """Row keys vc_3, released_vc_3, ... and what their columns are called, by window length."""
     found = [m for m in (re.fullmatch(r"(released_)?vc_(\d+)", str(c)) for c in columns) if m]
     found.sort(key=lambda m: (m[1] or "", int(m[2])))
     return {m[0]: f"VC_{m[2]}" + (" released" if m[1] else "") for m in found}
 
 
+def episode_keys(data: pd.DataFrame) -> list[str]:
+    """What makes two rows the same episode, whatever the method."""
+    return [*(k for k in PASS if k != "method"), "episode", *(["index"] if "index" in data else [])]
+
+
 def episode_frame(rows: Rows) -> pd.DataFrame:
-    """The rows as a table, checked: every needed key is there and no episode is counted twice.
+    """The rows as a table, checked: every needed key is there, no episode counts twice, one program made them.
 
-    An episode may come up more than once in a pass (drawn with replacement) if rows carry its `index`.
+    An episode may come up more than once in a pass (drawn with replacement) if rows carry its `index`. Figures
+    that a row lacks are nan. Lists (one value per frame) stay in the rows.
 
-    Raises ValueError naming the missing key or the repeated episode.
+    Raises ValueError naming the missing key, the repeated episode, or the versions of the code.
     """
-    data = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows))
+    data = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame([_without_lists(row) for row in rows])
     if data.empty:
         raise ValueError("there are no rows to tabulate; evaluate at least one episode")
     missing = [key for key in NEEDED if key not in data or data[key].isna().any()]
     if missing:
         raise ValueError(f"some rows have no {missing[0]!r}; each needs {', '.join(NEEDED)}")
-    keys = _episode_keys(data)
-    for row in data[data.duplicated([*keys, "method"])].itertuples():
+    for row in data[data.duplicated([*episode_keys(data), "method"])].itertuples():
         raise ValueError(
             f"episode {row.episode} is recorded twice for {row.method} (fold {row.fold}, run {row.run}); "
             "remove one, or number the episodes of a pass by an 'index' if it was drawn twice"
         )
-    for key in ["j", "f", "seconds", *_vc_columns(data.columns)]:
+    _check_versions(data)
+    for key in ["j", "f", "seconds", "memory_mb", *vc_columns(data.columns)]:
         data[key] = pd.to_numeric(data[key]) if key in data else float("nan")
     return data
 
 
-def _episode_keys(data: pd.DataFrame) -> list[str]:
-    """What makes two rows the same episode, whatever the method."""
-    return [*(k for k in PASS if k != "method"), "episode", *(["index"] if "index" in data else [])]
+def _without_lists(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not isinstance(value, list)}
+
+
+def _check_versions(data: pd.DataFrame) -> None:
+    """Numbers of different programs do not belong into one average."""
+    if "made" not in data:
+        return
+    codes = [made.get("code") if isinstance(made, Mapping) else None for made in data["made"]]
+    counts = pd.Series(["unknown" if code is None else str(code) for code in codes]).value_counts()
+    if len(counts) > 1:
+        found = ", ".join(f"{code}: {count} rows" for code, count in sorted(counts.items()))
+        raise ValueError(
+            f"the rows come from {len(counts)} versions of the code ({found}); "
+            "evaluate all of them with one version, or tabulate each version by itself"
+        )
 
 
 def _weighted(data: pd.DataFrame, key: str, by: list[str]) -> pd.Series:
@@ -76,9 +92,8 @@ def _scores(data: pd.DataFrame, keys: Iterable[Hashable]) -> ClassScores:
     return class_scores(zip(keys, data["intersection"], data["union"], strict=True))
 
 
-def _classes(data: pd.DataFrame) -> pd.DataFrame:
-    """Every class in every pass: pooled overlap, J and F over frames, VC over episodes that have one."""
-    by = [*PASS, "class_id"]
+def _pooled(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Every group: pooled overlap, J and F over frames, VC over episodes that have one; in percent."""
     scores = _scores(data, data[by].itertuples(index=False, name=None))
     groups = data.groupby(by, sort=False)
     table = groups["class_name"].first().to_frame().assign(episodes=groups.size())
@@ -87,7 +102,7 @@ def _classes(data: pd.DataFrame) -> pd.DataFrame:
     table["J"] = 100 * _weighted(data, "j", by)
     table["F"] = 100 * _weighted(data, "f", by)
     table["J&F"] = (table["J"] + table["F"]) / 2
-    for key, name in _vc_columns(data.columns).items():
+    for key, name in vc_columns(data.columns).items():
         table[name] = 100 * groups[key].mean()
     return table.reset_index()
 
@@ -101,24 +116,44 @@ def _mean(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return result.reset_index()
 
 
+def video_table(rows: Rows) -> pd.DataFrame:
+    """Every query video: its IoU and Dice pooled over all its episodes (runs), J, F, J&F, VC_k, in percent.
+
+    `frames` are those of its longest episode. A video is one line per class that is looked for in it.
+    Raises ValueError if a row does not name its video.
+    """
+    data = episode_frame(rows)
+    if "video" not in data or data["video"].isna().any():
+        raise ValueError("some rows have no 'video'; a table of videos needs it in each")
+    by = [*METHOD, "fold", "class_id", "video"]
+    table = _pooled(data, by).rename(columns={"mIoU": "IoU"})
+    frames = data.groupby(by, sort=False)["frames"].max()
+    table.insert(table.columns.get_loc("IoU"), "frames", frames.to_numpy())
+    return table
+
+
 def class_table(rows: Rows) -> pd.DataFrame:
     """Every novel class: its pooled IoU and the other figures in percent, means over runs."""
-    table = _mean(_classes(episode_frame(rows)), [*METHOD, "fold", "class_id", "class_name"])
+    table = _mean(_pooled(episode_frame(rows), [*PASS, "class_id"]), [*METHOD, "fold", "class_id", "class_name"])
     return table.drop(columns="folds").rename(columns={"mIoU": "IoU"})
 
 
 def run_table(rows: Rows) -> pd.DataFrame:
-    """Every pass: the means over the classes seen in it, in percent, and seconds per episode."""
+    """Every pass: the means over the classes seen in it, in percent, and the cost of an episode.
+
+    "s/episode" and "MB/episode" are means over episodes (seconds; peak memory in 10^6 bytes), nan where unknown.
+    """
     data = episode_frame(rows)
-    seconds = data.groupby(PASS)["seconds"].mean().rename("s/episode")
-    return _mean(_classes(data), PASS).drop(columns="folds").join(seconds, on=PASS)
+    cost = data.groupby(PASS)[["seconds", "memory_mb"]].mean()
+    cost.columns = ["s/episode", "MB/episode"]
+    return _mean(_pooled(data, [*PASS, "class_id"]), PASS).drop(columns="folds").join(cost, on=PASS)
 
 
 def score_table(rows: Rows) -> pd.DataFrame:
-    """The table of a paper: methods by mIoU, Dice, J, F, J&F, VC_k in percent and seconds per episode.
+    """The table of a paper: methods by mIoU, Dice, J, F, J&F, VC_k in percent, seconds and MB per episode.
 
-    One line per benchmark, shots and method: pooled per class in each pass, then the mean over classes, over
-    runs, over folds. `folds` says over how many. Source: protocol section 5.4.
+    One line per benchmark, shots, encoder and method: pooled per class in each pass, then the mean over
+    classes, over runs, over folds. `folds` says over how many. Source: protocol section 5.4.
     """
     return _mean(_mean(run_table(rows), [*METHOD, "fold"]), METHOD)
 
@@ -131,90 +166,27 @@ def fold_table(rows: Rows) -> pd.DataFrame:
     return table.sort_values([*METHOD, "fold"], kind="stable").reset_index(drop=True)
 
 
-def paired_gain(rows: Rows, method: str, baseline: str) -> pd.DataFrame:
-    """How much `method` gains over `baseline` on the very same episodes, in percentage points.
+def planned(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A `score_table` in the order of its plan: every line that was asked for is there, done or not.
 
-    One line per benchmark and shots, over the episodes that both have: the gain in each figure of
-    `score_table`; then `IoU`, the mean difference of the episodes' own IoU, its standard error `± IoU`
-    (episodes taken as independent), and `better`, the percentage of episodes with a higher IoU. Runs differ
-    by more than methods do; on identical episodes that drops out.
+    Each of `lines` has benchmark, shots, encoder, method and, if something is amiss, `why`. Lines without rows
+    have 0 folds and episodes and no figures (nan). The last column, "note", is the reason or "". Lines asked for twice
+    come once, with both reasons. Lines of the table that nobody planned follow, in their order.
 
-    Raises ValueError if the two share no episode.
+    Raises ValueError naming what a line of the plan lacks.
     """
-    data = episode_frame(rows)
-    keys = _episode_keys(data)
-    data["iou"] = list(_scores(data, range(len(data))).iou.values())  # each row by itself
-    pair = [data[data["method"] == name] for name in (method, baseline)]
-    both = pair[0].merge(pair[1], on=keys, suffixes=("", "_baseline"))[[*keys, "iou", "iou_baseline"]]
-    if both.empty:
-        raise ValueError(f"{method} and {baseline} share no episode; evaluate both on the same episodes")
-    ours, theirs = (score_table(p.merge(both[keys], on=keys)).set_index(METHOD[:2]) for p in pair)
-    figures = ours.columns[ours.columns.get_loc("mIoU") :]
-    gain = ours[["folds", "episodes"]].join(ours[figures] - theirs[figures])
-    both["gain"] = 100 * (both["iou"] - both["iou_baseline"])
-    groups = both.groupby(METHOD[:2])["gain"]
-    gain["IoU"], gain["± IoU"] = groups.mean(), groups.sem()
-    gain["better"] = 100 * groups.agg(lambda differences: (differences > 0).mean())
-    gain.insert(0, "method", f"{method} - {baseline}")
-    return gain.reset_index()
-
-
-def read_reported(benchmark: str | None = None, path: Path | str = REPORTED) -> pd.DataFrame:
-    """Figures that others report, in percent, each with its source; of one benchmark or all.
-
-    Columns: benchmark, shots, method (our name), label (theirs), fold ("0".."3" or "mean"), figure, value,
-    spread (standard deviation over runs, where known), source.
-    """
-    table = pd.read_csv(path, dtype={"fold": str})
-    return table if benchmark is None else table[table["benchmark"] == benchmark].reset_index(drop=True)
-
-
-def beside_reported(
-    table: pd.DataFrame, benchmark: str, figure: str = "mIoU", path: Path | str = REPORTED
-) -> pd.DataFrame:
-    """The lines of one benchmark with the reported figure, measured minus reported, and the source.
-
-    Takes a `score_table` or a `fold_table`. A mean is put beside a reported mean only if it covers all four
-    folds; lines nobody reports stay empty. A benchmark without reported figures comes back as it is.
-    """
-    ours = table[table["benchmark"] == benchmark].reset_index(drop=True) if "benchmark" in table else table
-    reported = read_reported(benchmark, path)
-    reported = reported[reported["figure"] == figure]
-    if reported.empty:
-        return ours.copy()
-    fold = ours["fold"].astype(str) if "fold" in ours else pd.Series("mean", index=ours.index)
-    comparable = fold.where((fold != "mean") | (ours["folds"] == FOLDS), "part of the folds")
-    on, name = ["shots", "method", "_fold"], f"{figure} reported"
-    right = reported.rename(columns={"fold": "_fold", "value": name})[[*on, name, "source"]]
-    joined = ours.assign(_fold=comparable).merge(right, on=on, how="left", validate="m:1")
-    joined.insert(joined.columns.get_loc("source"), "difference", joined[figure] - joined[name])
-    return joined.drop(columns="_fold")
-
-
-def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as text for readers: one decimal, two for seconds, a dash where there is no figure."""
-    digits = {name: 2 if name == "s/episode" else 1 for name in table}
-    text = {
-        name: ["-" if pd.isna(v) else f"{v:.{n}f}" if isinstance(v, float) else str(v) for v in table[name]]
-        for name, n in digits.items()
-    }
-    return pd.DataFrame(text, index=table.index)
-
-
-def to_markdown(table: pd.DataFrame) -> str:
-    """The table in Markdown, figures to the right, as `formatted` prints them."""
-    words = formatted(table).replace(r"\|", r"\\|", regex=True)
-    rule = ["---:" if pd.api.types.is_numeric_dtype(table[name]) else "---" for name in table]
-    lines = [map(str, words.columns), rule, *words.to_numpy().tolist()]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def write_table(path: Path | str, table: pd.DataFrame) -> None:
-    """Write the table as CSV with four decimals, whole or not at all."""
-    with files.atomic(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.4f", lineterminator="\n")
-
-
-def read_table(path: Path | str) -> pd.DataFrame:
-    """Read a table that `write_table` wrote; FileNotFoundError names it if it is missing."""
-    return pd.read_csv(path, dtype={"fold": str})
+    notes: dict[tuple[Hashable, ...], list[str]] = {}
+    for number, line in enumerate(lines, start=1):
+        missing = [key for key in METHOD if line.get(key) is None]
+        if missing:
+            raise ValueError(f"line {number} of the plan has no {missing[0]!r}; each needs {', '.join(METHOD)}")
+        reasons = notes.setdefault(tuple(line[key] for key in METHOD), [])
+        if line.get("why") and line["why"] not in reasons:
+            reasons.append(str(line["why"]))
+    for key in table[METHOD].itertuples(index=False, name=None):
+        notes.setdefault(key, [])
+    order = pd.DataFrame(list(notes), columns=METHOD)
+    result = order.merge(table, on=METHOD, how="left", validate="1:1")
+    counts = [name for name in ("folds", "episodes") if name in result]
+    result[counts] = result[counts].fillna(0).astype(int)
+    return result.assign(note=["; ".join(reasons) for reasons in notes.values()])

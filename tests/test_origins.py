@@ -1,0 +1,107 @@
+"""What made a number: the text that matters and no other, versions, commit, machine."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ttilib.files import digest
+from ttilib.scores import origins, records
+
+
+def test_provenance_names_program_and_machine(tmp_path, monkeypatch):
+    found = records.provenance()
+    assert found["torch"] == torch.__version__ and found["numpy"] == np.__version__
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["device"] == "cpu" and found["time"].endswith("+00:00")
+    assert found["commit"] is None or len(found["commit"]) == 40
+    records.append_row(tmp_path / "rows.jsonl", found)  # is plain JSON
+    assert records.read_rows(tmp_path / "rows.jsonl") == [found]
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git, no repository, no such device
+    lost = records.provenance(torch.device("cuda", 99))
+    assert lost["commit"] is None and lost["modified"] is None
+    assert lost["device"] == lost["device_name"] == "cuda:99"
+
+
+def test_provenance_does_not_take_a_stranger_s_commit(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.org"]
+    try:
+        subprocess.run([*git, "init", "-q"], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git here")
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a stranger's"], check=True)
+    monkeypatch.setattr(origins, "HOME", tmp_path)
+    assert records.provenance()["commit"] is None  # installed inside another project
+    (tmp_path / "origins.py").touch()
+    subprocess.run([*git, "add", "origins.py"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
+    found = records.provenance()
+    assert len(found["commit"]) == 40 and found["modified"] is False
+    (tmp_path / "origins.py").write_text("changed")
+    assert records.provenance()["modified"] is True
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the library's text that may be changed."""
+    home = tmp_path / "ttilib"
+    shutil.copytree(origins.HOME, home, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    monkeypatch.setattr(origins, "HOME", home)
+    return home
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "files.py", "images.py", "corpora/transforms.py", "data/episodes.py", "networks/models.py",
+        "inference/solver.py", "inference/methods.py", "scores/metrics.py", "scores/consistency.py",
+        "scores/cost.py", "scores/evaluation.py",
+    ],
+)  # fmt: skip
+def test_text_that_makes_numbers_changes_the_digest(copy, name):
+    before = records.code_digest()
+    assert before == records.code_digest() and len(before) == 16
+    path = copy / name
+    path.write_text(path.read_text(encoding="utf-8") + "# more\n", encoding="utf-8")
+    assert records.code_digest() != before
+
+
+@pytest.mark.parametrize("name", ["views/plots.py", "scores/tables.py", "scores/records.py", "study.py", "__init__.py"])
+def test_text_that_only_shows_or_keeps_numbers_does_not(copy, name):
+    before = records.code_digest()
+    path = copy / name
+    path.write_text(path.read_text(encoding="utf-8") + "# more\n", encoding="utf-8")
+    assert records.code_digest() == before
+
+
+def test_a_new_or_a_moved_module_counts_and_line_ends_do_not(copy):
+    found = [records.code_digest()]
+    solver = copy / "inference" / "solver.py"
+    solver.write_bytes(solver.read_bytes().replace(b"\n", b"\r\n"))
+    assert records.code_digest() == found[0]
+    (copy / "inference" / "again.py").write_text("")
+    found.append(records.code_digest())
+    (copy / "inference" / "again.py").rename(copy / "networks" / "again.py")
+    found.append(records.code_digest())
+    assert len(set(found)) == 3
+    shutil.rmtree(copy / "networks")
+    with pytest.raises(FileNotFoundError, match="networks: this part of the library is missing"):
+        records.code_digest()
+
+
+def test_a_row_says_what_made_it_and_equal_work_says_the_same(monkeypatch):
+    found = records.made("cpu", "beef")
+    assert found.keys() == {
+        "ttilib", "torch", "python", "numpy", "cv2", "commit", "device", "device_name", "threads", "code", "weights"
+    }  # fmt: skip
+    about = records.provenance("cpu")
+    assert {name: found[name] for name in origins.CARRIED} == {name: about[name] for name in origins.CARRIED}
+    assert found["code"] == records.code_digest() and found["weights"] == "beef"
+    assert digest(found) == digest(records.made(torch.device("cpu"), "beef"))  # and it is plain JSON
+    assert records.made()["weights"] is None and records.made("cpu", "cafe")["weights"] == "cafe"
+    found["code"] = "changed by its owner"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert records.made()["threads"] == 7 and records.made()["code"] == records.code_digest()

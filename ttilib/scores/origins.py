@@ -1,0 +1,118 @@
+"""With what numbers were made: the program's text, versions, machine, weights.
+
+Two rows belong in one table if nothing that could change them differs. `code_digest` names the part of the program
+that makes numbers; a change of a plot or a command leaves it, and with it the results of weeks, as they are. `made`
+is what every row carries, `provenance` what a run writes down once.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from ttilib.files import digest
+
+HOME = Path(__file__).resolve().parents[1]  # the library
+MAKERS = (
+    "files.py", "images.py", "corpora", "data", "networks", "inference", "scores/metrics.py",
+    "scores/consistency.py", "scores/cost.py", "scores/evaluation.py",
+)  # fmt: skip
+"""Modules and rooms that the figures of a row depend on."""
+
+CARRIED = ("ttilib", "torch", "python", "numpy", "cv2", "commit", "device", "device_name", "threads")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about the folder of this program; None without git, repository or commit."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(HOME), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return answer.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _device_name(device: str) -> str:
+    """The name of the graphics card, or of the processor."""
+    if str(device).startswith("cuda"):
+        try:
+            return torch.cuda.get_device_name(device)
+        except (RuntimeError, AssertionError, ValueError):
+            return str(device)
+    return platform.processor() or platform.machine()
+
+
+def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """With what, where and when a number was made: versions, commit, device, threads, time (UTC).
+
+    `commit` is None if this program does not lie in a git repository that tracks it; `modified` says whether
+    tracked files differ from that commit. Never fails: what cannot be found out is None.
+    """
+    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
+    return {
+        "ttilib": _version("ttilib"),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "cv2": cv2.__version__,
+        "python": platform.python_version(),
+        "commit": _git("rev-parse", "--verify", "HEAD") if tracked else None,
+        "modified": None if changes is None else bool(changes),
+        "device": str(device),
+        "device_name": _device_name(str(device)),
+        "threads": torch.get_num_threads(),
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def code_digest() -> str:
+    """Name of the text of this program's parts that make numbers (`MAKERS`): 16 hex digits.
+
+    Results made by other text are not mixed with new ones. It is the same on every machine.
+    Raises FileNotFoundError if a part is missing.
+    """
+    texts = [[path.relative_to(HOME).as_posix(), path.read_text(encoding="utf-8")] for path in _sources()]
+    return digest(sorted(texts))
+
+
+def _sources() -> Iterator[Path]:
+    """The modules that make numbers."""
+    for name in MAKERS:
+        part = HOME / name
+        if not part.exists():
+            raise FileNotFoundError(f"{part}: this part of the library is missing; install ttilib again")
+        yield from part.rglob("*.py") if part.is_dir() else [part]
+
+
+def made(device: torch.device | str = "cpu", weights: str | None = None) -> dict[str, Any]:
+    """What a row says about its making: versions, commit, device, threads, `code` and the encoder's `weights`.
+
+    `weights` is a fingerprint, None for an encoder that has none. No time, so that equal work gives equal rows. The
+    program's text is looked at once per process: that which runs, whatever is edited meanwhile.
+    """
+    return _lasting(str(device), HOME) | {"threads": torch.get_num_threads(), "weights": weights}
+
+
+@lru_cache
+def _lasting(device: str, home: Path) -> dict[str, Any]:
+    """What does not change while a process runs; `home` is where the program lies."""
+    about = provenance(device)
+    return {name: about[name] for name in CARRIED} | {"code": code_digest()}

@@ -1,0 +1,164 @@
+"""A table on a page: for the screen, for a README, for a paper, and for other programs.
+
+`styled` shows a table in a notebook, `to_markdown` and `to_latex` print it as text, `write_all` puts it into a
+folder as CSV, Markdown and LaTeX. All print the same digits: one decimal for percent, two for seconds, none for
+counts and megabytes. The CSV has four decimals, for programs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from ttilib import files
+
+DIGITS = dict.fromkeys(("MB/episode", "shots", "folds", "runs", "episodes", "frames", "better", "worse"), 0)
+DIGITS["s/episode"] = 2
+WORDS = ("note", "source")  # columns of text where nothing to say is ""
+LONG = 40  # characters of a note that a line of a printed table still has room for
+FIGURE = re.compile(r"mIoU|IoU|Dice|J|F|J&F|VC_\d+( released)?")  # columns where more is better
+BLOCK = ["benchmark", "shots", "fold", "run", "class_id", "video"]  # methods are compared where these are the same
+BLUE, ORANGE = (0, 114, 178), (230, 159, 0)  # Okabe and Ito's: told apart without colour vision
+ESCAPED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
+           "|": "$|$", "±": r"$\pm$", **{c: f"{{{c}}}" for c in "[]*"}, **{c: f"\\{c}" for c in "&%$#_{}"}}  # fmt: skip
+
+
+def _text(name: Hashable, value: Any) -> str:
+    """One cell for readers."""
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return "" if name in WORDS else "-"
+    if name == "p":
+        return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if name in DIGITS or isinstance(value, float):
+        text = f"{value:.{DIGITS.get(str(name), 1)}f}"
+        return text.lstrip("-") if float(text) == 0 else text  # no minus before a zero
+    return str(value)
+
+
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as text for readers: one decimal, two for seconds, a dash where there is no figure."""
+    text = {name: [_text(name, value) for value in table[name]] for name in table}
+    return pd.DataFrame(text, index=table.index, dtype=object)
+
+
+def _numeric(table: pd.DataFrame) -> list[bool]:
+    """Which columns hold numbers, and stand to the right."""
+    return [bool(pd.api.types.is_numeric_dtype(table[name])) for name in table]
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """The table in Markdown, figures to the right, as `formatted` prints them."""
+    rule = ["---:" if right else "---" for right in _numeric(table)]
+    cells = [[str(name) for name in table], *formatted(table).to_numpy().tolist()]
+    words = [[" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in cells]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (words[0], rule, *words[1:]))
+
+
+def _escaped(text: str) -> str:
+    """Plain text as LaTeX prints it; VC_3 as its symbol, a dash in place of a figure as a dash."""
+    if text == "-":
+        return "--"
+    parts = re.split(r"\bVC_(\d+)\b", " ".join(text.split()))
+    plain = ["".join(ESCAPED.get(c, c) for c in part) for part in parts[::2]]
+    symbols = [f"VC$_{{{k}}}$" if len(k) > 1 else f"VC$_{k}$" for k in parts[1::2]] + [""]
+    return "".join(p + s for p, s in zip(plain, symbols, strict=True))
+
+
+def to_latex(table: pd.DataFrame, caption: str = "", label: str = "") -> str:
+    r"""The table in LaTeX, for a paper that loads booktabs; figures to the right, as `formatted` prints them.
+
+    Text is escaped, the caption too. A rule parts benchmarks and shots; long notes are broken into lines. Without
+    caption and label it is the tabular alone, to be put into a float of one's own. Negative figures get a true minus.
+    """
+    right = _numeric(table)
+    long = [name in WORDS and bool((table[name].astype(str).str.len() > LONG).any()) for name in table]
+    block = [name for name in BLOCK[:2] if name in table]
+    starts = (table[block] != table[block].shift()).any(axis=1).tolist() if block else [False] * len(table)
+    lines = [" & ".join(_escaped(str(name)) for name in table), r"\midrule"]
+    for place, cells in enumerate(formatted(table).to_numpy().tolist()):
+        if place and starts[place]:
+            lines.append(r"\midrule")
+        words = [_escaped(cell) for cell in cells]
+        words = [re.sub(r"^-(?=\d)", "$-$", word) if r else word for word, r in zip(words, right, strict=True)]
+        lines.append(" & ".join(words))
+    body = [line if line.startswith("\\midrule") else f"{line} \\\\" for line in lines]
+    columns = "".join("r" if r else "p{5cm}" if n else "l" for r, n in zip(right, long, strict=True))
+    text = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]
+    if caption or label:
+        about = [rf"\caption{{{_escaped(caption)}}}"] * bool(caption) + [rf"\label{{{label}}}"] * bool(label)
+        text = [r"\begin{table}", r"\centering", *about, *text, r"\end{table}"]
+    return "\n".join(text) + "\n"
+
+
+def _best(table: pd.DataFrame) -> pd.DataFrame:
+    """Bold where a figure is, as printed, the best of several lines that may be compared."""
+    css = pd.DataFrame("", index=table.index, columns=table.columns)
+    block = [name for name in BLOCK if name in table]
+    for name in table:
+        if FIGURE.fullmatch(str(name)) and pd.api.types.is_numeric_dtype(table[name]):
+            values = table[name].round(1)
+            groups = values.groupby([table[key] for key in block]) if block else values.groupby(lambda _: 0)
+            best = (values == groups.transform("max")) & (groups.transform("count") > 1)
+            css.loc[best, name] = "font-weight: bold"
+    return css
+
+
+def _colour(value: float, limit: float) -> str:
+    """Blue below zero, white at zero, orange above; dark text on light, light on dark."""
+    if pd.isna(value):
+        return ""
+    share = min(1.0, abs(value) / limit) if limit else 0.0
+    red, green, blue = (round(255 + share * (c - 255)) for c in (BLUE if value < 0 else ORANGE))
+    light = 0.299 * red + 0.587 * green + 0.114 * blue > 140
+    return f"background-color: #{red:02x}{green:02x}{blue:02x}; color: {'#000000' if light else '#ffffff'}"
+
+
+def styled(table: pd.DataFrame) -> Styler:
+    """The table for a notebook: digits as `formatted`, the best of each block bold, differences in colour.
+
+    A block is what has the same benchmark, shots and, where given, fold, run, class and video. Differences
+    ("mIoU difference", ...) are blue where we are below, orange where we are above, on one scale for all of them;
+    notes and sources are grey.
+    """
+    table = table.reset_index(drop=True)
+    differences = [name for name in table if str(name).endswith("difference")]
+    limit = table[differences].abs().max().max() if differences else 0.0
+    view = table.style.format({name: (lambda v, n=name: _text(n, v)) for name in table}).hide(axis="index")
+    view = view.apply(_best, axis=None).map(lambda v: _colour(v, limit), subset=differences)
+    words = [name for name in WORDS if name in table]
+    return view.set_properties(subset=words, **{"color": "#767676", "font-size": "85%", "text-align": "left"})
+
+
+def _decimals(value: float) -> str:
+    """Four decimals, but three digits of what would vanish, such as a small p."""
+    return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
+
+
+def write_table(path: Path | str, table: pd.DataFrame) -> None:
+    """Write the table as CSV with four decimals, whole or not at all."""
+    with files.atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format=_decimals, lineterminator="\n")
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """Read a table that `write_table` wrote; FileNotFoundError names it if it is missing."""
+    table = pd.read_csv(path, dtype={"fold": str, **dict.fromkeys(WORDS, str)}, keep_default_na=False, na_values=[""])
+    return table.fillna(dict.fromkeys((name for name in WORDS if name in table), ""))
+
+
+def write_all(
+    folder: Path | str, name: str, table: pd.DataFrame, caption: str = "", label: str = ""
+) -> tuple[Path, Path, Path]:
+    """Write the table as <name>.csv, .md and .tex into the folder, each whole or not at all; their paths."""
+    csv, markdown, latex = (Path(folder) / f"{name}.{kind}" for kind in ("csv", "md", "tex"))
+    write_table(csv, table)
+    files.write_text(markdown, to_markdown(table))
+    files.write_text(latex, to_latex(table, caption, label))
+    return csv, markdown, latex
