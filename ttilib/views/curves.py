@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ttilib.inference.objective import Terms
 from ttilib.views.plots import SomeAxes, array, each_of
-from ttilib.views.style import STYLES, label_ends, line_end, styles, tidy
+from ttilib.views.style import STYLES, Looks, label_ends, line_end, styles, tidy
 
 Series = Float[Tensor, "_"] | Float[np.ndarray, "_"] | Sequence[float]
 
@@ -121,17 +121,35 @@ def prior_trace(ax: Axes, prior: Series, marginal: Series, truth: Series | None 
     label_ends(ax, ends)
 
 
-def vc_curve(ax: Axes, values: Mapping[str, Mapping[int, float]]) -> None:
-    """How steadiness falls with the window: VC_k over k for every method, labelled at the line's end."""
+def vc_curve(
+    ax: Axes,
+    values: Mapping[str, Mapping[int, float]],
+    released: Mapping[str, Mapping[int, float]] | None = None,
+    looks: Looks | None = None,
+) -> None:
+    """How steadiness falls with the window: VC_k over k for every method, labelled at the line's end.
+
+    `released` are the same methods' values as the released loop counts them, drawn thin and without marks; `looks` of
+    `style.styles` over all methods give a method one look in several panels.
+    """
     ends, windows = [], sorted({k for curve in values.values() for k in curve})
-    for (method, curve), look in zip(values.items(), styles(values).values(), strict=True):
-        k = np.array(sorted(curve))
-        vc = np.array([curve[int(each)] for each in k], dtype=float)
-        ax.plot(k, vc, linewidth=2, markersize=6, label=method, **look)
+    looks = looks or styles(values)
+    for method, curve in values.items():
+        look = looks[method]
+        k, vc = _by_window(curve)
+        ax.plot(k, vc, label=method, **look)
         ends.append(line_end(k, vc, method, look["color"]))
+        if released and method in released:
+            ax.plot(*_by_window(released[method]), color=look["color"], linewidth=0.6, alpha=0.8)
     tidy(ax, "window k [frames]", "VC$_k$", integers=False)
     ax.set_xticks(windows)
     label_ends(ax, ends)
+
+
+def _by_window(curve: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Windows in order, and the value of each."""
+    k = np.array(sorted(curve))
+    return k, np.array([curve[int(each)] for each in k], dtype=float)
 
 
 def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:

@@ -1,19 +1,25 @@
 """The look of charts: what each method is drawn with, quiet axes, names beside lines.
 
 A method looks the same in every figure: `styles` gives each its colour, marker and dash, which are told apart
-without colour vision and in grey. The truth is black.
+without colour vision and in grey. The truth is black. Text is sized by the reader's own setting, so that the same
+function draws for a screen and for a column of paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 Style = dict[str, Any]
+Looks = Mapping[str, Style]
+"""How each method is drawn; `styles` over all methods of a study gives each one look in all its figures."""
+
 End = tuple[float, float, str, str]
 """x, y, text and colour of a name at the end of a line."""
 
@@ -23,6 +29,7 @@ STYLES: dict[str, Style] = {
     "RePRI": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
     "TTI": {"color": "#D55E00", "marker": "o", "linestyle": "-"},
     "TTI+keyframe": {"color": "#009E73", "marker": "D", "linestyle": "-."},
+    "oracle": {"color": "#4D4D4D", "marker": "d", "linestyle": (0, (6, 1, 1, 1))},
     "truth": {"color": "#000000", "marker": "", "linestyle": "-"},
 }
 """Fixed per name; the colours are Okabe and Ito's."""
@@ -30,17 +37,36 @@ STYLES: dict[str, Style] = {
 SPARE = (
     {"color": "#CC79A7", "marker": "v", "linestyle": (0, (3, 1, 1, 1, 1, 1))},
     {"color": "#56B4E9", "marker": "P", "linestyle": (0, (5, 1))},
-    {"color": "#7F7F7F", "marker": "X", "linestyle": (0, (1, 1))},
+    {"color": "#7A5A00", "marker": "X", "linestyle": (0, (1, 1))},
+    {"color": "#332288", "marker": "<", "linestyle": (0, (4, 1, 1, 1))},
+    {"color": "#882255", "marker": ">", "linestyle": (0, (2, 2))},
 )
 """For other methods, in the order they are named."""
 
+MARKERS = "ph8vP<>X^"
+"""Of the methods after those. They are all grey, as no eye tells more colours apart: put their names beside."""
+
 
 def styles(methods: Iterable[str]) -> dict[str, Style]:
-    """How each method is drawn: its own fixed style, or a spare one in order of naming."""
-    names = list(methods)
+    """How each method is drawn: its own fixed style, or a spare one in order of naming, or grey when these end."""
+    names = list(dict.fromkeys(methods))
     others = [name for name in names if name not in STYLES]
-    spare = {name: SPARE[place % len(SPARE)] for place, name in enumerate(others)}
+    grey = [{"color": "#8C8C8C", "marker": mark, "linestyle": (0, (1, 2))} for mark in MARKERS]
+    spare = {
+        name: SPARE[place] if place < len(SPARE) else grey[(place - len(SPARE)) % len(grey)]
+        for place, name in enumerate(others)
+    }
     return {name: STYLES.get(name) or spare[name] for name in names}
+
+
+def text_size(share: float = 1.0) -> float:
+    """Points of text that is `share` as large as the reader's own (rcParams font.size)."""
+    return share * float(rcParams["font.size"])
+
+
+def figure_name(figure: str) -> str:
+    """A figure's name with its window set low: VC_3 as VC$_{3}$; other names stay."""
+    return re.sub(r"VC_(\d+)", r"VC$_{\1}$", figure)
 
 
 def tidy(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "", integers: bool = True) -> None:
@@ -51,7 +77,7 @@ def tidy(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "", integers
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     if title:
-        ax.set_title(title, fontsize=10, loc="left")
+        ax.set_title(title, fontsize=text_size(), loc="left")
     if integers:
         ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
@@ -59,15 +85,15 @@ def tidy(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "", integers
 def line_end(x: np.ndarray, y: np.ndarray, text: str, colour: str) -> End:
     """Where the name of a line goes: its last finite point; a line without any has none (nan)."""
     known = np.flatnonzero(np.isfinite(y))
-    return (
-        (float(x[known[-1]]), float(y[known[-1]]), text, colour)
-        if len(known)
-        else (0.0, np.nan, text, colour)
-    )
+    return (float(x[known[-1]]), float(y[known[-1]]), text, colour) if len(known) else (0.0, np.nan, text, colour)
 
 
-def label_ends(ax: Axes, ends: Iterable[End], size: float = 9.5) -> None:
-    """Names beside the right ends of lines, moved apart up and down where they would overlap."""
+def label_ends(ax: Axes, ends: Iterable[End], size: float | None = None) -> None:
+    """Names beside the right ends of lines, moved apart up and down where they would overlap.
+
+    `size` in points; by default a little smaller than the reader's text.
+    """
+    size = size or text_size(0.95)
     lower, upper = ax.get_ylim()
     height = ax.get_window_extent().height * 72 / ax.figure.dpi  # points
     known = sorted((end for end in ends if np.isfinite(end[1])), key=lambda end: end[1])
@@ -81,3 +107,67 @@ def label_ends(ax: Axes, ends: Iterable[End], size: float = 9.5) -> None:
     for (x, y, text, colour), move in zip(known, placed - wanted, strict=True):
         at = {"xytext": (6, move), "textcoords": "offset points", "va": "center"}
         ax.annotate(text, (x, y), **at, color=colour, fontsize=size, annotation_clip=False)
+
+
+LEAD = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
+
+
+def _overlap(box: np.ndarray, others: Iterable[np.ndarray]) -> float:
+    """Area that a box (left, bottom, right, top) shares with others."""
+    shared = (np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]) for other in others)
+    return float(sum(np.prod(sides.clip(min=0)) for sides in shared))
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Numbers for a log axis: 1, 2 and 5 times powers of ten between the limits, or any round ones if these are few."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    found = [first * 10.0**power for power in powers for first in (1, 2, 5) if low <= first * 10.0**power <= high]
+    return found if len(found) > 1 else [n for n in MaxNLocator(4).tick_values(low, high) if low <= n <= high]
+
+
+def label_dots(
+    ax: Axes, dots: Sequence[End], size: float | None = None, clear: Sequence[tuple[float, float]] = ()
+) -> None:
+    """Names beside dots, each on the side where it covers least: right, left, above or below, then further off.
+
+    A thin line leads from a name that is not beside its dot. `size` in points; `clear` are places of
+    other dots, which names keep off, too. Call it when everything else is drawn.
+    """
+    size = size or text_size(0.92)
+    for last in (False, True):  # the first names take room from the axes, so that dots lie elsewhere then
+        ax.figure.draw_without_rendering()
+        moves = _beside_dots(ax, dots, size, clear)
+        names = [
+            ax.annotate(
+                text, (x, y), move, textcoords="offset points", va="center", ha="left", color=colour, fontsize=size,
+                annotation_clip=False, arrowprops=LEAD | {"color": colour} if abs(move[1]) > 1.2 * size else None,
+            )
+            for (x, y, text, colour), move in zip(dots, moves, strict=True)
+        ]  # fmt: skip
+        for name in () if last else names:
+            ax.figure.draw_without_rendering()
+            name.remove()
+
+
+def _beside_dots(
+    ax: Axes, dots: Sequence[End], size: float, clear: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """How many points the middle of each name's left end lies from its dot."""
+    scale, height, gap = 72 / ax.figure.dpi, 1.15 * size, 0.6 * size
+    places = [ax.transData.transform(dot[:2]) * scale for dot in dots]
+    others = [ax.transData.transform(dot) * scale for dot in clear]
+    taken = [np.concatenate([place - gap / 2, place + gap / 2]) for place in [*places, *others]]
+    left, moves = ax.get_window_extent().x0 * scale, []
+    for (_, _, text, _), place in zip(dots, places, strict=True):
+        width, costs = 0.56 * size * len(text), {}
+        for rise in (0, 1, -1, 1.6, -1.6, 2.4, -2.4, 3.4, -3.4):
+            for start in (gap, -gap - width) if abs(rise) != 1 else (-width / 2, gap / 2, -gap / 2 - width):
+                corner = place + (start, (rise - 0.5) * height)
+                box = np.concatenate([corner, corner + (width, height)])
+                outside = 3 * height * max(0, left - box[0])  # to the right the layout makes room
+                cost = _overlap(box, taken) + outside + 0.05 * height * abs(rise) * size
+                costs[start, rise * height] = cost, box
+        move = min(costs, key=lambda at: round(costs[at][0], 6))
+        taken.append(costs[move][1])
+        moves.append(move)
+    return moves
