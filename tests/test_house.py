@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from ttilib.notebooks import notebook_parameters
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 LIBRARY = REPOSITORY / "ttilib"
 
@@ -20,11 +22,14 @@ ROOMS = (
     ("mini", "outlines paint textures shapes scenery scenes staging layouts corpus"),
     ("", "mini"),
     ("networks", "architectures vgg foreign models published plugins provenance checkpoints"),
-    ("inference", "features classifier losses objective keyframe solution solver"),
-    ("scores", "metrics consistency evaluation records tables"),
-    ("views", "style plots curves learning bars video browser sheets"),
+    ("inference", "features cache classifier losses objective keyframe solution solver methods"),
+    ("scores", "metrics consistency cost evaluation origins records predictions index tables resampling statistics "
+     "reported typeset"),
+    ("views", "style plots curves learning bars comparisons gallery paper video browser sheets"),
     ("training", "settings processes objectives contrast learner optimisation judging progress journal runs train"),
-    ("", "notebooks study segment commands"),
+    ("", "notebooks"),
+    ("sweep", "plan clock tasks quiet slurm clusters execution work expansion overview requests driver"),
+    ("", "study segment commands"),
 )
 ORDER = [f"{floor}.{room}".strip(".") for floor, rooms in ROOMS for room in rooms.split()]
 FORBIDDEN = (
@@ -124,6 +129,8 @@ def test_parameters_are_annotated_literals_with_a_meaning(path):
     for line in "".join(cell["source"]).splitlines():
         assert re.fullmatch(r"\w+: (int|float|str|bool|list) = .+  # .+", line), line
         ast.literal_eval(line.split(" = ", 1)[1].rsplit("  # ", 1)[0])
+    named = [line.split(":")[0] for line in "".join(cell["source"]).splitlines()]
+    assert list(notebook_parameters(path)) == named, "papermill cannot read a line; no '=' or quotes in its comment"
 
 
 def test_only_the_front_pages_and_ignored_places_hold_machine_made_things():

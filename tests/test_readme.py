@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
@@ -12,8 +14,13 @@ from ttilib.commands import literal
 from ttilib.data.benchmarks import BENCHMARKS
 from ttilib.data.episodes import select_episodes, write_episodes
 from ttilib.data.lists import base_classes
+from ttilib.networks.checkpoints import save_encoder
 from ttilib.notebooks import check_parameters, run_notebook
+from ttilib.scores.typeset import read_table
+from ttilib.sweep.plan import TABLES
 from ttilib.training.settings import LEAK, TrainConfig, changed
+
+COST = ("seconds", "memory_mb")
 
 
 def readme(repository):
@@ -88,8 +95,6 @@ def test_every_file_the_readme_points_to_exists(repository):
 
 def test_the_ten_lines_run_as_printed(repository, tmp_path, monkeypatch, capsys):
     """With the small network of a few steps in place of the study's weights."""
-    from ttilib.networks.checkpoints import save_encoder
-
     (code,) = re.findall(r"```python\n(.+?)```", readme(repository), re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip()]) == 10
     weights = tmp_path / "best.safetensors"
@@ -129,7 +134,7 @@ def test_training_evaluation_and_tables_on_another_layout_and_fold(repository, t
             **data, "folds": [1], "shots": [1], "runs": 2, "limit": 2, "methods": ["RePRI", "TTI"],
             "name": "small", "keep_going": True,
         },
-        "05_tables": {"name": "small", "out": str(tmp_path)},
+        "05_tables": {"name": "small", "samples": 50, "out": str(tmp_path)},
     }  # fmt: skip
     for name, parameters in chain.items():
         run_notebook(repository / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters)
@@ -137,10 +142,41 @@ def test_training_evaluation_and_tables_on_another_layout_and_fold(repository, t
     assert said in (tmp_path / "03_episode.ipynb").read_text()  # replayed, not drawn again
     table = (tmp_path / "tables" / "small.csv").read_text()
     assert "RePRI" in table and "TTI" in table
-    rows = next((tmp_path / "rows").glob("small-*.jsonl"))
-    before = rows.read_bytes()
-    assert len(before.splitlines()) == 8
-    rows.write_bytes(before[: before.rindex(b"{") + 40])  # killed while writing the last row
+    first, second = sorted((tmp_path / "rows").glob("small-f1-1shot-run*.jsonl"))
+    before = second.read_bytes()
+    assert len(before.splitlines()) == 4 == len(first.read_bytes().splitlines())
+    second.write_bytes(before[: before.rindex(b'{"benchmark"') + 40])  # killed while writing the last row
     run_notebook(repository / "notebooks" / "04_evaluate.ipynb", tmp_path / "04.ipynb", chain["04_evaluate"])
-    kept, again = before.splitlines()[:7], rows.read_bytes().splitlines()
-    assert again[:7] == kept and len(again) == 8
+    kept, again = before.splitlines()[:3], second.read_bytes().splitlines()
+    assert again[:3] == kept and len(again) == 4
+    assert {k: v for k, v in json.loads(again[3]).items() if k not in COST} == {
+        k: v for k, v in json.loads(before.splitlines()[3]).items() if k not in COST
+    }
+
+
+@pytest.mark.study
+def test_a_sweep_of_another_table_on_the_embedded_corpus(repository, tmp_path):
+    """Two settings, one that can run and one without weights; again, nothing runs; more methods, rows are added."""
+    corpus = tti.generate(repository / "data" / "mini")
+    save_encoder(tmp_path / "ytvis-f1.safetensors", tti.build_encoder("resnet18-mini", 10))
+    command = [
+        sys.executable, "-m", "ttilib", "sweep", "ablation-window", "--mini", "--root", str(corpus), "--runs", "1",
+        "--out", str(tmp_path / "out"), "--encoders", f"{tmp_path}/{{corpus}}-f{{fold}}.safetensors", "--limit", "2",
+    ]  # fmt: skip
+
+    def say(*more):
+        return subprocess.run([*command, *more], cwd=repository, capture_output=True, text=True, check=True).stdout
+
+    planned = say("--dry-run")
+    assert "1 of 1 tasks to run, about" in planned and "not in fold 0: no encoder at" in planned
+    said = say()
+    assert "f0 5-shot resnet18-mini: cannot run: no encoder at" in said and "0 tasks failed" in said
+    table = read_table(tmp_path / "out" / "tables" / "mini-ablation-window.csv")
+    assert list(table["method"]) == [line.method for line in TABLES["ablation-window"].lines]
+    assert table["mIoU"].notna().all() and table["note"].str.contains("not in fold 0: no encoder at").all()
+    (rows,) = (tmp_path / "out" / "rows").glob("*.jsonl")
+    before = rows.read_bytes()
+    again = say()
+    assert again.count("up to date") == 2 and rows.read_bytes() == before
+    tex = (tmp_path / "out" / "tables" / "mini-ablation-window.tex").read_text()
+    assert r"\toprule" in tex and (tmp_path / "out" / "figures" / "05_mini-ablation-window-paired.pdf").is_file()

@@ -1,4 +1,4 @@
-"""The front door for the shell: `python -m ttilib study | run | mini | train | convert | doctor | lists | ...`."""
+"""The front door for the shell: `python -m ttilib study | sweep | run | mini | train | convert | doctor | ...`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options) or 0
-    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+    except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
         sys.stderr.write(f"ttilib: {error}\n")
         return 2
     except KeyboardInterrupt:
@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     doors = parser.add_subparsers(required=True, metavar="COMMAND")
     study = doors.add_parser("study", help="run the five notebooks on the embedded corpus")
     study.add_argument("--out", default="outputs/mini", help="run folder (default: %(default)s)")
+    study.add_argument("--workers", type=int, default=0, help="processes (default: as many as fit the machine)")
     study.set_defaults(run=commands.study)
     run = doors.add_parser("run", help="run one notebook with checked parameters")
     run.add_argument("notebook", help="for example notebooks/03_episode.ipynb")
@@ -38,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     mini.add_argument("--root", default="data/mini", help="folder (default: %(default)s)")
     mini.add_argument("--seed", type=int, default=2020)
     mini.set_defaults(run=commands.mini)
+    _add_sweep_command(doors)
     _add_training_commands(doors)
     _add_data_commands(doors)
     segment = doors.add_parser("segment", help="segment a video after a few labelled stills")
@@ -52,6 +54,36 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--device", default="cpu")
     segment.set_defaults(run=commands.segment)
     return parser
+
+
+def _add_sweep_command(doors: argparse._SubParsersAction) -> None:
+    """Tables of the study, on this machine or on many."""
+    sweep = doors.add_parser("sweep", help="re-create tables from whatever data and weights are there")
+    sweep.add_argument("tables", nargs="+", metavar="TABLE", help="for example ytvis-v1; a wrong name prints them all")
+    sweep.add_argument("--root", help="data folder, one folder per corpus in it (default: data)")
+    sweep.add_argument("--out", help="run folder, seen by all workers (default: outputs/sweep)")
+    sweep.add_argument(
+        "--encoders", metavar="PATH",
+        help="weights, {names} filled in (default: outputs/train/{corpus}-{encoder}-f{fold}/best.safetensors)",
+    )  # fmt: skip
+    sweep.add_argument(
+        "--mini", action="store_true", help="ask the embedded corpus (defaults: those of the study in outputs/mini)"
+    )
+    sweep.add_argument("--folds", type=int, nargs="+", help="(default: the table's)")
+    sweep.add_argument("--runs", type=int, help="passes over all episodes (default: the table's)")
+    sweep.add_argument("--limit", type=int, default=0, help="keep so many episodes of a pass; 0 is all")
+    sweep.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of notebook 04")
+    sweep.add_argument("--frames", type=int, default=1000, help="query frames of a task, about (default: %(default)s)")
+    sweep.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    sweep.add_argument("--on", default="local", help="local, slurm, or a scheduler such as tcp://host:8786")
+    sweep.add_argument("--workers", type=int, default=0, help="processes (default: what fits) or jobs (1)")
+    sweep.add_argument("--threads", type=int, default=0, help="of each worker (default: 1, beside a GPU its share)")
+    sweep.add_argument("--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="queue=..., cores=..., memory=...")
+    sweep.add_argument("--retries", type=int, default=1, help="of a task that fails (default: %(default)s)")
+    sweep.add_argument("--keep-going", action="store_true", help="leave out what cannot be read, and count it")
+    sweep.add_argument("--dry-run", action="store_true", help="say what would run and about how long it would take")
+    sweep.add_argument("--tables-only", action="store_true", help="draw what has been recorded so far, run nothing")
+    sweep.set_defaults(run=commands.sweep)
 
 
 def _add_training_commands(doors: argparse._SubParsersAction) -> None:

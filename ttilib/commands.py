@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -22,9 +23,43 @@ def study(options: argparse.Namespace) -> None:
     """Run the whole study and print its table."""
     from ttilib.study import run_study
 
-    folder = run_study(out=options.out)
-    print((folder / "table.md").read_text(encoding="utf-8"))
+    folder = run_study(out=options.out, workers=options.workers)
+    print((folder / "tables" / "mini.md").read_text(encoding="utf-8"))
     print(f"notebooks: {folder}/*.ipynb\nfigures:   {folder}/figures\noverlay:   {_first(folder, 'overlay.*')}")
+
+
+def sweep(options: argparse.Namespace) -> int:
+    """Run what the tables lack, or say what would run; 1 if a task failed."""
+    from ttilib.corpora.corpus import stop
+    from ttilib.scores.origins import code_digest
+    from ttilib.sweep import driver, requests
+    from ttilib.sweep.clusters import cluster, room
+    from ttilib.sweep.expansion import expand
+    from ttilib.sweep.overview import forecast
+
+    given = {"keep_going": options.keep_going, **{name: literal(value) for name, value in options.p}}
+    mini = options.mini or options.tables == ["mini"]
+    given_places = {name: value for name in ("root", "out", "encoders") if (value := getattr(options, name))}
+    place = requests.usual_place(mini, **given_places)
+    changes, more = requests.split_parameters(place.notebooks, given)
+    changes |= {name: value for name in ("folds", "runs") if (value := getattr(options, name)) is not None}
+    place = replace(place, device=options.device, limit=options.limit, frames=options.frames, more=more)
+    tables = requests.asked_tables(options.tables, changes, mini)
+    requests.begin(place, tables)
+    left_out: list[Exception] = []
+    on_error = left_out.append if more["keep_going"] else stop
+    if options.dry_run:
+        print(forecast(tables, expand(tables, place, on_error), place, options.workers or room()))
+        return 0
+    slurm = dict(text.partition("=")[::2] for text in options.slurm)
+    log = place.out / "logs"
+    with cluster(options.on, options.workers, options.threads, options.device, slurm, log, code_digest) as client:
+        failures = driver.sweep(tables, place, client, print, options.retries, on_error, options.tables_only)
+    for plan in tables:
+        written = place.out / "tables" / f"{plan.name}.md"
+        print(written.read_text(encoding="utf-8") if written.is_file() else f"{plan.name}: nothing could be run")
+    print(f"tables: {place.out}/tables, figures: {place.out}/figures; {len(failures)} tasks failed")
+    return 1 if failures else 0
 
 
 def run(options: argparse.Namespace) -> None:

@@ -4,8 +4,8 @@ A run can be stopped at any instant: by a keyboard, a queue, a full disk. Whatev
 therefore written beside its final place first and moved there in one step, so that nobody ever reads half
 a result and an old result survives a failed new one.
 
-`atomic` is that step; `write_text`, `write_json` use it; `writing` tells of a full disk; `digest` names a value by
-its content, and `natural_key` puts names in the order people count in.
+`atomic` is that step; `write_text`, `write_json` use it; `writing` tells of a full disk; `digest` names a value and
+`fingerprint` a file by its content, and `natural_key` puts names in the order people count in.
 """
 
 from __future__ import annotations
@@ -111,6 +111,19 @@ def digest(*values: Any) -> str:
     """
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def fingerprint(path: Path | str, length: int | None = None) -> str:
+    """SHA-256 of a file, or of its first `length` bytes, as 64 hex digits; read in pieces."""
+    found, left = hashlib.sha256(), length
+    with Path(path).open("rb") as file:
+        while left is None or left > 0:
+            piece = file.read(2**20 if left is None else min(2**20, left))
+            if not piece:
+                break
+            found.update(piece)
+            left = None if left is None else left - len(piece)
+    return found.hexdigest()
 
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:

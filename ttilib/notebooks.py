@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import papermill
 
@@ -60,11 +60,12 @@ def run_notebook(
     output: Path | str,
     parameters: Mapping[str, Any] | None = None,
     timeout: int = 1800,
+    log: TextIO | None = None,
 ) -> None:
     """Execute `notebook` with `parameters` in its own folder and write the executed copy to `output`.
 
-    `timeout` is in seconds per cell. The output appears only when every cell has run; of a run that fails the
-    cells so far are kept as `<output>.failed.ipynb`.
+    `timeout` is in seconds per cell; what cells print goes to `log` as well, while they run. The output appears
+    only when every cell has run; of a run that fails the cells so far are kept as `<output>.failed.ipynb`.
     Raises ValueError for wrong parameters, RuntimeError naming the notebook and what stopped it.
     """
     notebook, output = Path(notebook), Path(output)
@@ -82,6 +83,8 @@ def run_notebook(
                     cwd=str(notebook.parent),
                     progress_bar=False,
                     execution_timeout=timeout,
+                    stdout_file=log,
+                    stderr_file=log,
                     extra_arguments=["--IPKernelApp.log_level=40"],  # errors; warnings of every start tell nothing
                 )
             except Exception:

@@ -1,124 +1,98 @@
-"""The whole study on the embedded corpus: five notebooks in order, a table and a picture at the end.
+"""The whole study on the embedded corpus: the notebooks as tasks, a table and a picture at the end.
 
-A notebook that has run is not run again unless it, its parameters or the library have changed; what a notebook
-had finished inside (training steps, scored episodes) it picks up by itself. The study can be stopped at any time.
+Chapters come first (the corpus, an encoder for each fold), then the evaluation as a sweep like any other, then the
+table. Everything goes through the same machinery as a sweep over many machines: a task that is done is not run again
+unless it, its parameters or the library have changed, and what a notebook had finished inside (training steps, scored
+episodes) it picks up by itself. The study can be stopped at any time.
 """
 
 from __future__ import annotations
 
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttilib.files import digest, read_json, write_json
-from ttilib.notebooks import run_notebook
-from ttilib.scores.records import code_digest
+from ttilib.files import digest
+from ttilib.scores.origins import HOME
+from ttilib.sweep.clusters import cluster
+from ttilib.sweep.driver import drive, table_tasks
+from ttilib.sweep.expansion import Place, expand
+from ttilib.sweep.plan import Table, table
+from ttilib.sweep.tasks import Task
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """One notebook of the study, its parameters, and how long it took where the study was last timed."""
+    """One run of a notebook: its name, parameters, the chapters it needs, and how long it took on one core, seconds."""
 
+    name: str
     notebook: str
     seconds: float
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
 
 
-CHAPTERS = (  # seconds on two cores; they shape the estimate only
-    Chapter("01_data", 75),
-    Chapter("02_train", 180),
-    Chapter("03_episode", 45, {"headless": True}),
-    Chapter("04_evaluate", 160),
-    Chapter("05_tables", 12),
+FIRST = (
+    Chapter("01_data", "01_data", 80),
+    Chapter("02_train-f0", "02_train", 270, {"fold": 0}, ("01_data",)),
+    Chapter("02_train-f1", "02_train", 270, {"fold": 1}, ("01_data",)),
 )
+"""What the evaluation needs."""
 
+BESIDE = (Chapter("03_episode", "03_episode", 50, {"headless": True}),)
+"""What runs beside the evaluation."""
 
-PATIENCE = 120.0  # seconds; chapters must have taken about so long before they tell how fast a machine is
+SWEEP, TABLE = 300.0, 40.0  # seconds on one core that evaluation and table take; they shape the estimate only
 
 
 def run_study(
     repository: Path | str = ".",
     out: Path | str = "outputs/mini",
-    chapters: tuple[Chapter, ...] = CHAPTERS,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], object] = print,
+    first: Sequence[Chapter] = FIRST,
+    beside: Sequence[Chapter] = BESIDE,
+    tables: Sequence[Table] = (table("mini"),),
+    workers: int = 0,
 ) -> Path:
-    """Run the chapters that are not up to date and return the folder that holds everything they made.
+    """Run what is not up to date and return the folder that holds everything that was made.
 
-    Raises RuntimeError naming the notebook and cell that failed; the chapters before it stay done.
+    `workers` are processes of this machine, 0 as many as it has room for.
+    Raises RuntimeError naming what failed; what was done before stays done.
     """
     repository = Path(repository).resolve()
-    folder = (repository / out).resolve()
-    state_path = folder / "study.json"
-    done = read_json(state_path) if state_path.is_file() else {}
-    keys = _keys(repository, folder, chapters)
-    todo = [c for c in chapters if done.get(c.notebook) != keys[c.notebook]]
-    clock = _Clock(todo, say)
-    for chapter in chapters:
-        output = folder / f"{chapter.notebook}.ipynb"
-        if chapter not in todo and output.is_file():
-            say(f"{chapter.notebook}: up to date")
-            continue
-        with clock.running(chapter):
-            notebook = repository / "notebooks" / f"{chapter.notebook}.ipynb"
-            run_notebook(notebook, output, {"out": str(folder), **chapter.parameters})
-        done[chapter.notebook] = keys[chapter.notebook]
-        write_json(state_path, done)
+    folder, notebooks = (repository / out).resolve(), repository / "notebooks"
+    encoders = "{out}/train/{corpus}-f{fold}/best.safetensors"
+    place = Place(repository / "data" / "mini", folder, encoders, notebooks)
+    later = SWEEP + TABLE if tables else 0.0
+    with cluster(workers=workers, log_folder=folder / "logs") as client:
+        _all_well(drive(chapter_tasks(first, notebooks, folder), client, folder, say, later=later))
+        expansion = expand(tables, place)
+        tasks = [*chapter_tasks(beside, notebooks, folder), *expansion.tasks]
+        _all_well(drive(tasks, client, folder, say, later=TABLE if tables else 0.0))
+        _all_well(drive(table_tasks(tables, expansion, place), client, folder, say))
     return folder
 
 
-def _keys(repository: Path, folder: Path, chapters: tuple[Chapter, ...]) -> dict[str, str]:
-    """What each chapter's result depends on: its text, its parameters, the library, and the chapters before."""
-    keys, before = {}, code_digest()
+def chapter_tasks(chapters: Sequence[Chapter], notebooks: Path, folder: Path) -> list[Task]:
+    """Chapters as tasks; the key names the text of the notebook and of the library, and the chapters before."""
+    library = digest([path.read_text(encoding="utf-8") for path in sorted(HOME.rglob("*.py"))])
+    keys: dict[str, str] = {}
     for chapter in chapters:
-        text = (repository / "notebooks" / f"{chapter.notebook}.ipynb").read_text(encoding="utf-8")
-        before = keys[chapter.notebook] = digest(before, text, dict(chapter.parameters), str(folder))
-    return keys
+        text = (notebooks / f"{chapter.notebook}.ipynb").read_text(encoding="utf-8")
+        before = [keys[name] for name in chapter.after]
+        keys[chapter.name] = digest(library, text, dict(chapter.parameters), str(folder), before)
+    return [
+        Task(
+            keys[chapter.name], chapter.name, str(notebooks / f"{chapter.notebook}.ipynb"),
+            str(folder / f"{chapter.name}.ipynb"), {"out": str(folder), **chapter.parameters}, chapter.seconds,
+            after=tuple(keys[name] for name in chapter.after),
+        )
+        for chapter in chapters
+    ]  # fmt: skip
 
 
-class _Clock:
-    """Says which chapter runs and about how long the rest will take, judged by the chapters so far."""
-
-    def __init__(self, todo: list[Chapter], say: Callable[[str], None]) -> None:
-        self.todo, self.say = list(todo), say
-        self.expected, self.spent = 0.0, 0.0  # of the chapters that have run, seconds
-
-    @contextmanager
-    def running(self, chapter: Chapter) -> Iterator[None]:
-        """Announce the chapter, keep a line alive while it runs, and say how long it took."""
-        begin, finished = time.monotonic(), threading.Event()
-        line = threading.Thread(target=self._tick, args=(chapter, begin, finished), daemon=True)
-        line.start()
-        try:
-            yield
-        finally:
-            finished.set()
-            line.join()
-        took = time.monotonic() - begin
-        self.expected, self.spent = self.expected + chapter.seconds, self.spent + took
-        if chapter in self.todo:
-            self.todo.remove(chapter)
-        self.say(f"{chapter.notebook}: done in {_clock(took)}")
-
-    def _tick(self, chapter: Chapter, begin: float, finished: threading.Event) -> None:
-        live = sys.stderr.isatty()
-        while True:
-            took = time.monotonic() - begin
-            speed = (PATIENCE + self.spent) / (PATIENCE + self.expected)
-            later = sum(c.seconds for c in self.todo if c is not chapter) * speed
-            left = max(chapter.seconds * speed - took, 1.0) + later
-            line = f"{chapter.notebook}: running {_clock(took)}, about {_clock(left)} left in all"
-            sys.stderr.write(f"\r{line}   " if live else f"{line}\n")
-            sys.stderr.flush()
-            if finished.wait(1.0 if live else 30.0):
-                sys.stderr.write("\r" + " " * 70 + "\r" if live else "")
-                return
-
-
-def _clock(seconds: float) -> str:
-    """Minutes and seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+def _all_well(failures: Sequence[Any]) -> None:
+    """Stop at the first failure; later chapters would only repeat it."""
+    if failures:
+        raise RuntimeError(f"{failures[0].task.name}: {failures[0].error}")

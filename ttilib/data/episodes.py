@@ -5,7 +5,8 @@ from a generator of their own, in exactly the order of draws of the released cod
 included), and can be written to a readable manifest and replayed anywhere.
 
 `sample_episodes` draws within one corpus by its own protocol (a benchmark of two corpora draws by
-`benchmarks.draw_episodes`), `select_episodes` picks some; `write_episodes` and `read_episodes` keep them.
+`benchmarks.draw_episodes`), `select_episodes` picks some; `write_episodes` and `read_episodes` keep them; `together`
+and `slices` say which of them belong together and cut a long pass into pieces.
 """
 
 from __future__ import annotations
@@ -120,6 +121,31 @@ def select_episodes(
             raise ValueError(f"{name!r} is neither class nor video of these {len(episodes)} episodes; try {like}")
     kept = [episode for episode in episodes if not only or {episode.class_name, episode.video} & set(only)]
     return tuple(kept[:limit] if limit else kept)
+
+
+def together(episodes: Sequence[Episode]) -> tuple[range, ...]:
+    """Places of the episodes that were solved together: a range for each batch, and one for every other episode."""
+    ranges: list[range] = []
+    for place, episode in enumerate(episodes):
+        before = episodes[place - 1] if place else None
+        joins = before is not None and episode.batch is not None
+        if joins and (episode.fold, episode.run, episode.batch) == (before.fold, before.run, before.batch):
+            ranges[-1] = range(ranges[-1].start, place + 1)
+        else:
+            ranges.append(range(place, place + 1))
+    return tuple(ranges)
+
+
+def slices(episodes: Sequence[Episode], frames: int) -> tuple[range, ...]:
+    """The episodes cut into pieces of about so many query frames, batches whole."""
+    pieces: list[range] = []
+    held = frames  # of the last piece; full, so that the first range begins one
+    for part in together(episodes):
+        count = sum(len(episodes[place].query) for place in part)
+        full = held >= frames
+        pieces = [*pieces, part] if full else [*pieces[:-1], range(pieces[-1].start, part.stop)]
+        held = count if full else held + count
+    return tuple(pieces)
 
 
 def write_episodes(path: Path | str, episodes: Sequence[Episode]) -> None:

@@ -1,0 +1,198 @@
+"""From tables to tasks: each piece once, keys that change with what counts and with nothing else, reasons kept."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from corpora import block, minivspw, pascal, ytvis
+
+from ttilib.data.episodes import read_episodes, slices, together
+from ttilib.sweep.expansion import Place, expand
+from ttilib.sweep.overview import forecast, index
+from ttilib.sweep.plan import Line, Setting, Table, changed
+from ttilib.sweep.requests import asked_tables, begin, split_parameters, usual_place
+from ttilib.sweep.tasks import finish
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+SETTING = Setting("ytvis-v1", 1, folds=(0,), runs=2, label="small", size=(17, 33))
+
+
+def plan(*methods, setting=SETTING, name="small"):
+    return Table(name, "A small table", tuple(Line(setting, method) for method in methods), methods[0])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six videos of class 1 with five frames each, three of class 5 with two; both are novel in fold 0."""
+    root = tmp_path_factory.mktemp("data")
+    shows = {f"a{n}": [[1]] * 5 for n in range(6)} | {f"b{n}": [[5]] * 2 for n in range(3)}
+    ytvis(root / "ytvis", shows | {f"c{n}": [[2], [3], [4]] for n in range(3)})
+    return root
+
+
+@pytest.fixture
+def place(data, tmp_path):
+    (tmp_path / "weights").mkdir()
+    for corpus in ("ytvis", "pascal"):
+        (tmp_path / "weights" / f"{corpus}-resnet50-f0").write_bytes(corpus.encode())
+    encoders = f"{tmp_path}/weights/{{corpus}}-{{encoder}}-f{{fold}}"
+    return Place(data, tmp_path / "out", encoders, NOTEBOOKS, frames=12)
+
+
+def test_pieces_cover_every_pass_once(place):
+    pieces = expand([plan("RePRI", "TTI")], place).pieces
+    for run in range(2):
+        ours = [piece for piece in pieces if f"-run{run}-" in piece.manifest.name]
+        drawn = read_episodes(ours[0].manifest)
+        assert len(drawn) == 5 + 2 and {e.run for e in drawn} == {run} and {e.fold for e in drawn} == {0}
+        spans = [(piece.task.parameters["first"], piece.task.parameters["last"]) for piece in ours]
+        assert [n for first, last in spans for n in range(first, last)] == list(range(7))
+        assert all(piece.frames >= 12 for piece in ours[:-1]) and len(ours) > 1
+    assert sum(piece.frames for piece in pieces) == 2 * (5 * 5 + 2 * 2)
+    assert len({piece.task.key for piece in pieces}) == len(pieces)
+    assert all(piece.task.parts == ("RePRI", "TTI") for piece in pieces)
+
+
+def test_tables_that_ask_the_same_share_their_tasks(place):
+    both = expand([plan("RePRI", "TTI"), plan("TTI", "TTI window=5", name="other")], place)
+    alone = expand([plan("TTI")], place)
+    assert [t.key for t in both.tasks] == [t.key for t in alone.tasks]  # a method more, the same piece
+    assert both.tasks[0].parts == ("RePRI", "TTI", "TTI window=5")
+    assert both.tasks[0].parameters["methods"] == ["RePRI", "TTI", "TTI window=5"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda place: (plan("TTI", setting=replace(SETTING, seed=7)), place),
+        lambda place: (plan("TTI", setting=replace(SETTING, size=(25, 33))), place),
+        lambda place: (plan("TTI", setting=replace(SETTING, label="else")), place),
+        lambda place: (plan("TTI", setting=replace(SETTING, shots=2)), place),
+        lambda place: (plan("TTI", setting=replace(SETTING, seen_classes=True)), place),
+        lambda place: (plan("TTI"), replace(place, device="cuda")),
+        lambda place: (plan("TTI"), replace(place, more={"keep_going": True})),
+        lambda place: (plan("TTI"), replace(place, encoders=place.encoders.replace("{corpus}", "pascal"))),
+    ],
+)
+def test_what_changes_numbers_changes_every_key(place, other):
+    table, elsewhere = other(place)
+    before = {task.key for task in expand([plan("TTI")], place).tasks}
+    after = {task.key for task in expand([table], elsewhere).tasks}
+    assert after and not before & after
+
+
+def test_what_changes_no_number_changes_no_key(place, tmp_path):
+    before = [task.key for task in expand([plan("TTI")], place).tasks]
+    moved = replace(place, out=tmp_path / "elsewhere")
+    assert [task.key for task in expand([plan("TTI")], moved).tasks] == before
+    first = expand([plan("TTI", setting=replace(SETTING, runs=1))], place).tasks
+    assert [task.key for task in first] == before[: len(first)]  # fewer runs are some of the same
+
+
+def test_another_program_text_changes_every_key(place, monkeypatch):
+    before = {task.key for task in expand([plan("TTI")], place).tasks}
+    monkeypatch.setattr("ttilib.sweep.expansion.code_digest", lambda: "other")
+    assert not before & {task.key for task in expand([plan("TTI")], place).tasks}
+
+
+def test_what_cannot_run_says_why_and_the_rest_runs(place):
+    tables = [
+        plan("TTI", setting=replace(SETTING, folds=(0, 1))),
+        plan("TTI", setting=Setting("coco", 1), name="stills"),
+        plan("TTI", setting=replace(SETTING, shots=9), name="many"),
+    ]
+    expansion = expand(tables, place)
+    assert expansion.tasks and {piece.fold for piece in expansion.pieces} == {0}
+    reasons = {(setting.benchmark, setting.shots, fold): why for (setting, fold), why in expansion.refusals.items()}
+    assert "no encoder at" in reasons["ytvis-v1", 1, 1] and "resnet50-f1" in reasons["ytvis-v1", 1, 1]
+    assert "coco" in reasons["coco", 1, 0] and len([key for key in reasons if key[0] == "coco"]) == 4
+    assert "kind_1" in reasons["ytvis-v1", 9, 0]
+
+
+def test_an_unknown_method_is_an_error_not_a_reason(place):
+    with pytest.raises(ValueError, match="did you mean TTI"):
+        expand([plan("TTI+keyfrane")], place)
+
+
+def test_batches_are_never_cut(tmp_path):
+    """Frames of several videos that the release solves together stay in one piece."""
+    data, weights = tmp_path / "data", tmp_path / "w"
+    masks = {f"v{n}": [block(1, 2, 2, 8, 8)] * 3 for n in range(4)}
+    minivspw(data / "minivspw", masks, {"kind_1": "1"})
+    pascal(data / "pascal", {f"s{n}": block(1, 2, 2, 8, 8) for n in range(4)}, tuple(f"s{n}" for n in range(4)))
+    weights.write_bytes(b"w")
+    setting = Setting("pascal2minivspw", 1, folds=(0,), runs=1, size=(17, 33))
+    place = Place(data, tmp_path / "out", str(weights), NOTEBOOKS, frames=1)
+    pieces = expand([plan("TTI", setting=setting)], place).pieces
+    drawn = read_episodes(pieces[0].manifest)
+    assert len(together(drawn)) == len(pieces) == 100 and len(drawn) > 100
+    for piece in pieces:
+        first, last = (piece.task.parameters[name] for name in ("first", "last"))
+        assert len({e.batch for e in drawn[first:last]}) == 1 and piece.frames == 100
+    assert [part.start for part in slices(drawn, 250)] == [part.start for part in together(drawn)][::3]
+
+
+def test_the_index_says_what_is_there_and_what_is_missing(place):
+    table = plan("RePRI", "TTI", setting=replace(SETTING, folds=(0, 1)))
+    expansion = expand([table], place)
+    lines = forecast([table], expansion, place, workers=2).splitlines()
+    assert "0 of 6 tasks done; not in fold 1: no encoder" in lines[1] and lines[-1].startswith("6 of 6 tasks to run")
+    task = expansion.tasks[0]
+    for path in (Path(task.rows), Path(task.output)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n")
+    finish(place.out, task, {"seconds": 2 * task.cost})
+    written = index(table, expansion, place)
+    found = json.loads(written.read_text())
+    assert found["files"] == [f"rows/{task.key}.jsonl"]
+    assert found["manifests"][found["files"][0]]["path"].startswith("episodes/small-f0-1shot-run0-")
+    assert [line["method"] for line in found["lines"]] == ["RePRI", "TTI"]
+    assert all("not in fold 1" in line["why"] and "5 of 6 tasks" in line["why"] for line in found["lines"])
+    last = forecast([table], expansion, place, workers=2).splitlines()[-1]
+    assert last.startswith("5 of 6 tasks to run") and "judged by 1 finished task" in last
+
+
+def test_requests_are_checked_before_anything():
+    assert [t.name for t in asked_tables(["mini", "cost", "mini"], {})] == ["mini", "cost"]
+    (table,) = asked_tables(["ytvis-v2"], {"folds": [1], "runs": 2}, mini=True)
+    assert {(s.folds, s.runs, s.name) for s in table.settings} == {((1,), 2, "mini-ytvis-v2")}
+    assert table == changed(table, folds=(1,))
+    for changes in ({"folds": [4]}, {"folds": []}, {"runs": 0}):
+        with pytest.raises(ValueError, match="folds|runs"):
+            asked_tables(["mini"], changes)
+
+
+def test_parameters_are_those_of_the_notebook_and_of_nobody_else():
+    settings, more = split_parameters(NOTEBOOKS, {"seed": 7, "keep_going": True, "draws": "independent"})
+    assert settings == {"seed": 7, "draws": "independent"} and more == {"keep_going": True}
+    for given, message in (
+        ({"sead": 7}, "did you mean 'seed'"), ({"seed": "7"}, "must be a int"), ({"methods": ["TTI"]}, "table decides"),
+        ({"limit": 3}, "--limit"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            split_parameters(NOTEBOOKS, given)
+
+
+def test_a_run_folder_that_cannot_be_written_is_refused_at_once(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written there.*--out"):
+        begin(replace(place, out=tmp_path / "file" / "deep"), [plan("TTI")])
+    begin(place, [plan("TTI")])
+    assert (place.out / "sweep.json").is_file()
+
+
+def test_rows_of_the_embedded_corpus_cannot_be_named_after_a_benchmark(place, data):
+    (data / "mini.json").write_text("{}")
+    try:
+        with pytest.raises(ValueError, match="must not be taken for ytvis-v1; give --mini"):
+            begin(place, asked_tables(["ytvis-v1"], {}))
+        begin(place, asked_tables(["ytvis-v1"], {}, mini=True))
+    finally:
+        (data / "mini.json").unlink()
+
+
+def test_the_usual_places():
+    assert usual_place(True).out == Path("outputs/mini") and "{fold}" in usual_place(True).encoders
+    assert usual_place(False, out="x").out == Path("x") and "{encoder}" in usual_place(False).encoders
+    assert usual_place(False, encoders="a.py:load").encoders == "a.py:load"

@@ -1,0 +1,187 @@
+"""From a plan to tasks: which episodes, which weights, what is done already, and why something cannot be done.
+
+A task is notebook 04 on a piece of one pass (fold, shots, run) of a benchmark, with all methods that the asked tables
+want there: they share the features. Its key is a digest of the episodes, the weights, the size and every other
+setting that can change a number, and of the program text that makes numbers; not of paths, nor of the methods, whose
+rows are added to the same file one method after another.
+
+What cannot be expanded (no data, no weights) is not an error: the reason is kept and stands in the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ttilib.corpora.corpus import OnError, stop
+from ttilib.data.benchmarks import BenchmarkData, benchmark, draw_episodes, read_benchmark
+from ttilib.data.episodes import Episode, select_episodes, slices, write_episodes
+from ttilib.files import digest
+from ttilib.files import fingerprint as file_fingerprint
+from ttilib.inference.methods import read_method
+from ttilib.networks.checkpoints import fingerprint, load_encoder
+from ttilib.scores.records import code_digest
+from ttilib.sweep.plan import Setting, Table
+from ttilib.sweep.tasks import Task
+
+NOTEBOOK = "04_evaluate.ipynb"
+PICTURE = 241 * 425  # pixels, to which the seconds below refer
+ENCODING = {"resnet50": 2.0, "resnet50-dcl": 2.0, "resnet101": 3.6, "resnet18-mini": 0.04}
+"""Seconds per frame on one core; measured for ResNet-50 and the small network, ResNet-101 by its operations."""
+SOLVING = 0.08  # seconds per frame and method: descent and scores
+START = 12.0  # seconds until a notebook's libraries are loaded
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where data, weights and notebooks are, and where results go.
+
+    `encoders` is a path with {corpus}, {encoder}, {fold} and {out} in it, or a plug-in. `more` are parameters of the
+    notebook that all tasks get. A task has about `frames` query frames; `limit` keeps so many episodes of a pass.
+    """
+
+    root: Path
+    out: Path
+    encoders: str = "{out}/train/{corpus}-{encoder}-f{fold}/best.safetensors"
+    notebooks: Path = Path("notebooks")
+    device: str = "cpu"
+    limit: int = 0
+    frames: int = 1000
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A task and what it is of; `weights` names the encoder by its content."""
+
+    task: Task
+    setting: Setting
+    fold: int
+    episodes: int
+    frames: int
+    manifest: Path
+    weights: str
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """All pieces of the asked tables, and for each setting and fold without any the reason."""
+
+    pieces: tuple[Piece, ...]
+    refusals: Mapping[tuple[Setting, int], str]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, in the order of the plan."""
+        return tuple(piece.task for piece in self.pieces)
+
+
+def expand(tables: Sequence[Table], place: Place, on_error: OnError = stop) -> Expansion:
+    """The tasks of the tables, each once, whatever table asks for it; manifests are written under place.out/episodes.
+
+    Unreadable files are told to `on_error`; if it raises, that is the reason why a setting cannot run in a fold.
+    Raises ValueError for a method that does not exist.
+    """
+    pieces, refusals = [], {}
+    code = digest(code_digest(), (place.notebooks / NOTEBOOK).read_text(encoding="utf-8"))
+    for setting, methods in _wanted(tables).items():
+        for fold in setting.folds:
+            try:
+                pieces += _pieces(setting, fold, methods, place, code, on_error)
+            except (ValueError, OSError) as reason:
+                refusals[setting, fold] = str(reason)
+    return Expansion(tuple(pieces), refusals)
+
+
+def _wanted(tables: Iterable[Table]) -> dict[Setting, tuple[str, ...]]:
+    """Every setting with the methods that any table wants there."""
+    wanted: dict[Setting, dict[str, None]] = {}
+    for table in tables:
+        for line in table.lines:
+            wanted.setdefault(line.setting, {})[read_method(line.method).name] = None
+    return {setting: tuple(methods) for setting, methods in wanted.items()}
+
+
+def _pieces(
+    setting: Setting, fold: int, methods: tuple[str, ...], place: Place, code: str, on_error: OnError
+) -> Iterator[Piece]:
+    """The tasks of one setting in one fold, over all its runs."""
+    data = read_benchmark(setting.benchmark, fold, place.root, on_error=on_error)
+    encoder, weights = _weights(setting, fold, place)
+    for run in range(setting.runs):
+        drawn = draw_episodes(data, setting.shots, setting.seed, run, setting.draws, on_error)
+        drawn = select_episodes(drawn, place.limit)
+        manifest = _manifest(place, setting, fold, run, drawn)
+        for part in slices(drawn, place.frames):
+            episodes = drawn[part.start : part.stop]
+            frames = sum(len(episode.query) for episode in episodes)
+            about = {**_parameters(setting, place), "encoder": encoder, "manifest": str(manifest)}
+            about |= {"first": part.start, "last": part.stop}
+            which = f"{setting.name} f{fold} {setting.shots}-shot {setting.encoder}"
+            name = f"{which} run {run}, {part.start} to {part.stop - 1}"
+            key = _key(setting, data, place, [e.key for e in episodes], part.start, weights, code)
+            task = _task(key, name, about, methods, _cost(setting, frames, len(methods)), place)
+            yield Piece(task, setting, fold, len(episodes), frames, manifest, weights)
+
+
+def _weights(setting: Setting, fold: int, place: Place) -> tuple[str, str]:
+    """The encoder's path (or plug-in) and the name of its content."""
+    corpus = benchmark(setting.benchmark).trained_on
+    spec = place.encoders.format(corpus=corpus, encoder=setting.encoder, fold=fold, out=place.out)
+    if ":" in Path(spec).name:
+        return spec, fingerprint(load_encoder(spec))
+    path = Path(spec).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no encoder at {spec}; train it, or say where it is with --encoders")
+    return str(path), file_fingerprint(path)[:16]
+
+
+def _manifest(place: Place, setting: Setting, fold: int, run: int, episodes: Sequence[Episode]) -> Path:
+    """The episodes of one pass, written where people can read them; its name says what they are."""
+    about = digest(asdict(setting), place.limit)[:6]
+    path = place.out / "episodes" / f"{setting.name}-f{fold}-{setting.shots}shot-run{run}-{about}.json"
+    write_episodes(path, episodes)
+    return path.resolve()
+
+
+def _parameters(setting: Setting, place: Place) -> dict[str, Any]:
+    """What notebook 04 is told, but for what is different in every piece."""
+    size = _size(setting)
+    return {
+        **place.more, "name": setting.name, "benchmark": setting.benchmark, "root": str(place.root.resolve()),
+        "encoder_name": setting.encoder, "seen_classes": setting.seen_classes, "height": size[0], "width": size[1],
+        "device": place.device, "out": str(place.out.resolve()), "features": str((place.out / "features").resolve()),
+    }  # fmt: skip
+
+
+def _size(setting: Setting) -> tuple[int, int]:
+    own = benchmark(setting.benchmark).size
+    return setting.size[0] or own[0], setting.size[1] or own[1]
+
+
+def _key(
+    setting: Setting, data: BenchmarkData, place: Place, episodes: list[str], first: int, weights: str, code: str
+) -> str:
+    """The name of a piece: a digest of all that its rows depend on."""
+    stamp = data.query_root.parent / "mini.json"  # the embedded corpus says here with which request it was made
+    made = stamp.read_text(encoding="utf-8") if stamp.is_file() else ""
+    labels = setting.name, setting.encoder, setting.seen_classes
+    return digest(labels, _size(setting), place.device, dict(place.more), episodes, first, weights, code, made)
+
+
+def _cost(setting: Setting, frames: int, methods: int) -> float:
+    """Expected seconds on one core."""
+    height, width = _size(setting)
+    each = ENCODING.get(setting.encoder, ENCODING["resnet50"]) + methods * SOLVING
+    return START + frames * each * height * width / PICTURE
+
+
+def _task(
+    key: str, name: str, about: dict[str, Any], methods: tuple[str, ...], cost: float, place: Place
+) -> Task:
+    out = place.out.resolve()
+    rows, output = str(out / "rows" / f"{key}.jsonl"), str(out / "tasks" / f"{key}.ipynb")
+    notebook = str((place.notebooks / NOTEBOOK).resolve())
+    return Task(key, name, notebook, output, {**about, "methods": list(methods), "rows": rows}, cost, methods, rows)
