@@ -64,7 +64,7 @@ def at_once(client: Client, count: int) -> tuple[float, list[float]]:
     """Seconds and memory of the same with everything given to the scheduler first."""
     memory, begin = [resident()], time.perf_counter()
     tasks = list(named(count, f"once-{count}"))
-    futures = client.map(trivial, tasks, key=[f"{task.key}-1" for task in tasks])
+    futures = client.map(trivial, tasks, key=[f"task-{task.key}-1" for task in tasks])
     memory.append(resident())
     assert len(client.gather(futures)) == count
     return time.perf_counter() - begin, [*memory, resident()]

@@ -11,7 +11,7 @@ from ttilib.data.episodes import read_episodes, slices, together
 from ttilib.sweep.expansion import Place, expand
 from ttilib.sweep.overview import forecast, index
 from ttilib.sweep.plan import Line, Setting, Table, changed
-from ttilib.sweep.requests import asked_tables, begin, split_parameters, usual_place
+from ttilib.sweep.requests import asked_tables, begin, split_parameters, usual_place, with_encoders
 from ttilib.sweep.tasks import finish
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -190,6 +190,26 @@ def test_rows_of_the_embedded_corpus_cannot_be_named_after_a_benchmark(place, da
         begin(place, asked_tables(["ytvis-v1"], {}, mini=True))
     finally:
         (data / "mini.json").unlink()
+
+
+def test_one_path_for_several_encoders_is_refused_and_a_plugin_names_its_rows():
+    tables = asked_tables(["pascal2minivspw", "minivspw"], {})
+    with pytest.raises(ValueError, match="same for all encoders.*resnet101, resnet50; put {encoder}"):
+        with_encoders(tables, "weights/f{fold}.pth")
+    assert with_encoders(tables, "weights/{encoder}-f{fold}.pth") == tables
+    assert with_encoders(tables[1:], "weights/f{fold}.pth") == tables[1:]
+    ours = with_encoders(tables, "some/where.py:load")
+    assert {s.encoder for plan in ours for s in plan.settings} == {"where.py:load"}
+    assert len(ours[0].lines) == len(tables[0].lines) / 2  # ResNet-50 and 101 have become one
+
+
+def test_a_plugin_is_found_from_wherever_the_notebook_runs(place, tmp_path, monkeypatch):
+    code = "import torch\n\ndef load():\n    return torch.nn.Conv2d(3, 4, 8, 8)\n"
+    (tmp_path / "mine.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    expansion = expand([plan("TTI")], replace(place, encoders="mine.py:load"))
+    assert expansion.tasks[0].parameters["encoder"] == f"{tmp_path / 'mine.py'}:load"
+    assert len(expansion.pieces[0].weights) >= 8
 
 
 def test_the_usual_places():

@@ -87,6 +87,20 @@ def test_the_table_of_benchmarks_is_the_registry(repository):
     assert [name for row in rows for name in re.findall(r"`(.+?)`", row)] == list(BENCHMARKS)
 
 
+def test_the_page_on_tables_names_every_table_and_its_commands_are_understood(repository):
+    page = (repository / "docs" / "tables.md").read_text()
+    (table,) = re.findall(r"\| table \| lines .+?\n\n", page, re.DOTALL)
+    rows = [line.split("|")[1] for line in table.strip().splitlines()[2:]]
+    assert [name for row in rows for name in re.findall(r"`(.+?)`", row)] == list(TABLES)
+    text = page + readme(repository)
+    commands = re.findall(r"python -m ttilib (sweep [^#`\n]+)", text)
+    parsed = [_parser().parse_args(shlex.split(command)) for command in commands]
+    assert len(parsed) >= 4 and all(name in TABLES for options in parsed for name in options.tables)
+    for words in re.findall(r"`((?:--[a-z-]+ [^`]*)+)`", page):  # options shown by themselves
+        if not words.startswith(("--on", "--nthreads")):
+            _parser().parse_args(["sweep", "mini", *shlex.split(words)])
+
+
 def test_every_file_the_readme_points_to_exists(repository):
     text = readme(repository)
     for path in re.findall(r"!\[.*?\]\((.+?)\)", text) + re.findall(r"`((?:tests|benchmarks|notebooks)/[\w./]+)", text):

@@ -44,7 +44,7 @@ def sweep(options: argparse.Namespace) -> int:
     changes, more = requests.split_parameters(place.notebooks, given)
     changes |= {name: value for name in ("folds", "runs") if (value := getattr(options, name)) is not None}
     place = replace(place, device=options.device, limit=options.limit, frames=options.frames, more=more)
-    tables = requests.asked_tables(options.tables, changes, mini)
+    tables = requests.with_encoders(requests.asked_tables(options.tables, changes, mini), place.encoders)
     requests.begin(place, tables)
     left_out: list[Exception] = []
     on_error = left_out.append if more["keep_going"] else stop

@@ -126,11 +126,18 @@ def _pieces(
             yield Piece(task, setting, fold, len(episodes), frames, manifest, weights)
 
 
+def is_plugin(spec: str) -> bool:
+    """Whether an encoder is a function of somebody's own, module:function or file.py:function."""
+    return ":" in Path(spec).name
+
+
 def _weights(setting: Setting, fold: int, place: Place) -> tuple[str, str]:
     """The encoder's path (or plug-in) and the name of its content."""
     corpus = benchmark(setting.benchmark).trained_on
     spec = place.encoders.format(corpus=corpus, encoder=setting.encoder, fold=fold, out=place.out)
-    if ":" in Path(spec).name:
+    if is_plugin(spec):
+        file, _, function = spec.rpartition(":")
+        spec = f"{Path(file).resolve()}:{function}" if Path(file).is_file() else spec
         return spec, fingerprint(load_encoder(spec))
     path = Path(spec).resolve()
     if not path.is_file():

@@ -182,4 +182,5 @@ def on_mini(plan: Table) -> Table:
 def changed(plan: Table, **fields) -> Table:
     """The table with settings changed: other folds, fewer runs, another seed; `None` leaves a field as it is."""
     given = {name: value for name, value in fields.items() if value is not None}
-    return replace(plan, lines=tuple(replace(at, setting=replace(at.setting, **given)) for at in plan.lines))
+    lines = dict.fromkeys(replace(line, setting=replace(line.setting, **given)) for line in plan.lines)
+    return replace(plan, lines=tuple(lines))

@@ -12,7 +12,7 @@ from typing import Any
 
 from ttilib.files import write_json
 from ttilib.notebooks import check_parameters
-from ttilib.sweep.expansion import NOTEBOOK, Place
+from ttilib.sweep.expansion import NOTEBOOK, Place, is_plugin
 from ttilib.sweep.plan import Table, changed, on_mini, table
 
 OF_SETTINGS = ("folds", "runs", "seed", "draws")
@@ -43,6 +43,22 @@ def asked_tables(names: Sequence[str], changes: Mapping[str, Any], mini: bool = 
         changes = {**changes, "folds": tuple(folds)}
     plans = [table(name) for name in dict.fromkeys(names)]
     return tuple(changed(on_mini(plan) if mini else plan, **changes) for plan in plans)
+
+
+def with_encoders(tables: Sequence[Table], encoders: str) -> tuple[Table, ...]:
+    """The tables with what `encoders` says about their weights: a plug-in gives rows its own name.
+
+    Raises ValueError if tables ask for several encoders and `encoders` names the same weights for all.
+    """
+    if "{encoder}" in encoders:
+        return tuple(tables)
+    if is_plugin(encoders):
+        return tuple(changed(plan, encoder=Path(encoders).name) for plan in tables)
+    asked = sorted({setting.encoder for plan in tables for setting in plan.settings})
+    if len(asked) > 1:
+        about = f"{encoders} is the same for all encoders, but the tables ask for {', '.join(asked)}"
+        raise ValueError(f"{about}; put {{encoder}} into the path, or ask for tables with one of them")
+    return tuple(tables)
 
 
 def split_parameters(notebooks: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -26,7 +26,7 @@ BLOCK = ("benchmark", "shots", "encoder")
 
 DOT = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.4}
 INK = "0.25"
-COLUMNS = (3.8, 6.5, 9.2)  # where the columns of a forest end, in widths of a letter
+COLUMNS = (4.0, 7.3, 10.9)  # where the columns of a forest end, in widths of a letter
 
 
 def _words(key: str, value: object) -> str:
