@@ -423,4 +423,4 @@ def test_without_jobqueue_the_remedy_is_named():
     folder = str(Path(os.getenv("TMPDIR", "/tmp")))
     command = [sys.executable, "-c", textwrap.dedent(script), folder]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert 'pip install "ttilib[cluster]"' in done.stdout
+    assert 'pip install -e ".[cluster]"' in done.stdout

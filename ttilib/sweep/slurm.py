@@ -58,7 +58,7 @@ def _known() -> list[str]:
         from dask_jobqueue.slurm import SLURMJob
     except ModuleNotFoundError as error:
         about = "jobs of a Slurm queue need dask-jobqueue, which is not installed"
-        raise ModuleNotFoundError(f'{about}; give `pip install "ttilib[cluster]"`', name=error.name) from error
+        raise ModuleNotFoundError(f'{about}; give `pip install -e ".[cluster]"`', name=error.name) from error
     names = [*inspect.signature(SLURMJob.__init__).parameters, *inspect.signature(Job.__init__).parameters]
     return [name for name in dict.fromkeys(names) if name not in (*OURS, "base_class_kwargs")]
 
