@@ -74,6 +74,14 @@ def test_no_more_than_the_window_is_read_or_under_way(client):
     assert most[0] == 3
 
 
+def test_without_a_window_there_are_two_tasks_for_every_worker_and_two_more(client):
+    read = count()
+    flow = execute((task(f"d{next(read)}") for _ in range(40)), client, perform)
+    next(flow)
+    assert next(read) == 2 * 2 + 2
+    flow.close()
+
+
 def test_results_come_while_others_still_run(client):
     flow = execute([task("slow", "wait"), task("quick")], client, perform)
     assert next(flow).task.key == "quick"

@@ -8,6 +8,8 @@ import pytest
 from corpora import block, minivspw, pascal, ytvis
 
 from ttilib.data.episodes import read_episodes, slices, together
+from ttilib.scores.typeset import read_table
+from ttilib.sweep.driver import table_tasks
 from ttilib.sweep.expansion import Place, expand
 from ttilib.sweep.overview import forecast, index
 from ttilib.sweep.plan import Line, Setting, Table, changed
@@ -96,6 +98,36 @@ def test_another_program_text_changes_every_key(place, monkeypatch):
     assert not before & {task.key for task in expand([plan("TTI")], place).tasks}
 
 
+def test_the_same_episode_drawn_twice_is_two_pieces(tmp_path, place):
+    """V2 draws with replacement; a row is known by its place in the pass as well."""
+    root = tmp_path / "few"
+    shows = {f"a{n}": [[1]] for n in range(3)} | {f"b{n}": [[5]] for n in range(2)}
+    ytvis(root / "ytvis", shows | {f"c{n}": [[2], [3], [4]] for n in range(3)})
+    here = replace(place, root=root, frames=1)
+    for seed in range(40):
+        setting = Setting("ytvis-v2", 1, folds=(0,), runs=1, seed=seed, size=(17, 33))
+        pieces = expand([plan("TTI", setting=setting)], here).pieces
+        episodes = read_episodes(pieces[0].manifest)
+        if len(set(episodes)) < len(episodes):
+            assert len({piece.task.key for piece in pieces}) == len(pieces) == len(episodes) == 3
+            return
+    raise AssertionError("no seed draws the same episode twice")
+
+
+def test_another_embedded_corpus_changes_every_key(data, place):
+    before = {task.key for task in expand([plan("TTI")], place).tasks}
+    (data / "mini.json").write_text('{"version": 3}')
+    try:
+        assert not before & {task.key for task in expand([plan("TTI")], place).tasks}
+    finally:
+        (data / "mini.json").unlink()
+
+
+def test_a_limit_keeps_the_first_episodes_of_every_pass(place):
+    pieces = expand([plan("TTI")], replace(place, limit=2)).pieces
+    assert [piece.episodes for piece in pieces] == [2, 2] and len(read_episodes(pieces[0].manifest)) == 2
+
+
 def test_what_cannot_run_says_why_and_the_rest_runs(place):
     tables = [
         plan("TTI", setting=replace(SETTING, folds=(0, 1))),
@@ -151,6 +183,14 @@ def test_the_index_says_what_is_there_and_what_is_missing(place):
     assert all("not in fold 1" in line["why"] and "5 of 6 tasks" in line["why"] for line in found["lines"])
     last = forecast([table], expansion, place, workers=2).splitlines()[-1]
     assert last.startswith("5 of 6 tasks to run") and "judged by 1 finished task" in last
+
+
+def test_a_table_of_which_nothing_can_run_is_written_with_the_reasons(place):
+    table = plan("RePRI", "oracle", setting=Setting("coco", 5), name="stills")
+    assert table_tasks([table], expand([table], place), place) == []
+    written = read_table(place.out / "tables" / "stills.csv")
+    assert list(written["method"]) == ["RePRI", "oracle"] and written["note"].str.contains("no coco data here").all()
+    assert {path.suffix for path in (place.out / "tables").iterdir()} == {".csv", ".md", ".tex"}
 
 
 def test_requests_are_checked_before_anything():

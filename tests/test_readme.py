@@ -184,7 +184,7 @@ def test_a_sweep_of_another_table_on_the_embedded_corpus(repository, tmp_path):
     planned = say("--dry-run")
     assert "1 of 1 tasks to run, about" in planned and "not in fold 0: no encoder at" in planned
     said = say()
-    assert "f0 5-shot resnet18-mini: cannot run: no encoder at" in said and "0 tasks failed" in said
+    assert "5-shot resnet18-mini cannot run: not in fold 0: no encoder at" in said and "0 tasks failed" in said
     table = read_table(tmp_path / "out" / "tables" / "mini-ablation-window.csv")
     assert list(table["method"]) == [line.method for line in TABLES["ablation-window"].lines]
     assert table["mIoU"].notna().all() and table["note"].str.contains("not in fold 0: no encoder at").all()

@@ -55,9 +55,10 @@ def sweep(options: argparse.Namespace) -> int:
     log = place.out / "logs"
     with cluster(options.on, options.workers, options.threads, options.device, slurm, log, code_digest) as client:
         failures = driver.sweep(tables, place, client, print, options.retries, on_error, options.tables_only)
+    for sentence in sorted({str(error) for error in left_out}):
+        print(f"left out: {sentence}")
     for plan in tables:
-        written = place.out / "tables" / f"{plan.name}.md"
-        print(written.read_text(encoding="utf-8") if written.is_file() else f"{plan.name}: nothing could be run")
+        print((place.out / "tables" / f"{plan.name}.md").read_text(encoding="utf-8"))
     print(f"tables: {place.out}/tables, figures: {place.out}/figures; {len(failures)} tasks failed")
     return 1 if failures else 0
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
 from distributed import Client
 
 from ttilib.corpora.corpus import OnError, stop
-from ttilib.files import digest, fingerprint
+from ttilib.files import digest, fingerprint, read_json
 from ttilib.scores.origins import HOME
+from ttilib.scores.tables import METHOD, planned
+from ttilib.scores.typeset import write_all
 from ttilib.sweep.clock import Clock, ticking, words
 from ttilib.sweep.execution import Outcome, counted, execute
 from ttilib.sweep.expansion import Expansion, Place, expand
-from ttilib.sweep.overview import index
+from ttilib.sweep.overview import index, refusal
 from ttilib.sweep.plan import Table
 from ttilib.sweep.tasks import Task, is_done
 from ttilib.sweep.work import summary, worker
 
 TABLES = "05_tables.ipynb"
 COST = 40.0  # seconds that drawing a table takes on one core
+MANY = 20  # tasks that are named one by one when they are up to date
 
 Say = Callable[[str], object]
 
@@ -31,12 +35,13 @@ def drive(
 
     What is left is shown all the while; `later` is the expected cost of what comes after these tasks, seconds.
     """
-    todo = []
+    todo, done = [], []
     for task in tasks:
-        if is_done(folder, task):
-            say(f"{task.name}: up to date")
-        else:
-            todo.append(task)
+        (done if is_done(folder, task) else todo).append(task)
+    for text in [f"{len(done)} tasks"] if len(done) > MANY else [task.name for task in done]:
+        say(f"{text}: up to date")
+    if not todo:
+        return []
     clock = Clock(sum(task.cost for task in todo) + later, workers=counted(client))
     failures, ended = [], 0
 
@@ -68,7 +73,8 @@ def _told(outcome: Outcome) -> str:
 def table_tasks(tables: Sequence[Table], expansion: Expansion, place: Place) -> list[Task]:
     """The last notebook on each table that has any rows, as tasks; indexes are written for all tables.
 
-    The key names the rows, so that a table is drawn again when more have been recorded.
+    The key names the rows, so that a table is drawn again when more have been recorded. A table without any row needs
+    no notebook: its lines and why they are empty are written here.
     """
     tasks = []
     for table in tables:
@@ -76,7 +82,10 @@ def table_tasks(tables: Sequence[Table], expansion: Expansion, place: Place) -> 
         settings = set(table.settings)
         rows = [Path(piece.task.rows) for piece in expansion.pieces if piece.setting in settings]
         rows = [path for path in rows if path.is_file()]
-        if rows:
+        if not rows:
+            empty = pd.DataFrame(columns=METHOD)
+            write_all(place.out / "tables", table.name, planned(empty, read_json(written)["lines"]))
+        else:
             notebook = (place.notebooks / TABLES).resolve()
             told = {"name": table.name, "baseline": table.baseline, "method": table.shown}
             told |= {"root": str(place.root.resolve()), "out": str(place.out.resolve())}
@@ -102,8 +111,8 @@ def sweep(
     perhaps while somebody else goes on with the rest.
     """
     expansion = expand(tables, place, on_error)
-    for (setting, fold), why in expansion.refusals.items():
-        say(f"{setting.name} f{fold} {setting.shots}-shot {setting.encoder}: cannot run: {why}")
+    for setting in dict.fromkeys(setting for setting, _ in expansion.refusals):
+        say(f"{setting.name} {setting.shots}-shot {setting.encoder} cannot run: {refusal(setting, expansion)}")
     tasks = () if only_tables else expansion.tasks
     failures = drive(tasks, client, place.out, say, retries, later=COST * len(tables))
     return failures + drive(table_tasks(tables, expansion, place), client, place.out, say, retries)

@@ -29,8 +29,8 @@ from ttilib.sweep.tasks import Task
 NOTEBOOK = "04_evaluate.ipynb"
 PICTURE = 241 * 425  # pixels, to which the seconds below refer
 ENCODING = {"resnet50": 2.0, "resnet50-dcl": 2.0, "resnet101": 3.6, "resnet18-mini": 0.04}
-"""Seconds per frame on one core; measured for ResNet-50 and the small network, ResNet-101 by its operations."""
-SOLVING = 0.08  # seconds per frame and method: descent and scores
+"""Seconds per frame on one core, about: they shape a first guess only, until tasks have ended."""
+SOLVING = 0.08  # seconds per frame and method, for descent and scores
 START = 12.0  # seconds until a notebook's libraries are loaded
 
 
@@ -89,7 +89,7 @@ def expand(tables: Sequence[Table], place: Place, on_error: OnError = stop) -> E
     for setting, methods in _wanted(tables).items():
         for fold in setting.folds:
             try:
-                pieces += _pieces(setting, fold, methods, place, code, on_error)
+                pieces += tuple(_pieces(setting, fold, methods, place, code, on_error))  # all runs of a fold, or none
             except (ValueError, OSError) as reason:
                 refusals[setting, fold] = str(reason)
     return Expansion(tuple(pieces), refusals)

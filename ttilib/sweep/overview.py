@@ -44,7 +44,7 @@ def forecast(tables: Sequence[Table], expansion: Expansion, place: Place, worker
 
 def _forecast(setting: Setting, expansion: Expansion, place: Place) -> str:
     pieces = [piece for piece in expansion.pieces if piece.setting == setting]
-    why = _why(setting, expansion)
+    why = refusal(setting, expansion)
     name = f"  {setting.name} {setting.shots}-shot {setting.encoder}"
     if not pieces:
         return f"{name}: cannot run: {why}"
@@ -68,14 +68,14 @@ def _line(line: Line, expansion: Expansion, place: Place) -> dict[str, Any]:
     setting, method = line.setting, read_method(line.method).name
     tasks = [piece.task for piece in expansion.pieces if piece.setting == setting]
     missing = sum(not is_done(place.out, task) for task in tasks)
-    reasons = [_why(setting, expansion), f"{missing} of {len(tasks)} tasks are still to run" if missing else ""]
+    reasons = [refusal(setting, expansion), f"{missing} of {len(tasks)} tasks are still to run" if missing else ""]
     return {
         "benchmark": setting.name, "shots": setting.shots, "encoder": setting.encoder, "method": method,
         "folds": list(setting.folds), "runs": setting.runs, "why": "; ".join(filter(None, reasons)),
     }  # fmt: skip
 
 
-def _why(setting: Setting, expansion: Expansion) -> str:
+def refusal(setting: Setting, expansion: Expansion) -> str:
     """Why a setting cannot run, in all folds or in some of them; empty if it can."""
     refused = expansion.refusals
     reasons = {fold: refused[setting, fold] for fold in setting.folds if (setting, fold) in refused}
