@@ -71,6 +71,7 @@ def test_tables_that_ask_the_same_share_their_tasks(place):
         lambda place: (plan("TTI", setting=replace(SETTING, size=(25, 33))), place),
         lambda place: (plan("TTI", setting=replace(SETTING, label="else")), place),
         lambda place: (plan("TTI", setting=replace(SETTING, shots=2)), place),
+        lambda place: (plan("TTI", setting=replace(SETTING, draws="independent")), place),
         lambda place: (plan("TTI", setting=replace(SETTING, seen_classes=True)), place),
         lambda place: (plan("TTI"), replace(place, device="cuda")),
         lambda place: (plan("TTI"), replace(place, more={"keep_going": True})),
@@ -181,8 +182,8 @@ def test_the_index_says_what_is_there_and_what_is_missing(place):
     assert found["manifests"][found["files"][0]]["path"].startswith("episodes/small-f0-1shot-run0-")
     assert [line["method"] for line in found["lines"]] == ["RePRI", "TTI"]
     assert all("not in fold 1" in line["why"] and "5 of 6 tasks" in line["why"] for line in found["lines"])
-    last = forecast([table], expansion, place, workers=2).splitlines()[-1]
-    assert last.startswith("5 of 6 tasks to run") and "judged by 1 finished task" in last
+    _, line, last = forecast([table], expansion, place, workers=2).splitlines()
+    assert "1 of 6 tasks done" in line and last.startswith("5 of 6 tasks to run") and "judged by 1 finished task" in last
 
 
 def test_a_table_of_which_nothing_can_run_is_written_with_the_reasons(place):
