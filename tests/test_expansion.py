@@ -9,6 +9,7 @@ from corpora import block, minivspw, pascal, ytvis
 
 from ttilib.data.episodes import read_episodes, slices, together
 from ttilib.scores.typeset import read_table
+from ttilib.sweep.clock import words
 from ttilib.sweep.driver import table_tasks
 from ttilib.sweep.expansion import Place, expand
 from ttilib.sweep.overview import forecast, index
@@ -183,7 +184,9 @@ def test_the_index_says_what_is_there_and_what_is_missing(place):
     assert [line["method"] for line in found["lines"]] == ["RePRI", "TTI"]
     assert all("not in fold 1" in line["why"] and "5 of 6 tasks" in line["why"] for line in found["lines"])
     _, line, last = forecast([table], expansion, place, workers=2).splitlines()
-    assert "1 of 6 tasks done" in line and last.startswith("5 of 6 tasks to run") and "judged by 1 finished task" in last
+    left = sum(task.cost for task in expansion.tasks[1:]) / 2 * 2  # two workers, each half as fast as was expected
+    assert "1 of 6 tasks done" in line and "judged by 1 finished task" in last
+    assert last.startswith(f"5 of 6 tasks to run, about {words(left)} with 2 workers")
 
 
 def test_a_table_of_which_nothing_can_run_is_written_with_the_reasons(place):
