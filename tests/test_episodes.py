@@ -16,6 +16,8 @@ from ttilib.data.episodes import (
     read_episodes,
     sample_episodes,
     select_episodes,
+    slices,
+    together,
     write_episodes,
 )
 from ttilib.data.lists import Fold
@@ -223,3 +225,16 @@ def test_episodes_are_selected_by_class_or_video_and_cut():
         select_episodes(episodes, only=["kind_5", "kind5"])
     with pytest.raises(ValueError, match="limit is -1; ask for a number of episodes, or 0 for all"):
         select_episodes(episodes, -1)
+
+
+def test_what_is_solved_together_is_a_batch_of_one_pass():
+    def of(batch, run=0, frames=1):
+        query = tuple(f"v/{n}" for n in range(frames))
+        return Episode("minivspw", 0, 1, "bird", ("s",), query, 2020, run=run, batch=batch)
+
+    mixed = (of(None), of(None), of(0), of(0), of(1), of(1, run=1), of(None))
+    assert [list(part) for part in together(mixed)] == [[0], [1], [2, 3], [4], [5], [6]]
+    assert together(()) == () == slices((), 10)
+    whole = (of(0, frames=4), of(0, frames=4), of(1, frames=1), of(None, frames=6), of(None, frames=20))
+    assert [list(part) for part in slices(whole, 7)] == [[0, 1], [2, 3], [4]]
+    assert [list(part) for part in slices(whole, 1000)] == [[0, 1, 2, 3, 4]]

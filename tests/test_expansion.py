@@ -8,6 +8,7 @@ import pytest
 from corpora import block, minivspw, pascal, ytvis
 
 from ttilib.data.episodes import read_episodes, slices, together
+from ttilib.scores.records import code_digest
 from ttilib.scores.typeset import read_table
 from ttilib.sweep.clock import words
 from ttilib.sweep.driver import table_tasks
@@ -179,7 +180,8 @@ def test_the_index_says_what_is_there_and_what_is_missing(place):
     finish(place.out, task, {"seconds": 2 * task.cost})
     written = index(table, expansion, place)
     found = json.loads(written.read_text())
-    assert found["files"] == [f"rows/{task.key}.jsonl"]
+    assert found["files"] == [f"rows/{task.key}.jsonl"] and found["code"] == code_digest()
+    assert found["masks"] == {f"rows/{task.key}.jsonl": f"masks/{task.key}.jsonl"}
     assert found["manifests"][found["files"][0]]["path"].startswith("episodes/small-f0-1shot-run0-")
     assert [line["method"] for line in found["lines"]] == ["RePRI", "TTI"]
     assert all("not in fold 1" in line["why"] and "5 of 6 tasks" in line["why"] for line in found["lines"])
@@ -193,7 +195,7 @@ def test_a_table_of_which_nothing_can_run_is_written_with_the_reasons(place):
     table = plan("RePRI", "oracle", setting=Setting("coco", 5), name="stills")
     assert table_tasks([table], expand([table], place), place) == []
     written = read_table(place.out / "tables" / "stills.csv")
-    assert list(written["method"]) == ["RePRI", "oracle"] and written["note"].str.contains("no coco data here").all()
+    assert list(written["method"]) == ["RePRI", "oracle"] and written["note"].str.startswith(f"{place.root}: no coco").all()
     assert {path.suffix for path in (place.out / "tables").iterdir()} == {".csv", ".md", ".tex"}
 
 
