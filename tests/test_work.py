@@ -12,10 +12,12 @@ from ttilib.sweep.work import carry_out, log_path, summary
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 WORK = """
 import json
+import sys
 from pathlib import Path
 
 Path(rows).parent.mkdir(exist_ok=True)
 print("opening", rows)
+print("a warning", file=sys.stderr)
 there = Path(rows).read_text() if Path(rows).is_file() else ""
 with open(rows, "a") as file:
     for method in methods:
@@ -54,7 +56,7 @@ def test_a_task_leaves_rows_notebook_log_and_note(make):
     noted = note(folder, "k")
     assert noted["seconds"] == about["seconds"] > 0 and noted["machine"] and noted["cost"] == 9.0
     log = log_path(folder, "k").read_text()
-    assert re.search(r"a piece on .*\n.*opening .*k\.jsonl(.|\n)*done in \d", log)
+    assert re.search(r"a piece on .*\n.*opening .*k\.jsonl(.|\n)*a warning(.|\n)*done in \d", log)
     assert summary(task("RePRI", "TTI")) == "RePRI 50.0, TTI 30.0" and summary(task("TTI")) == "TTI 30.0"
 
 
