@@ -223,7 +223,7 @@ def test_without_a_gpu_nothing_is_started(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("where", "hint"),
-    [("locl", "did you mean 'local'"), ("slrum", "did you mean 'slurm'"), ("host", "tcp://host:8786"), (":80", "tcp")],
+    [("locl", "did you mean local"), ("slrum", "did you mean slurm"), ("host", "tcp://host:8786"), (":80", "tcp")],
 )
 def test_a_place_that_does_not_exist_is_refused(tmp_path, where, hint):
     with pytest.raises(ValueError, match=hint), cluster(where, log_folder=tmp_path):
@@ -400,9 +400,9 @@ def test_job_settings_come_from_texts():
         "cores": 4, "memory": "4GB", "processes": 1, "account": "me",
         "job_script_prologue": ["module load cuda", ". env/bin/activate"],
     }  # fmt: skip
-    with pytest.raises(ValueError, match="walltme=1: there is no such option; did you mean 'walltime'"):
+    with pytest.raises(ValueError, match="walltme=1: there is no such option; did you mean walltime"):
         job_settings({"walltme": "1"})
-    with pytest.raises(ValueError, match="there are .*walltime"):
+    with pytest.raises(ValueError, match="choose one of .*walltime"):
         job_settings({"zzz": "1"})
     for text in ("four", "0", "-1", "1.5"):
         with pytest.raises(ValueError, match="no number from 1"):

@@ -14,7 +14,7 @@ LIBRARY = REPOSITORY / "ttilib"
 
 # A module may import only modules above it.
 ROOMS = (
-    ("", "files images"),
+    ("", "files names images"),
     ("corpora", "transforms augmentation corpus census outlines painting instances ytvis stills coco sequences "
      "minivspw davis registry roots"),
     ("data", "lists draws released episodes benchmarks clips datasets labelled pairs"),

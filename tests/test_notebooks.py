@@ -34,8 +34,8 @@ def test_parameters_are_read_with_type_default_and_meaning(notebook):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"shot": 1}, "no parameter 'shot'; did you mean 'shots'"),
-        ({"colour": 1}, "no parameter 'colour'; it has shots, rate"),
+        ({"shot": 1}, "no parameter 'shot'; did you mean shots"),
+        ({"colour": 1}, "no parameter 'colour'; choose one of shots, rate"),
         ({"shots": 1.5}, "'shots' is 1.5, a float; it must be a int"),
         ({"shots": True}, "must be a int"),
         ({"name": 3}, "must be a str"),

@@ -17,7 +17,7 @@ from ttilib.networks.checkpoints import load_encoder
     [("resnet5O", "resnet50"), ("Resnet101", "resnet101"), ("resnet18_mini", "resnet18-mini")],
 )
 def test_an_unknown_name_gets_a_suggestion(wrong: str, right: str) -> None:
-    with pytest.raises(ValueError, match=f"encoder '{wrong}' is not known: did you mean '{right}'"):
+    with pytest.raises(ValueError, match=f"encoder '{wrong}' is not known; did you mean {right}"):
         load_encoder(wrong)
 
 
@@ -59,7 +59,7 @@ def test_a_wrong_plugin_is_explained(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"my_encoder.py: no such file"):
         load_encoder(f"{file}:load")
     file.write_text(PLUGIN)
-    with pytest.raises(ValueError, match="has no function 'lood'; did you mean 'load'"):
+    with pytest.raises(ValueError, match="has no function 'lood'; did you mean load"):
         load_encoder(f"{file}:lood")
     with pytest.raises(ValueError, match="number: returned a int"):
         load_encoder(f"{file}:number")

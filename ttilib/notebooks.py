@@ -6,7 +6,6 @@ refused before anything runs, with the nearest name.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +13,7 @@ from typing import Any, TextIO
 import papermill
 
 from ttilib.files import atomic
+from ttilib.names import meant
 
 TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -43,9 +43,7 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any]) -> Non
     known = notebook_parameters(notebook)
     for name, value in parameters.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(known)}"
-            raise ValueError(f"{notebook}: there is no parameter {name!r}{hint}")
+            raise ValueError(f"{notebook}: there is no parameter {name!r}; {meant(name, known)}")
         stated = known[name]["type"].split("[")[0]
         allowed = TYPES.get(stated)
         wrong_bool = isinstance(value, bool) and stated != "bool"

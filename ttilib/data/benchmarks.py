@@ -8,7 +8,6 @@ release or each by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from ttilib.corpora.corpus import OnError, once, stop
@@ -18,6 +17,7 @@ from ttilib.data.draws import draw_alone
 from ttilib.data.episodes import Episode, episode_of
 from ttilib.data.lists import Fold, read_fold, read_table
 from ttilib.data.released import gathered, one_run, passes
+from ttilib.names import meant
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 def benchmark(name: str) -> Benchmark:
     """The benchmark of that name; an unknown name is answered with those that are like it."""
     if name not in BENCHMARKS:
-        like = get_close_matches(name, BENCHMARKS, n=3, cutoff=0.5)
-        known = f"did you mean {' or '.join(like)}?" if like else f"choose one of {', '.join(BENCHMARKS)}"
-        raise ValueError(f"benchmark {name!r} is not known; {known}")
+        raise ValueError(f"benchmark {name!r} is not known; {meant(name, BENCHMARKS)}")
     return BENCHMARKS[name]
 
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from ttilib.data.draws import Draw, shared_classes
 from ttilib.data.lists import Fold
 from ttilib.data.released import one_run, passes
 from ttilib.files import digest, read_json, write_text
+from ttilib.names import meant
 
 DRAWS = {"pascal": "stills", "coco": "stills", "coco-full": "stills", "vspw": "sequences"}
 """How each corpus draws from itself; ytvis by the protocol asked for, all others as "cross"."""
@@ -117,8 +117,8 @@ def select_episodes(
     known = {name for episode in episodes for name in (episode.class_name, episode.video)}
     for name in only:
         if name not in known:
-            like = ", ".join(get_close_matches(name, sorted(known), cutoff=0.5)) or ", ".join(sorted(known)[:5])
-            raise ValueError(f"{name!r} is neither class nor video of these {len(episodes)} episodes; try {like}")
+            hint = meant(name, sorted(known), f"try {', '.join(sorted(known)[:5])}")
+            raise ValueError(f"{name!r} is neither class nor video of these {len(episodes)} episodes; {hint}")
     kept = [episode for episode in episodes if not only or {episode.class_name, episode.video} & set(only)]
     return tuple(kept[:limit] if limit else kept)
 

@@ -15,9 +15,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -25,6 +23,7 @@ from torch import Tensor
 
 from ttilib.inference.features import Task, oracle_prior
 from ttilib.inference.solver import METHODS, SolverConfig
+from ttilib.names import meant
 
 ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_weight=0.0)
 """RePRI's oracle setting, terms weighted 1, 1 and 0.1; the release writes 300 steps and counts from 1."""
@@ -54,14 +53,14 @@ def read_method(text: str) -> Method:
     name = " ".join(re.sub(r"\s*=\s*", "=", text).split())
     base, *words = name.split(" ")
     if base not in BASES:
-        raise ValueError(f"method {text!r}: there is no method {base!r}; {_like(base, BASES)}")
+        raise ValueError(f"method {text!r}: there is no method {base!r}; {meant(base, BASES)}")
     given: dict[str, str] = {}
     for word in words:
         field, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"method {name!r}: {word!r} is not a setting; write name=value, such as window=5")
         if field not in SETTINGS:
-            raise ValueError(f"method {name!r}: there is no setting {field!r}; {_like(field, SETTINGS)}")
+            raise ValueError(f"method {name!r}: there is no setting {field!r}; {meant(field, SETTINGS)}")
         if field in given:
             raise ValueError(f"method {name!r}: {field} is given twice; give it once")
         given[field] = value
@@ -81,14 +80,6 @@ def prior_of(method: Method, task: Task, truth: Bool[Tensor, "T H W"] | None) ->
     if truth is None:
         raise ValueError(f"episode {task.name}: {method.name} needs the truth and there is none; choose another method")
     return oracle_prior(truth, task, method.noise)
-
-
-def _like(word: str, known: Iterable[str]) -> str:
-    """Which of the known words was meant."""
-    known = list(known)
-    near = get_close_matches(word, known, n=3, cutoff=0.5)
-    folded = [k for k in known if k.lower() == word.lower()]
-    return f"did you mean {' or '.join(folded or near)}?" if folded or near else f"choose one of {', '.join(known)}"
 
 
 def _oracle(name: str, base: str, given: dict[str, str]) -> tuple[bool, float]:
@@ -112,7 +103,7 @@ def _value(name: str, field: str, text: str) -> Any:
         return None
     if choices:
         if text not in choices:
-            raise ValueError(f"method {name!r}: {field}={text} is not known; {_like(text, choices)}")
+            raise ValueError(f"method {name!r}: {field}={text} is not known; {meant(text, choices)}")
         return text
     value = _number(name, field, text, whole=float not in kinds)
     if value < 0 or (value == 0 and field in POSITIVE):

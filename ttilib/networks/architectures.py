@@ -8,9 +8,10 @@ other network, with its grid of sixteenths; `vgg16-dilated` has the same tensors
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from ttilib.names import meant
 
 EXPANSION = {"basic": 1, "bottleneck": 4, "vgg": 1}  # output channels per channel inside; He et al. 2016, table 1
 LEVELS = (1, 2, 3, 6)  # cells per side of the pooled views; Zhao et al. 2017, section 3.2
@@ -90,6 +91,4 @@ def find_architecture(name: str) -> Architecture:
     """The architecture of that name. Raises ValueError with the nearest known name."""
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"encoder {name!r} is not known: {hint}choose one of {', '.join(ARCHITECTURES)}")
+    raise ValueError(f"encoder {name!r} is not known; {meant(name, ARCHITECTURES)}")

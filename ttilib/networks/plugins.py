@@ -6,7 +6,6 @@ code, and only code that the caller names.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -17,6 +16,7 @@ from types import ModuleType
 
 from torch import Tensor
 
+from ttilib.names import meant
 from ttilib.networks.architectures import ARCHITECTURES
 
 Encoder = Callable[[Tensor], Tensor]  # normalised pictures [N, 3, H, W] -> features [N, C, h, w]
@@ -37,9 +37,8 @@ def load_plugin(spec: str) -> Encoder:
     place, _, function = spec.rpartition(":")
     module = _module_of_file(Path(place)) if place.endswith(".py") else _module(place)
     if function not in vars(module):
-        near = difflib.get_close_matches(function, vars(module), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; name one that returns an encoder"
-        raise ValueError(f"encoder {place}:{function}: {place} has no function {function!r}{hint}")
+        hint = meant(function, vars(module), "name one that returns an encoder", most=1)
+        raise ValueError(f"encoder {place}:{function}: {place} has no function {function!r}; {hint}")
     encoder = vars(module)[function]()
     if not callable(encoder):
         kind = type(encoder).__name__

@@ -8,11 +8,11 @@ beside the boundary measure F; a mean over all folds beside a mean over all fold
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import pandas as pd
 
+from ttilib.names import meant
 from ttilib.scores.tables import METHOD
 
 REPORTED = Path(__file__).resolve().parents[2] / "lists" / "reported.csv"
@@ -67,8 +67,7 @@ def beside_reported(
     """
     for name in [*METHOD, "folds" if "folds" in table or "fold" not in table else "fold", *figures]:
         if name not in table:
-            like = get_close_matches(name, map(str, table.columns), n=1, cutoff=0.4)
-            hint = f"did you mean {like[0]!r}?" if like else "give a table of scores and figures that it has"
+            hint = meant(name, table.columns, "give a table of scores and figures that it has")
             raise ValueError(f"the table has no column {name!r}; {hint}")
     ours, right = table.reset_index(drop=True), _by_line(path, figures)
     fold = ours["fold"].astype(str) if "fold" in ours else pd.Series("mean", index=ours.index, dtype=str)

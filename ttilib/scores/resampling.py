@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
+from ttilib.names import meant
 from ttilib.scores.metrics import EPSILON
 from ttilib.scores.tables import vc_columns
 
@@ -121,9 +121,7 @@ class Chain:
 
 
 def _refuse(found: str, known: Sequence[str], what: str) -> None:
-    like = get_close_matches(found, known, n=1, cutoff=0.4)
-    hint = f"did you mean {like[0]!r}?" if like else f"choose one of {', '.join(known)}"
-    raise ValueError(f"{what} {found!r} is not known; {hint}")
+    raise ValueError(f"{what} {found!r} is not known; {meant(found, known)}")
 
 
 def bounded(

@@ -9,7 +9,6 @@ no memory limit of its own, and what its children shall know (threads, GPU) stan
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import os
 import tempfile
@@ -24,6 +23,7 @@ from dask.system import cpu_count
 from distributed import Client, Nanny, Scheduler, SpecCluster, rpc
 from distributed.system import memory_limit
 
+from ttilib.names import meant
 from ttilib.sweep.quiet import Quiet, logging_to
 from ttilib.sweep.slurm import job_settings, queue
 
@@ -120,8 +120,7 @@ def _place(where: str) -> str:
     host, colon, port = where.rpartition(":")
     if host and colon and port.isdecimal():
         return f"tcp://{where}"
-    near = difflib.get_close_matches(where, PLACES, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "give 'local', 'slurm' or an address such as tcp://host:8786"
+    hint = meant(where, PLACES, "give local, slurm or an address such as tcp://host:8786")
     raise ValueError(f"{where!r}: no such place to run on; {hint}")
 
 

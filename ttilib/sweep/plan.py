@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
+
+from ttilib.names import meant
 
 FOUR = ("fine-tune", "RePRI", "TTI", "TTI+keyframe")
 TWO = ("RePRI", "oracle")
@@ -160,9 +161,7 @@ TABLES: dict[str, Table] = {table.name: table for table in _ALL}
 def table(name: str) -> Table:
     """The table of that name; an unknown name is answered with those that are like it."""
     if name not in TABLES:
-        like = get_close_matches(name, TABLES, n=3, cutoff=0.5)
-        known = f"did you mean {' or '.join(like)}?" if like else f"choose one of {', '.join(TABLES)}"
-        raise ValueError(f"table {name!r} is not known; {known}")
+        raise ValueError(f"table {name!r} is not known; {meant(name, TABLES)}")
     return TABLES[name]
 
 

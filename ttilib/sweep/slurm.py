@@ -6,7 +6,6 @@ ends, because its time is over for instance, is queued again.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import shlex
@@ -19,6 +18,8 @@ from typing import Any
 
 from distributed.core import Status
 from tornado.ioloop import PeriodicCallback
+
+from ttilib.names import meant
 
 DEFAULTS: dict[str, Any] = {"cores": 1, "memory": "4GB", "processes": 1}
 RENEWAL = 30  # seconds between looks at which jobs have ended
@@ -44,9 +45,7 @@ def job_settings(texts: Mapping[str, str]) -> dict[str, Any]:
     settings = dict(DEFAULTS)
     for name, text in texts.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-            raise ValueError(f"Slurm option {name}={text}: there is no such option; {hint}")
+            raise ValueError(f"Slurm option {name}={text}: there is no such option; {meant(name, known)}")
         settings[name] = _value(name, text)
     return settings
 

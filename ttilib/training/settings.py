@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from typing import Any
 
+from ttilib.names import meant
+
 UNRELATED = ("workers", "save_seconds", "show_every")  # settings that change how a run proceeds but not what it learns
 KINDS = {int: "a whole number", float: "a number", str: "a word", bool: "True or False", tuple: "whole numbers"}
 BASE, LEAK = "base", "LEAK-novel-test-videos"
@@ -178,8 +180,7 @@ def _check_choices(config: Any) -> None:
     for name, known in CHOICES.items():
         value = getattr(config, name, known[0])
         if value not in known:
-            near = get_close_matches(str(value).lower(), known, n=1)  # the release writes SGD, AdamW
-            hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}"
+            hint = meant(str(value), known, most=1)
             raise ValueError(f"{type(config).__name__}: {name} {value!r} is not known; {hint}")
 
 
