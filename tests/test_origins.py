@@ -26,6 +26,13 @@ def test_provenance_names_program_and_machine(tmp_path, monkeypatch):
     assert lost["device"] == lost["device_name"] == "cuda:99"
 
 
+def test_a_checkout_names_its_commit(repository):
+    head = subprocess.run(["git", "-C", str(repository), "rev-parse", "HEAD"], capture_output=True, text=True)
+    if head.returncode:
+        pytest.skip("this copy of the project is no git checkout")
+    assert records.provenance()["commit"] == head.stdout.strip()
+
+
 def test_provenance_does_not_take_a_stranger_s_commit(tmp_path, monkeypatch):
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.org"]
     try:
@@ -35,12 +42,13 @@ def test_provenance_does_not_take_a_stranger_s_commit(tmp_path, monkeypatch):
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a stranger's"], check=True)
     monkeypatch.setattr(origins, "HOME", tmp_path)
     assert records.provenance()["commit"] is None  # installed inside another project
-    (tmp_path / "origins.py").touch()
-    subprocess.run([*git, "add", "origins.py"], check=True)
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / "origins.py").touch()
+    subprocess.run([*git, "add", "scores"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
     found = records.provenance()
     assert len(found["commit"]) == 40 and found["modified"] is False
-    (tmp_path / "origins.py").write_text("changed")
+    (tmp_path / "scores" / "origins.py").write_text("changed")
     assert records.provenance()["modified"] is True
 
 

@@ -23,6 +23,7 @@ import torch
 from ttilib.files import digest
 
 HOME = Path(__file__).resolve().parents[1]  # the library
+HERE = Path(__file__).resolve().relative_to(HOME)
 MAKERS = (
     "files.py", "images.py", "corpora", "data", "networks", "inference", "scores/metrics.py",
     "scores/consistency.py", "scores/cost.py", "scores/evaluation.py",
@@ -66,7 +67,7 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
     `commit` is None if this program does not lie in a git repository that tracks it; `modified` says whether
     tracked files differ from that commit. Never fails: what cannot be found out is None.
     """
-    tracked = _git("ls-files", "--error-unmatch", Path(__file__).name) is not None
+    tracked = _git("ls-files", "--error-unmatch", str(HERE)) is not None
     changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
     return {
         "ttilib": _version("ttilib"),
