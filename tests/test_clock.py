@@ -4,9 +4,10 @@ import io
 import sys
 import threading
 import time
+from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ttilib.sweep import clock as module
@@ -151,6 +152,7 @@ def test_a_task_that_never_started_can_be_taken_off():
     slowness=st.floats(0.0, 50),
     prior=st.sampled_from([0.0, 120.0]),
 )
+@example(costs=[5e-324, 1.0], workers=1, slowness=0.0, prior=0.0)
 def test_it_is_never_negative_nor_endless(costs, workers, slowness, prior):
     for told, _ in simulate(costs, workers, slowness, prior=prior):
         assert 0 <= told < float("inf")
@@ -172,6 +174,14 @@ class Terminal(io.StringIO):
         return True
 
 
+def wait_for(something):
+    """Look again and again, for a busy machine may take its time."""
+    end = time.monotonic() + 20
+    while not something():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def ticks():
     return [thread for thread in threading.enumerate() if thread.name == "clock"]
 
@@ -179,12 +189,15 @@ def ticks():
 def test_without_a_terminal_there_are_plain_lines_now_and_then(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setattr(module, "EVERY", 0.1)
-    numbers = iter(range(100))
+    numbers = count()
+    begin = time.monotonic()
     with ticking(Clock(1.0), lambda: f"line {next(numbers)}") as clear:
-        time.sleep(0.25)
+        wait_for(lambda: "line 2" in sys.stderr.getvalue())
+        assert time.monotonic() - begin > 0.15  # the first at once, then one every 0.1 s
         clear()
         assert ticks()
-    assert sys.stderr.getvalue().splitlines() == ["line 0", "line 1", "line 2"]
+    said = sys.stderr.getvalue().splitlines()
+    assert said == [f"line {n}" for n in range(len(said))]
     assert not ticks()
 
 
@@ -192,7 +205,7 @@ def test_on_a_terminal_one_line_is_written_over_and_taken_back(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("COLUMNS", "20")
     with ticking(Clock(1.0), lambda: "a line that is wider than that") as clear:
-        time.sleep(0.1)
+        wait_for(lambda: sys.stderr.getvalue().endswith("\r"))
         shown = sys.stderr.getvalue()
         clear()
     assert "\n" not in sys.stderr.getvalue()

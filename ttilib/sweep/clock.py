@@ -64,7 +64,8 @@ class Clock:
         with self.lock:
             workers = self._advance()
             prior = self.prior * workers
-            speed = (prior + self.ended) / max(prior + self.took, 1e-9) or 1.0
+            speed = (prior + self.ended) / max(prior + self.took, 1e-9)
+            speed = speed if speed > 1e-6 else 1.0  # what ended cost nothing, and tells nothing
             rests = [cost - min(speed * (self.now() - since), ALMOST * cost) for cost, since in self.running.values()]
             running = sum(cost for cost, _ in self.running.values())
             rest = max(self.total - self.ended - running, 0.0) + sum(rests)
