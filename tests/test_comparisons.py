@@ -308,3 +308,9 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_one(tmp_path):
     with pytest.raises(ValueError, match="nothing"):
         paper.save(figure, tmp_path / "a")
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_long_name_ends_in_an_ellipsis_beside_a_figure():
+    assert style.short("TTI") == "TTI" and style.short("x" * 30) == "x" * 30
+    assert style.short("fine-tune temporal_weight=none local_weight=0") == "fine-tune temporal_weight=non\u2026"
+    assert style.short("a b", most=3) == "a b" and style.short("ab cd", most=4) == "ab\u2026"

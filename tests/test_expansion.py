@@ -23,7 +23,9 @@ SETTING = Setting("ytvis-v1", 1, folds=(0,), runs=2, label="small", size=(17, 33
 
 
 def plan(*methods, setting=SETTING, name="small"):
-    return Table(name, "A small table", tuple(Line(setting, method) for method in methods), methods[0])
+    labels = {"TTI": "ours"}
+    lines = tuple(Line(setting, method, labels.get(method, "")) for method in methods)
+    return Table(name, "A small table", lines, methods[0])
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +185,7 @@ def test_the_index_says_what_is_there_and_what_is_missing(place):
     assert found["files"] == [f"rows/{task.key}.jsonl"] and found["code"] == code_digest()
     assert found["masks"] == {f"rows/{task.key}.jsonl": f"masks/{task.key}.jsonl"}
     assert found["manifests"][found["files"][0]]["path"].startswith("episodes/small-f0-1shot-run0-")
-    assert [line["method"] for line in found["lines"]] == ["RePRI", "TTI"]
+    assert [(line["method"], line["label"]) for line in found["lines"]] == [("RePRI", "RePRI"), ("TTI", "ours")]
     assert all("not in fold 1" in line["why"] and "5 of 6 tasks" in line["why"] for line in found["lines"])
     _, line, last = forecast([table], expansion, place, workers=2).splitlines()
     left = sum(task.cost for task in expansion.tasks[1:]) / 2 * 2  # two workers, each half as fast as was expected

@@ -54,6 +54,16 @@ def test_every_line_can_be_asked_for(plan):
     assert len(configs) == len(plan.lines), "two lines of the table are the same computation"
 
 
+@pytest.mark.parametrize("plan", TABLES.values(), ids=TABLES)
+def test_readers_see_short_names_that_tell_lines_apart(plan):
+    for setting in plan.settings:
+        names = [line.label or line.method for line in plan.lines if line.setting == setting]
+        assert len(set(names)) == len(names) and all(0 < len(name) <= 16 for name in names)
+    known = ("fine-tune", "RePRI", "TTI", "TTI+keyframe", "oracle")
+    assert all((line.label or line.method) == line.method for line in plan.lines if line.method in known)
+    assert not any(line.label in known for line in plan.lines if line.method not in known)
+
+
 def test_term_ablations_switch_off_what_they_say():
     by_name = {line.method: read_method(line.method).config for line in table("ablation-terms").lines}
     alone = [c for c in by_name.values() if c.ce_weight == 0]

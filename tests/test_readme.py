@@ -186,7 +186,9 @@ def test_a_sweep_of_another_table_on_the_embedded_corpus(repository, tmp_path):
     said = say()
     assert "5-shot resnet18-mini cannot run: not in fold 0: no encoder at" in said and "0 tasks failed" in said
     table = read_table(tmp_path / "out" / "tables" / "mini-ablation-window.csv")
-    assert list(table["method"]) == [line.method for line in TABLES["ablation-window"].lines]
+    assert list(table["method"]) == [line.label for line in TABLES["ablation-window"].lines]
+    notebook = tmp_path / "out" / "05_tables-mini-ablation-window.ipynb"
+    assert "no local term: TTI local_weight=0" in notebook.read_text()
     assert table["mIoU"].notna().all() and table["note"].str.contains("not in fold 0: no encoder at").all()
     (rows,) = (tmp_path / "out" / "rows").glob("*.jsonl")
     before = rows.read_bytes()

@@ -71,7 +71,8 @@ def _line(line: Line, expansion: Expansion, place: Place) -> dict[str, Any]:
     reasons = [refusal(setting, expansion), f"{missing} of {len(tasks)} tasks are still to run" if missing else ""]
     return {
         "benchmark": setting.name, "shots": setting.shots, "encoder": setting.encoder, "method": method,
-        "folds": list(setting.folds), "runs": setting.runs, "why": "; ".join(filter(None, reasons)),
+        "label": line.label or method, "folds": list(setting.folds), "runs": setting.runs,
+        "why": "; ".join(filter(None, reasons)),
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ Source: protocol section 5.5 for the rows of the TTI paper; RePRI's README for p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ttilib.names import meant
@@ -46,10 +46,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table: a method in a setting."""
+    """One line of a table: a method in a setting, and what readers call it where its text is no name for people."""
 
     setting: Setting
     method: str
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,12 @@ class Table:
         return tuple(dict.fromkeys(line.setting for line in self.lines))
 
 
-def _lines(settings: Setting | Iterable[Setting], methods: Sequence[str]) -> tuple[Line, ...]:
-    """Every method in every setting."""
+def _lines(settings: Setting | Iterable[Setting], methods: Sequence[str] | Mapping[str, str]) -> tuple[Line, ...]:
+    """Every method in every setting; methods may be given under the names that readers see."""
     settings = (settings,) if isinstance(settings, Setting) else settings
-    return tuple(Line(setting, method) for setting in settings for method in methods)
+    named = methods if isinstance(methods, Mapping) else dict.fromkeys(methods, "")
+    pairs = [(text or label, label if text else "") for label, text in named.items()]
+    return tuple(Line(setting, method, label) for setting in settings for method, label in pairs)
 
 
 def _each(benchmark: str, shots: Sequence[int], encoders: Sequence[str] = ("resnet50",), **more) -> list[Setting]:
@@ -88,33 +91,34 @@ BOTH = ("resnet50", "resnet101")
 WITH_DCL = ("RePRI", "TTI+keyframe")  # what the release runs with the weights of auxiliary training
 LATER = "temporal_start=9"  # without the prior's update the release never switches the temporal terms on
 
-TERMS = (
-    "TTI",
-    # one term beside the support fit
-    "fine-tune",
-    "fine-tune kl_weight=none",
-    "fine-tune entropy_weight=none",
-    f"fine-tune temporal_weight=none global_weight=0 {LATER}",
-    f"fine-tune temporal_weight=none local_weight=0 {LATER}",
-    # one term alone
-    "RePRI ce_weight=0 entropy_weight=0",
-    "RePRI ce_weight=0 kl_weight=0",
-    f"fine-tune ce_weight=0 temporal_weight=none global_weight=0 {LATER}",
-    f"fine-tune ce_weight=0 temporal_weight=none local_weight=0 {LATER}",
-    # one term left out
-    "TTI ce_weight=0",
-    f"TTI kl_weight=0 {LATER}",
-    "TTI entropy_weight=0",
-    "TTI local_weight=0",
-    "TTI global_weight=0",
-    "RePRI",
-)
-WINDOWS = ("RePRI", "TTI local_weight=0", *(f"TTI window={k}" for k in (2, 3, 5, 7, 9, 11)))
-NOISES = (
-    "RePRI", "TTI",
-    *(f"TTI prior=oracle noise={noise} {LATER}" for noise in (-0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5)),
-)  # fmt: skip
-STEPS = ("RePRI", *(f"TTI steps={steps}" for steps in (9, 19, 29, 49, 99, 199)))
+TERMS = {
+    "TTI": "TTI",
+    "fine-tune": "fine-tune",  # the support fit, and one term beside it
+    "CE + KL": "fine-tune kl_weight=none",
+    "CE + entropy": "fine-tune entropy_weight=none",
+    "CE + local": f"fine-tune temporal_weight=none global_weight=0 {LATER}",
+    "CE + global": f"fine-tune temporal_weight=none local_weight=0 {LATER}",
+    "KL alone": "RePRI ce_weight=0 entropy_weight=0",
+    "entropy alone": "RePRI ce_weight=0 kl_weight=0",
+    "local alone": f"fine-tune ce_weight=0 temporal_weight=none global_weight=0 {LATER}",
+    "global alone": f"fine-tune ce_weight=0 temporal_weight=none local_weight=0 {LATER}",
+    "without CE": "TTI ce_weight=0",
+    "without KL": f"TTI kl_weight=0 {LATER}",
+    "without entropy": "TTI entropy_weight=0",
+    "without local": "TTI local_weight=0",
+    "without global": "TTI global_weight=0",
+    "RePRI": "RePRI",  # without local and global
+}
+WINDOWS = {
+    "RePRI": "RePRI", "no local term": "TTI local_weight=0",
+    **{f"{k} frames": f"TTI window={k}" for k in (2, 3, 5, 7, 9, 11)},
+}  # fmt: skip
+NOISES = {
+    "RePRI": "RePRI", "TTI": "TTI",
+    **{f"truth {100 * noise:+.0f}%": f"TTI prior=oracle noise={noise} {LATER}"
+       for noise in (-0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5)},
+}  # fmt: skip
+STEPS = {"RePRI": "RePRI", **{f"{steps} steps": f"TTI steps={steps}" for steps in (9, 19, 29, 49, 99, 199)}}
 
 _ALL = (
     Table(
@@ -173,7 +177,7 @@ def on_mini(plan: Table) -> Table:
             setting, encoder="resnet18-mini", folds=(0, 1), runs=min(setting.runs, 2), label=label, size=(121, 217)
         )
 
-    lines = dict.fromkeys(Line(small(line.setting), line.method) for line in plan.lines)
+    lines = dict.fromkeys(replace(line, setting=small(line.setting)) for line in plan.lines)
     name = plan.name if plan.name.startswith("mini") else f"mini-{plan.name}"
     return Table(name, f"{plan.title}, on the embedded corpus", tuple(lines), plan.baseline)
 

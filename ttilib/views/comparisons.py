@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ttilib.views import style
-from ttilib.views.style import Looks, Style, figure_name, styles, text_size, tidy
+from ttilib.views.style import Looks, Style, figure_name, short, styles, text_size, tidy
 
 CHAIN = 8  # methods that a line joins at most; the path through more is a scrawl
 BLOCK = ("benchmark", "shots", "encoder")
@@ -58,7 +58,7 @@ def _stack(ax: Axes, parts: Sequence[tuple[str, Sequence[str]]], xlabel: str) ->
             heads.add(len(names))
             names.append(title)
         begins.append(len(names))
-        names.extend(texts)
+        names.extend(short(text) for text in texts)
     tidy(ax, xlabel, integers=False)
     ax.set_yticks(range(len(names)), names)
     for place in heads:

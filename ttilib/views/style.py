@@ -106,7 +106,12 @@ def label_ends(ax: Axes, ends: Iterable[End], size: float | None = None) -> None
         placed += max(0, 0.8 * size - placed[0]) - max(0, placed[-1] - height)  # stay beside the axes
     for (x, y, text, colour), move in zip(known, placed - wanted, strict=True):
         at = {"xytext": (6, move), "textcoords": "offset points", "va": "center"}
-        ax.annotate(text, (x, y), **at, color=colour, fontsize=size, annotation_clip=False)
+        ax.annotate(short(text), (x, y), **at, color=colour, fontsize=size, annotation_clip=False)
+
+
+def short(name: str, most: int = 30) -> str:
+    """A name that fits beside a figure; a longer one ends in an ellipsis."""
+    return name if len(name) <= most else f"{name[: most - 1].rstrip()}\u2026"
 
 
 LEAD = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
