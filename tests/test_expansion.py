@@ -194,10 +194,10 @@ def test_the_index_says_what_is_there_and_what_is_missing(place):
 
 
 def test_a_table_of_which_nothing_can_run_is_written_with_the_reasons(place):
-    table = plan("RePRI", "oracle", setting=Setting("coco", 5), name="stills")
+    table = plan("RePRI", "TTI", setting=Setting("coco", 5), name="stills")
     assert table_tasks([table], expand([table], place), place) == []
     written = read_table(place.out / "tables" / "stills.csv")
-    assert list(written["method"]) == ["RePRI", "oracle"]
+    assert list(written["method"]) == ["RePRI", "ours"]  # as readers call it
     assert written["note"].str.startswith(f"{place.root}: no coco").all()
     assert {path.suffix for path in (place.out / "tables").iterdir()} == {".csv", ".md", ".tex"}
 

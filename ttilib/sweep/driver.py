@@ -83,8 +83,7 @@ def table_tasks(tables: Sequence[Table], expansion: Expansion, place: Place) -> 
         rows = [Path(piece.task.rows) for piece in expansion.pieces if piece.setting in settings]
         rows = [path for path in rows if path.is_file()]
         if not rows:
-            empty = pd.DataFrame(columns=METHOD)
-            write_all(place.out / "tables", table.name, planned(empty, read_json(written)["lines"]))
+            _write_empty(table, written, place)
         else:
             notebook = (place.notebooks / TABLES).resolve()
             told = {"name": table.name, "baseline": table.baseline, "method": table.shown}
@@ -94,6 +93,12 @@ def table_tasks(tables: Sequence[Table], expansion: Expansion, place: Place) -> 
             output = str(place.out.resolve() / f"05_tables-{table.name}.ipynb")
             tasks.append(Task(key, f"table {table.name}", str(notebook), output, told, COST))
     return tasks
+
+
+def _write_empty(table: Table, written: Path, place: Place) -> None:
+    """The lines of a table without rows, as readers call them, and why they are empty."""
+    lines = [line | {"method": line["label"]} for line in read_json(written)["lines"]]
+    write_all(place.out / "tables", table.name, planned(pd.DataFrame(columns=METHOD), lines))
 
 
 def sweep(
