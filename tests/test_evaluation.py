@@ -7,7 +7,7 @@ from ttilib.data.clips import Clip
 from ttilib.data.episodes import Episode
 from ttilib.scores.consistency import released_video_consistency, video_consistency
 from ttilib.scores.evaluation import Answer, score_group
-from ttilib.scores.metrics import j_and_f
+from ttilib.scores.metrics import j_and_f, precision, recall
 from ttilib.scores.records import append_row, read_rows
 
 MADE = {"ttilib": "0.1.0", "code": "c0de", "weights": "beef"}
@@ -47,9 +47,10 @@ def test_a_row_by_hand():
     assert row == {
         "benchmark": "ytvis-v1", "encoder": "resnet50", "method": "TTI window=5", "fold": 2, "run": 1, "shots": 2,
         "seed": 2020, "episode": "ytvis/f2/cat/A", "index": 4, "key": first().episode.key, "class_id": 7,
-        "class_name": "cat", "video": "A", "frames": 3, "intersection": 5, "union": 6, "intersections": [2, 1, 2],
-        "unions": [2, 2, 2], "j": pytest.approx(5 / 6), "f": 1.0, "f_frames": [1.0, 1.0, 1.0], "vc_2": 0.5,
-        "released_vc_2": pytest.approx(0.5), "seconds": 1.5, "memory_mb": 64.0, "made": MADE,
+        "class_name": "cat", "video": "A", "frames": 3, "intersection": 5, "union": 6, "predicted": 5, "true": 6,
+        "intersections": [2, 1, 2], "unions": [2, 2, 2], "j": pytest.approx(5 / 6), "f": 1.0,
+        "f_frames": [1.0, 1.0, 1.0], "vc_2": 0.5, "released_vc_2": pytest.approx(0.5), "seconds": 1.5,
+        "memory_mb": 64.0, "made": MADE,
     }  # fmt: skip
 
 
@@ -57,6 +58,7 @@ def test_pixels_that_do_not_count_and_frames_without_an_answer():
     (row,) = rows_of(second())
     assert (row["intersections"], row["unions"]) == ([1, 1, 1, 0], [1, 1, 1, 1])
     assert (row["intersection"], row["union"], row["j"], row["f"]) == (3, 4, 0.75, 0.75)
+    assert (row["predicted"], row["true"]) == (3, 4)  # the false pixel is in neither
     assert row["f_frames"] == [1.0, 1.0, 1.0, 0.0]
     assert row["vc_2"] == pytest.approx(2 / 3)  # windows 1, 1, 0
     assert row["released_vc_2"] == pytest.approx(1.0)  # its last window is missing
@@ -92,6 +94,8 @@ def test_figures_are_those_of_the_metrics_on_a_real_canvas():
     assert (row["j"], row["f"]) == pytest.approx(j_and_f(masks, truth, valid)[:2], rel=1e-12)
     assert row["f"] == pytest.approx(sum(row["f_frames"]) / 9)
     assert (sum(row["intersections"]), sum(row["unions"])) == (row["intersection"], row["union"])
+    shares = row["intersection"] / row["predicted"], row["intersection"] / row["true"]
+    assert shares == pytest.approx((precision(masks, truth, valid), recall(masks, truth, valid)))
     for k in (3, 5, 7, 9, 11):
         defined, released = video_consistency(masks, truth, k, valid), row[f"released_vc_{k}"]
         assert row[f"vc_{k}"] == (None if defined != defined else defined)
@@ -103,6 +107,7 @@ def test_what_is_undefined_is_none_and_a_row_is_plain_json(tmp_path):
     (row,) = rows_of(answer("A", nothing, nothing), windows=(2, 3))
     assert row["vc_2"] is None and row["vc_3"] is None and row["released_vc_3"] == 0.0
     assert (row["intersection"], row["union"], row["j"], row["f"]) == (0, 0, 1.0, 1.0)
+    assert (row["predicted"], row["true"]) == (0, 0)
     append_row(tmp_path / "rows.jsonl", row)
     assert read_rows(tmp_path / "rows.jsonl") == [row]
 

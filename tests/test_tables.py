@@ -67,7 +67,7 @@ def test_class_table_averages_over_runs():
 
 def test_columns_and_their_order():
     table = tables.score_table(ROWS)
-    figures = ["mIoU", "Dice", "J", "F", "J&F", "VC_3", "VC_10", "s/episode", "MB/episode"]
+    figures = ["mIoU", "Dice", "precision", "recall", "J", "F", "J&F", "VC_3", "VC_10", "s/episode", "MB/episode"]
     assert list(table.columns) == ["benchmark", "shots", "encoder", "method", "folds", "episodes", *figures]
     with_released = tables.score_table([{**r, "released_vc_3": 0.5} for r in ROWS])
     assert list(with_released.columns)[-5:-1] == ["VC_3", "VC_10", "VC_3 released", "s/episode"]
@@ -79,6 +79,45 @@ def test_rows_without_contours_or_times_leave_gaps_not_zeros():
     assert line["mIoU"] == pytest.approx(50)
     assert math.isnan(line["J"]) and math.isnan(line["F"]) and math.isnan(line["s/episode"])
     assert math.isnan(line["MB/episode"])
+
+
+def counted(areas, rows=ROWS):
+    """The rows with their predicted and true pixels."""
+    return [{**r, "predicted": p, "true": t} for r, (p, t) in zip(rows, areas, strict=True)]
+
+
+# I / predicted, I / true. class 1: 4/8, 4/8; class 2: 1/1, 1/2; run 1: 3/3, 3/4; fold 1: nothing predicted
+AREAS = ((1, 2), (7, 6), (1, 2), (3, 4), (0, 5))
+
+
+def test_precision_and_recall_go_through_the_same_chain():
+    rows = counted(AREAS)
+    classes = tables.class_table(rows[:3])
+    assert only(classes, class_id=1)[["precision", "recall"]].tolist() == pytest.approx([50, 50])  # not mean of 1, 3/7
+    assert only(classes, class_id=2)[["precision", "recall"]].tolist() == pytest.approx([100, 50])
+    line = only(tables.score_table(rows))
+    assert line["precision"] == pytest.approx(((50 + 100) / 2 + 100) / 2 / 2)
+    assert line["recall"] == pytest.approx(((50 + 50) / 2 + 75) / 2 / 2)
+    first = only(tables.video_table(rows), video="a")
+    assert first[["precision", "recall"]].tolist() == pytest.approx([100 * 4 / 4, 100 * 4 / 6])
+    order = [name for name in tables.fold_table(rows) if name in ("mIoU", "Dice", "precision", "recall", "J")]
+    assert order == ["mIoU", "Dice", "precision", "recall", "J"]
+
+
+def test_dice_is_the_harmonic_mean_of_the_two_within_a_class():
+    line = only(tables.class_table(counted(((1, 2), (9, 4)), ROWS[:2])), class_id=1)
+    assert [line["precision"], line["recall"]] == pytest.approx([100 * 4 / 10, 100 * 4 / 6])
+    assert line["Dice"] == pytest.approx(2 / (1 / line["precision"] + 1 / line["recall"]))
+
+
+def test_rows_from_before_areas_were_counted_can_be_read():
+    old = tables.score_table(ROWS)
+    assert old[["precision", "recall"]].isna().all(axis=None)
+    new = tables.score_table(counted(AREAS))
+    others = [name for name in new if name not in ("precision", "recall")]
+    pd.testing.assert_frame_equal(old[others], new[others])
+    mixed = [ROWS[0], *counted(AREAS[1:3], ROWS[1:3])]  # what is known counts, as for J and F
+    assert only(tables.class_table(mixed), class_id=1)["precision"] == pytest.approx(100 * 3 / 7)
 
 
 def test_fold_table_ends_with_the_mean():

@@ -144,6 +144,14 @@ def test_styled_prints_as_formatted_and_marks_the_best_of_a_block():
     assert not any(bold(css, name) for name in ("folds", "s/episode", "mIoU reported", "mIoU difference", "shots"))
 
 
+def test_precision_and_recall_are_percent_of_which_more_is_better():
+    shares = {"precision": [61.24, 59.0], "recall": [30.0, 70.06]}
+    table = pd.DataFrame({"method": ["a", "b"], **shares, "predicted": [9, 8]})
+    assert typeset.to_markdown(table).splitlines()[2:] == ["| a | 61.2 | 30.0 | 9 |", "| b | 59.0 | 70.1 | 8 |"]
+    _, css = cells(typeset.styled(table))
+    assert sorted(place for place, body in css.items() if "bold" in body) == [(0, 1), (1, 2)]
+
+
 def test_differences_are_coloured_about_zero_with_readable_text():
     _, css = cells(typeset.styled(TABLE))
     place = TABLE.columns.get_loc("mIoU difference")

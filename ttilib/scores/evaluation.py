@@ -46,7 +46,7 @@ def score_group(
     made: Mapping[str, Any],
     windows: Sequence[int] = WINDOWS,
 ) -> list[dict[str, Any]]:
-    """One row per answer: overlap per frame and summed, J, boundary F, VC_k both ways, cost, and what `made` it.
+    """One row per answer: overlap per frame and summed, areas, J, boundary F, VC_k both ways, cost, what `made` it.
 
     `answers` are the episodes that the release solves together, in order: those of one batch, or a single one.
     VC_k by definition is of each video; as released it is taken over the frames of the whole group. Figures are
@@ -98,12 +98,13 @@ def _about(answer: Answer) -> dict[str, Any]:
 
 
 def _overlap(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
-    """Intersection and union, summed and per frame; J and F, means over frames, and F per frame."""
+    """Intersection and union, summed and per frame; area of either mask; J and F, means over frames; F per frame."""
     intersection, union = intersection_union(predicted, truth, valid)
     region, contour = region_similarity(predicted, truth, valid), boundary_f(predicted, truth, valid)
     j, f = (_number(figure.mean()) if len(figure) else None for figure in (region, contour))
     return {
         "intersection": int(intersection.sum()), "union": int(union.sum()),
+        "predicted": int((predicted & valid).sum()), "true": int((truth & valid).sum()),
         "intersections": intersection.tolist(), "unions": union.tolist(), "j": j, "f": f, "f_frames": contour.tolist(),
     }  # fmt: skip
 

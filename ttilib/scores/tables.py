@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from ttilib.scores.metrics import ClassScores, class_scores
+from ttilib.scores.metrics import EPSILON, ClassScores, class_scores
 
 METHOD = ["benchmark", "shots", "encoder", "method"]  # what a line of a table is about
 PASS = [*METHOD, "fold", "run"]  # one pass over all episodes with one seed
@@ -57,7 +57,7 @@ def episode_frame(rows: Rows) -> pd.DataFrame:
             "remove one, or number the episodes of a pass by an 'index' if it was drawn twice"
         )
     _check_versions(data)
-    for key in ["j", "f", "seconds", "memory_mb", *vc_columns(data.columns)]:
+    for key in ["predicted", "true", "j", "f", "seconds", "memory_mb", *vc_columns(data.columns)]:
         data[key] = pd.to_numeric(data[key]) if key in data else float("nan")
     return data
 
@@ -87,18 +87,27 @@ def _weighted(data: pd.DataFrame, key: str, by: list[str]) -> pd.Series:
     return total["total"] / total["frames"]
 
 
+def _share(data: pd.DataFrame, of: str, by: list[str]) -> pd.Series:
+    """What is predicted and true as a share of the pixels counted under `of`, pooled over the rows that count them."""
+    known = data[data[of].notna()]
+    total = known.groupby(by)[["intersection", of]].sum()
+    return total["intersection"] / (total[of] + EPSILON)
+
+
 def _scores(data: pd.DataFrame, keys: Iterable[Hashable]) -> ClassScores:
     """Pooled scores of the rows that share a key."""
     return class_scores(zip(keys, data["intersection"], data["union"], strict=True))
 
 
 def _pooled(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Every group: pooled overlap, J and F over frames, VC over episodes that have one; in percent."""
+    """Every group: pooled overlap and shares, J and F over frames, VC over episodes that have one; in percent."""
     scores = _scores(data, data[by].itertuples(index=False, name=None))
     groups = data.groupby(by, sort=False)
     table = groups["class_name"].first().to_frame().assign(episodes=groups.size())
     table["mIoU"] = [100 * scores.iou[key] for key in table.index]
     table["Dice"] = [100 * scores.dice[key] for key in table.index]
+    table["precision"] = 100 * _share(data, "predicted", by)
+    table["recall"] = 100 * _share(data, "true", by)
     table["J"] = 100 * _weighted(data, "j", by)
     table["F"] = 100 * _weighted(data, "f", by)
     table["J&F"] = (table["J"] + table["F"]) / 2
@@ -117,7 +126,7 @@ def _mean(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def video_table(rows: Rows) -> pd.DataFrame:
-    """Every query video: its IoU and Dice pooled over all its episodes (runs), J, F, J&F, VC_k, in percent.
+    """Every query video: IoU, Dice, precision, recall pooled over its episodes (all runs), J, F, J&F, VC_k in percent.
 
     `frames` are those of its longest episode. A video is one line per class that is looked for in it.
     Raises ValueError if a row does not name its video.
@@ -150,7 +159,7 @@ def run_table(rows: Rows) -> pd.DataFrame:
 
 
 def score_table(rows: Rows) -> pd.DataFrame:
-    """The table of a paper: methods by mIoU, Dice, J, F, J&F, VC_k in percent, seconds and MB per episode.
+    """The table of a paper: mIoU, Dice, precision, recall, J, F, J&F, VC_k in percent, seconds and MB per episode.
 
     One line per benchmark, shots, encoder and method: pooled per class in each pass, then the mean over
     classes, over runs, over folds. `folds` says over how many. Source: protocol section 5.4.
