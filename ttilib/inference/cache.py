@@ -73,6 +73,16 @@ class CachedEncoder:
             self._write(path, features.float().cpu().numpy(), took)
         return features
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Those that the encoder is seen at, if it says so (see `Tapped`)."""
+        return self.encoder.layers
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """How many belong to each of the layers, if the encoder says so."""
+        return self.encoder.channels
+
     @staticmethod
     def _name(images: Tensor) -> str:
         """What the features depend on, besides the weights, as 32 hex digits."""
