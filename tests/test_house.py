@@ -21,8 +21,8 @@ ROOMS = (
     ("audit", "published listings framelists soundness checks annotations inventory leakage report doctor"),
     ("mini", "outlines paint textures shapes scenery scenes staging layouts corpus"),
     ("", "mini"),
-    ("networks", "architectures vgg foreign models published plugins provenance checkpoints"),
-    ("inference", "features cache classifier losses objective keyframe solution solver methods"),
+    ("networks", "architectures vgg foreign models published layers imagenet plugins provenance checkpoints"),
+    ("inference", "features cache centring guided cutting classifier losses objective keyframe solution solver recipe source methods"),
     ("scores", "metrics consistency cost evaluation origins records predictions index tables resampling statistics "
      "reported typeset"),
     ("views", "style plots curves learning bars comparisons gallery paper video browser sheets"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tasks import random_task
 
 from ttilib.inference.features import Task
-from ttilib.inference.methods import BASES, Method, prior_of, read_method
+from ttilib.inference.methods import BASES, ORACLE, Method, prior_of, read_method
 from ttilib.inference.solver import METHODS, SolverConfig, iterate, solve
 
 
@@ -54,10 +54,10 @@ def test_the_oracle_of_repri_is_told_the_truth_and_descends_299_steps():
 
 
 def test_any_base_can_be_an_oracle_and_any_oracle_be_wrong():
-    assert read_method("oracle noise=0.2") == Method("oracle noise=0.2", BASES["oracle"], True, 0.2)
+    assert read_method("oracle noise=0.2") == Method("oracle noise=0.2", ORACLE, True, 0.2)
     text = "TTI prior=oracle noise=-0.2 temporal_start=9"
     assert read_method(text) == Method(text, SolverConfig(temporal_start=9), True, -0.2)
-    assert read_method("oracle prior=oracle") == Method("oracle prior=oracle", BASES["oracle"], True, 0.0)
+    assert read_method("oracle prior=oracle") == Method("oracle prior=oracle", ORACLE, True, 0.0)
 
 
 @given(st.sampled_from(["ce_weight", "kl_weight", "ring", "refine_learning_rate"]), st.floats(0, 1e300))

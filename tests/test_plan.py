@@ -1,5 +1,7 @@
 """The plan: what the protocol's tables ask for, and that every line of it can be asked for at all."""
 
+from dataclasses import asdict
+
 import pytest
 
 from ttilib.data.benchmarks import BENCHMARKS
@@ -50,7 +52,7 @@ def test_every_line_can_be_asked_for(plan):
     assert len(set(plan.lines)) == len(plan.lines) and plan.baseline in {line.method for line in plan.lines}
     assert {setting.benchmark for setting in plan.settings} <= set(BENCHMARKS)
     pairs = zip(plan.lines, methods, strict=True)
-    configs = {(line.setting, method.config, method.oracle, method.noise) for line, method in pairs}
+    configs = {(line.setting, method.config, method.recipe, method.oracle, method.noise) for line, method in pairs}
     assert len(configs) == len(plan.lines), "two lines of the table are the same computation"
 
 
@@ -72,6 +74,25 @@ def test_term_ablations_switch_off_what_they_say():
     assert len(temporal) == 5 and all(c.temporal_start == 9 for c in temporal)  # else they would never be on
     for part in ("local_weight", "global_weight"):
         assert sum(getattr(config, part) == 0 for config in by_name.values()) == 3
+
+
+def test_every_part_of_the_recipe_is_left_out_once_and_added_alone_once():
+    whole, plain = read_method("frozen"), read_method("TTI")
+    chosen = {**asdict(whole.config), **asdict(whole.recipe)}
+    released = {**asdict(plain.config), **asdict(plain.recipe)}
+    parts = {name for name, value in chosen.items() if value != released[name]}
+    left_out, added = set(), set()
+    for line in table("ablation-frozen").lines:
+        method = read_method(line.method)
+        values = {**asdict(method.config), **asdict(method.recipe)}
+        base, tally = (chosen, left_out) if line.method.startswith("frozen") else (released, added)
+        tally |= {name for name in parts if values[name] != base[name]}
+    assert left_out == parts - {"guided_eps"}
+    assert added == parts
+
+
+def test_a_question_to_davis_is_asked_of_the_embedded_videos():
+    assert {setting.benchmark for setting in on_mini(table("ablation-frozen")).settings} == {"ytvis-v1"}
 
 
 def test_every_reported_line_of_a_planned_benchmark_with_our_methods_is_planned():

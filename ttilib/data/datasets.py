@@ -17,8 +17,9 @@ from jaxtyping import Float, UInt8
 from ttilib.corpora.corpus import IGNORED, Reader, Rule
 from ttilib.corpora.registry import READERS
 from ttilib.corpora.transforms import centred
-from ttilib.data.clips import Clip, Frames, clip_from_files, lay
+from ttilib.data.clips import OWN_RULE, Clip, Frames, clip_from_files, lay
 from ttilib.data.episodes import Episode
+from ttilib.data.lists import Fold
 
 __all__ = ["IGNORED", "Clip", "Frames", "clip_from_files", "episode_frames", "load_clip", "synthetic_clip"]
 
@@ -75,6 +76,23 @@ def episode_frames(
         _frames(support, episode.support, number, size),
         _frames(query, episode.query, episode.class_id, size),
     )
+
+
+def pool_frames(fold: Fold, root: Path | str, size: tuple[int, int], limit: int = 100) -> Frames:
+    """Pictures of base training without their labels, evenly thinned to `limit`: what an encoder's mean is measured on.
+
+    Laid in the middle of the canvas whatever the corpus; bars around a picture do not count.
+    """
+    names = [frame for video in sorted(set(fold.train)) for frame in fold.frames[video]]
+    if limit < len(names):
+        names = [names[place * len(names) // limit] for place in range(limit)]
+    reader = READERS[fold.corpus](root)
+
+    def read(place: int) -> tuple[np.ndarray, np.ndarray]:
+        picture = reader.image(names[place])
+        return picture, np.zeros(picture.shape[:2], dtype=np.uint8)
+
+    return Frames(tuple(names), read, size, OWN_RULE)
 
 
 def _frames(reader: Reader, names: tuple[str, ...], number: int, size: tuple[int, int]) -> Frames:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch import Tensor
 from ttilib.inference.features import Task
 
 EPSILON = 1e-10  # the release adds it to every division and inside every logarithm
+
+BiasStart = Literal["query-mean", "support-midpoint"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,13 @@ class Classifier:
 
     def on_support(self, task: Task) -> Float[Tensor, "K T h w"]:
         """Foreground probability of every support cell under every frame's classifier."""
+        return torch.sigmoid(self.scores_on(task.support) - self.bias[:, None, None])
+
+    def scores_on(self, support: Float[Tensor, "K C h w"]) -> Float[Tensor, "K T h w"]:
+        """tau cos(f, w_t) of every support cell under every frame's classifier, before the bias is taken off."""
         direction = F.normalize(self.weight, dim=1)
-        cosine = torch.matmul(direction, task.support.flatten(2))
-        logits = self.temperature * cosine - self.bias[:, None]
-        return torch.sigmoid(logits).unflatten(2, task.support.shape[2:])
+        cosine = torch.matmul(direction, support.flatten(2))
+        return self.temperature * cosine.unflatten(2, support.shape[2:])
 
 
 def prototype(task: Task) -> Float[Tensor, " C"]:
@@ -62,12 +68,32 @@ def prototype(task: Task) -> Float[Tensor, " C"]:
     return total / (foreground.sum() + EPSILON)
 
 
-def start(task: Task, temperature: float = 20.0) -> Classifier:
-    """The classifier before any step: the prototype for every frame, and a bias at each frame's mean score.
+def start(
+    task: Task, temperature: float = 20.0, bias_start: BiasStart = "query-mean", midpoint: float | None = 0.5
+) -> Classifier:
+    """The classifier before any step: the prototype for every frame, and a bias by one of two rules.
 
-    b_t = mean of tau cos(f, w) over all cells of frame t, padding included as released, which makes the first
-    foreground proportion about one half whatever the object's size.
+    "query-mean", as released: b_t = mean of tau cos(f, w) over all cells of frame t, padding included, which makes
+    the first foreground proportion about one half whatever the object's size.
+    "support-midpoint": b = z0 + midpoint (z1 - z0) for every frame, z1 and z0 the mean scores of the support's own
+    foreground and background; how large the object is in a frame is then for the frame to say.
+    A support scores higher under its own prototype than other pictures do, the more so the fewer there are: None
+    allows for it, midpoint = 1/2 - 1/(5K).
     """
     weight = prototype(task).expand(len(task.query), -1).contiguous()
     raw = Classifier(weight, weight.new_zeros(len(weight)), temperature)
-    return Classifier(weight, raw.scores(task.query).mean(dim=(1, 2)), temperature)
+    if bias_start == "query-mean":
+        return Classifier(weight, raw.scores(task.query).mean(dim=(1, 2)), temperature)
+    share = 0.5 - 0.2 / task.shots if midpoint is None else midpoint
+    background, foreground = _support_scores(task, raw)
+    bias = background + share * (foreground - background)
+    return Classifier(weight, bias.expand(len(weight)).clone(), temperature)
+
+
+def _support_scores(task: Task, raw: Classifier) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean score of the support's background and foreground under the first frame's weight; a support without any
+    background stands for both."""
+    scores = Classifier(raw.weight[:1], raw.bias[:1], raw.temperature).scores_on(task.support)[:, 0]
+    foreground = scores[task.support_valid & task.support_masks].mean()
+    outside = task.support_valid & ~task.support_masks
+    return (scores[outside].mean() if outside.any() else foreground), foreground

@@ -1,10 +1,10 @@
 """A method is a line of text: what it starts from, and what is different about it.
 
 "TTI", "TTI window=5 temporal_weight=0.5", "oracle noise=0.2": tables, files and command lines name methods so. The
-first word is one of `BASES`; what follows are settings of the solver (see `SolverConfig`) with their values, "none" for
-None. Two words are not the solver's: `prior=oracle` gives it the true foreground proportion of every frame, and
-`noise=0.2` makes that proportion wrong by the given share. As released, an oracle prior never switches the temporal
-terms on; ask for them by `temporal_start=9`.
+first word is one of `BASES`; what follows are settings of the solver (see `SolverConfig`) and of what happens around it
+(see `Recipe`) with their values: "none" for None, "layer2+layer3" for several. Two words are neither's: `prior=oracle`
+gives the solver the true foreground proportion of every frame, and `noise=0.2` makes it wrong by the given share. As
+released, an oracle prior never switches the temporal terms on; ask for them by `temporal_start=9`.
 
 `read_method` reads the text, `prior_of` is the one place where the truth comes near the solver.
 """
@@ -22,16 +22,25 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttilib.inference.features import Task, oracle_prior
+from ttilib.inference.recipe import Recipe
 from ttilib.inference.solver import METHODS, SolverConfig
 from ttilib.names import meant
 
 ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_weight=0.0)
 """RePRI's oracle setting, terms weighted 1, 1 and 0.1; the release writes 300 steps and counts from 1."""
 
-BASES = {**METHODS, "oracle": ORACLE}
-FIELDS = typing.get_type_hints(SolverConfig)
+FROZEN = Recipe(centring="pool", guided=16, guided_eps=1e-4, cut=16)
+"""What is done to the features of an encoder that was never trained for this; its solver is `SolverConfig.frozen`."""
+
+BASES = {
+    **{name: (config, Recipe()) for name, config in METHODS.items()},
+    "oracle": (ORACLE, Recipe()),
+    "frozen": (SolverConfig.frozen(), FROZEN),
+}
+SOLVER, AROUND = typing.get_type_hints(SolverConfig), typing.get_type_hints(Recipe)
+FIELDS = {**SOLVER, **AROUND}
 SETTINGS = (*FIELDS, "prior", "noise")
-POSITIVE = ("temperature", "window")  # no other number may be negative, noise excepted
+POSITIVE = ("temperature", "window", "guided_eps")  # no other number may be negative, noise excepted
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Method:
     config: SolverConfig
     oracle: bool = False
     noise: float = 0.0
+    recipe: Recipe = Recipe()
 
 
 def read_method(text: str) -> Method:
@@ -66,7 +76,10 @@ def read_method(text: str) -> Method:
         given[field] = value
     oracle, noise = _oracle(name, base, given)
     values = {field: _value(name, field, value) for field, value in given.items() if field in FIELDS}
-    return Method(name, replace(BASES[base], **values), oracle, noise)
+    config, recipe = BASES[base]
+    config = replace(config, **{field: value for field, value in values.items() if field in SOLVER})
+    recipe = replace(recipe, **{field: value for field, value in values.items() if field in AROUND})
+    return Method(name, config, oracle, noise, recipe)
 
 
 def prior_of(method: Method, task: Task, truth: Bool[Tensor, "T H W"] | None) -> Float[Tensor, " T"] | None:
@@ -97,6 +110,10 @@ def _oracle(name: str, base: str, given: dict[str, str]) -> tuple[bool, float]:
 
 def _value(name: str, field: str, text: str) -> Any:
     """The value of a setting in the type that the solver has it."""
+    if typing.get_origin(FIELDS[field]) is tuple:
+        (kind, _) = typing.get_args(FIELDS[field])
+        parts = [] if text.lower() == "none" else text.split("+")
+        return tuple(part if kind is str else _amount(name, field, part) for part in parts)
     kinds = _kinds(FIELDS[field])
     choices = [choice for kind in kinds for choice in typing.get_args(kind)]
     if type(None) in kinds and text.lower() == "none":
@@ -105,7 +122,12 @@ def _value(name: str, field: str, text: str) -> Any:
         if text not in choices:
             raise ValueError(f"method {name!r}: {field}={text} is not known; {meant(text, choices)}")
         return text
-    value = _number(name, field, text, whole=float not in kinds)
+    return _amount(name, field, text, whole=float not in kinds)
+
+
+def _amount(name: str, field: str, text: str, whole: bool = False) -> int | float:
+    """A number that is not negative."""
+    value = _number(name, field, text, whole)
     if value < 0 or (value == 0 and field in POSITIVE):
         least = "a number above 0" if field in POSITIVE else "0 or more"
         raise ValueError(f"method {name!r}: {field}={text} is too small; give {least}")

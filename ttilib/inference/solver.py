@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttilib.inference import keyframe, losses
-from ttilib.inference.classifier import Classifier, prototype, start
+from ttilib.inference.classifier import BiasStart, Classifier, prototype, start
 from ttilib.inference.features import Task
 from ttilib.inference.objective import Objective, Weights
 from ttilib.inference.solution import Solution, State
@@ -30,6 +30,8 @@ class SolverConfig:
     """
 
     temperature: float = 20.0
+    bias_start: BiasStart = "query-mean"  # or on the way from the support's background to its foreground
+    midpoint: float | None = 0.5  # how far on that way; None: 1/2 - 1/(5K), see classifier.start
     steps: int = 49  # the release writes 50 and counts from 1
     learning_rate: float = 0.025
     ce_weight: float = 1.0
@@ -71,6 +73,12 @@ class SolverConfig:
         return cls(keyframe=criterion)
 
     @classmethod
+    def frozen(cls) -> SolverConfig:
+        """For an encoder that was never trained on base classes: the bias starts from the support, and the temporal
+        terms act from the first step. Give it centred features (see `recipe`)."""
+        return cls(bias_start="support-midpoint", midpoint=None, temporal_start=0)
+
+    @classmethod
     def as_written(cls) -> SolverConfig:
         """TTI as the paper's text has it: background-weighted negative term, positive term per video."""
         return cls(divisor="video", negative="background")
@@ -96,7 +104,7 @@ def iterate(
     """
     config = config or SolverConfig()
     task, prior = _with_pixels(task, prior)
-    classifier = start(task, config.temperature)
+    classifier = start(task, config.temperature, config.bias_start, config.midpoint)
     oracle = prior is not None
     if prior is None:
         prior = losses.marginal(classifier.probabilities(task.query), task.query_valid)
