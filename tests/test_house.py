@@ -22,7 +22,8 @@ ROOMS = (
     ("mini", "outlines paint textures shapes scenery scenes staging layouts corpus"),
     ("", "mini"),
     ("networks", "architectures vgg foreign models published layers imagenet plugins provenance checkpoints"),
-    ("inference", "features cache centring guided cutting classifier losses objective keyframe solution solver recipe source methods"),
+    ("inference", "features cache centring guided cutting classifier losses objective keyframe solution solver recipe "
+     "source methods"),
     ("scores", "metrics consistency cost evaluation origins records predictions index tables resampling statistics "
      "reported typeset"),
     ("views", "style plots curves learning bars comparisons gallery paper video browser sheets"),
@@ -104,8 +105,10 @@ def test_the_front_door_is_small_and_every_name_is_shown_somewhere():
         assert f"tti.{name}" in shown, f"{name} is in neither README nor notebooks"
 
 
-def test_there_are_five_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == ["01_data", "02_train", "03_episode", "04_evaluate", "05_tables"]
+def test_there_are_seven_notebooks():
+    assert [path.stem for path in NOTEBOOKS] == [
+        "01_data", "02_train", "03_episode", "04_evaluate", "05_tables", "06_your_video", "07_frozen_encoder",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tasks import random_task
 
 from ttilib.inference.features import Task
-from ttilib.inference.methods import BASES, ORACLE, Method, prior_of, read_method
+from ttilib.inference.methods import ORACLE, Method, prior_of, read_method
 from ttilib.inference.solver import METHODS, SolverConfig, iterate, solve
 
 

@@ -1,9 +1,19 @@
 """The runner refuses what papermill lets pass, and a failed run loses nothing."""
 
 import nbformat
+import numpy as np
 import pytest
+import torch
 
+import ttilib as tti
+from ttilib.corpora.registry import READERS
+from ttilib.data.datasets import synthetic_clip
+from ttilib.files import read_json
+from ttilib.images import read_image, read_labels, write_image, write_labels
+from ttilib.inference.centring import Means, save_means
+from ttilib.networks.checkpoints import save_encoder
 from ttilib.notebooks import check_parameters, notebook_parameters, run_notebook
+from ttilib.views.plots import as_rgb
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -78,3 +88,84 @@ def test_a_cell_that_does_not_end_is_stopped(notebook, tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), path)
     with pytest.raises(RuntimeError, match="longer than 2 s"):
         run_notebook(path, tmp_path / "out.ipynb", timeout=2)
+
+
+BLOCKS = '''
+import torch.nn.functional as F
+
+
+def load():
+    """Mean colour of every 8 x 8 pixels."""
+    return lambda images: F.interpolate(images, size=tuple((s + 7) // 8 for s in images.shape[2:]), mode="area")
+'''
+
+
+def printed(path):
+    """All that the cells of an executed notebook said."""
+    outputs = [out for cell in nbformat.read(path, as_version=4).cells for out in cell.get("outputs", [])]
+    return "".join(out.get("text", "") for out in outputs)
+
+
+def test_the_notebook_of_ones_own_video_takes_files(repository, tmp_path):
+    """Two stills with masks, where 2 is the object, and a folder of four frames; one method alone."""
+    clip = synthetic_clip(frames=4, shots=2, size=(70, 120))
+    given = {"support": [], "masks": [], "video": str(tmp_path / "film"), "label": 2}
+    for k, (picture, mask) in enumerate(zip(clip.support, clip.support_masks, strict=True)):
+        given["support"].append(str(tmp_path / f"still{k}.jpg"))
+        given["masks"].append(str(tmp_path / f"still{k}.png"))
+        write_image(given["support"][k], as_rgb(picture))
+        labels = 2 * mask.numpy().astype(np.uint8)
+        labels[:3, :3] = 1  # something else, so that the label must be told
+        write_labels(given["masks"][k], labels)
+    for t, frame in enumerate(clip.query):
+        write_image(tmp_path / "film" / f"{t + 8}.jpg", as_rgb(frame))
+    (tmp_path / "blocks.py").write_text(BLOCKS)
+    means = str(tmp_path / "named.means.safetensors")
+    save_means(means, Means("", (), (3,), torch.zeros(3), 2))
+    given |= {"encoder": f"{tmp_path}/blocks.py:load", "means": means, "method": "frozen steps=9", "compare": ""}
+    more = {"height": 65, "width": 113, "out": str(tmp_path)}
+    run_notebook(repository / "notebooks" / "06_your_video.ipynb", tmp_path / "06.ipynb", given | more)
+    folder = tmp_path / "own" / "film" / "frozen_steps=9"
+    assert [path.name for path in sorted((folder / "masks").iterdir())] == ["10.png", "11.png", "8.png", "9.png"]
+    assert read_labels(folder / "masks" / "8.png").shape == (70, 120)
+    summary = read_json(folder / "summary.json")
+    assert (summary["method"], summary["means"], summary["network_size"]) == ("frozen steps=9", means, [65, 113])
+    assert (folder / summary["overlay"]).stat().st_size > 1000
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures == {"06_given.png", "06_masks.png", "06_share.png"}  # nothing to compare with
+    said = printed(tmp_path / "06.ipynb")
+    assert "2 pictures, 4 frames of 70 x 120 pixels" in said and "4 masks in" in said and "IoU" not in said
+
+
+@pytest.mark.study
+def test_the_notebook_of_ones_own_video_takes_all_or_nothing(repository, tmp_path):
+    notebook = repository / "notebooks" / "06_your_video.ipynb"
+    with pytest.raises(RuntimeError, match="give support, masks and video, or none of them"):
+        run_notebook(notebook, tmp_path / "06.ipynb", {"video": "film", "out": str(tmp_path)})
+
+
+@pytest.mark.study
+def test_the_notebook_of_ones_own_video_writes_its_example_as_files(repository, tmp_path):
+    """An episode of the embedded corpus: the same pixels as files, two methods, and what they score."""
+    corpus = tti.generate(repository / "data" / "mini")
+    network = tti.build_encoder("resnet18-mini", 10, seed=3)
+    save_encoder(tmp_path / "train" / "ytvis-f0" / "best.safetensors", network)
+    small = {"height": 65, "width": 113, "shots": 2, "index": 7, "out": str(tmp_path)}
+    run_notebook(repository / "notebooks" / "06_your_video.ipynb", tmp_path / "06.ipynb", small)
+    data = tti.read_benchmark("ytvis-v1", 0, corpus)
+    episode = tti.draw_episodes(data, 2)[7]
+    reader = READERS["ytvis"](data.query_root)
+    folder = tmp_path / "own" / f"{episode.class_name}-{episode.video}"
+    for k, name in enumerate(episode.support):
+        assert np.array_equal(read_image(folder / "given" / f"picture{k}.png"), reader.image(name))
+        mask = read_labels(folder / "given" / f"mask{k}.png")
+        assert np.array_equal(mask, reader.mask(name, episode.class_id) == 1) and mask.any()
+    truth = np.stack([reader.mask(name, episode.class_id) == 1 for name in episode.query])
+    frames = sorted((folder / "given" / folder.name).iterdir())
+    assert len(frames) == len(truth) and np.array_equal(read_image(frames[-1]), reader.image(episode.query[-1]))
+    said = printed(tmp_path / "06.ipynb")
+    for method, name in {"frozen": "frozen centring=episode", "TTI": "TTI"}.items():
+        masks = np.stack([read_labels(folder / method / "masks" / frame.name) > 0 for frame in frames])
+        assert f"{name} {100 * tti.iou(masks, truth):.1f}" in said
+        assert read_json(folder / method / "summary.json")["method"] == name
+    assert (tmp_path / "figures" / "06_differ.png").is_file()

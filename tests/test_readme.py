@@ -33,7 +33,7 @@ def notebook_commands(repository):
 
 def test_every_notebook_has_a_command_whose_parameters_it_knows(repository):
     commands = notebook_commands(repository)
-    assert len(commands) == 5
+    assert len(commands) == 7
     for command in commands:
         options = _parser().parse_args(command)
         parameters = {name: literal(value) for name, value in options.p}

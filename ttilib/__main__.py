@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ttilib", description="Few-shot video segmentation by TTI.")
     doors = parser.add_subparsers(required=True, metavar="COMMAND")
-    study = doors.add_parser("study", help="run the five notebooks on the embedded corpus")
+    study = doors.add_parser("study", help="run notebooks 01 to 05 on the embedded corpus")
     study.add_argument("--out", default="outputs/mini", help="run folder (default: %(default)s)")
     study.add_argument("--workers", type=int, default=0, help="processes (default: as many as fit the machine)")
     study.set_defaults(run=commands.study)
@@ -49,7 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("--video", required=True, help="a video file or a folder of frames")
     segment.add_argument("--out", required=True, help="folder for masks, overlay and summary")
     segment.add_argument("--encoder", required=True, help="checkpoint, module:function or file.py:function")
-    segment.add_argument("--method", default="TTI+keyframe", help="(default: %(default)s)")
+    segment.add_argument(
+        "--method", default="frozen",
+        help='frozen, TTI, ..., with settings if you like: "frozen layers=layer2+layer3" (default: %(default)s)',
+    )  # fmt: skip
+    segment.add_argument("--means", default="", help="file of the command means (default: that beside a checkpoint)")
     segment.add_argument("--size", type=int, nargs=2, default=(241, 425), metavar=("H", "W"), help="network size")
     segment.add_argument("--device", default="cpu")
     segment.set_defaults(run=commands.segment)
@@ -104,6 +108,20 @@ def _add_training_commands(doors: argparse._SubParsersAction) -> None:
     convert.add_argument("--benchmark", help="what a .pth was trained for; its classes are noted")
     convert.add_argument("--fold", type=int, default=0, help="the fold whose base classes it was trained on")
     convert.set_defaults(run=commands.convert)
+    _add_means_command(doors)
+
+
+def _add_means_command(doors: argparse._SubParsersAction) -> None:
+    """The constant mean of an encoder's features."""
+    means = doors.add_parser("means", help="measure the mean feature of an encoder over a folder of pictures")
+    means.add_argument("folder", help="pictures, in folders inside it as well; they need no labels")
+    means.add_argument("--encoder", required=True, help="checkpoint, module:function or file.py:function")
+    means.add_argument("--layers", nargs="+", default=(), help="such as layer2 layer3 (default: its output)")
+    means.add_argument("--size", type=int, nargs=2, default=(241, 425), metavar=("H", "W"), help="network size")
+    means.add_argument("--limit", type=int, default=200, help="pictures to look at; 0 is all (default: %(default)s)")
+    means.add_argument("--out", help="file (default: NAME.means.safetensors beside a checkpoint NAME)")
+    means.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    means.set_defaults(run=commands.means)
 
 
 def _add_data_commands(doors: argparse._SubParsersAction) -> None:

@@ -118,6 +118,30 @@ def convert(options: argparse.Namespace) -> None:
     print(options.target)
 
 
+def means(options: argparse.Namespace) -> None:
+    """Measure the mean feature of an encoder, with a bar that tells how long it will take."""
+    import torch
+    from tqdm import tqdm
+
+    from ttilib.inference import centring
+    from ttilib.networks.checkpoints import fingerprint, load_encoder
+    from ttilib.networks.layers import Tapped
+
+    out = centring.means_path(options.encoder, options.out or "")
+    frames = centring.pool(options.folder, tuple(options.size), options.limit)
+    encoder = load_encoder(options.encoder)
+    weights = ""
+    if isinstance(encoder, torch.nn.Module):
+        weights, encoder = fingerprint(encoder), encoder.to(options.device)
+    tapped = Tapped(encoder, options.layers)
+    bar = tqdm(frames, desc="measuring", unit=" pictures")
+    pictures = ((image[None], valid[None]) for image, _, valid in bar)
+    found = centring.measure_means(tapped, weights, pictures, options.device)
+    centring.save_means(out, found)
+    seen = " ".join(found.layers) or "its output"
+    print(f"mean of {seen}, {len(found.values)} channels, over {found.images} pictures: {out}")
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Print what is wrong with a benchmark's data; 1 if something is."""
     from ttilib.audit.doctor import examine, write_report
@@ -170,7 +194,7 @@ def segment(options: argparse.Namespace) -> None:
 
     summary = segment(
         options.support, options.masks, options.video, options.out, options.encoder,
-        options.method, tuple(options.size), options.label, options.device,
+        options.method, tuple(options.size), options.label, options.device, options.means,
     )  # fmt: skip
     print(f"{summary['frames']} masks in {options.out}/masks, overlay in {options.out}/{summary['overlay']}")
 

@@ -29,7 +29,7 @@ from ttilib.names import meant
 ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_weight=0.0)
 """RePRI's oracle setting, terms weighted 1, 1 and 0.1; the release writes 300 steps and counts from 1."""
 
-FROZEN = Recipe(centring="pool", guided=16, guided_eps=1e-4, cut=16)
+FROZEN = Recipe(centring="pool", guided=0.033, guided_eps=1e-4, cut=0.033)
 """What is done to the features of an encoder that was never trained for this; its solver is `SolverConfig.frozen`."""
 
 BASES = {

@@ -17,7 +17,7 @@ from ttilib.data.clips import Clip, Frames
 from ttilib.data.lists import Fold
 from ttilib.files import digest
 from ttilib.inference.cache import CachedEncoder
-from ttilib.inference.centring import ENDING, Centred, Means, load_means, measure_means, save_means
+from ttilib.inference.centring import Centred, Means, load_means, means_path, measure_means, save_means
 from ttilib.inference.features import Task, extract
 from ttilib.inference.recipe import Recipe
 from ttilib.networks.checkpoints import fingerprint, load_encoder
@@ -121,7 +121,13 @@ def open_source(
     encoder, weights = load_encoder(spec, fold=fold), ""
     if isinstance(encoder, nn.Module):
         encoder, weights = encoder.eval().to(device), fingerprint(encoder)
-    beside = Path(spec) / "best.safetensors" if Path(spec).is_dir() else Path(spec)
-    beside = beside.with_name(beside.stem + ENDING)
-    found = means or (beside if beside.is_file() else None)
-    return Source(encoder, weights, folder if weights else None, found, pool, device)
+    return Source(encoder, weights, folder if weights else None, means or _beside(spec), pool, device)
+
+
+def _beside(spec: Path | str) -> Path | None:
+    """The means that lie beside a checkpoint; None if there are none, or the encoder is no file."""
+    try:
+        path = means_path(str(spec))
+    except ValueError:
+        return None
+    return path if path.is_file() else None

@@ -137,7 +137,7 @@ FROZEN = {
     "TTI support bias": "TTI bias_start=support-midpoint midpoint=none",
     "TTI, those two": "TTI centring=pool bias_start=support-midpoint midpoint=none",
     "TTI from step 0": "TTI temporal_start=0",
-    "TTI edges": "TTI guided=16 guided_eps=0.0001 cut=16",
+    "TTI edges": "TTI guided=0.033 guided_eps=0.0001 cut=0.033",
 }
 
 _ALL = (
