@@ -1,5 +1,6 @@
 """Episodes become the right pixels: every corpus, one's own files, and no data at all."""
 
+import shutil
 import threading
 from dataclasses import replace
 
@@ -20,7 +21,9 @@ from corpora import (
     vspw,
     ytvis,
 )
-from folds import cross
+from folds import cross, fold
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -29,7 +32,7 @@ from ttilib.corpora.outlines import decode
 from ttilib.corpora.registry import READERS
 from ttilib.corpora.transforms import MEAN, STD, centred, normalise
 from ttilib.data.clips import Frames
-from ttilib.data.datasets import clip_from_files, episode_frames, load_clip, synthetic_clip
+from ttilib.data.datasets import clip_from_files, episode_frames, load_clip, pool_frames, synthetic_clip
 from ttilib.data.episodes import Episode, sample_episodes
 from ttilib.data.labelled import TrainingClips, TrainingFrames
 from ttilib.data.lists import read_fold
@@ -319,6 +322,68 @@ def test_unusable_episodes_are_named(tmp_path):
     write_image(root / "train" / "JPEGImages" / "bb" / "00005.jpg", picture(0, 10, 10))
     with pytest.raises(ValueError, match="bb/00005: picture is 10 x 10, its mask 18 x 32"):
         load_clip(replace(episode, support=("bb/00010",)), root, SIZE)
+
+
+def test_a_pool_holds_the_pictures_of_base_training_and_no_others(tmp_path):
+    root = ytvis(tmp_path, SHOWS)
+    split = replace(read_fold("ytvis", 0, root), train=("dd", "bb", "dd"), val=("cc",))
+    pool = pool_frames(split, root, SIZE)
+    assert pool.names == tuple(f"{video}/{5 * t:05d}" for video in ("bb", "dd") for t in range(3))
+    for place, (image, mask, valid) in enumerate(pool):
+        stored = read_image(root / "train" / "JPEGImages" / f"{pool.names[place]}.jpg")
+        np.testing.assert_array_equal((image.permute(1, 2, 0) * 255).round().numpy(), stored)
+        assert not mask.any() and valid.all()
+    assert pool_frames(replace(split, train=()), root, SIZE).names == ()
+    assert len(pool_frames(replace(split, train=()), root, SIZE)) == 0
+
+
+def test_a_pool_needs_no_labels(tmp_path):
+    mask = block(2, 2, 3, 8, 8)
+    root = pascal(tmp_path, {"a": mask, "b": mask, "c": mask, "d": mask}, val=("a", "b"))
+    split = read_fold("pascal", 0, root)
+    shutil.rmtree(root / "SegmentationClassAug")
+    pool = pool_frames(split, root, SIZE)
+    assert set(pool.names) == set(split.train) and not set(pool.names) & {"a", "b"} and len(pool) == 2
+    images, masks, valid = pool.together()
+    assert images.std() > 0.05 and not masks.any() and valid.all()
+
+
+@pytest.mark.parametrize("corpus", ["ytvis", "pascal", "vspw"])
+def test_bars_around_a_picture_of_a_pool_do_not_count_whatever_the_corpus(tmp_path, corpus):
+    mask = block(41 if corpus == "vspw" else 2, 2, 3, 8, 8)
+    if corpus == "ytvis":
+        root, name = ytvis(tmp_path, SHOWS), "aa"
+    elif corpus == "pascal":
+        root, name = pascal(tmp_path, {"a": mask, "b": mask}, val=("b",)), "a"
+    else:
+        root, name = vspw(tmp_path, {"a": [mask] * 2}, train=("a",)), "a"
+    pool = pool_frames(replace(read_fold(corpus, 0, root), train=(name,)), root, (41, 41))
+    image, _, valid = pool[0]
+    expected = torch.zeros(41, 41, dtype=torch.bool)
+    expected[9:32] = True  # 18 x 32 becomes 23 x 41, centred
+    assert torch.equal(valid, expected)
+    assert not image[:, ~expected].any() and image[:, expected].std() > 0.05
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.randoms())
+def test_a_pool_is_thinned_evenly_and_always_the_same(videos, limit, random):
+    split = fold("vspw", videos)
+    everything = [frame for video in sorted(split.frames) for frame in split.frames[video]]
+    order = 2 * list(split.frames)
+    random.shuffle(order)  # neither the order nor how often a video is gone through matters
+    names = pool_frames(replace(split, train=tuple(order)), "nowhere", SIZE, limit).names
+    places = [everything.index(name) for name in names]
+    assert len(places) == min(limit, len(everything)) and places[0] == 0
+    gaps = [b - a for a, b in zip(places, [*places[1:], len(everything)], strict=True)]
+    assert min(gaps) >= 1 and max(gaps) - min(gaps) <= 1
+    assert names == pool_frames(replace(split, train=tuple(split.frames)), "elsewhere", SIZE, limit).names
+
+
+def test_a_pool_has_a_hundred_pictures_unless_told():
+    split = fold("vspw", 60)
+    assert len(pool_frames(replace(split, train=tuple(split.frames)), "nowhere", SIZE)) == 100
+    assert pool_frames(replace(split, train=("v3", "v1")), "nowhere", (7, 9), 2).names == ("v1/00000", "v3/00001")
+    assert pool_frames(replace(split, train=("v3", "v1")), "nowhere", (7, 9), 2).size == (7, 9)
 
 
 def own(tmp_path, stored, frames=2):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tasks import random_task
 
 from ttilib.inference.features import Task
-from ttilib.inference.methods import ORACLE, Method, prior_of, read_method
+from ttilib.inference.methods import BASES, FROZEN, ORACLE, Method, prior_of, read_method
+from ttilib.inference.recipe import Recipe
 from ttilib.inference.solver import METHODS, SolverConfig, iterate, solve
 
 
@@ -36,6 +37,62 @@ def test_settings_take_the_type_of_the_solvers_field(text, config):
     found = read_method(text).config
     assert found == config
     assert [type(value) for value in vars(found).values()] == [type(value) for value in vars(config).values()]
+
+
+def test_frozen_is_a_solver_and_what_is_around_it():
+    assert read_method("frozen") == Method("frozen", SolverConfig.frozen(), oracle=False, noise=0.0, recipe=FROZEN)
+    assert FROZEN.centring == "pool" and not FROZEN.layers and FROZEN.guided > 0 and FROZEN.cut > 0
+    text = "frozen prior=oracle noise=0.5"
+    assert read_method(text) == Method(text, SolverConfig.frozen(), True, 0.5, FROZEN)
+
+
+@pytest.mark.parametrize("name", [name for name in BASES if name != "frozen"])
+def test_around_every_other_base_nothing_is_done(name):
+    assert read_method(name).recipe == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "config", "recipe"),
+    [
+        ("TTI centring=episode", SolverConfig(), Recipe(centring="episode")),
+        ("TTI layers=layer2+layer3.5 layer_weights=0.7+1", SolverConfig(),
+         Recipe(layers=("layer2", "layer3.5"), layer_weights=(0.7, 1.0))),
+        ("TTI layers=bottleneck layer_weights=2", SolverConfig(),
+         Recipe(layers=("bottleneck",), layer_weights=(2.0,))),
+        ("TTI layers=none layer_weights=None", SolverConfig(), Recipe()),
+        ("RePRI guided=0.05 guided_eps=1e-4 cut=0.02", SolverConfig.repri(), Recipe("none", (), (), 0.05, 1e-4, 0.02)),
+        ("TTI bias_start=support-midpoint midpoint=0.4 cut=1",
+         SolverConfig(bias_start="support-midpoint", midpoint=0.4), Recipe(cut=1.0)),
+        ("frozen layers=layer2+layer3 layer_weights=0.7+1 centring=episode guided=0 cut=0", SolverConfig.frozen(),
+         Recipe("episode", ("layer2", "layer3"), (0.7, 1.0), 0.0, FROZEN.guided_eps, 0.0)),
+        ("frozen centring=none window=5 midpoint=0.5", replace(SolverConfig.frozen(), window=5, midpoint=0.5),
+         replace(FROZEN, centring="none")),
+        ("frozen bias_start=query-mean temporal_start=none midpoint=0.5", SolverConfig(), FROZEN),
+    ],
+)  # fmt: skip
+def test_settings_of_the_solver_and_of_what_is_around_it_stand_side_by_side(text, config, recipe):
+    method = read_method(text)
+    assert (method.name, method.config, method.recipe) == (text, config, recipe)
+    for found, expected in ((method.config, config), (method.recipe, recipe)):
+        assert [type(value) for value in vars(found).values()] == [type(value) for value in vars(expected).values()]
+    assert all(type(each) is float for each in method.recipe.layer_weights)
+
+
+def test_no_setting_belongs_to_both():
+    assert not {field.name for field in fields(SolverConfig)} & {field.name for field in fields(Recipe)}
+
+
+@given(st.lists(st.floats(0, 1e15), min_size=1, max_size=4))
+def test_weights_of_layers_are_read_as_written(weights):
+    assert read_method(f"TTI layer_weights={'+'.join(map(str, weights))}").recipe.layer_weights == tuple(weights)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Recipe)])
+def test_every_field_around_the_solver_can_be_set_to_what_it_is(field):
+    for base in ("TTI", "frozen"):
+        value = vars(BASES[base][1])[field]
+        text = value if isinstance(value, str) else "none" if value == () else str(value)
+        assert read_method(f"{base} {field}={text}").recipe == BASES[base][1]
 
 
 def test_the_name_is_the_text_with_single_spaces_in_its_own_order():
@@ -77,7 +134,8 @@ def test_every_field_of_the_solver_can_be_set_to_what_it_is(field):
     [
         ("tti", r"no method 'tti'; did you mean TTI\?"),
         ("RePRY window=3", r"no method 'RePRY'; did you mean RePRI\?"),
-        ("", "no method ''; choose one of fine-tune, RePRI, TTI, TTI\\+keyframe, oracle"),
+        ("", "no method ''; choose one of fine-tune, RePRI, TTI, TTI\\+keyframe, oracle, frozen"),
+        ("frosen", r"no method 'frosen'; did you mean frozen\?"),
         ("window=5", "no method 'window=5'"),
         ("TTI windw=5", r"no setting 'windw'; did you mean window\?"),
         ("TTI Window=5", r"no setting 'Window'; did you mean window\?"),
@@ -99,6 +157,22 @@ def test_every_field_of_the_solver_can_be_set_to_what_it_is(field):
         ("TTI noise=0.1", "noise is put on an oracle's prior only"),
         ("oracle noise=much", "noise=much is not a number"),
         ("oracle noise=-1.5", "noise=-1.5 makes proportions negative"),
+        ("TTI centring=pol", r"centring=pol is not known; did you mean pool\?"),
+        ("TTI centring=None", "centring=None is not known"),
+        ("TTI bias_start=support-middle", r"bias_start=support-middle is not known; .*support-midpoint"),
+        ("TTI midpoint=-0.1", "midpoint=-0.1 is too small; give 0 or more"),
+        ("TTI layer=layer2", r"no setting 'layer'; did you mean layers"),
+        ("TTI layer_weights=a", "layer_weights=a is not a number; give one such as layer_weights=0.5"),
+        ("TTI layer_weights=1+b", "layer_weights=b is not a number"),
+        ("TTI layer_weights=1+", "layer_weights= is not a number"),
+        ("TTI layer_weights=0.7+-1", "layer_weights=-1 is too small; give 0 or more"),
+        ("TTI layer_weights=nan", "layer_weights=nan is not a number"),
+        ("frozen cut=-1", "cut=-1 is too small; give 0 or more"),
+        ("frozen cut=none", "cut=none is not a number"),
+        ("frozen guided=-0.01", "guided=-0.01 is too small; give 0 or more"),
+        ("frozen guided_eps=0", "guided_eps=0 is too small; give a number above 0"),
+        ("frozen guided_eps=inf", "guided_eps=inf is not a number"),
+        ("frozen cut=0 cut=0", "cut is given twice"),
     ],
 )
 def test_what_it_cannot_mean_is_refused_in_one_sentence(text, said):

@@ -13,6 +13,11 @@ from ttilib.images import read_image, read_labels, write_image, write_labels
 from ttilib.inference.centring import Means, save_means
 from ttilib.networks.checkpoints import save_encoder
 from ttilib.notebooks import check_parameters, notebook_parameters, run_notebook
+from ttilib.scores.index import Source, write_index
+from ttilib.scores.records import append_row
+from ttilib.scores.tables import METHOD
+from ttilib.scores.typeset import read_table
+from ttilib.sweep.plan import table
 from ttilib.views.plots import as_rgb
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -169,3 +174,34 @@ def test_the_notebook_of_ones_own_video_writes_its_example_as_files(repository, 
         assert f"{name} {100 * tti.iou(masks, truth):.1f}" in said
         assert read_json(folder / method / "summary.json")["method"] == name
     assert (tmp_path / "figures" / "06_differ.png").is_file()
+
+
+@pytest.mark.study
+def test_the_notebook_of_the_recipe_takes_it_apart_and_reads_what_was_measured(repository, tmp_path):
+    """One small episode, every line of the ablation on it; a table of real video only from rows that are there."""
+    tti.generate(repository / "data" / "mini")
+    network = tti.build_encoder("resnet18-mini", 10, seed=3)
+    save_encoder(tmp_path / "train" / "ytvis-f0" / "best.safetensors", network)
+    rows = [
+        {"benchmark": "pascal2davis", "shots": 1, "encoder": "mine", "method": method, "fold": fold, "run": 0,
+         "episode": "a", "key": f"{fold}", "index": 0, "class_id": fold, "class_name": "x", "video": f"v{fold}",
+         "frames": 2, "intersection": 10 + gain, "union": 20, "predicted": 20, "true": 18 + gain, "j": 0.5, "f": 0.25}
+        for method, gain in (("TTI", 0), ("frozen", 8)) for fold in (0, 1)
+    ]  # fmt: skip
+    measured = tmp_path / "real"
+    for row in rows:
+        append_row(measured / "rows" / "r.jsonl", row)
+    lines = [{**{name: rows[0][name] for name in METHOD}, "method": m, "label": m} for m in ("TTI", "frozen")]
+    manifest = tmp_path / "manifest.json"
+    write_index(measured, "pascal2davis", "", lines, [Source(measured / "rows/r.jsonl", manifest, "", (9, 9))], {})
+    small = {"height": 65, "width": 113, "index": 7, "episodes": 1, "measured": str(measured), "out": str(tmp_path)}
+    run_notebook(repository / "notebooks" / "07_frozen_encoder.ipynb", tmp_path / "07.ipynb", small)
+    parts = read_table(tmp_path / "tables" / "07_parts.csv")
+    assert list(parts["line"]) == [line.label or line.method for line in table("ablation-frozen").lines][: len(parts)]
+    assert len(parts) == 15 and parts["F"].nunique() > 4  # the lines are different computations
+    scores = read_table(tmp_path / "tables" / "07_pascal2davis.csv").set_index("method")
+    assert scores.loc["frozen", "mIoU"] == pytest.approx(90) and scores.loc["frozen", "precision"] == pytest.approx(90)
+    gains = read_table(tmp_path / "tables" / "07_pascal2davis-paired.csv")
+    assert gains.loc[0, ["mIoU", "better", "worse"]].tolist() == pytest.approx([40, 2, 0])
+    assert "ablation-frozen: not measured here" in printed(tmp_path / "07.ipynb")
+    assert len(list((tmp_path / "figures").glob("07_*.png"))) == 7

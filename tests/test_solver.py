@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tasks import random_task
 
 from ttilib.inference.classifier import Classifier, prototype, start
@@ -176,6 +178,117 @@ def test_the_start_is_the_prototype_and_the_mean_score(task):
     torch.testing.assert_close(prototype(task), foreground.mean(dim=0))
     raw = Classifier(classifier.weight, torch.zeros(6)).scores(task.query)
     torch.testing.assert_close(classifier.bias, raw.mean(dim=(1, 2)))
+
+
+def test_the_start_as_released_is_the_default_to_the_last_bit(task):
+    """The mean score of all cells of a frame, padding included; a midpoint changes nothing then."""
+    weight = prototype(task).expand(6, -1).contiguous()
+    bias = Classifier(weight, torch.zeros(6), 20.0).scores(task.query).mean(dim=(1, 2))
+    for found in (start(task), start(task, 20.0, "query-mean"), start(task, midpoint=0.9), start(task, midpoint=None)):
+        assert torch.equal(found.weight, weight) and torch.equal(found.bias, bias)
+    assert SolverConfig().bias_start == "query-mean" and next(iterate(task)).classifier.bias.equal(bias)
+    released, named = solve(task), solve(task, SolverConfig(bias_start="query-mean", midpoint=0.2))
+    assert torch.equal(named.classifier.weight, released.classifier.weight)
+    assert torch.equal(named.classifier.bias, released.classifier.bias)
+
+
+def mean_scores(task, temperature=20.0):
+    """Mean score of the support's background and of its foreground under the prototype, cell by cell."""
+    sums, counts, direction = [0.0, 0.0], [0, 0], prototype(task)
+    for k, y, x in task.support_valid.nonzero().tolist():
+        side, feature = int(task.support_masks[k, y, x]), task.support[k, :, y, x]
+        cosine = sum(a * b for a, b in zip(feature.tolist(), direction.tolist(), strict=True))
+        sums[side] += temperature * cosine / (feature.norm() * direction.norm()).item()
+        counts[side] += 1
+    return [total / count for total, count in zip(sums, counts, strict=True)]
+
+
+@given(
+    st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 6), st.one_of(st.none(), st.floats(0, 1.5)),
+    st.sampled_from([5.0, 20.0]),
+)  # fmt: skip
+def test_the_bias_starts_on_the_way_from_background_to_foreground(seed, shots, frames, midpoint, temperature):
+    """b = z0 + midpoint (z1 - z0), the same for every frame; the weight stays the prototype."""
+    task = random_task(frames, shots, seed=seed)
+    background, foreground = mean_scores(task, temperature)
+    share = 1 / 2 - 1 / (5 * shots) if midpoint is None else midpoint
+    found = start(task, temperature, "support-midpoint", midpoint)
+    expected = torch.full((frames,), background + share * (foreground - background), dtype=torch.float64)
+    torch.testing.assert_close(found.bias, expected, rtol=1e-9, atol=1e-9)
+    assert len(set(found.bias.tolist())) == 1 and found.temperature == temperature
+    assert torch.equal(found.weight, prototype(task).expand(frames, -1))
+
+
+@pytest.mark.parametrize(("shots", "share"), [(1, 0.3), (2, 0.4), (3, 13 / 30), (4, 0.45), (5, 0.46), (6, 7 / 15)])
+def test_without_a_midpoint_it_allows_for_how_many_shots_there_are(shots, share):
+    task = random_task(shots=shots)
+    found, told = (start(task, 20.0, "support-midpoint", midpoint).bias for midpoint in (None, share))
+    torch.testing.assert_close(found, told, rtol=1e-12, atol=1e-12)
+    assert not torch.equal(found, start(task, 20.0, "support-midpoint").bias)
+    half = start(task, 20.0, "support-midpoint", 0.5).bias
+    assert torch.equal(half, start(task, 20.0, "support-midpoint").bias)
+
+
+def test_the_query_has_no_say_in_a_start_from_the_support(task):
+    other = random_task(frames=6, dtype=torch.float32, seed=5)
+    swapped = replace(task, query=other.query, query_valid=other.query_valid)
+    found, again = (start(each, 20.0, "support-midpoint", None).bias for each in (task, swapped))
+    assert torch.equal(found, again) and not torch.equal(start(task).bias, start(swapped).bias)
+    assert found.dtype == torch.float32 and found.is_contiguous() and found.stride() == (1,)
+
+
+def test_support_cells_that_do_not_count_have_no_say_either(task):
+    support = torch.where(task.support_valid[:, None], task.support, -task.support.roll(1, 1))
+    assert not torch.equal(support, task.support)
+    found = start(replace(task, support=support), 20.0, "support-midpoint", None).bias
+    assert torch.equal(found, start(task, 20.0, "support-midpoint", None).bias)
+
+
+def test_a_support_without_background_starts_from_its_foreground(task):
+    everything = replace(task, support_masks=torch.ones_like(task.support_masks))
+    scores = Classifier(prototype(everything)[None], torch.zeros(1)).scores_on(task.support)[:, 0]
+    expected = scores[task.support_valid].mean().expand(6)
+    for midpoint in (None, 0.0, 0.5, 1.0):
+        torch.testing.assert_close(start(everything, 20.0, "support-midpoint", midpoint).bias, expected)
+    assert solve(everything, SolverConfig.frozen()).probabilities().isfinite().all()
+
+
+def test_the_descent_begins_where_the_configuration_says(task):
+    for midpoint in (None, 0.1, 0.5):
+        config = SolverConfig(bias_start="support-midpoint", midpoint=midpoint, temperature=10.0)
+        state, expected = next(iterate(task, config)), start(task, 10.0, "support-midpoint", midpoint)
+        assert torch.equal(state.classifier.bias, expected.bias) and state.classifier.temperature == 10.0
+        assert torch.equal(state.prior, marginal(expected.probabilities(task.query), task.query_valid))
+
+
+@pytest.mark.parametrize("oracle", [False, True])
+def test_temporal_terms_can_act_from_the_first_step(task, oracle):
+    prior = torch.full((6,), 0.25) if oracle else None
+    states = list(iterate(task, SolverConfig(temporal_start=0), prior))
+    assert {state.objective.weights.temporal for state in states} == {0.5}
+    assert [state.objective.weights.kl for state in states] == [0.5 if oracle or n < 9 else 1.5 for n in range(50)]
+    released = list(iterate(task, SolverConfig(), prior))
+    assert released[0].objective.weights.temporal == 0.0
+    assert torch.equal(released[0].classifier.bias, states[0].classifier.bias)
+    assert not torch.equal(released[1].classifier.weight, states[1].classifier.weight)
+
+
+def test_the_solver_for_frozen_encoders_differs_from_the_release_in_three_settings(task):
+    changes = {"bias_start": "support-midpoint", "midpoint": None, "temporal_start": 0}
+    assert vars(SolverConfig.frozen()) == {**vars(SolverConfig()), **changes}
+    assert "frozen" not in METHODS  # it is one of the methods only with what is around it
+    solution = solve(task, SolverConfig.frozen())
+    assert (solution.classifier.weight - solve(task).classifier.weight).abs().max() > 1e-3
+    assert len(solution.history) == 50
+
+
+def test_a_frame_that_is_all_padding_is_absent_under_a_start_from_the_support_too(task):
+    valid = task.query_valid.clone()
+    valid[2] = False
+    keep = [0, 1, 3, 4, 5]
+    padded = solve(replace(task, query_valid=valid), SolverConfig.frozen())
+    without = solve(replace(task, query=task.query[keep], query_valid=valid[keep]), SolverConfig.frozen())
+    assert not padded.masks()[2].any() and torch.equal(padded.masks()[keep], without.masks())
 
 
 def test_results_follow_the_inputs_type(task):
