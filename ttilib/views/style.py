@@ -29,13 +29,13 @@ STYLES: dict[str, Style] = {
     "RePRI": {"color": "#0072B2", "marker": "s", "linestyle": "--"},
     "TTI": {"color": "#D55E00", "marker": "o", "linestyle": "-"},
     "TTI+keyframe": {"color": "#009E73", "marker": "D", "linestyle": "-."},
+    "frozen": {"color": "#CC79A7", "marker": "v", "linestyle": (0, (3, 1, 1, 1, 1, 1))},
     "oracle": {"color": "#4D4D4D", "marker": "d", "linestyle": (0, (6, 1, 1, 1))},
     "truth": {"color": "#000000", "marker": "", "linestyle": "-"},
 }
 """Fixed per name; the colours are Okabe and Ito's."""
 
 SPARE = (
-    {"color": "#CC79A7", "marker": "v", "linestyle": (0, (3, 1, 1, 1, 1, 1))},
     {"color": "#56B4E9", "marker": "P", "linestyle": (0, (5, 1))},
     {"color": "#7A5A00", "marker": "X", "linestyle": (0, (1, 1))},
     {"color": "#332288", "marker": "<", "linestyle": (0, (4, 1, 1, 1))},
