@@ -156,3 +156,8 @@ def test_masks_come_back_to_the_device_they_were_on() -> None:
     found = cut_out(masks.to("cuda"), guide, 6)
     assert found.is_cuda and torch.equal(found.cpu(), cut_out(masks, guide, 6))
     assert torch.equal(cut_out(masks, guide.to("cuda"), 6), found.cpu())
+
+
+def test_no_frames_give_no_masks():
+    nothing = cut_out(torch.zeros(0, 9, 9, dtype=torch.bool), torch.zeros(0, 3, 9, 9))
+    assert nothing.shape == (0, 9, 9) and nothing.dtype == torch.bool

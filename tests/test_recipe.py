@@ -515,3 +515,10 @@ def test_the_truth_is_out_of_reach() -> None:
     recipe = Recipe(guided=0.06, cut=0.07)
     assert torch.equal(finished(solution, clip, recipe), finished(solution, blind, recipe))
     assert not any("truth" in inspect.getsource(each) for each in (Source, finished))
+
+
+def test_weights_of_layers_that_are_not_there_are_refused():
+    with pytest.raises(ValueError, match="there are 1 layers; give one weight for each"):
+        Source(torch.nn.Conv2d(3, 4, 8, 8)).task(
+            synthetic_clip(frames=2, size=(33, 57)), Recipe(layer_weights=(0.7, 1.0))
+        )

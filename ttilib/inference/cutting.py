@@ -35,8 +35,10 @@ def cut_out(
             "give the frames [T, 3, H, W] that the masks [T, H, W] are of"
         )
     colours = (guide.detach().float() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    frames = zip(masks.cpu().numpy(), colours, strict=True)
-    return torch.from_numpy(np.stack([_cut(mask, colour, band, steps) for mask, colour in frames])).to(masks.device)
+    found = masks.cpu().numpy().copy()
+    for mask, colour in zip(found, colours, strict=True):
+        mask[:] = _cut(mask, colour, band, steps)
+    return torch.from_numpy(found).to(masks.device)
 
 
 def _cut(

@@ -113,6 +113,8 @@ def _value(name: str, field: str, text: str) -> Any:
     if typing.get_origin(FIELDS[field]) is tuple:
         (kind, _) = typing.get_args(FIELDS[field])
         parts = [] if text.lower() == "none" else text.split("+")
+        if not all(parts):
+            raise ValueError(f"method {name!r}: {field}={text} names nothing beside a +; write such as layer2+layer3")
         return tuple(part if kind is str else _amount(name, field, part) for part in parts)
     kinds = _kinds(FIELDS[field])
     choices = [choice for kind in kinds for choice in typing.get_args(kind)]

@@ -55,7 +55,7 @@ class Source:
         """
         recipe = recipe or Recipe()
         encoder = self.at(recipe.layers)
-        if recipe.centring != "none" or recipe.layers:
+        if recipe.features != Recipe().features:
             means = None if recipe.centring == "none" else self.means(recipe, clip)
             encoder = Centred(encoder, means, recipe.layer_weights, encoder.channels)
         before, begin = self._clock(), time.perf_counter()
