@@ -30,7 +30,7 @@ ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_wei
 """RePRI's oracle setting, terms weighted 1, 1 and 0.1; the release writes 300 steps and counts from 1."""
 
 FROZEN = Recipe(centring="pool", guided=0.033, guided_eps=1e-4, cut=0.033)
-"""What is done around the solver for an encoder that was never trained for this; its solver is `SolverConfig.frozen`."""
+"""What is done around the solver for an encoder that was never trained; the solver is that of `SolverConfig.frozen`."""
 
 BASES = {
     **{name: (config, Recipe()) for name, config in METHODS.items()},
