@@ -1,15 +1,16 @@
 """With what numbers were made: the program's text, versions, machine, weights.
 
 Two rows belong in one table if nothing that could change them differs. `code_digest` names the part of the program
-that makes numbers; a change of a plot or a command leaves it, and with it the results of weeks, as they are. `made`
-is what every row carries, `provenance` what a run writes down once.
+that makes numbers; a change of a plot, a command or a docstring leaves it, and with it the results
+of weeks, as they are. `made` is what every row carries, `provenance` what a run writes down once.
 """
 
 from __future__ import annotations
 
+import ast
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +25,8 @@ from ttilib.files import digest
 
 HOME = Path(__file__).resolve().parents[1]  # the library
 HERE = Path(__file__).resolve().relative_to(HOME)
-MAKERS = (
-    "files.py", "images.py", "corpora", "data", "networks", "inference", "scores/metrics.py",
-    "scores/consistency.py", "scores/cost.py", "scores/evaluation.py",
-)  # fmt: skip
-"""Modules and rooms that the figures of a row depend on."""
+EVALUATION = ("scores.evaluation", "scores.cost", "inference.methods", "inference.source", "data.benchmarks")
+"""Modules that an evaluation begins with; what they import counts as well."""
 
 CARRIED = ("ttilib", "torch", "python", "numpy", "cv2", "commit", "device", "device_name", "threads")
 
@@ -85,22 +83,39 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def code_digest() -> str:
-    """Name of the text of this program's parts that make numbers (`MAKERS`): 16 hex digits.
+    """Name of the code that makes numbers: 16 hex digits of the syntax trees of what an evaluation imports.
 
-    Results made by other text are not mixed with new ones. It is the same on every machine.
-    Raises FileNotFoundError if a part is missing.
+    Docstrings and comments are not part of it, so a corrected sentence keeps every finished row. Results of other code
+    are not mixed with new ones. It is the same on every machine.
     """
-    texts = [[path.relative_to(HOME).as_posix(), path.read_text(encoding="utf-8")] for path in _sources()]
-    return digest(sorted(texts))
+    return digest(sorted([name, _shape(tree)] for name, tree in _imported(EVALUATION).items()))
 
 
-def _sources() -> Iterator[Path]:
-    """The modules that make numbers."""
-    for name in MAKERS:
-        part = HOME / name
-        if not part.exists():
-            raise FileNotFoundError(f"{part}: this part of the library is missing; install ttilib again")
-        yield from part.rglob("*.py") if part.is_dir() else [part]
+def _imported(names: Iterable[str]) -> dict[str, ast.Module]:
+    """These modules of the library and all that they import from it, by name, as syntax trees without docstrings."""
+    found: dict[str, ast.Module] = {}
+    due = list(names)
+    while due:
+        name = due.pop()
+        path = HOME.joinpath(*name.split(".")).with_suffix(".py")
+        if name in found or not path.is_file():
+            continue
+        found[name] = tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+                del node.body[0]
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ttilib"):
+                base = node.module.removeprefix("ttilib").removeprefix(".")
+                due += [base, *(f"{base}.{alias.name}".strip(".") for alias in node.names)]
+    return found
+
+
+def _shape(node: Any) -> Any:
+    """A syntax tree as plain values, without what is empty: Python's versions differ in what they leave empty."""
+    if isinstance(node, ast.AST):
+        parts = [[name, _shape(part)] for name, part in ast.iter_fields(node) if part not in (None, [])]
+        return [type(node).__name__, *parts]
+    return [_shape(part) for part in node] if isinstance(node, list) else repr(node)
 
 
 def made(device: torch.device | str = "cpu", weights: str | None = None) -> dict[str, Any]:
