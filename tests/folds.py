@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ttilib.data.episodes import episode_of
-from ttilib.data.lists import Fold
-from ttilib.data.released import passes
+from ttilib.datasets.catalog import Fold
+from ttilib.episodes.episode import episode_of
+from ttilib.episodes.sampling import passes
 
 
 def fold(corpus="ytvis", videos=7, classes=(1, 5), shows=None, repeats=1):

@@ -9,8 +9,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ttilib.networks.architectures import Architecture, find_architecture
-from ttilib.networks.models import PSPNet
+from ttilib.encoders.architectures import Architecture, find_architecture
+from ttilib.encoders.pspnet import PSPNet
 
 SETTINGS = """
 class CfgNode(dict):

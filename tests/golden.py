@@ -17,11 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ttilib.inference.features import Task, downsample, unit
-from ttilib.inference.solution import State
-from ttilib.inference.solver import SolverConfig, solve
-from ttilib.scores.consistency import released_video_consistency
-from ttilib.scores.metrics import intersection_union
+from ttilib.results.metrics import intersection_union, released_video_consistency
+from ttilib.solver.solver import SolverConfig, State, solve
+from ttilib.solver.task import Task, downsample, unit
 
 IGNORE = 255
 #            absolute allowance per quantity; traces are relative

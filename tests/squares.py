@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ttilib.networks.architectures import Architecture
-from ttilib.networks.models import build_encoder
-from ttilib.training import processes
-from ttilib.training.settings import ContrastConfig, TrainConfig
+from ttilib.encoders.architectures import Architecture
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.training import distributed
+from ttilib.training.config import ContrastConfig, TrainConfig
 from ttilib.training.train import Items, fit
 
 TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (8, 8, 16, 16), stem="plain", pyramid=4, features=16)
@@ -105,9 +105,9 @@ def main() -> None:
     """folder, configuration and options of the pictures as JSON; prints the number of every step done."""
     torch.set_num_threads(1)
     folder, settings, options = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-    with processes.joined():
+    with distributed.joined():
         for progress in learn(folder, as_config(settings), **options):
-            if processes.rank() == 0:
+            if distributed.rank() == 0:
                 sys.stdout.write(f"{progress.step}\n")
                 sys.stdout.flush()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ttilib.inference.features import Task, unit
+from ttilib.solver.task import Task, unit
 
 
 def random_task(

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttilib.corpora.augmentation import augment, augment_clip, flip
-from ttilib.corpora.transforms import image_tensor, mask_tensor, pixels
+from ttilib.datasets.transforms import augment, augment_clip, flip, image_tensor, mask_tensor, pixels
 
 
 def disc(height=120, width=200, left=0):

@@ -11,11 +11,10 @@ import pytest
 from corpora import block, davis, minivspw, pascal, picture, vspw, ytvis
 from folds import fold
 
-from ttilib.corpora.registry import READERS
-from ttilib.corpora.roots import NAMES
-from ttilib.data.benchmarks import BENCHMARKS, BenchmarkData, benchmark, draw_episodes, find_roots, read_benchmark
-from ttilib.data.episodes import Episode, read_episodes, sample_episodes, write_episodes
-from ttilib.data.lists import read_table
+from ttilib.datasets.base import NAMES
+from ttilib.datasets.catalog import READERS, read_table
+from ttilib.episodes.benchmarks import BENCHMARKS, BenchmarkData, benchmark, draw_episodes, find_roots, read_benchmark
+from ttilib.episodes.episode import Episode, read_episodes, sample_episodes, write_episodes
 from ttilib.files import write_json, write_text
 from ttilib.images import write_image, write_labels
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
-from ttilib.data.datasets import synthetic_clip
-from ttilib.inference.features import extract
-from ttilib.inference.solver import SolverConfig, solve
-from ttilib.views import browser
-from ttilib.views.plots import overlay, zoom_for
+from ttilib.episodes.clips import synthetic_clip
+from ttilib.plots import browser
+from ttilib.plots.overlays import overlay, zoom_for
+from ttilib.solver.solver import SolverConfig, solve
+from ttilib.solver.task import extract
 
 
 def colours(images):

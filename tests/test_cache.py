@@ -13,10 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttilib.data.datasets import synthetic_clip
-from ttilib.inference.cache import CachedEncoder
-from ttilib.inference.features import extract
-from ttilib.networks.models import build_encoder
+from ttilib.encoders.feature_cache import CachedEncoder
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.episodes.clips import synthetic_clip
+from ttilib.solver.task import extract
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,8 +9,8 @@ from corpora import block, broken_png, palette_png
 from hypothesis import given
 from hypothesis.extra import numpy as arrays
 
-from ttilib.corpora import census as room
-from ttilib.corpora.census import census, count, write_census
+from ttilib.datasets import masks as room
+from ttilib.datasets.masks import census, count, write_census
 from ttilib.images import write_labels
 
 

@@ -15,23 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ttilib.__main__ import _parser, main
-from ttilib.corpora.transforms import centred, normalise
-from ttilib.data.datasets import synthetic_clip
+from ttilib.datasets.transforms import centred, normalise
+from ttilib.encoders.checkpoints import fingerprint, load_encoder, save_encoder
+from ttilib.encoders.layers import Tapped
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.episodes.clips import synthetic_clip
 from ttilib.images import write_image
-from ttilib.inference.centring import (
-    PICTURES,
-    Centred,
-    Means,
-    load_means,
-    means_path,
-    measure_means,
-    pool,
-    save_means,
-)
-from ttilib.inference.features import extract
-from ttilib.networks.checkpoints import fingerprint, load_encoder, save_encoder
-from ttilib.networks.layers import Tapped
-from ttilib.networks.models import build_encoder
+from ttilib.solver.extraction import PICTURES, Centred, Means, load_means, means_path, measure_means, pool, save_means
+from ttilib.solver.task import extract
 
 
 def random(seed: int, *shape: int) -> Tensor:

@@ -15,9 +15,9 @@ from folds import fold
 from foreign import HEAD, save_with_settings, state
 from safetensors.torch import load_file, save_file
 
-from ttilib.networks.architectures import Architecture
-from ttilib.networks.checkpoints import convert, fingerprint, load_encoder, load_state, save_encoder, save_state
-from ttilib.networks.models import PSPNet, build_encoder
+from ttilib.encoders.architectures import Architecture
+from ttilib.encoders.checkpoints import convert, fingerprint, load_encoder, load_state, save_encoder, save_state
+from ttilib.encoders.pspnet import PSPNet, build_encoder
 
 TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (4, 4, 8, 8), stem="plain", pyramid=2, features=6)
 

@@ -10,16 +10,25 @@ from corpora import HEIGHT, WIDTH, block, broken_png, palette_png, pascal, pictu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttilib.audit import soundness
-from ttilib.audit.annotations import check_ytvis, ytvis_form
-from ttilib.audit.checks import check_episodes
-from ttilib.audit.soundness import Finding, Shown, check_flow, check_frame, check_frames, check_labels, told
-from ttilib.corpora.registry import READERS
-from ttilib.corpora.stills import PascalReader
-from ttilib.corpora.ytvis import ytvis_index
-from ttilib.data.episodes import Episode
+from ttilib.datasets.catalog import READERS
+from ttilib.datasets.pascal import PascalReader
+from ttilib.datasets.youtube_vis import ytvis_index
+from ttilib.episodes.checks import check_episodes
+from ttilib.episodes.episode import Episode
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
+from ttilib.tools import doctor_checks
+from ttilib.tools.doctor_checks import (
+    Finding,
+    Shown,
+    check_flow,
+    check_frame,
+    check_frames,
+    check_labels,
+    check_ytvis,
+    told,
+    ytvis_form,
+)
 
 
 @pytest.mark.parametrize(
@@ -134,8 +143,8 @@ def test_many_frames_are_looked_at_in_order_whoever_does_it(tmp_path, monkeypatc
     alone = list(check_frames(shown, "files"))
     assert [len(findings) for findings in alone] == [n in (2, 6) for n in range(12)]
     assert capfd.readouterr() == ("", "")
-    monkeypatch.setattr(soundness, "VERY_MANY", 11)
-    monkeypatch.setattr(soundness, "MANY", 11)
+    monkeypatch.setattr(doctor_checks, "VERY_MANY", 11)
+    monkeypatch.setattr(doctor_checks, "MANY", 11)
     assert list(check_frames(shown, "my files", workers=2)) == alone
     shown_on_screen = capfd.readouterr()
     assert shown_on_screen.out == "" and "my files" in shown_on_screen.err and "12/12" in shown_on_screen.err

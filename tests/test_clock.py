@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ttilib.sweep import clock as module
-from ttilib.sweep.clock import Clock, ticking, words
+from ttilib.sweep import driver as module
+from ttilib.sweep.driver import Clock, ticking, words
 
 
 class Time:

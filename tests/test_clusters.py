@@ -14,9 +14,8 @@ import dask
 import psutil
 import pytest
 
-from ttilib.sweep import clusters, quiet, slurm
-from ttilib.sweep.clusters import cluster, room
-from ttilib.sweep.slurm import job_settings
+from ttilib.sweep import clusters
+from ttilib.sweep.clusters import cluster, job_settings, room
 
 CANCEL = """
 import os, signal, sys
@@ -149,7 +148,7 @@ def test_a_killed_worker_is_replaced_and_its_task_done_again(local, tmp_path):
 
 def test_the_block_ends_with_everything_it_started(tmp_path):
     before = dict(os.environ)
-    loggers = [(logging.getLogger(n).handlers, logging.getLogger(n).propagate) for n in quiet.LOGGERS]
+    loggers = [(logging.getLogger(n).handlers, logging.getLogger(n).propagate) for n in clusters.LOGGERS]
     config = dask.config.get("distributed.worker.memory.spill")
     mine = {p.pid for p in family()}
     with cluster("local", workers=1, log_folder=tmp_path) as client:
@@ -160,7 +159,7 @@ def test_the_block_ends_with_everything_it_started(tmp_path):
     assert not psutil.pid_exists(pid)
     assert not Path(folder).exists() and not Path(folder).parent.parent.exists()
     assert dask.config.get("distributed.worker.memory.spill") == config
-    assert [(logging.getLogger(n).handlers, logging.getLogger(n).propagate) for n in quiet.LOGGERS] == loggers
+    assert [(logging.getLogger(n).handlers, logging.getLogger(n).propagate) for n in clusters.LOGGERS] == loggers
     changed = {name for name, value in os.environ.items() if before.get(name) != value}
     assert not changed & set(clusters.THREADS)
 
@@ -361,7 +360,7 @@ def test_jobs_of_a_queue_work_and_are_cancelled_at_the_end(stand_in, tmp_path, c
 
 def test_a_job_that_ends_is_queued_again(stand_in, tmp_path, monkeypatch):
     folder = stand_in()
-    monkeypatch.setattr(slurm, "RENEWAL", 0.3)
+    monkeypatch.setattr(clusters, "RENEWAL", 0.3)
     with (
         dask.config.set({"distributed.deploy.lost-worker-timeout": "0.5s"}),
         cluster("slurm", slurm={"interface": "lo"}, log_folder=tmp_path / "logs") as client,

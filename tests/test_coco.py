@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ttilib.corpora.coco import (
+from ttilib.datasets.base import Reader
+from ttilib.datasets.catalog import TABLES
+from ttilib.datasets.coco import (
     CocoFullReader,
     CocoReader,
+    coco_annotations,
     coco_lines,
     coco_masks,
+    fill_polygon,
     make_masks,
     scan_coco,
     scan_coco_full,
 )
-from ttilib.corpora.corpus import Reader
-from ttilib.corpora.instances import coco_annotations
-from ttilib.corpora.painting import fill_polygon
-from ttilib.data.lists import TABLES
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import read_labels, write_labels
 

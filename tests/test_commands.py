@@ -9,11 +9,11 @@ import torch
 from corpora import block, pascal, vspw, ytvis
 
 from ttilib.__main__ import main
-from ttilib.data.benchmarks import draw_episodes, read_benchmark
-from ttilib.data.episodes import read_episodes
+from ttilib.encoders.checkpoints import load_encoder
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
+from ttilib.episodes.episode import read_episodes
 from ttilib.files import read_json, write_json, write_text
-from ttilib.networks.checkpoints import load_encoder
-from ttilib.networks.models import build_encoder
 
 SHOWS = {f"v{n}": [[1], [1, 2], [2]] for n in range(5)}
 

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ttilib.views import bars, comparisons, curves, paper, style
+from ttilib.plots import comparisons, curves, style
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_forest_keeps_whole_names_if_baselines_differ(ax):
 
 
 def test_columns_of_a_forest_do_not_overlap():
-    with paper.paper_style():
-        figure, (ax,) = paper.panels(1)
+    with style.paper_style():
+        figure, (ax,) = style.panels(1)
         comparisons.forest(ax, table(gain(5, "TTI - RePRI", 1, 4999, 5001, 0.99, 10000)))
         figure.canvas.draw()
         boxes = [text.get_window_extent() for text in ax.texts[:3]]
@@ -231,7 +231,7 @@ def test_twenty_methods_have_looks_and_the_first_seven_differ():
 
 
 def test_text_follows_the_readers_size(ax):
-    with paper.paper_style():
+    with style.paper_style():
         assert style.text_size() == 8 and style.text_size(0.5) == 4
     style.label_ends(ax, [(0.0, 0.5, "TTI", "black")])
     assert ax.texts[0].get_fontsize() == pytest.approx(0.95 * matplotlib.rcParams["font.size"])
@@ -239,7 +239,7 @@ def test_text_follows_the_readers_size(ax):
 
 def test_bars_reach_from_low_to_high(ax):
     lines = table((1, "TTI", {"mIoU": 50.0, "mIoU low": 45.0, "mIoU high": 52.0}))
-    bars.method_bars(ax, lines, ["mIoU"])
+    comparisons.method_bars(ax, lines, ["mIoU"])
     (spread,) = [segment for collection in ax.collections for segment in collection.get_segments()]
     np.testing.assert_allclose(spread[:, 1], [45, 52])
 
@@ -247,7 +247,7 @@ def test_bars_reach_from_low_to_high(ax):
 def test_bars_of_classes_have_error_bars_at_their_own_bar(ax):
     lines = pd.DataFrame({"method": ["RePRI", "RePRI", "TTI"], "class_name": ["bird", "fish", "fish"],
                           "IoU": [70.0, 10.0, 60.0], "± IoU": [5.0, np.nan, 2.0]})  # fmt: skip
-    bars.per_class_bars(ax, lines)
+    comparisons.per_class_bars(ax, lines)
     spans = [segment for collection in ax.collections for segment in collection.get_segments()]
     found = {tuple(span[:, 0]): span[0, 1] for span in spans}
     assert set(found) == {(65, 75), (58, 62)}
@@ -255,7 +255,7 @@ def test_bars_of_classes_have_error_bars_at_their_own_bar(ax):
     assert found[65, 75] == pytest.approx(names.index("bird") + 0.205)
     assert found[58, 62] == pytest.approx(names.index("fish") - 0.205)
     with pytest.raises(ValueError, match="several lines per class and method"):
-        bars.per_class_bars(ax, pd.concat([lines, lines]))
+        comparisons.per_class_bars(ax, pd.concat([lines, lines]))
 
 
 def test_the_released_consistency_is_thin_and_unnamed(ax):
@@ -269,7 +269,7 @@ def test_the_released_consistency_is_thin_and_unnamed(ax):
 
 def test_paper_style_is_gone_after_the_block():
     before = matplotlib.rcParams.copy()
-    with paper.paper_style():
+    with style.paper_style():
         assert matplotlib.rcParams["font.size"] == 8 and matplotlib.rcParams["pdf.fonttype"] == 42
     assert matplotlib.rcParams == before
 
@@ -278,22 +278,22 @@ def test_paper_style_is_gone_after_the_block():
     ("count", "columns", "inches"), [(1, 2, (3.35, 2)), (2, 2, (6.9, 2)), (3, 2, (6.9, 4)), (3, 1, (3.35, 6))]
 )
 def test_panels_are_as_many_as_asked_for(count, columns, inches):
-    figure, axes = paper.panels(count, columns, 2.0)
+    figure, axes = style.panels(count, columns, 2.0)
     assert len(axes) == count == len(figure.axes)
     assert tuple(figure.get_size_inches()) == pytest.approx(inches)
     with pytest.raises(ValueError, match="0 panels"):
-        paper.panels(0)
+        style.panels(0)
 
 
 def test_a_saved_figure_is_two_files_that_do_not_change(tmp_path):
-    figure, (ax,) = paper.panels(1, height=1.0)
+    figure, (ax,) = style.panels(1, height=1.0)
     ax.plot([1, 2], label="TTI")
     ax.set_title("a name")
     stem = tmp_path / "new" / "05_noise=0.2"
-    paper.save(figure, stem)
+    style.save(figure, stem)
     assert sorted(path.name for path in stem.parent.iterdir()) == ["05_noise=0.2.pdf", "05_noise=0.2.png"]
     first = {path.name: path.read_bytes() for path in stem.parent.iterdir()}
-    paper.save(figure, stem)
+    style.save(figure, stem)
     assert first == {path.name: path.read_bytes() for path in stem.parent.iterdir()}
     pdf, png = (first[f"05_noise=0.2.{kind}"] for kind in ("pdf", "png"))
     assert b"CreationDate" not in pdf and b"/Type3" not in pdf and b"/CIDFontType2" in pdf
@@ -301,12 +301,12 @@ def test_a_saved_figure_is_two_files_that_do_not_change(tmp_path):
 
 
 def test_a_figure_that_cannot_be_drawn_leaves_the_old_one(tmp_path):
-    figure, (ax,) = paper.panels(1)
-    paper.save(figure, tmp_path / "a")
+    figure, (ax,) = style.panels(1)
+    style.save(figure, tmp_path / "a")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     ax.set_title("$\\nothing$")
     with pytest.raises(ValueError, match="nothing"):
-        paper.save(figure, tmp_path / "a")
+        style.save(figure, tmp_path / "a")
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 

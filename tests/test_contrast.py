@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ttilib.training.contrast import TOGETHER, ContrastHead, contrastive, known_cells, pooled
+from ttilib.training.model import TOGETHER, ContrastHead, contrastive, known_cells, pooled
 
 
 def features(seed: int, size: tuple[int, ...] = (3, 5, 4, 6), dtype: torch.dtype = torch.float64) -> list[Tensor]:

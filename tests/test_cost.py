@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ttilib.scores import cost
-from ttilib.scores.cost import Cost, measured
+from ttilib.results import evaluation
+from ttilib.results.evaluation import Cost, measured
 
-LINUX = (cost.SELF / "clear_refs").exists()
+LINUX = (evaluation.SELF / "clear_refs").exists()
 
 
 def occupy(megabytes: int) -> np.ndarray:
@@ -55,11 +55,11 @@ def test_unknown_memory_is_none_and_not_zero(tmp_path, monkeypatch):
     with measured("meta") as spent:
         time.sleep(0.01)
     assert spent.memory_mb is None and spent.seconds >= 0.01
-    monkeypatch.setattr(cost, "SELF", tmp_path / "no such folder")  # as on other systems
+    monkeypatch.setattr(evaluation, "SELF", tmp_path / "no such folder")  # as on other systems
     with measured(torch.device("cpu")) as spent:
         occupy(1)
     assert spent == Cost(spent.seconds, None)
-    monkeypatch.setattr(cost, "SELF", tmp_path)  # the mark can be set back, but nothing is said
+    monkeypatch.setattr(evaluation, "SELF", tmp_path)  # the mark can be set back, but nothing is said
     (tmp_path / "status").write_text("Name: python\nVmRSS:\t  lots\n")
     with measured() as spent:
         occupy(1)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ttilib.inference.cutting import cut_out
+from ttilib.solver.edges import cut_out
 
 HEIGHT, WIDTH = 97, 121
 

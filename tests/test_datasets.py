@@ -27,18 +27,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from ttilib.corpora.corpus import Rule
-from ttilib.corpora.outlines import decode
-from ttilib.corpora.registry import READERS
-from ttilib.corpora.transforms import MEAN, STD, centred, normalise
-from ttilib.data.clips import Frames
-from ttilib.data.datasets import clip_from_files, episode_frames, load_clip, pool_frames, synthetic_clip
-from ttilib.data.episodes import Episode, sample_episodes
-from ttilib.data.labelled import TrainingClips, TrainingFrames
-from ttilib.data.lists import read_fold
+from ttilib.datasets.base import Rule
+from ttilib.datasets.catalog import READERS, read_fold
+from ttilib.datasets.masks import decode
+from ttilib.datasets.transforms import MEAN, STD, centred, normalise
+from ttilib.episodes.clips import Frames, clip_from_files, episode_frames, load_clip, pool_frames, synthetic_clip
+from ttilib.episodes.episode import Episode, sample_episodes
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image, write_labels
-from ttilib.inference.features import extract
+from ttilib.solver.task import extract
+from ttilib.training.data import TrainingClips, TrainingFrames
 
 SIZE = (HEIGHT, WIDTH)
 SHOWS = {"aa": [[1], [1, 3], [3]], "bb": [[1], [1, 2], [2]], "cc": [[1, 2], [1], []], "dd": [[3], [3], [2]]}

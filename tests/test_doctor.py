@@ -11,15 +11,15 @@ from corpora import block, broken_png, davis, davis_2016, davis_2017, flow, mini
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttilib.audit import inventory, soundness
-from ttilib.audit.doctor import Report, examine, write_report
-from ttilib.audit.soundness import Finding
-from ttilib.corpora.coco import make_masks
-from ttilib.data.benchmarks import BENCHMARKS, read_benchmark
-from ttilib.data.lists import TABLES
+from ttilib.datasets.catalog import TABLES
+from ttilib.datasets.coco import make_masks
+from ttilib.episodes.benchmarks import BENCHMARKS, read_benchmark
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
-from ttilib.mini import generate
+from ttilib.synthetic import generate
+from ttilib.tools import doctor_checks
+from ttilib.tools.doctor import Report, examine, write_report
+from ttilib.tools.doctor_checks import Finding
 
 ONE = {"folds": (0,), "shots": (1,)}
 
@@ -352,7 +352,7 @@ def test_no_data_is_one_error_with_the_expected_tree(tmp_path, name):
         assert finding.severity == "error" and finding.file == str(root) and not report.folds
         plan = BENCHMARKS[name]
         for corpus in (plan.query, plan.support):
-            assert all(entry in finding.mend for entry in inventory.TREES[corpus])
+            assert all(entry in finding.mend for entry in doctor_checks.TREES[corpus])
         assert f"{name}: not ready (1 error," in report.text()
 
 
@@ -395,7 +395,7 @@ def test_progress_is_shown_when_there_is_much_to_do(tmp_path, monkeypatch, capfd
     stills(tmp_path)
     examine("pascal", tmp_path, **ONE)
     assert capfd.readouterr() == ("", "")
-    monkeypatch.setattr(soundness, "MANY", 4)
+    monkeypatch.setattr(doctor_checks, "MANY", 4)
     examine("pascal", tmp_path, **ONE)
     shown = capfd.readouterr()
     assert shown.out == "" and "pascal files" in shown.err and "5/5" in shown.err

@@ -10,9 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from released import Driver, ReleasedFrames, ReleasedSequences, ReleasedStills, ReleasedYtvis
 
-from ttilib.data.draws import draw_alone, sequences, stills
-from ttilib.data.lists import Fold
-from ttilib.data.released import gathered, one_run, passes
+from ttilib.datasets.catalog import Fold
+from ttilib.episodes.sampling import draw_alone, gathered, one_run, passes, sequences, stills
 from ttilib.files import digest
 
 seeds = st.integers(0, 10**6)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from released import ReleasedSequences, ReleasedStills, ReleasedYtvis
 
-from ttilib.data.episodes import (
+from ttilib.datasets.catalog import Fold
+from ttilib.episodes.episode import (
     Episode,
     read_episodes,
     sample_episodes,
@@ -20,7 +21,6 @@ from ttilib.data.episodes import (
     together,
     write_episodes,
 )
-from ttilib.data.lists import Fold
 from ttilib.files import digest
 
 

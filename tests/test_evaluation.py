@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from ttilib.data.clips import Clip
-from ttilib.data.episodes import Episode
-from ttilib.scores.consistency import released_video_consistency, video_consistency
-from ttilib.scores.evaluation import Answer, score_group
-from ttilib.scores.metrics import j_and_f, precision, recall
-from ttilib.scores.records import append_row, read_rows
+from ttilib.episodes.clips import Clip
+from ttilib.episodes.episode import Episode
+from ttilib.results.evaluation import Answer, score_group
+from ttilib.results.metrics import j_and_f, precision, recall, released_video_consistency, video_consistency
+from ttilib.results.records import append_row, read_rows
 
 MADE = {"ttilib": "0.1.0", "code": "c0de", "weights": "beef"}
 

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 from distributed import Client
 
-from ttilib.sweep.execution import execute
+from ttilib.sweep.driver import execute
 from ttilib.sweep.tasks import Task
 
 RAN: list[str] = []

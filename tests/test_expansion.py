@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 from corpora import block, minivspw, pascal, ytvis
 
-from ttilib.data.episodes import read_episodes, slices, together
-from ttilib.scores.records import code_digest
-from ttilib.scores.typeset import read_table
-from ttilib.sweep.clock import words
-from ttilib.sweep.driver import table_tasks
-from ttilib.sweep.expansion import Place, expand
-from ttilib.sweep.overview import forecast, index
-from ttilib.sweep.plan import Line, Setting, Table, changed
-from ttilib.sweep.requests import asked_tables, begin, split_parameters, usual_place, with_encoders
+from ttilib.episodes.episode import read_episodes, slices, together
+from ttilib.results.export import read_table
+from ttilib.results.records import code_digest
+from ttilib.sweep.driver import forecast, index, table_tasks, words
+from ttilib.sweep.expand import Place, asked_tables, begin, expand, split_parameters, usual_place, with_encoders
+from ttilib.sweep.tables import Line, Setting, Table, changed
 from ttilib.sweep.tasks import finish
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -99,7 +96,7 @@ def test_what_changes_no_number_changes_no_key(place, tmp_path):
 
 def test_another_program_text_changes_every_key(place, monkeypatch):
     before = {task.key for task in expand([plan("TTI")], place).tasks}
-    monkeypatch.setattr("ttilib.sweep.expansion.code_digest", lambda: "other")
+    monkeypatch.setattr("ttilib.sweep.expand.code_digest", lambda: "other")
     assert not before & {task.key for task in expand([plan("TTI")], place).tasks}
 
 

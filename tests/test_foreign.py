@@ -20,11 +20,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ttilib.networks.architectures import INITIAL, Architecture, find_architecture
-from ttilib.networks.checkpoints import fingerprint
-from ttilib.networks.foreign import load_initial, plain, read_foreign
-from ttilib.networks.models import build_encoder
-from ttilib.networks.published import on_paper, read_published
+from ttilib.encoders.architectures import INITIAL, Architecture, find_architecture
+from ttilib.encoders.checkpoints import fingerprint, on_paper, read_published
+from ttilib.encoders.external import load_initial, plain, read_foreign
+from ttilib.encoders.pspnet import build_encoder
 
 
 @pytest.fixture(params=["zip", "legacy"])

@@ -11,13 +11,21 @@ from corpora import block, broken_png, davis_2016, flow, minivspw, pascal, vspw,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttilib.audit.framelists import check_lists, frame_lists, write_lists
-from ttilib.audit.listings import count_episodes
-from ttilib.audit.published import count_sequences, first_difference, judge, list_md5, list_text
-from ttilib.corpora import census
-from ttilib.data.benchmarks import BENCHMARKS, draw_episodes, read_benchmark
-from ttilib.data.lists import read_table
+from ttilib.datasets import masks as census
+from ttilib.datasets.catalog import read_table
+from ttilib.episodes.benchmarks import BENCHMARKS, draw_episodes, read_benchmark
 from ttilib.files import read_json, write_json, write_text
+from ttilib.tools.frame_lists import (
+    check_lists,
+    count_episodes,
+    count_sequences,
+    first_difference,
+    frame_lists,
+    judge,
+    list_md5,
+    list_text,
+    write_lists,
+)
 
 ABC = ("a a/mask/1.png", "a a/mask/2.png", "b b/mask/1.png")
 
@@ -534,7 +542,7 @@ def test_a_read_only_folder_is_noticed_before_anything_is_counted(tmp_path):
 
 
 def test_every_benchmark_has_rules(tmp_path):
-    from ttilib.audit.listings import RULES
+    from ttilib.tools.frame_lists import RULES
 
     assert {plan.query for plan in BENCHMARKS.values()} | {plan.support for plan in BENCHMARKS.values()} == set(RULES)
     with pytest.raises(ValueError, match="did you mean minivspw"):

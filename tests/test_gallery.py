@@ -15,12 +15,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ttilib.data.benchmarks import draw_episodes, read_benchmark
-from ttilib.data.datasets import load_clip, synthetic_clip
-from ttilib.data.episodes import write_episodes
-from ttilib.scores.metrics import intersection_union
-from ttilib.scores.predictions import append_masks
-from ttilib.views import gallery, paper, plots
+from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
+from ttilib.episodes.clips import load_clip, synthetic_clip
+from ttilib.episodes.episode import write_episodes
+from ttilib.plots import gallery, overlays, style
+from ttilib.results.metrics import intersection_union
+from ttilib.results.records import append_masks
 
 
 def row(counts, method="TTI", episode="a", index=0, **more):
@@ -110,8 +110,8 @@ def test_what_does_not_belong_together_is_refused(study):
 
 
 def drawn(items):
-    with paper.paper_style():
-        figure = Figure(figsize=(paper.PAGE, gallery.height(items)), layout="constrained")
+    with style.paper_style():
+        figure = Figure(figsize=(style.PAGE, gallery.height(items)), layout="constrained")
         FigureCanvasAgg(figure)
         gallery.gallery(figure, items)
         figure.canvas.draw()
@@ -133,7 +133,7 @@ def test_a_row_of_pictures_and_the_overlap_below_them():
     for ax, t in zip(frames, [0, 2, 4, 6, 8], strict=True):  # a dot lies below the middle of its picture
         box, x = ax.get_window_extent(), line.transData.transform((t, 0))[0]
         assert abs((box.x0 + box.x1) / 2 - x) < 0.1 * box.width
-        shown = plots.overlay(clip.query[t], masks[t], zoom=plots.zoom_for(clip.query[t]))
+        shown = overlays.overlay(clip.query[t], masks[t], zoom=overlays.zoom_for(clip.query[t]))
         np.testing.assert_array_equal(ax.images[0].get_array(), shown)
         assert ax.get_xlim() == (-0.5, 72.5) and ax.get_ylim() == (40.5, -0.5)
     words = [text.get_text() for text in figure.legends[0].get_texts()]
@@ -167,7 +167,7 @@ def test_short_clips_empty_frames_and_unknown_truth():
 def test_the_support_is_one_picture_with_every_label_in_it(shots, grid):
     clip = synthetic_clip(shots=shots, frames=1, size=(41, 73))
     mosaic = gallery.support_mosaic(clip)
-    zoom = max(1, round(plots.SHARP // grid[1] / 73))
+    zoom = max(1, round(overlays.SHARP // grid[1] / 73))
     gap = max(2, 73 * zoom // 40)
     assert mosaic.shape == (grid[0] * (41 * zoom + gap) - gap, grid[1] * (73 * zoom + gap) - gap, 3)
     edge = (np.array(to_rgb(gallery.LABEL)) * 255).round()

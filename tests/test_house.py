@@ -7,32 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from ttilib.notebooks import notebook_parameters
+from ttilib.sweep.notebooks import notebook_parameters
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LIBRARY = REPOSITORY / "ttilib"
 
-# A module may import only modules above it.
-ROOMS = (
-    ("", "files names images"),
-    ("corpora", "transforms augmentation corpus census outlines painting instances ytvis stills coco sequences "
-     "minivspw davis registry roots"),
-    ("data", "lists draws released episodes benchmarks clips datasets labelled pairs"),
-    ("audit", "published listings framelists soundness checks annotations inventory leakage report doctor"),
-    ("mini", "outlines paint textures shapes scenery scenes staging layouts corpus"),
-    ("", "mini"),
-    ("networks", "architectures vgg foreign models published layers imagenet plugins provenance checkpoints"),
-    ("inference", "features cache centring guided cutting classifier losses objective keyframe solution solver recipe "
-     "source methods"),
-    ("scores", "metrics consistency cost evaluation origins records predictions index tables resampling statistics "
-     "reported typeset"),
-    ("views", "style plots curves learning bars comparisons gallery paper video browser sheets"),
-    ("training", "settings processes objectives contrast learner optimisation judging progress journal runs train"),
-    ("", "notebooks"),
-    ("sweep", "plan clock tasks quiet slurm clusters execution work expansion overview requests driver"),
-    ("", "study segment commands"),
+# A module may import only modules above it. The first rows are the paper; they import nothing of the rest.
+PACKAGES = (
+    ("", "files images"),
+    ("datasets", "transforms base masks pascal youtube_vis vspw davis coco catalog"),
+    ("episodes", "sampling episode benchmarks clips checks"),
+    ("encoders", "architectures external pspnet layers checkpoints feature_cache"),
+    ("solver", "task classifier losses objective solver edges methods extraction"),
+    ("results", "metrics evaluation provenance records tables statistics export"),
+    ("synthetic", "outlines shapes scenery scenes dataset"),
+    ("", "synthetic"),
+    ("networks", "imagenet"),
+    ("plots", "style overlays curves comparisons gallery video browser"),
+    ("training", "config distributed data model validation log run train"),
+    ("tools", "doctor_checks doctor frame_lists"),
+    ("sweep", "notebooks tables tasks clusters expand driver study"),
+    ("", "segment"),
 )
-ORDER = [f"{floor}.{room}".strip(".") for floor, rooms in ROOMS for room in rooms.split()]
+ORDER = [f"{package}.{module}".strip(".") for package, modules in PACKAGES for module in modules.split()]
 FORBIDDEN = (
     ".cuda(", "argparse", "hasattr(", "print(", "os.environ", "np.random.seed", "torch.manual_seed(", "pickle.load",
 )  # fmt: skip
@@ -61,18 +58,18 @@ def imports_of(path):
 def test_imports_go_one_way(path):
     name = name_of(path)
     if name not in ORDER:
-        assert path.name == "__init__.py" and not imports_of(path), f"{name} has no place in the order of rooms"
+        assert path.name == "__init__.py" and not imports_of(path), f"{name} has no place in the order of modules"
         return
     place = ORDER.index(name)
     for other in imports_of(path):
-        assert other in ORDER, f"{name} imports {other}, which has no place in the order of rooms"
+        assert other in ORDER, f"{name} imports {other}, which has no place in the order of modules"
         assert ORDER.index(other) < place, f"{name} imports {other}, which lies below it"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_rooms_are_small_and_functions_short(path):
+def test_modules_are_small_and_functions_short(path):
     text = path.read_text()
-    assert text.count("\n") <= 220
+    assert text.count("\n") <= 550
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno + 1 <= 45, f"{node.name} is too long"
@@ -81,7 +78,7 @@ def test_rooms_are_small_and_functions_short(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_words_that_do_not_belong_in_a_library(path):
-    allowed = {"argparse", "print("} if name_of(path) in ("__main__", "commands") else set()
+    allowed = {"argparse", "print("} if name_of(path) == "__main__" else set()
     text = path.read_text()
     for word in set(FORBIDDEN) - allowed:
         assert not re.search(rf"(?<![\w.]){re.escape(word)}" if word[0].isalpha() else re.escape(word), text), word

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torchvision.models import resnet50 as published
 
-from ttilib.networks import imagenet
-from ttilib.networks.checkpoints import fingerprint, load_encoder
-from ttilib.networks.layers import Tapped
+from ttilib.encoders import layers
+from ttilib.encoders.checkpoints import fingerprint, load_encoder
+from ttilib.encoders.layers import Tapped
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", unreachable)
     (tmp_path / "checkpoints").mkdir()
-    return tmp_path / "checkpoints" / Path(imagenet.WEIGHTS.url).name
+    return tmp_path / "checkpoints" / Path(layers.WEIGHTS.url).name
 
 
 @pytest.mark.parametrize("size", [(65, 97), (64, 90)])
@@ -56,7 +56,7 @@ def test_every_other_cell_is_what_torchvision_computes(strided: nn.Module, hub: 
 
 def test_parts_are_named_as_torchvision_names_them(strided: nn.Module, hub: Path) -> None:
     torch.save(strided.state_dict(), hub)
-    network = imagenet.resnet50()
+    network = layers.resnet50()
     tensors = network.state_dict()
     assert not network.training and not any(p.requires_grad for p in network.parameters())
     expected = {k: v for k, v in strided.state_dict().items() if not k.startswith(("layer4", "fc"))}
@@ -67,19 +67,19 @@ def test_weights_that_are_not_there_are_named_with_their_place(hub: Path) -> Non
     with pytest.raises(FileNotFoundError) as raised:
         load_encoder("ttilib.networks.imagenet:resnet50")
     sentence = str(raised.value)
-    assert "no route" in sentence and imagenet.WEIGHTS.url in sentence and f"into {hub.parent} by hand" in sentence
+    assert "no route" in sentence and layers.WEIGHTS.url in sentence and f"into {hub.parent} by hand" in sentence
 
 
 def test_weights_of_another_network_are_refused(strided: nn.Module, hub: Path) -> None:
     tensors = strided.state_dict()
     torch.save({name: value for name, value in tensors.items() if not name.startswith("layer3.5")}, hub)
     with pytest.raises(ValueError, match=r"not the weights of ResNet-50 \(15 missing: layer3\.5\.conv1\.weight"):
-        imagenet.resnet50()
+        layers.resnet50()
 
 
 def test_the_untrained_one_is_the_same_every_time_and_draws_nothing() -> None:
     before = torch.get_rng_state()
-    one, other = imagenet.resnet50_untrained(), load_encoder("ttilib.networks.imagenet:resnet50_untrained")
+    one, other = layers.resnet50_untrained(), load_encoder("ttilib.networks.imagenet:resnet50_untrained")
     assert fingerprint(one) == fingerprint(other) and torch.equal(torch.get_rng_state(), before)
     assert not one.training and not any(p.requires_grad for p in one.parameters())
     assert one(torch.rand(1, 3, 33, 41)).shape == (1, 1024, 5, 6)

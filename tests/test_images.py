@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from ttilib.corpora.census import census, count
+from ttilib.datasets.masks import census, count
 from ttilib.images import read_image, read_labels, write_image, write_labels
 
 

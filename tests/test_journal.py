@@ -12,9 +12,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ttilib.corpora.transforms import normalise
+from ttilib.datasets.transforms import normalise
 from ttilib.images import read_image
-from ttilib.training import journal
+from ttilib.training import log as journal
 
 
 def row(step, per_epoch=3, epochs=3, **more):

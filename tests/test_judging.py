@@ -13,17 +13,17 @@ from squares import TINY, Exactly, Squares
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ttilib.data.benchmarks import draw_episodes, read_benchmark
-from ttilib.data.datasets import load_clip
+from ttilib.encoders.checkpoints import load_encoder
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
+from ttilib.episodes.clips import load_clip
 from ttilib.files import read_json, write_json
-from ttilib.inference.features import extract
-from ttilib.inference.solver import METHODS, solve
-from ttilib.networks.checkpoints import load_encoder
-from ttilib.networks.models import build_encoder
-from ttilib.training import judging, processes
-from ttilib.training.judging import Quickly, validate
-from ttilib.training.settings import TrainConfig
+from ttilib.solver.solver import METHODS, solve
+from ttilib.solver.task import extract
+from ttilib.training import distributed, validation
+from ttilib.training.config import TrainConfig
 from ttilib.training.train import train
+from ttilib.training.validation import Quickly, validate
 
 SIZE = (33, 57)
 
@@ -83,8 +83,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("most", [20, 3])
 def test_quick_episodes_step_by_step(data: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """RePRI with one support picture on every fifth frame, so many at most; mean over classes of pooled I / U."""
-    assert judging.FRAMES == 20
-    monkeypatch.setattr(judging, "FRAMES", most)
+    assert validation.FRAMES == 20
+    monkeypatch.setattr(validation, "FRAMES", most)
     network = build_encoder(TINY, 3, seed=1).eval()
     plan = read_benchmark("minivspw-val", 0, data)
     for epoch in (0, 1):
@@ -127,9 +127,9 @@ def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch, m
     for count in (1, many):
         for rank in range(count):
             told = []
-            monkeypatch.setattr(processes, "count", lambda count=count: count)
-            monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
-            monkeypatch.setattr(processes, "total", lambda value, told=told: told.append(value) or value)
+            monkeypatch.setattr(distributed, "count", lambda count=count: count)
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            monkeypatch.setattr(distributed, "total", lambda value, told=told: told.append(value) or value)
             quickly(network, 0), validate(network, frames, 2)
             sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0, 0)), told, strict=True)]
     for one, shared in zip(*sums.values(), strict=True):

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from tasks import random_task
 
-from ttilib.inference.classifier import Classifier
-from ttilib.inference.keyframe import cell_counts, choose_keyframe, pseudo_mask, refine
+from ttilib.solver.classifier import Classifier
+from ttilib.solver.solver import cell_counts, choose_keyframe, pseudo_mask, refine
 
 
 def test_the_keyframe_looks_most_like_the_reference():

@@ -9,14 +9,12 @@ import torch
 from corpora import HEIGHT, WIDTH, block, pascal, polygon, vspw, ytvis
 from torch.utils.data import DataLoader
 
-from ttilib.corpora.augmentation import augment, augment_clip
-from ttilib.corpora.corpus import IGNORED
-from ttilib.corpora.registry import READERS
-from ttilib.corpora.transforms import MEAN, STD, denormalise, image_tensor, mask_tensor, pixels
-from ttilib.data.labelled import TrainingClips, TrainingFrames
-from ttilib.data.lists import read_fold
+from ttilib.datasets.base import IGNORED
+from ttilib.datasets.catalog import READERS, read_fold
+from ttilib.datasets.transforms import MEAN, STD, augment, augment_clip, denormalise, image_tensor, mask_tensor, pixels
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image
+from ttilib.training.data import TrainingClips, TrainingFrames
 
 SIZE = (HEIGHT, WIDTH)
 

@@ -9,8 +9,8 @@ import real
 import torch
 from torch import nn
 
-from ttilib.networks.layers import Tapped
-from ttilib.networks.models import build_encoder, resize
+from ttilib.encoders.layers import Tapped
+from ttilib.encoders.pspnet import build_encoder, resize
 
 IMAGES = torch.rand(2, 3, 33, 49, generator=torch.Generator().manual_seed(0)) - 0.5
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from folds import fold, sequence_fold, stills_fold
 
-from ttilib.audit.leakage import check_coverage, check_draws, check_leakage, check_names, visible
-from ttilib.data.draws import Draw
-from ttilib.data.lists import Fold, read_table
+from ttilib.datasets.catalog import Fold, read_table
+from ttilib.episodes.sampling import Draw
+from ttilib.tools.doctor_checks import check_coverage, check_draws, check_leakage, check_names, visible
 
 
 def severities(findings):

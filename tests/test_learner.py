@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from squares import QUICK, TINY, Squares, Windows
 from torch import Tensor
 
-from ttilib.networks.models import build_encoder
-from ttilib.training.contrast import contrastive, known_cells
-from ttilib.training.learner import Batch, Learner
-from ttilib.training.objectives import weights
-from ttilib.training.settings import ContrastConfig, TrainConfig
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.training.config import ContrastConfig, TrainConfig
+from ttilib.training.model import Batch, Learner, contrastive, known_cells, weights
 
 
 def learner(config: TrainConfig) -> Learner:

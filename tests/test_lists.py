@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from corpora import block, davis, pascal, vspw, ytvis
 
-from ttilib.corpora.ytvis import split_videos
-from ttilib.data.lists import read_fold, read_table
+from ttilib.datasets.catalog import read_fold, read_table
+from ttilib.datasets.youtube_vis import split_videos
 from ttilib.files import read_json, write_json, write_text
 
 YTVIS = {

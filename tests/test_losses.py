@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttilib.inference import losses
+from ttilib.solver import losses
 
 ALL = torch.ones(1, 1, 2, dtype=torch.bool)
 

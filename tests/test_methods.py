@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tasks import random_task
 
-from ttilib.inference.features import Task
-from ttilib.inference.methods import BASES, FROZEN, ORACLE, Method, prior_of, read_method
-from ttilib.inference.recipe import Recipe
-from ttilib.inference.solver import METHODS, SolverConfig, iterate, solve
+from ttilib.solver.methods import BASES, FROZEN, ORACLE, Method, Recipe, prior_of, read_method
+from ttilib.solver.solver import METHODS, SolverConfig, iterate, solve
+from ttilib.solver.task import Task
 
 
 @pytest.mark.parametrize("name", METHODS)

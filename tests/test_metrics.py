@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ttilib.scores import consistency, metrics
+from ttilib.results import metrics
 
 SHAPE = (4, 6, 7)
 clips = arrays(bool, SHAPE)
@@ -65,9 +65,9 @@ def test_torch_masks_score_the_same_and_stay_unchanged():
     valid = torch.ones(PREDICTED.shape, dtype=torch.bool)
     assert metrics.iou(predicted, truth, valid) == metrics.iou(PREDICTED, TRUTH)
     assert metrics.j_and_f(predicted, truth) == metrics.j_and_f(PREDICTED, TRUTH)
-    kept = consistency.video_consistency(predicted, truth, 1)
+    kept = metrics.video_consistency(predicted, truth, 1)
     assert (
-        kept == consistency.video_consistency(PREDICTED, TRUTH, 1) == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
+        kept == metrics.video_consistency(PREDICTED, TRUTH, 1) == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
     )
     assert np.array_equal(predicted.numpy(), PREDICTED) and np.array_equal(truth.numpy(), TRUTH)
     assert isinstance(metrics.iou(predicted, truth), float)
@@ -253,89 +253,89 @@ FOUND = clip("##..", "###.", ".###", "####", "#...")
 
 def test_video_consistency_by_hand():
     # k=2: frames 01 common truth 4, kept 2; frames 12: 3, kept 2 (.##.); frames 23 and 34: no common truth
-    assert consistency.video_consistency(FOUND, STILL, 2) == pytest.approx((2 / 4 + 2 / 3) / 2)
+    assert metrics.video_consistency(FOUND, STILL, 2) == pytest.approx((2 / 4 + 2 / 3) / 2)
     # k=3: frames 012: common truth 3, common prediction .#.. : 1
-    assert consistency.video_consistency(FOUND, STILL, 3) == pytest.approx(1 / 3)
+    assert metrics.video_consistency(FOUND, STILL, 3) == pytest.approx(1 / 3)
     # k=1 is the mean recall of the frames with an object
-    assert consistency.video_consistency(FOUND, STILL, 1) == pytest.approx(
+    assert metrics.video_consistency(FOUND, STILL, 1) == pytest.approx(
         (2 / 4 + 3 / 4 + 2 / 3 + 1 / 4) / 4
     )
 
 
 def test_video_consistency_needs_a_window_with_common_truth():
-    assert math.isnan(consistency.video_consistency(FOUND, STILL, 4))  # the object is gone in frame 3
-    assert math.isnan(consistency.video_consistency(FOUND[:2], STILL[:2], 3))  # shorter than the window
-    assert consistency.video_consistency(FOUND[:2], STILL[:2], 2) == pytest.approx(
+    assert math.isnan(metrics.video_consistency(FOUND, STILL, 4))  # the object is gone in frame 3
+    assert math.isnan(metrics.video_consistency(FOUND[:2], STILL[:2], 3))  # shorter than the window
+    assert metrics.video_consistency(FOUND[:2], STILL[:2], 2) == pytest.approx(
         2 / 4
     )  # exactly one window
     with pytest.raises(ValueError, match="window"):
-        consistency.video_consistency(FOUND, STILL, 0)
+        metrics.video_consistency(FOUND, STILL, 0)
 
 
 def test_video_consistency_skips_what_does_not_count():
     valid = np.ones_like(STILL)
     valid[0, 0, 3] = False  # out of frame 0 means out of every window with frame 0
-    assert consistency.video_consistency(FOUND, STILL, 2, valid) == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert metrics.video_consistency(FOUND, STILL, 2, valid) == pytest.approx((2 / 3 + 2 / 3) / 2)
 
 
 def test_flicker_is_seen_although_the_overlap_is_the_same():
     truth = clip(*["####"] * 4)
     steady, flicker = clip(*["##.."] * 4), clip("##..", "..##", "##..", "..##")
     assert metrics.iou(steady, truth) == metrics.iou(flicker, truth)
-    assert consistency.video_consistency(steady, truth, 2) == 0.5
-    assert consistency.video_consistency(flicker, truth, 2) == 0
+    assert metrics.video_consistency(steady, truth, 2) == 0.5
+    assert metrics.video_consistency(flicker, truth, 2) == 0
 
 
 @quick
 @given(clips, clips, st.integers(1, 4))
 def test_video_consistency_properties(predicted, truth, k):
     truth[:, 2, 3] = True
-    score = consistency.video_consistency(predicted, truth, k)
+    score = metrics.video_consistency(predicted, truth, k)
     assert 0 <= score <= 1
-    assert consistency.video_consistency(truth, truth, k) == 1
-    assert consistency.video_consistency(predicted | truth, truth, k) == 1
-    assert consistency.video_consistency(predicted & truth, truth, k) == score  # false alarms are not seen
-    assert consistency.video_consistency(predicted[::-1], truth[::-1], k) == pytest.approx(score)
-    flipped = consistency.video_consistency(predicted[:, :, ::-1], truth[:, :, ::-1], k)
+    assert metrics.video_consistency(truth, truth, k) == 1
+    assert metrics.video_consistency(predicted | truth, truth, k) == 1
+    assert metrics.video_consistency(predicted & truth, truth, k) == score  # false alarms are not seen
+    assert metrics.video_consistency(predicted[::-1], truth[::-1], k) == pytest.approx(score)
+    flipped = metrics.video_consistency(predicted[:, :, ::-1], truth[:, :, ::-1], k)
     assert flipped == pytest.approx(score)
     assert (
-        consistency.video_consistency(predicted | predicted[:1], truth, k) >= score - 1e-12
+        metrics.video_consistency(predicted | predicted[:1], truth, k) >= score - 1e-12
     )  # more is no worse
 
 
 def test_released_loop_by_hand():
     videos = [0] * 5
     # k=2, five frames: windows 0, 1, 2; the third has no common truth and counts as zero
-    released = consistency.released_video_consistency(FOUND, STILL, None, videos, 2)
+    released = metrics.released_video_consistency(FOUND, STILL, None, videos, 2)
     assert released == pytest.approx({0: (2 / 4 + 2 / 3 + 0) / 3})
-    assert consistency.released_video_consistency(FOUND, STILL, None, videos, 5) == {0: 0}  # T = k: no window
-    assert consistency.released_video_consistency(STILL, STILL, None, videos, 6) == {0: 0}
+    assert metrics.released_video_consistency(FOUND, STILL, None, videos, 5) == {0: 0}  # T = k: no window
+    assert metrics.released_video_consistency(STILL, STILL, None, videos, 6) == {0: 0}
 
 
 def test_released_loop_gives_a_second_video_the_frames_of_the_first():
     perfect, empty = clip(*["##.."] * 4), clip(*["...."] * 3)
     masks, truth = np.concatenate([perfect, empty]), np.concatenate([perfect, clip(*["..##"] * 3)])
     videos = ["good"] * 4 + ["missed"] * 3
-    released = consistency.released_video_consistency(masks, truth, None, videos, 2)
+    released = metrics.released_video_consistency(masks, truth, None, videos, 2)
     assert released == pytest.approx({"good": 1, "missed": 1})
-    assert consistency.video_consistency(masks[4:], truth[4:], 2) == 0
+    assert metrics.video_consistency(masks[4:], truth[4:], 2) == 0
 
 
 def test_released_loop_takes_uncounted_pixels_as_background():
     valid = np.ones_like(STILL)
     valid[0, 0, 3] = False
-    released = consistency.released_video_consistency(FOUND, STILL, valid, ["v"] * 5, 2)
+    released = metrics.released_video_consistency(FOUND, STILL, valid, ["v"] * 5, 2)
     assert released == pytest.approx({"v": (2 / 3 + 2 / 3 + 0) / 3})
     with pytest.raises(ValueError, match="4 of 5"):
-        consistency.released_video_consistency(FOUND, STILL, None, ["v"] * 4, 2)
+        metrics.released_video_consistency(FOUND, STILL, None, ["v"] * 4, 2)
 
 
 @quick
 @given(clips, clips, st.integers(1, 3))
 def test_released_loop_is_the_definition_without_the_last_window(predicted, truth, k):
     truth[:, 2, 3] = True  # with common truth everywhere, only the missing window is left
-    released = consistency.released_video_consistency(predicted, truth, None, [7] * 4, k)[7]
-    assert released == pytest.approx(consistency.video_consistency(predicted[:-1], truth[:-1], k))
+    released = metrics.released_video_consistency(predicted, truth, None, [7] * 4, k)[7]
+    assert released == pytest.approx(metrics.video_consistency(predicted[:-1], truth[:-1], k))
 
 
 # ---- consistency along the flow ------------------------------------------------------------------------
@@ -355,36 +355,36 @@ def moving():
 
 def test_masks_that_move_with_the_scene_are_consistent(moving):
     masks, frames = moving
-    assert consistency.warped_consistency(masks, frames) > 0.99
+    assert metrics.warped_consistency(masks, frames) > 0.99
     still = np.repeat(masks[:1], 4, axis=0)
     # the square lags by (3, 2) pixels: the overlap is 47 x 38 of 50 x 40 pixels
     lag = 47 * 38 / (2 * 50 * 40 - 47 * 38)
-    assert consistency.warped_consistency(still, frames) == pytest.approx(lag, abs=0.01)
+    assert metrics.warped_consistency(still, frames) == pytest.approx(lag, abs=0.01)
 
 
 def test_masks_that_come_and_go_are_not(moving):
     masks, frames = moving
     blinking = masks & (np.arange(4) % 2 == 0)[:, None, None]
-    assert consistency.warped_consistency(blinking, frames) == 0
-    assert consistency.warped_consistency(masks & False, frames) == 1  # nothing stays nothing
+    assert metrics.warped_consistency(blinking, frames) == 0
+    assert metrics.warped_consistency(masks & False, frames) == 1  # nothing stays nothing
     once = masks & (np.arange(4) >= 2)[:, None, None]
-    assert consistency.warped_consistency(once, frames) == pytest.approx(2 / 3, abs=0.01)  # (1 + 0 + 1) / 3
+    assert metrics.warped_consistency(once, frames) == pytest.approx(2 / 3, abs=0.01)  # (1 + 0 + 1) / 3
 
 
 def test_warped_consistency_takes_tensors_and_valid(moving):
     masks, frames = moving
     tensor = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
     still = np.repeat(masks[:1], 4, axis=0)
-    score = consistency.warped_consistency(torch.from_numpy(still), tensor)
-    assert score == pytest.approx(consistency.warped_consistency(still, frames), abs=1e-6)
-    assert consistency.warped_consistency(still, frames, masks & still) == 1  # where they agree, they agree
+    score = metrics.warped_consistency(torch.from_numpy(still), tensor)
+    assert score == pytest.approx(metrics.warped_consistency(still, frames), abs=1e-6)
+    assert metrics.warped_consistency(still, frames, masks & still) == 1  # where they agree, they agree
 
 
 def test_warped_consistency_without_a_pair_or_with_wrong_frames(moving):
     masks, frames = moving
-    assert math.isnan(consistency.warped_consistency(masks[:1], frames[:1]))
-    assert math.isnan(consistency.warped_consistency(masks, frames, masks & False))
+    assert math.isnan(metrics.warped_consistency(masks[:1], frames[:1]))
+    assert math.isnan(metrics.warped_consistency(masks, frames, masks & False))
     with pytest.raises(Exception, match=r"\[T, H, W\]|[Tt]ype-check"):
-        consistency.warped_consistency(masks[:3], frames)
+        metrics.warped_consistency(masks[:3], frames)
     with pytest.raises(ValueError, match="at least 24"):
-        consistency.warped_consistency(masks[:, :20, :20], frames[:, :20, :20])
+        metrics.warped_consistency(masks[:, :20, :20], frames[:, :20, :20])

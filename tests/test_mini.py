@@ -12,11 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
-from ttilib.corpora.outlines import decode
-from ttilib.corpora.registry import READERS
-from ttilib.data.lists import read_fold
+from ttilib.datasets.catalog import READERS, read_fold
+from ttilib.datasets.masks import decode
 from ttilib.images import read_image, read_labels
-from ttilib.mini import corpus, generate, layouts, scenery, scenes, shapes, staging
+from ttilib.synthetic import dataset, generate, scenery, scenes, shapes
 
 TINY = dict(classes=4, videos_per_class=1, frames=(2, 3), stills_per_class=(1, 1), workers=1)
 CORPORA = ("pascal", "ytvis", "vspw")
@@ -60,7 +59,7 @@ def test_an_interrupted_corpus_is_continued_and_ends_the_same(tiny, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path, **TINY, progress=stop)
-    assert not (tmp_path / corpus.MARKER).exists()
+    assert not (tmp_path / dataset.MARKER).exists()
     pixels = (".jpg", ".png", ".pkl")
     before = {path: time for path, time in times(tmp_path).items() if path.suffix in pixels}
     assert before
@@ -76,7 +75,7 @@ def test_second_call_writes_nothing_and_a_lost_file_or_marker_is_made_again(tiny
     before = times(tmp_path)
     generate(tmp_path, **TINY)
     assert times(tmp_path) == before
-    (tmp_path / corpus.MARKER).unlink()
+    (tmp_path / dataset.MARKER).unlink()
     next((tmp_path / "vspw").rglob("*.png")).unlink()
     generate(tmp_path, **TINY)
     assert fingerprint(tmp_path) == fingerprint(tiny)
@@ -97,7 +96,7 @@ def test_another_request_is_refused_in_one_sentence(tiny, tmp_path):
 
 def test_another_seed_films_something_else():
     a, b = (np.random.default_rng(np.random.SeedSequence([seed, 1, 0])) for seed in (2020, 2021))
-    frames = [next(scenes.film(staging.stage(rng, 0, (), 2, (90, 160)), rng)).image for rng in (a, b)]
+    frames = [next(scenes.film(scenes.stage(rng, 0, (), 2, (90, 160)), rng)).image for rng in (a, b)]
     assert np.abs(frames[0].astype(int) - frames[1]).mean() > 5
 
 
@@ -109,13 +108,13 @@ def test_void_ring_is_one_pixel_on_either_side_of_the_edge():
     ring = np.zeros((10, 12), bool)
     ring[2:8, 2:9] = True
     ring[4:6, 4:7] = False
-    np.testing.assert_array_equal(layouts.void_ring(frame, [0]), ring)
+    np.testing.assert_array_equal(dataset.void_ring(frame, [0]), ring)
 
 
 def test_run_lengths_survive_text():
     mask = np.zeros((5, 7), bool)
     mask[1:4, 2] = mask[4, 6] = True
-    packed = json.loads(json.dumps(layouts.encode(mask)))
+    packed = json.loads(json.dumps(dataset.encode(mask)))
     assert packed["size"] == [5, 7] and isinstance(packed["counts"], str)
     np.testing.assert_array_equal(decode(packed, *mask.shape), mask)
 
@@ -123,7 +122,7 @@ def test_run_lengths_survive_text():
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 40), st.floats(-5, 5), st.floats(0, 9), st.integers(2, 5))
 def test_a_walk_stays_in_its_range_and_moves_smoothly(seed, frames, low, span, knots):
-    walk = staging.walk(np.random.default_rng(seed), frames, low, low + span, knots)
+    walk = scenes.walk(np.random.default_rng(seed), frames, low, low + span, knots)
     assert walk.shape == (frames,) and walk.min() >= low - 1e-9 and walk.max() <= low + span + 1e-9
     steps = np.abs(np.diff(walk))
     if frames > 1:  # between two knots the slope of the easing is at most 0.5 + 0.75 of the straight line
@@ -147,7 +146,7 @@ def test_what_leaves_is_gone_for_a_while_and_what_stays_is_not(kind):
     counts = {}
     for leaves in (False, True):
         rng = np.random.default_rng([kind, 5])
-        scene = staging.stage(rng, kind, (), 12, (90, 160), leaves=leaves)
+        scene = scenes.stage(rng, kind, (), 12, (90, 160), leaves=leaves)
         main = next(i for i, actor in enumerate(scene.actors) if actor.kind == kind)
         counts[leaves] = [main in frame.visible(scene) for frame in scenes.film(scene, rng)]
     assert any(counts[True]) and not all(counts[True]) and sum(counts[True]) < sum(counts[False])
@@ -155,7 +154,7 @@ def test_what_leaves_is_gone_for_a_while_and_what_stays_is_not(kind):
 
 def test_masks_are_what_is_visible():
     rng = np.random.default_rng(3)
-    scene = staging.stage(rng, 2, (3,), 3, (90, 160))
+    scene = scenes.stage(rng, 2, (3,), 3, (90, 160))
     for frame in scenes.film(scene, rng):
         assert frame.owner.max() <= len(scene.actors)
         assert sum(mask.astype(int) for mask in frame.visible(scene).values()).max() <= 1
@@ -236,7 +235,7 @@ def test_folds_part_the_classes(world):
         assert sorted(sum(table["novel"], [])) == sorted(int(i) for i in table["classes"])
         for novel, base in zip(table["novel"], table.get("base", [[]] * 4), strict=True):
             assert not set(novel) & set(base) and len(base) in (0, 3)
-    full = layouts.class_tables(12)
+    full = dataset.class_tables(12)
     assert full["pascal"]["novel"] == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]
     assert full["ytvis"]["novel"] == [[1, 5, 9], [2, 6, 10], [3, 7, 11], [4, 8, 12]]
     assert full["vspw"]["novel"][0] == [41, 45, 49] and len(full["vspw"]["base"][0]) == 9

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from ttilib.networks.architectures import Architecture, find_architecture
-from ttilib.networks.checkpoints import fingerprint
-from ttilib.networks.models import PSPNet, Pyramid, build_encoder, resize, seeded
+from ttilib.encoders.architectures import Architecture, find_architecture
+from ttilib.encoders.checkpoints import fingerprint
+from ttilib.encoders.pspnet import PSPNet, Pyramid, build_encoder, resize, seeded
 
 TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (4, 4, 8, 8), stem="plain", pyramid=2, features=6)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ttilib.names import meant
+from ttilib.files import meant
 
 TABLES = ("mini", "ytvis-v1", "ytvis-v2", "pascal2davis", "TTI")
 

@@ -6,19 +6,18 @@ import pytest
 import torch
 
 import ttilib as tti
-from ttilib.corpora.registry import READERS
-from ttilib.data.datasets import synthetic_clip
+from ttilib.datasets.catalog import READERS
+from ttilib.encoders.checkpoints import save_encoder
+from ttilib.episodes.clips import synthetic_clip
 from ttilib.files import read_json
 from ttilib.images import read_image, read_labels, write_image, write_labels
-from ttilib.inference.centring import Means, save_means
-from ttilib.networks.checkpoints import save_encoder
-from ttilib.notebooks import check_parameters, notebook_parameters, run_notebook
-from ttilib.scores.index import Source, write_index
-from ttilib.scores.records import append_row
-from ttilib.scores.tables import METHOD
-from ttilib.scores.typeset import read_table
-from ttilib.sweep.plan import table
-from ttilib.views.plots import as_rgb
+from ttilib.plots.overlays import as_rgb
+from ttilib.results.export import read_table
+from ttilib.results.records import Source, append_row, write_index
+from ttilib.results.tables import METHOD
+from ttilib.solver.extraction import Means, save_means
+from ttilib.sweep.notebooks import check_parameters, notebook_parameters, run_notebook
+from ttilib.sweep.tables import table
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 

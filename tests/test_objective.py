@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tasks import random_task
 
-from ttilib.inference import objective as room
-from ttilib.inference.classifier import Classifier, start
-from ttilib.inference.objective import Objective, Weights
+from ttilib.solver import objective as room
+from ttilib.solver.classifier import Classifier, start
+from ttilib.solver.objective import Objective, Weights
 
 
 def both_gradients(objective: Objective, seed: int):

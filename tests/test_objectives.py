@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ttilib.training.objectives import (
+from ttilib.training.config import CHOICES
+from ttilib.training.model import (
     TERMS,
     class_accuracy,
     class_iou,
@@ -22,7 +23,6 @@ from ttilib.training.objectives import (
     smoothed_cross_entropy,
     weights,
 )
-from ttilib.training.settings import CHOICES
 
 # three pixels side by side: class 0, class 2, not known; the logits are off by a constant that must not matter
 P = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.98, 0.01, 0.01]])

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from ttilib.networks.architectures import Architecture
-from ttilib.networks.models import build_encoder
-from ttilib.training.contrast import ContrastHead
-from ttilib.training.optimisation import build_optimizer, parameter_groups, rate
-from ttilib.training.settings import CHOICES, TrainConfig
+from ttilib.encoders.architectures import Architecture
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.training.config import CHOICES, TrainConfig
+from ttilib.training.model import ContrastHead, build_optimizer, parameter_groups, rate
 
 TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (8, 8, 16, 16), stem="plain", pyramid=4, features=16)
 CONFIG = TrainConfig(learning_rate=0.01, new_layers_rate=10.0, weight_decay=0.1, epochs=4)

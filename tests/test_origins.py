@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ttilib.files import digest
-from ttilib.scores import origins, records
+from ttilib.results import provenance, records
 
 
 def test_provenance_names_program_and_machine(tmp_path, monkeypatch):
@@ -40,15 +40,15 @@ def test_provenance_does_not_take_a_stranger_s_commit(tmp_path, monkeypatch):
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no git here")
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "a stranger's"], check=True)
-    monkeypatch.setattr(origins, "HOME", tmp_path)
+    monkeypatch.setattr(provenance, "HOME", tmp_path)
     assert records.provenance()["commit"] is None  # installed inside another project
-    (tmp_path / "scores").mkdir()
-    (tmp_path / "scores" / "origins.py").touch()
-    subprocess.run([*git, "add", "scores"], check=True)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "provenance.py").touch()
+    subprocess.run([*git, "add", "results"], check=True)
     subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
     found = records.provenance()
     assert len(found["commit"]) == 40 and found["modified"] is False
-    (tmp_path / "scores" / "origins.py").write_text("changed")
+    (tmp_path / "results" / "provenance.py").write_text("changed")
     assert records.provenance()["modified"] is True
 
 
@@ -56,15 +56,15 @@ def test_provenance_does_not_take_a_stranger_s_commit(tmp_path, monkeypatch):
 def copy(tmp_path, monkeypatch):
     """A copy of the library's text that may be changed."""
     home = tmp_path / "ttilib"
-    shutil.copytree(origins.HOME, home, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    monkeypatch.setattr(origins, "HOME", home)
+    shutil.copytree(provenance.HOME, home, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    monkeypatch.setattr(provenance, "HOME", home)
     return home
 
 
 @pytest.mark.parametrize(
     "name",
-    ["files.py", "corpora/transforms.py", "data/episodes.py", "networks/models.py", "inference/solver.py",
-     "inference/methods.py", "scores/metrics.py", "scores/evaluation.py"],
+    ["files.py", "datasets/transforms.py", "episodes/episode.py", "encoders/pspnet.py", "solver/solver.py",
+     "solver/methods.py", "results/metrics.py", "results/evaluation.py"],
 )  # fmt: skip
 def test_code_that_makes_numbers_changes_the_digest(copy, name):
     before = records.code_digest()
@@ -77,7 +77,9 @@ def test_code_that_makes_numbers_changes_the_digest(copy, name):
     assert records.code_digest() != found
 
 
-@pytest.mark.parametrize("name", ["views/plots.py", "scores/tables.py", "data/pairs.py", "study.py", "__init__.py"])
+@pytest.mark.parametrize(
+    "name", ["plots/overlays.py", "results/tables.py", "training/data.py", "sweep/study.py", "__init__.py"]
+)
 def test_code_that_only_shows_numbers_does_not(copy, name):
     before = records.code_digest()
     path = copy / name
@@ -87,18 +89,18 @@ def test_code_that_only_shows_numbers_does_not(copy, name):
 
 def test_words_and_line_ends_do_not_count_and_a_module_that_is_imported_does(copy):
     before = records.code_digest()
-    solver = copy / "inference" / "solver.py"
+    solver = copy / "solver" / "solver.py"
     text = solver.read_text(encoding="utf-8")
     assert '"""Cross-entropy on the support only."""' in text
     text = text.replace("Cross-entropy on the support only.", "Fit the support.") + "# a comment\n"
     solver.write_bytes(text.encode().replace(b"\n", b"\r\n"))
     assert records.code_digest() == before
-    (copy / "inference" / "again.py").write_text("MORE = 1\n")
+    (copy / "solver" / "again.py").write_text("MORE = 1\n")
     assert records.code_digest() == before
-    solver.write_text("from ttilib.inference import again\n" + text, encoding="utf-8")
+    solver.write_text("from ttilib.solver import again\n" + text, encoding="utf-8")
     found = records.code_digest()
     assert found != before
-    (copy / "inference" / "again.py").write_text("MORE = 2\n")
+    (copy / "solver" / "again.py").write_text("MORE = 2\n")
     assert records.code_digest() != found
 
 
@@ -108,7 +110,7 @@ def test_a_row_says_what_made_it_and_equal_work_says_the_same(monkeypatch):
         "ttilib", "torch", "python", "numpy", "cv2", "commit", "device", "device_name", "threads", "code", "weights"
     }  # fmt: skip
     about = records.provenance("cpu")
-    assert {name: found[name] for name in origins.CARRIED} == {name: about[name] for name in origins.CARRIED}
+    assert {name: found[name] for name in provenance.CARRIED} == {name: about[name] for name in provenance.CARRIED}
     assert found["code"] == records.code_digest() and found["weights"] == "beef"
     assert digest(found) == digest(records.made(torch.device("cpu"), "beef"))  # and it is plain JSON
     assert records.made()["weights"] is None and records.made("cpu", "cafe")["weights"] == "cafe"

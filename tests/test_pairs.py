@@ -10,11 +10,11 @@ from folds import fold as named_fold
 from folds import sequence_fold, stills_fold
 from torch.utils.data import DataLoader
 
-from ttilib.corpora.transforms import denormalise
-from ttilib.data.lists import read_fold, read_table
-from ttilib.data.pairs import VideoPairs, base_videos, leaked_test_videos, vspw_beside
+from ttilib.datasets.catalog import read_fold, read_table
+from ttilib.datasets.transforms import denormalise
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image
+from ttilib.training.data import VideoPairs, base_videos, leaked_test_videos, vspw_beside
 
 SIZE = (HEIGHT, WIDTH)
 STEP = 25

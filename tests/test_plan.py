@@ -4,10 +4,10 @@ from dataclasses import asdict
 
 import pytest
 
-from ttilib.data.benchmarks import BENCHMARKS
-from ttilib.inference.methods import read_method
-from ttilib.scores.reported import read_reported
-from ttilib.sweep.plan import TABLES, changed, on_mini, table
+from ttilib.episodes.benchmarks import BENCHMARKS
+from ttilib.results.tables import read_reported
+from ttilib.solver.methods import read_method
+from ttilib.sweep.tables import TABLES, changed, on_mini, table
 
 
 def asked(name, **where):

@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ttilib.data.datasets import synthetic_clip
-from ttilib.inference.objective import Terms
-from ttilib.views import bars, curves, learning, plots, style
+from ttilib.episodes.clips import synthetic_clip
+from ttilib.plots import comparisons, curves, overlays, style
+from ttilib.solver.objective import Terms
 
 NAMES = ["ce", "kl", "entropy", "local_temporal", "global_positive", "global_negative", "total", "marginal"]
 
@@ -42,18 +42,18 @@ def texts(ax):
 
 def test_overlay_fills_the_mask_and_leaves_the_rest():
     image, mask = np.full((20, 30, 3), 100, np.uint8), square()
-    out = plots.overlay(image, mask, colour="#FF0000")
+    out = overlays.overlay(image, mask, colour="#FF0000")
     red = np.array([255, 0, 0])
     assert (out[~mask] == 100).all()
     np.testing.assert_array_equal(out[5, 8:22], np.tile(red, (14, 1)))  # the edge is the plain colour
-    mixed = (1 - plots.FILL) * 100 + plots.FILL * red
+    mixed = (1 - overlays.FILL) * 100 + overlays.FILL * red
     np.testing.assert_allclose(out[10, 15], mixed, atol=0.51)
     assert (image == 100).all()
 
 
 def test_overlay_outlines_the_truth_with_a_dark_rim():
     image, truth = np.full((20, 30, 3), 100, np.uint8), square()
-    out = plots.overlay(image, truth=truth)
+    out = overlays.overlay(image, truth=truth)
     assert (out[5, 8:22] == 255).all() and (out[5:15, 21] == 255).all()
     assert (out[4, 8:22] == 25).all()
     assert (out[6:14, 9:21] == 100).all() and (out[:4] == 100).all()
@@ -61,7 +61,7 @@ def test_overlay_outlines_the_truth_with_a_dark_rim():
 
 def test_overlay_has_no_edge_where_the_picture_cuts_the_object():
     mask = square(rows=slice(0, 10), columns=slice(0, 30))
-    out = plots.overlay(np.zeros((20, 30, 3), np.uint8), mask, colour="#FFFFFF")
+    out = overlays.overlay(np.zeros((20, 30, 3), np.uint8), mask, colour="#FFFFFF")
     assert (out[0] < 255).all() and (out[9] == 255).all()
 
 
@@ -69,20 +69,20 @@ def test_overlay_takes_tensors_and_arrays_alike_and_zooms():
     tensor = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0))
     byte = (tensor * 255).round().byte().permute(1, 2, 0).numpy()
     mask = square()
-    expected = plots.overlay(byte, mask, mask)
+    expected = overlays.overlay(byte, mask, mask)
     np.testing.assert_array_equal(
-        plots.overlay(tensor, torch.from_numpy(mask), torch.from_numpy(mask)), expected
+        overlays.overlay(tensor, torch.from_numpy(mask), torch.from_numpy(mask)), expected
     )
-    np.testing.assert_array_equal(plots.overlay(tensor.permute(1, 2, 0).numpy(), mask, mask), expected)
-    assert plots.overlay(tensor, mask, zoom=3).shape == (60, 90, 3)
+    np.testing.assert_array_equal(overlays.overlay(tensor.permute(1, 2, 0).numpy(), mask, mask), expected)
+    assert overlays.overlay(tensor, mask, zoom=3).shape == (60, 90, 3)
     with pytest.raises(ValueError, match=r"the truth is \[5, 6\], the picture \[20, 30\]"):
-        plots.overlay(tensor, truth=np.ones((5, 6), bool))
+        overlays.overlay(tensor, truth=np.ones((5, 6), bool))
 
 
 @given(st.integers(0, 300), st.integers(1, 40))
 @settings(deadline=None)
 def test_evenly_spaced_reaches_both_ends_without_repeats(count, n):
-    chosen = plots.evenly_spaced(count, n)
+    chosen = overlays.evenly_spaced(count, n)
     assert len(chosen) == min(count, n) and len(set(chosen)) == len(chosen)
     if count and n > 1:
         assert chosen[0] == 0 and chosen[-1] == count - 1
@@ -93,15 +93,15 @@ def test_evenly_spaced_reaches_both_ends_without_repeats(count, n):
 def test_filmstrip_shows_each_frame_and_blanks_the_rest():
     clip = synthetic_clip(frames=3)
     figure, grid = axes(1, 4)
-    plots.filmstrip(grid[0], clip.query, clip.truth, titles=["a", "b", "c"])
+    overlays.filmstrip(grid[0], clip.query, clip.truth, titles=["a", "b", "c"])
     assert [ax.get_title() for ax in grid[0]] == ["a", "b", "c", ""]
     assert [len(ax.images) for ax in grid[0]] == [1, 1, 1, 0]
-    zoom = plots.zoom_for(clip.query[0])
+    zoom = overlays.zoom_for(clip.query[0])
     shown = grid[0, 1].images[0].get_array()
-    np.testing.assert_array_equal(shown, plots.overlay(clip.query[1], clip.truth[1], zoom=zoom))
+    np.testing.assert_array_equal(shown, overlays.overlay(clip.query[1], clip.truth[1], zoom=zoom))
     with pytest.raises(ValueError, match="3 frames for 2 axes"):
-        plots.filmstrip(axes(1, 2)[1], clip.query)
-    magenta = (np.abs(pixels(figure).astype(int) - 255 * np.array(to_rgb(plots.PREDICTION))) < 40).all(-1)
+        overlays.filmstrip(axes(1, 2)[1], clip.query)
+    magenta = (np.abs(pixels(figure).astype(int) - 255 * np.array(to_rgb(overlays.PREDICTION))) < 40).all(-1)
     assert magenta.sum() > 30
 
 
@@ -109,7 +109,7 @@ def test_episode_card_has_support_above_query():
     clip = synthetic_clip(frames=8, shots=3)
     figure, _ = axes()
     figure.clear()
-    plots.episode_card(figure, clip, frames=5)
+    overlays.episode_card(figure, clip, frames=5)
     used = [ax for ax in figure.axes if ax.images]
     assert len(used) == 3 + 5
     assert used[0].get_title(loc="left") == "support: 3 labelled, blob"
@@ -120,12 +120,12 @@ def test_episode_card_has_support_above_query():
 def test_gradient_map_is_symmetric_around_zero_and_lies_on_the_features():
     figure, grid = axes()
     gradient = torch.tensor([[0.0, -3.0], [1.0, 0.5]])
-    drawn = plots.gradient_map(grid[0, 0], np.zeros((9, 11, 3), np.uint8), gradient, "dL/dz")
+    drawn = overlays.gradient_map(grid[0, 0], np.zeros((9, 11, 3), np.uint8), gradient, "dL/dz")
     assert drawn.get_clim() == (-3.0, 3.0)
     left, right, bottom, top = drawn.get_extent()
     assert (left, right, bottom, top) == (-5, 15, 12, -4)  # cells centred on the corner pixels 0..10, 0..8
     assert drawn.colorbar.ax.get_ylabel() == "dL/dz"
-    zero = plots.gradient_map(grid[0, 0], np.zeros((9, 11, 3), np.uint8), torch.zeros(2, 2), limit=None)
+    zero = overlays.gradient_map(grid[0, 0], np.zeros((9, 11, 3), np.uint8), torch.zeros(2, 2), limit=None)
     assert zero.get_clim() == (-1.0, 1.0)
 
 
@@ -134,19 +134,19 @@ def test_feature_colours_tell_apart_what_features_tell_apart():
     directions = np.eye(6)[[0, 2, 5]]
     kind = rng.integers(0, 3, size=(2, 4, 5))
     features = torch.from_numpy(directions[kind]).permute(0, 3, 1, 2).float()
-    colours = plots.feature_colours(features)
+    colours = overlays.feature_colours(features)
     assert colours.shape == (2, 4, 5, 3) and colours.min() >= 0 and colours.max() <= 1
     centres = np.stack([colours[kind == each].mean(axis=0) for each in range(3)])
     assert np.abs(colours - centres[kind]).max() < 1e-6
     assert min(np.abs(centres[a] - centres[b]).max() for a, b in [(0, 1), (0, 2), (1, 2)]) > 0.5
-    np.testing.assert_array_equal(colours, plots.feature_colours(features))
+    np.testing.assert_array_equal(colours, overlays.feature_colours(features))
 
 
 def test_feature_colours_first_direction_has_largest_variance_and_fixed_sign():
     features = torch.zeros(1, 2, 1, 5)
     features[0, 0] = torch.linspace(-4, 4, 5)
     features[0, 1] = torch.tensor([1.0, -1, 0, -1, 1])
-    colours = plots.feature_colours(features)
+    colours = overlays.feature_colours(features)
     assert (np.diff(colours[0, 0, :, 0]) > 0).all()  # red grows along the first channel
     assert (colours[..., 2] == colours[0, 0, 0, 2]).all()  # two channels leave no third direction
 
@@ -220,7 +220,7 @@ def test_methods_keep_their_looks_in_every_figure():
     curves.vc_curve(grid[0, 0], {"TTI": {5: 0.4, 3: 0.6}, "ours": {3: 0.5}})
     curves.vc_time(grid[0, 1], {"RePRI": [0.1, 0.3], "TTI": [0.5, float("nan")]}, k=3)
     table = pd.DataFrame({"method": ["TTI", "RePRI"], "mIoU": [50.0, 40.0]})
-    bars.method_bars(grid[0, 2], table, ["mIoU"])
+    comparisons.method_bars(grid[0, 2], table, ["mIoU"])
     tti = {grid[0, 0].lines[0].get_color(), grid[0, 1].lines[1].get_color()}
     assert tti == {style.STYLES["TTI"]["color"]}
     assert to_rgb(grid[0, 2].patches[0].get_facecolor()) == to_rgb(style.STYLES["TTI"]["color"])
@@ -241,7 +241,7 @@ def test_training_curves_show_the_log():
     log = [{"step": n + 1, "loss": 2.0 - n / 50, "learning_rate": 0.1, "val_miou": None} for n in range(100)]
     log[49]["val_miou"], log[99]["val_miou"] = 0.3, 0.5
     _, grid = axes(1, 3)
-    learning.training_curves(grid, log)
+    curves.training_curves(grid, log)
     loss, miou, rate = grid[0]
     np.testing.assert_allclose(loss.lines[0].get_ydata()[[0, -1]], [2.0, 0.02])
     assert loss.lines[1].get_ydata()[0] == pytest.approx(2.0 - 2 / 50)  # mean of the first five steps
@@ -261,7 +261,7 @@ def test_method_bars_write_the_numbers_and_the_spread():
     )
     figure, grid = axes()
     ax = grid[0, 0]
-    bars.method_bars(ax, table, ["mIoU", "VC_3"])
+    comparisons.method_bars(ax, table, ["mIoU", "VC_3"])
     assert sorted(texts(ax)) == ["40.0", "50.3", "60.0"]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["mIoU", "VC$_{3}$"]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["RePRI", "TTI"]
@@ -269,7 +269,7 @@ def test_method_bars_write_the_numbers_and_the_spread():
     np.testing.assert_allclose(sorted(np.ravel([s[:, 1] for s in spread])), [39, 41, 48.26, 52.26])
     pixels(figure)
     with pytest.raises(ValueError, match="several lines per method"):
-        bars.method_bars(ax, pd.concat([table, table]), ["mIoU"])
+        comparisons.method_bars(ax, pd.concat([table, table]), ["mIoU"])
 
 
 def test_per_class_bars_put_the_best_class_first():
@@ -282,7 +282,7 @@ def test_per_class_bars_put_the_best_class_first():
     )
     _, grid = axes()
     ax = grid[0, 0]
-    bars.per_class_bars(ax, table)
+    comparisons.per_class_bars(ax, table)
     assert [label.get_text() for label in ax.get_yticklabels()] == [
         "bird",
         "fish",

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttilib.scores.predictions import append_masks, read_masks
+from ttilib.results.records import append_masks, read_masks
 
 
 def noise(seed: int, *shape: int) -> torch.Tensor:

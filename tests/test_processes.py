@@ -19,9 +19,9 @@ from test_training import assert_same_run, log
 from torch import nn
 from torch.utils.data import DistributedSampler
 
-from ttilib.networks.checkpoints import load_state
-from ttilib.training import processes
-from ttilib.training.settings import ContrastConfig, TrainConfig
+from ttilib.encoders.checkpoints import load_state
+from ttilib.training import distributed
+from ttilib.training.config import ContrastConfig, TrainConfig
 
 TWO = replace(
     QUICK, epochs=2, validate_every=1, foreground_weight=3.0, accumulate=2, loss="ce+iou",
@@ -110,12 +110,12 @@ def test_an_error_ends_all_processes(tmp_path: Path) -> None:
 
 def test_alone_nothing_is_changed() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout2d(0.5))
-    assert processes.share(network, torch.device("cpu")) is network
+    assert distributed.share(network, torch.device("cpu")) is network
     assert [type(layer) for layer in network] == [nn.Conv2d, nn.BatchNorm2d, nn.Dropout2d]
-    assert (processes.rank(), processes.count()) == (0, 1)
+    assert (distributed.rank(), distributed.count()) == (0, 1)
     value = torch.tensor([3.0], requires_grad=True)
-    assert processes.total(value).item() == 3 and not processes.total(value).requires_grad
-    with processes.joined("cpu") as device:
+    assert distributed.total(value).item() == 3 and not distributed.total(value).requires_grad
+    with distributed.joined("cpu") as device:
         assert device == torch.device("cpu") and not torch.distributed.is_initialized()
 
 
@@ -125,9 +125,9 @@ def test_every_item_is_in_one_share_of_its_own_part(many: int, monkeypatch: pyte
     order, parts = np.random.default_rng(0).permutation(60).reshape(5, 12), 2
     shares = []
     for place in range(many):
-        monkeypatch.setattr(processes, "rank", lambda place=place: place)
-        monkeypatch.setattr(processes, "count", lambda: many)
-        shares.append(processes.parts_of(order, parts).reshape(5, parts, -1))
+        monkeypatch.setattr(distributed, "rank", lambda place=place: place)
+        monkeypatch.setattr(distributed, "count", lambda: many)
+        shares.append(distributed.parts_of(order, parts).reshape(5, parts, -1))
     together = np.concatenate(shares, axis=2)
     assert np.array_equal(np.sort(together, 2), np.sort(order.reshape(5, parts, -1), 2))
     samplers = [DistributedSampler(range(12), many, place, shuffle=False) for place in range(many)]
@@ -135,16 +135,16 @@ def test_every_item_is_in_one_share_of_its_own_part(many: int, monkeypatch: pyte
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    processes.check_batch(8, 2)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    distributed.check_batch(8, 2)
     with pytest.raises(ValueError, match="batch is 6, which 2 processes in 2 parts cannot .* such as 8"):
-        processes.check_batch(6, 2)
+        distributed.check_batch(6, 2)
 
 
 def test_shared_batch_norm_alone_is_batch_norm() -> None:
     """Forward, running values and gradients equal torch's own; so do single precision and half precision."""
     x = torch.randn(4, 3, 5, 6, dtype=torch.float64)
-    ours, torchs = processes.SharedBatchNorm(3).double(), nn.BatchNorm2d(3).double()
+    ours, torchs = distributed.SharedBatchNorm(3).double(), nn.BatchNorm2d(3).double()
     for layer in (ours, torchs):
         with torch.no_grad():
             layer.weight.copy_(torch.tensor([1.0, 2.0, 0.5]))
@@ -158,18 +158,18 @@ def test_shared_batch_norm_alone_is_batch_norm() -> None:
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs)
     assert ours.num_batches_tracked == 1
-    assert processes.SharedBatchNorm(3)(x.bfloat16()).dtype == torch.bfloat16
+    assert distributed.SharedBatchNorm(3)(x.bfloat16()).dtype == torch.bfloat16
     torch.testing.assert_close(ours.eval()(x), torchs.eval()(x))
 
 
 def test_shared_dropout_takes_rows_of_one_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = processes.SharedDropout(0.5), torch.rand(6, 40, 2, 2) + 1
+    layer, x = distributed.SharedDropout(0.5), torch.rand(6, 40, 2, 2) + 1
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(1)
         whole = nn.functional.dropout2d(x, 0.5)
-    monkeypatch.setattr(processes, "count", lambda: 3)
+    monkeypatch.setattr(distributed, "count", lambda: 3)
     for place in range(3):
-        monkeypatch.setattr(processes, "rank", lambda place=place: place)
+        monkeypatch.setattr(distributed, "rank", lambda place=place: place)
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(1)
             assert torch.equal(layer.train()(x[2 * place : 2 * place + 2]), whole[2 * place : 2 * place + 2])

@@ -9,16 +9,15 @@ import sys
 import pytest
 
 import ttilib as tti
-from ttilib.__main__ import _parser
-from ttilib.commands import literal
-from ttilib.data.benchmarks import BENCHMARKS
-from ttilib.data.episodes import select_episodes, write_episodes
-from ttilib.data.lists import base_classes
-from ttilib.networks.checkpoints import save_encoder
-from ttilib.notebooks import check_parameters, run_notebook
-from ttilib.scores.typeset import read_table
-from ttilib.sweep.plan import TABLES
-from ttilib.training.settings import LEAK, TrainConfig, changed
+from ttilib.__main__ import _parser, literal
+from ttilib.datasets.catalog import base_classes
+from ttilib.encoders.checkpoints import save_encoder
+from ttilib.episodes.benchmarks import BENCHMARKS
+from ttilib.episodes.episode import select_episodes, write_episodes
+from ttilib.results.export import read_table
+from ttilib.sweep.notebooks import check_parameters, run_notebook
+from ttilib.sweep.tables import TABLES
+from ttilib.training.config import LEAK, TrainConfig, changed
 
 COST = ("seconds", "memory_mb")
 

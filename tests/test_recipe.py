@@ -13,21 +13,17 @@ import torch
 from folds import fold
 from torch import Tensor, nn
 
-from ttilib.corpora.transforms import normalise
-from ttilib.data.clips import OWN_RULE, Clip, Frames
-from ttilib.data.datasets import synthetic_clip
-from ttilib.inference.centring import Means, load_means, measure_means, save_means
-from ttilib.inference.classifier import Classifier
-from ttilib.inference.cutting import cut_out
-from ttilib.inference.features import Task, extract
-from ttilib.inference.guided import guided_filter
-from ttilib.inference.recipe import Recipe, finished
-from ttilib.inference.solution import Solution
-from ttilib.inference.solver import SolverConfig, solve
-from ttilib.inference.source import Source, open_source
-from ttilib.networks.checkpoints import fingerprint, save_encoder
-from ttilib.networks.layers import Tapped
-from ttilib.networks.models import build_encoder
+from ttilib.datasets.transforms import normalise
+from ttilib.encoders.checkpoints import fingerprint, save_encoder
+from ttilib.encoders.layers import Tapped
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.episodes.clips import OWN_RULE, Clip, Frames, synthetic_clip
+from ttilib.solver.classifier import Classifier
+from ttilib.solver.edges import cut_out, guided_filter
+from ttilib.solver.extraction import Means, Source, load_means, measure_means, open_source, save_means
+from ttilib.solver.methods import Recipe, finished
+from ttilib.solver.solver import Solution, SolverConfig, solve
+from ttilib.solver.task import Task, extract
 
 POOL, EPISODE = Recipe(centring="pool"), Recipe(centring="episode")
 BOTH = ("early", "late")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ttilib.scores import records
+from ttilib.results import records
 
 ROOT = Path(__file__).resolve().parents[1]
 

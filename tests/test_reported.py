@@ -5,9 +5,9 @@ import math
 import pandas as pd
 import pytest
 
-from ttilib.data.benchmarks import BENCHMARKS
-from ttilib.scores import reported, tables
-from ttilib.scores.reported import beside_reported, read_reported
+from ttilib.episodes.benchmarks import BENCHMARKS
+from ttilib.results import tables
+from ttilib.results.tables import beside_reported, read_reported
 
 
 def row(method="TTI", fold=0, share=500, benchmark="ytvis-v1", shots=5, encoder="resnet50", **more):
@@ -176,5 +176,5 @@ def test_a_column_that_is_not_there_is_named():
 
 
 def test_the_file_lies_where_readers_look(repository):
-    assert repository / "lists" / "reported.csv" == reported.REPORTED
+    assert repository / "lists" / "reported.csv" == tables.REPORTED
     assert "reported.csv" in (repository / "lists" / "README.md").read_text()

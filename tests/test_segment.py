@@ -10,19 +10,17 @@ import pytest
 import torch
 
 from ttilib.__main__ import main
-from ttilib.corpora.transforms import centred
-from ttilib.data.clips import clip_from_files
+from ttilib.datasets.transforms import centred
+from ttilib.encoders.checkpoints import fingerprint, load_encoder, save_encoder
+from ttilib.encoders.layers import Tapped
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.episodes.clips import clip_from_files
 from ttilib.images import read_image, read_labels, write_image, write_labels
-from ttilib.inference.centring import Means, measure_means, save_means
-from ttilib.inference.methods import read_method
-from ttilib.inference.recipe import finished
-from ttilib.inference.solver import solve
-from ttilib.inference.source import Source
-from ttilib.networks.checkpoints import fingerprint, load_encoder, save_encoder
-from ttilib.networks.layers import Tapped
-from ttilib.networks.models import build_encoder
+from ttilib.plots.video import read_frames
 from ttilib.segment import segment
-from ttilib.views.video import read_frames
+from ttilib.solver.extraction import Means, Source, measure_means, save_means
+from ttilib.solver.methods import finished, read_method
+from ttilib.solver.solver import solve
 
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
 

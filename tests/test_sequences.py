@@ -22,9 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ttilib.corpora.minivspw import minivspw_listed, minivspw_table
-from ttilib.corpora.registry import READERS, SCANS
-from ttilib.data.lists import read_fold, read_table
+from ttilib.datasets.catalog import READERS, SCANS, read_fold, read_table
+from ttilib.datasets.vspw import minivspw_listed, minivspw_table
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import write_labels
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ttilib.data.benchmarks import BENCHMARKS, benchmark
-from ttilib.networks.architectures import ARCHITECTURES
-from ttilib.training.settings import BASE, CHOICES, LEAK, UNRELATED, ContrastConfig, TrainConfig, changed
+from ttilib.encoders.architectures import ARCHITECTURES
+from ttilib.episodes.benchmarks import BENCHMARKS, benchmark
+from ttilib.training.config import BASE, CHOICES, LEAK, UNRELATED, ContrastConfig, TrainConfig, changed
 
 RELEASED = {  # corpus: epochs, batch, frames of a clip, every so-manieth; protocol sections 1.3 and 4
     "ytvis": (10, 6, 5, 5),

@@ -15,7 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from ttilib.views import learning, sheets
+from ttilib.plots import curves, overlays
 
 GREY = np.full((24, 36, 3), 100, np.uint8)
 CLASSES = 60  # COCO-20i's base classes, the most there are
@@ -41,10 +41,10 @@ def drawn(figure):
 def test_a_label_map_is_background_class_or_unknown():
     labels = full(0)
     labels[:8], labels[8:16, :18] = 3, 255
-    out = sheets.label_map(GREY, labels)
-    grey, colour = 60, 255 * np.array(to_rgb(sheets.COLOURS[2]))
+    out = overlays.label_map(GREY, labels)
+    grey, colour = 60, 255 * np.array(to_rgb(overlays.COLOURS[2]))
     assert (out[16:] == grey).all() and (out[8:16, 18:] == grey).all()
-    assert (out[8:16, :18] == sheets.UNKNOWN).all()
+    assert (out[8:16, :18] == overlays.UNKNOWN).all()
     np.testing.assert_allclose(out[:8], np.broadcast_to(0.8 * colour + 0.2 * grey, (8, 36, 3)), atol=0.51)
     assert (GREY == 100).all()
 
@@ -52,27 +52,27 @@ def test_a_label_map_is_background_class_or_unknown():
 def test_a_label_map_is_enlarged_with_its_picture_and_only_with_it():
     labels = full(0)
     labels[5, 7] = 1
-    out = sheets.label_map(torch.full((3, 24, 36), 0.5), labels, zoom=4)
+    out = overlays.label_map(torch.full((3, 24, 36), 0.5), labels, zoom=4)
     assert out.shape == (96, 144, 3)
     coloured = (out.max(axis=2) - out.min(axis=2)) > 20
     assert coloured.sum() == 16 and coloured[20:24, 28:32].all()
     with pytest.raises(ValueError, match=r"the label map is \[5, 6\], the picture \[24, 36\]"):
-        sheets.label_map(GREY, full(0, (5, 6)))
+        overlays.label_map(GREY, full(0, (5, 6)))
 
 
 def test_every_class_looks_different_and_the_same_on_every_sheet():
-    looks = [sheets.label_map(GREY, full(label)).astype(int) for label in range(1, CLASSES + 1)]
+    looks = [overlays.label_map(GREY, full(label)).astype(int) for label in range(1, CLASSES + 1)]
     for place, one in enumerate(looks):
         for other in looks[:place]:
             assert (abs(one - other).max(axis=2) > 25).mean() > 0.15  # in a sixth of the pixels, clearly
     beside = full(1)
     beside[:, 18:] = 23
-    np.testing.assert_array_equal(sheets.label_map(GREY, beside)[:, 18:], looks[22][:, 18:])
+    np.testing.assert_array_equal(overlays.label_map(GREY, beside)[:, 18:], looks[22][:, 18:])
 
 
 def test_the_first_classes_differ_in_what_every_eye_sees():
     """Simulated with Vienot's matrix for eyes without red cones."""
-    rgb = np.array([to_rgb(colour) for colour in sheets.COLOURS])
+    rgb = np.array([to_rgb(colour) for colour in overlays.COLOURS])
     without_red = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
     seen = np.clip(rgb**2.2 @ without_red.T, 0, 1) ** (1 / 2.2)
     lab = cv2.cvtColor(seen[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0]
@@ -85,7 +85,7 @@ def test_the_first_classes_differ_in_what_every_eye_sees():
 def test_a_sheet_has_three_pictures_for_each_sample(n, height, width):
     images = torch.rand(n, 3, height, width)
     labels = torch.zeros(n, height, width, dtype=torch.int64)
-    figure = sheets.sample_sheet(images, labels, labels, ["background"], "one")
+    figure = overlays.sample_sheet(images, labels, labels, ["background"], "one")
     assert titles(figure) == ["picture", "truth", "prediction, 100% right"] * n
     assert texts(figure) == ["background"] and figure.get_suptitle() == "one"
 
@@ -102,12 +102,12 @@ def sample():
 
 
 def test_predictions_are_judged_and_shown_where_the_truth_is_known():
-    figure = sheets.sample_sheet(*sample(), ["background", "bird", "fish", "frog"])
+    figure = overlays.sample_sheet(*sample(), ["background", "bird", "fish", "frog"])
     picture, truth, found = (ax.images[0].get_array() for ax in figure.axes[:3])
     assert titles(figure)[2] == "prediction, 88% right"  # 7 of 8 pixels
     zoom = truth.shape[0] // 24
-    assert (found[: 12 * zoom] == sheets.UNKNOWN).all() and (truth[: 12 * zoom] == sheets.UNKNOWN).all()
-    bird, fish = (to_rgb(sheets.COLOURS[place]) for place in (0, 1))
+    assert (found[: 12 * zoom] == overlays.UNKNOWN).all() and (truth[: 12 * zoom] == overlays.UNKNOWN).all()
+    bird, fish = (to_rgb(overlays.COLOURS[place]) for place in (0, 1))
     at = slice(13 * zoom, 17 * zoom), slice(zoom, 8 * zoom)
     for shown, colour in ((truth, bird), (found, fish)):
         np.testing.assert_allclose(shown[at].mean((0, 1)), 0.8 * 255 * np.array(colour) + 0.2 * 61, atol=2)
@@ -115,19 +115,19 @@ def test_predictions_are_judged_and_shown_where_the_truth_is_known():
 
 
 def test_the_legend_names_what_is_on_the_sheet_and_nothing_else():
-    figure = sheets.sample_sheet(*sample(), ["background", "bird", "fish", "frog"])
+    figure = overlays.sample_sheet(*sample(), ["background", "bird", "fish", "frog"])
     assert texts(figure) == ["background", "bird", "fish", "not judged"]
     legend = figure.axes[-1]
     assert len(legend.images) == 4
     np.testing.assert_array_equal(
-        legend.images[2].get_array(), sheets.label_map(np.full((18, 36, 3), 150, np.uint8), full(2, (18, 36)))
+        legend.images[2].get_array(), overlays.label_map(np.full((18, 36, 3), 150, np.uint8), full(2, (18, 36)))
     )
 
 
 @pytest.mark.parametrize("length", [5, 27, 200])
 def test_names_in_the_legend_do_not_run_into_each_other(length):
     labels = torch.arange(20).reshape(1, 4, 5)
-    figure = sheets.sample_sheet(torch.rand(1, 3, 4, 5), labels, labels, [f"{n:x<{length}}" for n in range(20)])
+    figure = overlays.sample_sheet(torch.rand(1, 3, 4, 5), labels, labels, [f"{n:x<{length}}" for n in range(20)])
     figure.canvas.draw()
     legend = figure.axes[-1]
     boxes = [text.get_window_extent() for text in legend.texts] + [image.get_window_extent() for image in legend.images]
@@ -139,7 +139,8 @@ def test_names_in_the_legend_do_not_run_into_each_other(length):
 @pytest.mark.filterwarnings("error")
 def test_sheets_are_drawn_under_the_notebooks_settings_too(repository):
     with rc_context(fname=repository / "notebooks" / "matplotlibrc"):
-        for figure in (sheets.sample_sheet(*sample(), ["a", "b", "c"]), sheets.pairs_sheet(torch.zeros(1, 2, 3, 8, 8))):
+        pairs = overlays.pairs_sheet(torch.zeros(1, 2, 3, 8, 8))
+        for figure in (overlays.sample_sheet(*sample(), ["a", "b", "c"]), pairs):
             for tight in ("tight", None):  # as a notebook shows it, as a file gets it
                 figure.savefig(io.BytesIO(), bbox_inches=tight)
 
@@ -147,17 +148,17 @@ def test_sheets_are_drawn_under_the_notebooks_settings_too(repository):
 def test_a_label_without_a_name_is_refused():
     images, labels, found = sample()
     with pytest.raises(ValueError, match="label 2 has no name among 2; name every label, background first"):
-        sheets.sample_sheet(images, labels, found, ["background", "bird"])
+        overlays.sample_sheet(images, labels, found, ["background", "bird"])
 
 
 def test_a_picture_without_any_known_pixel_is_no_error():
-    figure = sheets.sample_sheet(torch.rand(1, 3, 8, 9), full(255, (1, 8, 9)), full(0, (1, 8, 9)), ["background"])
+    figure = overlays.sample_sheet(torch.rand(1, 3, 8, 9), full(255, (1, 8, 9)), full(0, (1, 8, 9)), ["background"])
     assert titles(figure)[2] == "prediction, 0% right" and texts(figure) == ["not judged"]
 
 
 def test_at_most_six_pairs_are_shown():
     pictures = torch.arange(8 * 2)[:, None, None, None].expand(16, 3, 6, 8).unflatten(0, (8, 2)) / 16
-    figure = sheets.pairs_sheet(pictures, "pairs")
+    figure = overlays.pairs_sheet(pictures, "pairs")
     shown = [ax.images[0].get_array()[0, 0, 0] for ax in figure.axes if ax.images]
     values = [round(255 * n / 16) for n in (0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11)]
     np.testing.assert_allclose(shown, values, atol=1)
@@ -175,7 +176,7 @@ def log(steps=40, **more):
 
 
 def test_the_training_figure_shows_loss_judgement_rate_and_waiting():
-    figure = learning.training_figure(log(parts={"ce": 1.0}), "now")
+    figure = curves.training_figure(log(parts={"ce": 1.0}), "now")
     loss, miou, rate, waiting = figure.axes
     assert len(loss.lines) == 2 and not loss.texts  # one part is the loss itself
     by_name = {line.get_label(): line for line in miou.lines}
@@ -190,7 +191,7 @@ def test_the_training_figure_shows_loss_judgement_rate_and_waiting():
 
 def test_parts_of_the_loss_are_lines_with_names():
     rows = log(parts={"ce": 1.0, "contrast": 4.0})
-    loss = learning.training_figure(rows).axes[0]
+    loss = curves.training_figure(rows).axes[0]
     by_name = {line.get_label(): line.get_ydata() for line in loss.lines}
     np.testing.assert_allclose(by_name["contrast"], 4.0)
     np.testing.assert_allclose(by_name["ce"], 1.0)
@@ -203,8 +204,8 @@ def test_rows_of_older_runs_and_fewer_axes_are_drawn_too():
     FigureCanvasAgg(figure)
     older = [{"step": n, "loss": 1.0, "learning_rate": 0.1, "val_miou": None} for n in range(1, 30)]
     for axes in (figure.subplots(1, 4), figure.subplots(1, 2), figure.subplots()):
-        learning.training_curves(axes, older)
+        curves.training_curves(axes, older)
     drawn(figure)
     assert not np.isfinite(figure.axes[3].lines[0].get_ydata()).any()  # nobody knows how long they waited
     for rows in ([], log()[:1]):
-        drawn(learning.training_figure(rows))
+        drawn(curves.training_figure(rows))

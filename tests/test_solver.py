@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tasks import random_task
 
-from ttilib.inference.classifier import Classifier, prototype, start
-from ttilib.inference.features import oracle_prior
-from ttilib.inference.losses import marginal
-from ttilib.inference.solver import METHODS, SolverConfig, iterate, solve
+from ttilib.solver.classifier import Classifier, prototype, start
+from ttilib.solver.losses import marginal
+from ttilib.solver.solver import METHODS, SolverConfig, iterate, solve
+from ttilib.solver.task import oracle_prior
 
 
 @pytest.fixture

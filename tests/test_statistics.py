@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttilib.scores import resampling, statistics, tables
-from ttilib.scores.resampling import Chain
+from ttilib.results import statistics, tables
+from ttilib.results.statistics import Chain
 
 FIGURES = ("mIoU", "Dice", "J", "F", "J&F", "VC_3", "VC_3 released")
 
@@ -53,7 +53,7 @@ def only(table):
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 2**32), st.sampled_from(resampling.UNITS))
+@given(st.integers(0, 2**32), st.sampled_from(statistics.UNITS))
 def test_a_drawn_sample_scores_as_its_rows_would_if_written_down(seed, unit):
     chain = Chain.of(tables.episode_frame(random_rows(seed)))
     weights = np.concatenate(list(chain.draws(2, seed, unit)))
@@ -98,7 +98,7 @@ def test_each_episode_is_drawn_once_on_average():
 def test_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch):
     chain = Chain.of(tables.episode_frame(random_rows(1)))
     at_once = list(chain.draws(23, 9))
-    monkeypatch.setattr(resampling, "AT_ONCE", 5 * len(chain.data))
+    monkeypatch.setattr(statistics, "AT_ONCE", 5 * len(chain.data))
     chunks = list(chain.draws(23, 9))
     assert [len(chunk) for chunk in chunks] == [5, 5, 5, 5, 3] and len(at_once) == 1
     assert (np.concatenate(chunks) == at_once[0]).all()

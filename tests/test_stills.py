@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ttilib.corpora.corpus import IGNORED, Reader
-from ttilib.corpora.stills import VOC_COLOURS, PascalReader, pascal_ids, pascal_list, scan_pascal, voc_colour
-from ttilib.data.lists import TABLES, read_fold, read_table
+from ttilib.datasets.base import IGNORED, Reader
+from ttilib.datasets.catalog import TABLES, read_fold, read_table
+from ttilib.datasets.pascal import VOC_COLOURS, PascalReader, pascal_ids, pascal_list, scan_pascal, voc_colour
 from ttilib.files import read_json, write_text
 from ttilib.images import read_labels, write_image, write_labels
 

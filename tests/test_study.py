@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from distributed import Client
 
-from ttilib.scores.typeset import read_table
-from ttilib.study import BESIDE, FIRST, Chapter, chapter_tasks, run_study
+from ttilib.results.export import read_table
 from ttilib.sweep.driver import drive
+from ttilib.sweep.study import BESIDE, FIRST, Chapter, chapter_tasks, run_study
 
 # A small network trained from scratch is a chaotic thing: another processor rounds otherwise, and after five hundred
 # steps the weights are others. Points of percent between a fresh table and the committed one; seconds are not compared.

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from ttilib.scores import tables
+from ttilib.results import tables
 
 
 def row(method="TTI", fold=0, run=0, episode="a", class_id=1, counts=(1, 2), frames=4, **more):

@@ -20,14 +20,13 @@ from squares import QUICK, TINY, Squares, Windows, command, learn
 from torch import Tensor
 
 from ttilib.__main__ import main
-from ttilib.data.lists import Fold, read_fold
-from ttilib.networks.checkpoints import load_encoder, load_state
-from ttilib.networks.models import build_encoder
-from ttilib.training.judging import Verdict, validate
-from ttilib.training.progress import Progress
-from ttilib.training.runs import Run
-from ttilib.training.settings import LEAK, ContrastConfig, TrainConfig
+from ttilib.datasets.catalog import Fold, read_fold
+from ttilib.encoders.checkpoints import load_encoder, load_state
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.training.config import LEAK, ContrastConfig, TrainConfig
+from ttilib.training.run import Progress, Run
 from ttilib.training.train import Items, batches, fit, train, unlabelled_pairs
+from ttilib.training.validation import Verdict, validate
 
 FRAMES = replace(QUICK, batch=4)
 CLIPS = replace(QUICK, clip_frames=2, repeats=3, batch=2, epochs=2, contrast=ContrastConfig(width=8, every=1))

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as v2
 from torchvision.tv_tensors import Image, Mask
 
-from ttilib.corpora.transforms import (
+from ttilib.datasets.transforms import (
     MEAN,
     STD,
     Placement,

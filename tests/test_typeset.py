@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttilib.scores import typeset
+from ttilib.results import export
 
 NAN = float("nan")
 TABLE = pd.DataFrame(
@@ -34,7 +34,7 @@ TABLE = pd.DataFrame(
 def test_printed_tables_have_one_decimal():
     table = pd.DataFrame({"method": ["a|b", "c\nd | e"], "mIoU": [59.96, NAN], "folds": [4, 1]})
     table = table.assign(**{"s/episode": [1.234, 2.0], "MB/episode": [9.6, NAN]})
-    assert typeset.to_markdown(table).splitlines() == [
+    assert export.to_markdown(table).splitlines() == [
         "| method | mIoU | folds | s/episode | MB/episode |",
         "| --- | ---: | ---: | ---: | ---: |",
         r"| a\|b | 60.0 | 4 | 1.23 | 10 |",
@@ -49,7 +49,7 @@ def test_odd_cells():
             "note": [None, "x", ""], "run": [0, 1, 2],
         }
     )  # fmt: skip
-    text = typeset.formatted(table)
+    text = export.formatted(table)
     assert text["p"].tolist() == ["0.109", "< 0.001", "1.000"]
     assert text["episodes"].tolist() == ["3", "-", "12"]
     assert text["mIoU difference"].tolist() == ["0.0", "-0.1", "0.0"]  # no minus before a zero
@@ -60,7 +60,7 @@ def test_odd_cells():
 
 
 def test_latex_has_the_shape_of_a_booktabs_table():
-    text = typeset.to_latex(TABLE, "Scores in %", "tab:scores")
+    text = export.to_latex(TABLE, "Scores in %", "tab:scores")
     lines = text.splitlines()
     assert lines[:3] == [r"\begin{table}", r"\centering", r"\caption{Scores in \%}"]
     assert lines[3:6] == [r"\label{tab:scores}", r"\begin{tabular}{lrlrrrrrrrrl}", r"\toprule"]
@@ -75,14 +75,14 @@ def test_latex_has_the_shape_of_a_booktabs_table():
 
 
 def test_latex_without_caption_is_the_tabular_alone():
-    text = typeset.to_latex(TABLE[["method", "mIoU"]])
+    text = export.to_latex(TABLE[["method", "mIoU"]])
     assert text.startswith(r"\begin{tabular}{lr}") and text.endswith("\\end{tabular}\n")
     assert text.count(r"\midrule") == 1 and "caption" not in text and "label" not in text
 
 
 def test_latex_breaks_long_notes():
     table = pd.DataFrame({"mIoU": [1.0, 2.0], "note": ["short", "x" * 41], "source": ["x" * 40, ""]})
-    assert typeset.to_latex(table).startswith(r"\begin{tabular}{rp{5cm}l}")
+    assert export.to_latex(table).startswith(r"\begin{tabular}{rp{5cm}l}")
 
 
 @pytest.mark.parametrize(
@@ -100,14 +100,14 @@ def test_latex_breaks_long_notes():
     ],
 )
 def test_latex_specials(text, latex):
-    assert latex in typeset.to_latex(pd.DataFrame({"method": [text]}))
-    assert not text or rf"\caption{{{latex}}}" in typeset.to_latex(pd.DataFrame({"method": ["x"]}), caption=text)
+    assert latex in export.to_latex(pd.DataFrame({"method": [text]}))
+    assert not text or rf"\caption{{{latex}}}" in export.to_latex(pd.DataFrame({"method": ["x"]}), caption=text)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(alphabet="ab_&%$#{}~^\\|<>0-\n\t ", max_size=12))
 def test_no_text_breaks_a_latex_table(text):
-    (line,) = typeset.to_latex(pd.DataFrame({"a": [text], "b": ["c"]})).splitlines()[4:-2]
+    (line,) = export.to_latex(pd.DataFrame({"a": [text], "b": ["c"]})).splitlines()[4:-2]
     cell, rest = line.removesuffix(r"\\").rsplit(" & ", 1)
     assert rest == "c "
     bare = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum)\{\}|\\[&%$#_{}]|\$[<>|]\$", "", cell)
@@ -134,8 +134,8 @@ def bold(css, column):
 
 
 def test_styled_prints_as_formatted_and_marks_the_best_of_a_block():
-    text, css = cells(typeset.styled(TABLE))
-    words = typeset.formatted(TABLE).replace("&", "&amp;", regex=True)
+    text, css = cells(export.styled(TABLE))
+    words = export.formatted(TABLE).replace("&", "&amp;", regex=True)
     for (row, column), found in text.items():
         assert found.replace("&amp;", "&") == words.iloc[row, column].replace("&amp;", "&")
     assert len(text) == TABLE.size
@@ -147,13 +147,13 @@ def test_styled_prints_as_formatted_and_marks_the_best_of_a_block():
 def test_precision_and_recall_are_percent_of_which_more_is_better():
     shares = {"precision": [61.24, 59.0], "recall": [30.0, 70.06]}
     table = pd.DataFrame({"method": ["a", "b"], **shares, "predicted": [9, 8]})
-    assert typeset.to_markdown(table).splitlines()[2:] == ["| a | 61.2 | 30.0 | 9 |", "| b | 59.0 | 70.1 | 8 |"]
-    _, css = cells(typeset.styled(table))
+    assert export.to_markdown(table).splitlines()[2:] == ["| a | 61.2 | 30.0 | 9 |", "| b | 59.0 | 70.1 | 8 |"]
+    _, css = cells(export.styled(table))
     assert sorted(place for place, body in css.items() if "bold" in body) == [(0, 1), (1, 2)]
 
 
 def test_differences_are_coloured_about_zero_with_readable_text():
-    _, css = cells(typeset.styled(TABLE))
+    _, css = cells(export.styled(TABLE))
     place = TABLE.columns.get_loc("mIoU difference")
     found = [re.findall(r"color: #(\w{6})", css.get((row, place), "")) for row in range(4)]
     assert found[1] == ["0072b2", "ffffff"]  # -4, the largest: full blue, white text
@@ -165,7 +165,7 @@ def test_differences_are_coloured_about_zero_with_readable_text():
 
 @pytest.mark.parametrize("value", [-3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0])
 def test_text_on_colour_has_contrast(value):
-    background, text = re.findall(r"#(\w{6})", typeset._colour(value, 3.0))
+    background, text = re.findall(r"#(\w{6})", export._colour(value, 3.0))
 
     def luminance(colour):
         parts = [c / 255 for c in bytes.fromhex(colour)]
@@ -177,18 +177,18 @@ def test_text_on_colour_has_contrast(value):
 
 
 def test_styled_takes_tables_without_differences_notes_or_blocks():
-    text, css = cells(typeset.styled(pd.DataFrame({"method": ["a", "b"], "mIoU": [NAN, 3.0]}, index=[7, 7])))
+    text, css = cells(export.styled(pd.DataFrame({"method": ["a", "b"], "mIoU": [NAN, 3.0]}, index=[7, 7])))
     assert text == {(0, 0): "a", (0, 1): "-", (1, 0): "b", (1, 1): "3.0"} and css == {}
     one = pd.DataFrame({"mIoU difference": [0.0, NAN], "note": ["x", None]})
-    text, css = cells(typeset.styled(one))
+    text, css = cells(export.styled(one))
     assert "#ffffff" in css[0, 0] and "#767676" in css[0, 1] and text[1, 1] == ""
 
 
 def test_folds_and_classes_are_blocks_of_their_own():
     table = pd.DataFrame({"benchmark": "b", "fold": ["0", "mean"] * 2, "mIoU": [1.0, 9.0, 2.0, 8.0]})
-    _, css = cells(typeset.styled(table))
+    _, css = cells(export.styled(table))
     assert sorted(place for place, body in css.items() if "bold" in body) == [(1, 2), (2, 2)]
-    _, css = cells(typeset.styled(table.assign(class_id=[1, 1, 1, 2])))
+    _, css = cells(export.styled(table.assign(class_id=[1, 1, 1, 2])))
     assert sorted(place for place, body in css.items() if "bold" in body) == [(2, 2)]
 
 
@@ -198,20 +198,20 @@ def test_folds_and_classes_are_blocks_of_their_own():
 def test_tables_survive_the_disk(tmp_path):
     path = tmp_path / "tables" / "mini.csv"
     table = TABLE.assign(fold=["0", "1", "mean", "0"], p=[1.0, 3.21e-7, 0.0, NAN], note=["", "none", "NA", ""])
-    typeset.write_table(path, table)
-    again = typeset.read_table(path)
+    export.write_table(path, table)
+    again = export.read_table(path)
     pd.testing.assert_frame_equal(again, table, check_exact=False, rtol=0, atol=1e-4, check_dtype=False)
     assert again["p"][1] == 3.21e-7 and again["p"][2] == 0
     assert path.read_bytes().count(b"\r") == 0 and [p.name for p in path.parent.iterdir()] == ["mini.csv"]
     assert path.read_text().splitlines()[1].startswith("ytvis-v1,5,TTI,4,60.0400,50.0000,80.0000,59.9600,0.0800,1.2340")
     with pytest.raises(FileNotFoundError, match=r"other\.csv"):
-        typeset.read_table(tmp_path / "other.csv")
+        export.read_table(tmp_path / "other.csv")
 
 
 def test_write_all_writes_three_whole_files(tmp_path):
-    paths = typeset.write_all(tmp_path / "new", "ytvis.v1", TABLE, caption="All")
+    paths = export.write_all(tmp_path / "new", "ytvis.v1", TABLE, caption="All")
     assert [path.name for path in paths] == ["ytvis.v1.csv", "ytvis.v1.md", "ytvis.v1.tex"]
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in paths)
-    assert paths[1].read_text() == typeset.to_markdown(TABLE)
-    assert paths[2].read_text() == typeset.to_latex(TABLE, "All")
-    assert len(typeset.read_table(paths[0])) == len(TABLE)
+    assert paths[1].read_text() == export.to_markdown(TABLE)
+    assert paths[2].read_text() == export.to_latex(TABLE, "All")
+    assert len(export.read_table(paths[0])) == len(TABLE)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ttilib.images import read_labels, write_image
-from ttilib.views import video
+from ttilib.plots import video
 
 GREEN = (30, 200, 60)
 

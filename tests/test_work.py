@@ -6,8 +6,7 @@ import re
 import nbformat
 import pytest
 
-from ttilib.sweep.tasks import Task, is_done, note
-from ttilib.sweep.work import carry_out, log_path, summary
+from ttilib.sweep.tasks import Task, carry_out, is_done, log_path, note, summary
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 WORK = """

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
-from ttilib.corpora.outlines import decode, misfit, packed
-from ttilib.corpora.ytvis import YtvisReader, scan_ytvis, ytvis_index
-from ttilib.data.lists import read_fold, read_table
+from ttilib.datasets.catalog import read_fold, read_table
+from ttilib.datasets.masks import decode, misfit, packed
+from ttilib.datasets.youtube_vis import YtvisReader, scan_ytvis, ytvis_index
 from ttilib.files import read_json, write_json
 
 SHOWS = {

@@ -6,6 +6,8 @@ a result and an old result survives a failed new one.
 
 `atomic` is that step; `write_text`, `write_json` use it; `writing` tells of a full disk; `digest` names a value and
 `fingerprint` a file by its content, and `natural_key` puts names in the order people count in.
+
+Names that people mistype: which of those that are known was meant.
 """
 
 from __future__ import annotations
@@ -16,10 +18,15 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from difflib import get_close_matches
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 @contextmanager
@@ -126,6 +133,30 @@ def fingerprint(path: Path | str, length: int | None = None) -> str:
     return found.hexdigest()
 
 
+def parallel_map(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1, chunk: int = 1
+) -> Iterator[Result]:
+    """`function` of every item, in order: in this process, or in `workers` new ones, `chunk` items at a time.
+
+    The processes are spawned, so a script needs its `__main__` guard, and OpenCV uses one thread in each. Closing the
+    generator cancels what has not begun.
+    """
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_opencv_thread)
+    try:
+        yield from pool.map(function, items, chunksize=chunk)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _one_opencv_thread() -> None:
+    import cv2  # here, so that reading JSON does not load OpenCV
+
+    cv2.setNumThreads(1)
+
+
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     """Sort key under which frame9 comes before frame10: digits compare as numbers, the rest as text.
 
@@ -133,3 +164,14 @@ def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     """
     parts = re.split(r"([0-9]+)", name)
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
+
+
+def meant(word: str, known: Iterable[object], otherwise: str = "", most: int = 3) -> str:
+    """What to say about a name that is not known: "did you mean a or b?" if some are like it, at most so many.
+
+    A name that differs in capitals only is the one that was meant. If none is like it, `otherwise`, or all there are.
+    """
+    names = [str(name) for name in known]
+    same = [name for name in names if name.lower() == word.lower()]
+    near = (same or get_close_matches(word, names, n=most, cutoff=0.5))[:most]
+    return f"did you mean {' or '.join(near)}?" if near else otherwise or f"choose one of {', '.join(names)}"

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from ttilib.files import atomic
+from ttilib.files import atomic, natural_key
 
 Colours = Mapping[tuple[int, int, int], int]
 """What the colours of a label map mean: red, green, blue to label."""
@@ -34,6 +34,24 @@ COLOUR_MODES = ("RGB", "RGBA", "LA")
 
 AS_INDICES = "save it as one channel of 8-bit indices (grey or palette PNG)"
 PNG_START = b"\x89PNG\r\n\x1a\n"
+
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def image_files(folder: Path | str, recursive: bool = False) -> list[Path]:
+    """The image files of a folder, and of those inside it, in natural order; hidden files and folders are skipped.
+
+    Raises FileNotFoundError if there is no such folder, ValueError if it contains no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; give a folder that contains images")
+    inside = [path.relative_to(folder) for path in (folder.rglob("*") if recursive else folder.iterdir())]
+    names = [str(p) for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not any(x[0] == "." for x in p.parts)]
+    if not names:
+        raise ValueError(f"{folder}: no image in this folder; expected files in {', '.join(IMAGE_SUFFIXES)}")
+    return [folder / name for name in sorted(names, key=natural_key)]
 
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ttilib.corpora.transforms import centred
-from ttilib.data.clips import clip_from_files
+from ttilib.datasets.transforms import centred
+from ttilib.episodes.clips import clip_from_files
 from ttilib.files import write_json
-from ttilib.inference.methods import Method, read_method
-from ttilib.inference.recipe import finished
-from ttilib.inference.solver import solve
-from ttilib.inference.source import Source, open_source
-from ttilib.views.video import frame_names, read_frames, write_masks, write_overlay
+from ttilib.plots.video import frame_names, read_frames, write_masks, write_overlay
+from ttilib.solver.extraction import Source, open_source
+from ttilib.solver.methods import Method, finished, read_method
+from ttilib.solver.solver import solve
 
 
 def segment(

@@ -1,1 +1,1 @@
-"""The encoder: architectures, checkpoints, and training on base classes."""
+"""Former place of the encoders, kept for the plug-in name `ttilib.networks.imagenet:resnet50`."""

@@ -1,1 +1,1 @@
-"""Many runs: what is to be done, who does it, and what came of it."""
+"""Notebooks as tasks on one machine or many: the study and the tables."""

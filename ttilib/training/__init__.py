@@ -1,1 +1,1 @@
-"""Base training: what is minimised, how, on how many processes, and what is kept of it."""
+"""Base training of an encoder."""

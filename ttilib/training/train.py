@@ -19,17 +19,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ttilib.corpora.roots import find_root
-from ttilib.data.labelled import TrainingClips, TrainingFrames
-from ttilib.data.lists import Fold
-from ttilib.data.pairs import VideoPairs, base_videos, leaked_test_videos, vspw_beside
+from ttilib.datasets.base import find_root
+from ttilib.datasets.catalog import Fold
+from ttilib.encoders.pspnet import PSPNet, build_encoder
 from ttilib.files import digest
-from ttilib.networks.models import PSPNet, build_encoder
-from ttilib.training import journal, processes
-from ttilib.training.judging import Quickly, Verdict, validate
-from ttilib.training.progress import Progress
-from ttilib.training.runs import Run
-from ttilib.training.settings import LEAK, TrainConfig
+from ttilib.training import distributed, log
+from ttilib.training.config import LEAK, TrainConfig
+from ttilib.training.data import TrainingClips, TrainingFrames, VideoPairs, base_videos, leaked_test_videos, vspw_beside
+from ttilib.training.run import Progress, Run
+from ttilib.training.validation import Quickly, Verdict, validate
 
 Judge = Callable[[PSPNet, int], Verdict]  # of a network after an epoch
 SHOWN = 4  # held-out pictures whose predictions are kept after every epoch
@@ -83,7 +81,7 @@ def train(
         about["pairs"] = digest(items.pairs.videos)
         if config.contrast.videos == LEAK:
             about["leak"] = "unlabelled videos of the novel classes, which episodes ask about, were trained on"
-    with processes.joined(device) as place:
+    with distributed.joined(device) as place:
         network = build_encoder(config.encoder, 1 + len(fold.base), config.pretrained, config.seed)
         judge = None
         if config.validation != "classes":
@@ -113,14 +111,14 @@ def fit(
             f"{folder}: {len(items)} items to train on and {len(held_out)} to validate are too few for a "
             f"batch of {config.batch}; lower `batch` or `every`, or add videos"
         )
-    processes.check_batch(config.batch, config.accumulate)
+    distributed.check_batch(config.batch, config.accumulate)
     judge = judge or partial(_by_classes, held_out=held_out, config=config, device=device)
     run = Run(network, folder, config, about, len(items) // config.batch, device)
     progress = run.resume()
     if progress.step == run.steps:
         yield progress
-    watched = bool(config.show_every) and processes.rank() == 0
-    with journal.Board(folder, progress.step) if watched else journal.Nowhere() as board:
+    watched = bool(config.show_every) and distributed.rank() == 0
+    with log.Board(folder, progress.step) if watched else log.Nowhere() as board:
         while progress.step < run.steps:
             for parts, waited in timed(batches(items, config, *divmod(progress.step, run.per_epoch), device)):
                 progress = run.advance(parts, waited)
@@ -128,8 +126,8 @@ def fit(
                 if rest == 0 and (epoch % config.validate_every == 0 or progress.step == run.steps):
                     run.judge(judge(run.judged, epoch))
                 progress = run.progress
-                if processes.rank() == 0:
-                    journal.append(folder, asdict(progress))
+                if distributed.rank() == 0:
+                    log.append(folder, asdict(progress))
                 board.step(progress)
                 if watched and rest == 0 and (epoch % config.show_every == 0 or progress.step == run.steps):
                     show(run, items, held_out, board)
@@ -147,7 +145,7 @@ def batches(
     items.set_epoch(epoch)
     order = np.random.default_rng([config.seed, epoch]).permutation(len(items))
     full = order[: len(items) // config.batch * config.batch].reshape(-1, config.batch)
-    mine = processes.parts_of(full, config.accumulate)[done:]
+    mine = distributed.parts_of(full, config.accumulate)[done:]
     generator = torch.Generator()  # the loader would otherwise draw from torch's shared one
     pinned = torch.device(device).type == "cuda"
     return DataLoader(
@@ -174,7 +172,7 @@ def unlabelled_pairs(fold: Fold, root: Path | str, size: tuple[int, int], config
 
 
 @torch.no_grad()
-def show(run: Run, items: Dataset, held_out: Dataset, board: journal.Board) -> None:
+def show(run: Run, items: Dataset, held_out: Dataset, board: log.Board) -> None:
     """Curves so far, and what the network finds in a few held-out pictures, into the run's folder."""
     places = np.linspace(0, len(held_out) - 1, min(SHOWN, len(held_out))).astype(int)
     pictures, labels = zip(*(held_out[int(place)] for place in places), strict=True)
@@ -184,12 +182,12 @@ def show(run: Run, items: Dataset, held_out: Dataset, board: journal.Board) -> N
     found = run.judged.logits(images.to(run.device)).argmax(1).cpu()
     names = ["background", *run.about.get("base", [f"class {n}" for n in range(1, run.network.classes)])]
     epoch = run.progress.epoch
-    board.picture(journal.write_samples(run.folder, epoch, images, truth, found, names), epoch)
+    board.picture(log.write_samples(run.folder, epoch, images, truth, found, names), epoch)
     if getattr(items, "pairs", None) is not None:
         pairs = torch.cat([items.pairs[n][0][:1, :2] for n in range(min(SHOWN, len(items.pairs)))])
-        board.picture(journal.write_pairs(run.folder, epoch, pairs), epoch)
-    journal.write_epochs(run.folder)
-    journal.write_curves(run.folder)
+        board.picture(log.write_pairs(run.folder, epoch, pairs), epoch)
+    log.write_epochs(run.folder)
+    log.write_curves(run.folder)
 
 
 def _labelled(fold: Fold, root: Path | str, split: str, size: tuple[int, int], config: TrainConfig) -> Dataset:

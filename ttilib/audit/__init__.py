@@ -1,1 +1,0 @@
-"""Is the data what the published numbers were computed on? Frame lists made again, and a doctor for data folders."""

@@ -1,1 +1,0 @@
-"""Pictures and their labels: which classes, which episodes, which pixels."""

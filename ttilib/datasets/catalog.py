@@ -1,0 +1,145 @@
+"""The corpora by name: how each is scanned and how its pictures are read.
+
+Which classes are new, and in which frames of which videos they can be seen.
+
+A benchmark is a folder of pictures and a table of classes. Each fold of the table calls some classes
+novel (met only at inference) and the others base (seen in training); a fold says nothing about pixels. The
+tables are in `lists/<corpus>.json`; a data folder with a `lists.json` of the same form brings its own.
+Where each class is visible is read from the annotations on disk, so no long lists have to be kept.
+
+`Fold` is what the rest of the library needs to know; `read_fold` makes one. Four corpora are known:
+ytvis (videos, one JSON of outlines), pascal (stills), vspw and davis (videos, one label map per frame).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ttilib.datasets.base import OnError, Reader, Scan, stop
+from ttilib.datasets.coco import CocoFullReader, CocoReader, scan_coco, scan_coco_full
+from ttilib.datasets.davis import DavisReader, scan_davis
+from ttilib.datasets.pascal import PascalReader, scan_pascal
+from ttilib.datasets.vspw import MiniVspwReader, VspwReader, scan_minivspw, scan_vspw
+from ttilib.datasets.youtube_vis import YtvisReader, scan_ytvis
+from ttilib.files import read_json
+
+READERS: dict[str, Callable[[Path | str], Reader]] = {
+    "ytvis": YtvisReader,
+    "pascal": PascalReader,
+    "coco": CocoReader,
+    "coco-full": CocoFullReader,
+    "vspw": VspwReader,
+    "minivspw": MiniVspwReader,
+    "davis": DavisReader,
+}
+SCANS: dict[str, Callable[..., Scan]] = {
+    "ytvis": scan_ytvis,
+    "pascal": scan_pascal,
+    "coco": scan_coco,
+    "coco-full": scan_coco_full,
+    "vspw": scan_vspw,
+    "minivspw": scan_minivspw,
+    "davis": scan_davis,
+}
+
+
+TABLES = Path(__file__).resolve().parents[2] / "lists"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One way to divide the classes of a corpus into base and novel, and where each can be seen.
+
+    A frame is named "video/frame", a still by its own name (a video of one frame). `presence` leads from a
+    class to its videos to the frames that show it: for a base class wherever it may be trained or
+    validated on, for a novel class wherever episodes may draw it. `train` and `val` name the videos of
+    base training; a video may occur several times. `repeats`: how often a run goes through the videos. `shown`:
+    all novel classes in a still, also those too small for `presence` (stills only).
+    """
+
+    corpus: str
+    index: int
+    names: Mapping[int, str]
+    base: tuple[int, ...]
+    novel: tuple[int, ...]
+    frames: Mapping[str, tuple[str, ...]]
+    presence: Mapping[int, Mapping[str, tuple[str, ...]]]
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    repeats: int = 1
+    shown: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel") -> dict[str, Any]:
+    """The class table of a corpus: the one in `root` if it has a lists.json, else the project's own.
+
+    `novel` is the entry whose lists are the novel classes; only those of "novel" itself are gone through repeatedly.
+    """
+    if corpus not in SCANS:
+        raise ValueError(f"corpus {corpus!r} is not known; choose one of {', '.join(SCANS)}")
+    if corpus == "minivspw":
+        raise ValueError("minivspw borrows Pascal's classes; use read_benchmark, or give read_fold a minivspw_table")
+    own = Path(root) / "lists.json" if root is not None else None
+    path = own if own is not None and own.is_file() else TABLES / f"{corpus.removesuffix('-full')}.json"
+    table = read_json(path)
+    if not isinstance(table, dict) or not {"classes", "novel"} <= table.keys():
+        raise ValueError(f'{path}: a class table needs "classes" and "novel"; see lists/README.md')
+    table["classes"] = {int(number): name for number, name in table["classes"].items()}
+    if novel not in table:
+        raise ValueError(f"{path}: no {novel!r} in it; add one list of class ids per fold, or use a benchmark without")
+    if novel != "novel":
+        table = {**{entry: value for entry, value in table.items() if entry != "repeats"}, "novel": table[novel]}
+    for numbers in table["novel"]:
+        if unknown := set(numbers) - table["classes"].keys():
+            raise ValueError(f"{path}: novel classes {sorted(unknown)} have no name; add them to classes")
+    return table
+
+
+def read_fold(
+    corpus: str,
+    fold: int,
+    root: Path | str | None = None,
+    table: Mapping[str, Any] | None = None,
+    on_error: OnError = stop,
+) -> Fold:
+    """Read which classes fold `fold` of a corpus holds back, and where they are visible under `root`.
+
+    `root` defaults to data/<corpus>. `table` replaces the class table, for instance to ask for larger
+    objects: `{**read_table("pascal"), "min_pixels": 0, "min_share": 0.02}`.
+
+    `on_error` is told of every file that cannot be used; the default raises. Pass `errors.append` to keep going
+    with the rest.
+
+    Raises ValueError or FileNotFoundError naming the file, what was found and what to do.
+    Source: protocol sections 1.1 (pascal), 1.3 (ytvis), 1.5 (vspw).
+    """
+    root = Path("data") / corpus if root is None else Path(root)
+    table = read_table(corpus, root) if table is None else table
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "no such folder"
+        raise FileNotFoundError(f"{root}: {found}; give the folder that holds the {corpus} data")
+    base, novel = _divided(corpus, table, fold)
+    if both := set(base) & set(novel):
+        raise ValueError(f"{corpus} fold {fold}: classes {sorted(both)} are base and novel; mend the table")
+    scan = SCANS[corpus](root, table, base, novel, on_error)
+    repeats = table["repeats"][fold] if "repeats" in table else 1
+    names = table["classes"]
+    return Fold(corpus, fold, names, base, novel, scan.frames, scan.presence, scan.train, scan.val, repeats, scan.shown)
+
+
+def base_classes(corpus: str, fold: int) -> list[str]:
+    """Names of the base classes of a fold in the order of their labels, by the project's own table; needs no data."""
+    table = read_table(corpus)
+    return [table["classes"][number] for number in _divided(corpus, table, fold)[0]]
+
+
+def _divided(corpus: str, table: Mapping[str, Any], fold: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Base and novel classes of a fold."""
+    if not 0 <= fold < len(table["novel"]):
+        raise ValueError(f"{corpus} has folds 0 to {len(table['novel']) - 1}, not {fold}")
+    novel = tuple(table["novel"][fold])
+    others = sorted(set(table["classes"]) - set(novel))
+    return tuple(table["base"][fold] if "base" in table else others), novel

@@ -1,0 +1,210 @@
+"""COCO outlines: polygons, or run lengths plain or compressed, as one mask.
+
+Annotation files of the COCO family say where an object is in one of three ways. `decode` paints any of them,
+`misfit` says at a glance whether one can belong to a picture, `packed` keeps run lengths in little memory.
+
+How many pixels of each label: the one question that is asked of every mask of a corpus.
+
+Lists of frames are made from these counts, and nothing else has to open a hundred thousand masks. A mask is
+counted once while it is unchanged (same size, same time of change): in this process always, and from one process
+to the next where a kept file says so.
+
+`census` counts, `write_census` keeps the counts in a file beside the data.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+from pycocotools import mask as coco
+from tqdm import tqdm
+
+from ttilib.datasets.base import OnError, stop
+from ttilib.files import read_json, write_text
+from ttilib.images import Colours, read_labels
+
+ONE_AT_A_TIME = threading.Lock()
+"""Warning filters belong to the whole process; two threads that change them at once leave them changed."""
+
+
+def decode(outline: Any, height: int, width: int, where: str = "outline") -> Bool[np.ndarray, "{height} {width}"]:
+    """The inside of a COCO outline: polygons, or run lengths plain or compressed.
+
+    Raises ValueError, beginning with `where`, if the outline is of none of the three kinds or another size.
+    """
+    if wrong := misfit(outline, height, width):
+        raise ValueError(f"{where}: {wrong}; mend the annotations or fetch them again")
+    if isinstance(outline, list):
+        polygons = [polygon for polygon in outline if len(polygon) >= 6]  # two corners have no inside
+        if not polygons:
+            return np.zeros((height, width), dtype=bool)
+        return _inside(coco.merge(coco.frPyObjects(polygons, height, width)))
+    if not isinstance(outline["counts"], str | bytes):
+        outline = coco.frPyObjects(outline, height, width)
+    return _inside(outline)
+
+
+def misfit(outline: Any, height: int, width: int) -> str:
+    """What keeps an outline from being one of a picture of this size; empty if nothing does."""
+    if isinstance(outline, list):
+        return ""
+    if not isinstance(outline, dict) or not {"size", "counts"} <= outline.keys():
+        return f"found {str(outline)[:40]!r}, expected polygons or run lengths"
+    if list(outline["size"]) != [height, width]:
+        return f"size is {list(outline['size'])}, the picture's {[height, width]}"
+    if isinstance(outline["counts"], str | bytes):
+        return ""
+    counts = np.asarray(outline["counts"])
+    if counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
+        return "run lengths are not whole numbers from 0 up"
+    total = int(counts.sum())
+    return "" if total == height * width else f"run lengths add up to {total}, not {height * width}"
+
+
+def packed(outline: Any) -> Any:
+    """The same outline with plain run lengths as an array, a tenth of the memory of a list; anything else as it is.
+
+    Meant for `json.loads(..., object_hook=packed)`: the lists of a large file then never exist all at once.
+    """
+    if not isinstance(outline, dict) or not isinstance(outline.get("counts"), list):
+        return outline
+    counts = np.asarray(outline["counts"])
+    fits = counts.dtype.kind == "i" and counts.min(initial=0) >= 0
+    return {**outline, "counts": counts.astype(np.uint32)} if fits else outline
+
+
+def _inside(lengths: dict[str, Any]) -> Bool[np.ndarray, "h w"]:
+    with ONE_AT_A_TIME, warnings.catch_warnings():  # pycocotools builds its array in a way that NumPy 2 complains about
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return coco.decode(lengths).astype(bool)
+
+
+Counts = Mapping[int, int]
+Stamp = tuple[int, int]
+
+MANY = 500
+"""So many masks take long enough for a bar, and for other processes to be worth their start."""
+
+_counted: dict[Path, tuple[Stamp, Counts]] = {}
+
+
+def census(
+    paths: Sequence[Path],
+    on_error: OnError = stop,
+    workers: int = 1,
+    kept: Path | None = None,
+    colours: Colours | None = None,
+) -> dict[Path, Counts]:
+    """Pixels per stored label of many label maps, in the order given; only labels that occur are named.
+
+    `workers`: processes to count in (fresh interpreters, so a script needs its `__main__` guard). `kept`: a file
+    of `write_census` with earlier counts; absent is as good as empty. `colours`: what the colours of an RGB label
+    map mean, as for `read_labels`. A mask that cannot be read is told to `on_error` and left out.
+    """
+    stamps = {path: _stamp(path) for path in paths}
+    due = [path for path, stamp in stamps.items() if not _known(path, stamp)]
+    if due and kept is not None and kept.is_file():
+        _recall(kept, {path: stamps[path] for path in due}, on_error)
+        due = [path for path in due if not _known(path, stamps[path])]
+    bar = tqdm(total=len(due), desc="counting labels", unit=" masks", mininterval=1.0, disable=len(due) <= MANY)
+    with bar, closing(_work(due, workers, colours)) as work:
+        for path, found in zip(due, work, strict=True):
+            stamp = stamps[path]
+            if isinstance(found, Exception):
+                on_error(found)
+            elif stamp is not None:
+                _counted[path] = stamp, found
+            bar.update()
+    return {path: _counted[path][1] for path, stamp in stamps.items() if _known(path, stamp)}
+
+
+def write_census(path: Path, counts: Mapping[Path, Counts]) -> None:
+    """Keep counts in a file, whole or not at all: per folder of masks a line, named as seen from the file.
+
+    Each mask stands with its size, its time of change in ns and then label, pixels, label, pixels, ...; it
+    counts again when size or time differ, so the file is never wrong, only incomplete.
+    """
+    folders: dict[Path, dict[str, list[int]]] = {}
+    for mask, found in counts.items():
+        stamp = _counted[mask][0] if mask in _counted else _stamp(mask)
+        if stamp is not None:
+            entry = [*stamp, *(number for pair in found.items() for number in pair)]
+            folders.setdefault(mask.parent, {})[mask.name] = entry
+    lines = [f"{json.dumps(_seen_from(path, folder))}:{_compact(masks)}" for folder, masks in folders.items()]
+    write_text(path, "{" + ",\n".join(lines) + "}\n")
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+@cache
+def _seen_from(kept: Path, folder: Path) -> str:
+    return Path(os.path.relpath(folder, kept.parent)).as_posix()
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """Size and time of change of a file; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _known(path: Path, stamp: Stamp | None) -> bool:
+    return stamp is not None and path in _counted and _counted[path][0] == stamp
+
+
+def _recall(kept: Path, wanted: Mapping[Path, Stamp | None], on_error: OnError) -> None:
+    """Take over the counts of those masks that are as they were when the file was written."""
+    try:
+        content = read_json(kept)
+        for path, stamp in wanted.items():
+            entry = content.get(_seen_from(kept, path.parent), {}).get(path.name)
+            if stamp is not None and entry and tuple(entry[:2]) == stamp:
+                _counted[path] = stamp, dict(zip(entry[2::2], entry[3::2], strict=True))
+    except (AttributeError, TypeError, ValueError) as error:
+        on_error(ValueError(f"{kept}: not a file of label counts ({error}); delete it, it will be made again"))
+
+
+def _work(paths: Sequence[Path], workers: int, colours: Colours | None) -> Iterator[Counts | Exception]:
+    """Count in this process, or in fresh ones; either way in order, and stopping at once when asked to."""
+    job = partial(_count, colours)
+    if workers <= 1 or len(paths) <= MANY:
+        yield from map(job, paths)
+        return
+    fresh = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, fresh, initializer=cv2.setNumThreads, initargs=(1,))
+    try:
+        yield from pool.map(job, paths, chunksize=64)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _count(colours: Colours | None, path: Path) -> Counts | Exception:
+    try:
+        return count(read_labels(path, colours))
+    except (ValueError, OSError) as error:
+        return error
+
+
+def count(labels: UInt8[np.ndarray, "h w"]) -> dict[int, int]:
+    """Pixels per label of one label map, labels ascending."""
+    # Three times as fast as np.bincount, which widens every pixel first; but it counts in float32.
+    exact = labels.size < 1 << 24
+    found = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel() if exact else np.bincount(labels.ravel())
+    return {int(label): int(found[label]) for label in np.flatnonzero(found)}

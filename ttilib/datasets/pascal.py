@@ -1,0 +1,192 @@
+"""Stills with a label map each: Pascal VOC with SBD masks, and what other corpora of stills share with it.
+
+`pascal_list` reads a list of stills, or makes it from the id lists that VOC and SBD ship (`pascal_ids`);
+`scan_pascal` tells which classes each still shows, `PascalReader` reads photographs and masks. `scan_stills` is the
+rule of the scan for any reader of stills, `VOC_COLOURS` the colours in which VOC shows its labels.
+Source: protocol sections 1.1 and 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ttilib.datasets.base import IGNORED, Names, OnError, Presence, Rule, Scan, large, stop
+from ttilib.datasets.masks import census
+from ttilib.datasets.transforms import flip, static
+from ttilib.images import Colours, read_image, read_labels
+
+
+def voc_colour(label: int) -> tuple[int, int, int]:
+    """The colour in which VOC shows a label: its bits in threes, dealt to red, green, blue from the top down."""
+    red, green, blue = (sum((label >> 3 * deal + channel & 1) << 7 - deal for deal in range(3)) for channel in range(3))
+    return red, green, blue
+
+
+VOC_COLOURS: Colours = {voc_colour(label): label for label in range(256)}
+"""Red, green, blue to label: 0 black, 1 (128, 0, 0), ..., 255 the cream of the void ring."""
+
+SBD_PLACES = (".", "SBD", "sbd", "ImageSets/Segmentation")
+"""Where SBD's train_noval.txt is looked for under a Pascal root."""
+
+
+def text_lines(path: Path) -> list[str]:
+    """The lines of a text file; one that is not text is named."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); fetch or write it again") from error
+
+
+def pascal_ids(root: Path, split: str, on_error: OnError = stop) -> Names:
+    """The ids of the released "train" or "val" list, made from the id lists that VOC and SBD ship.
+
+    val is VOC's own list; train is SBD's train_noval.txt followed by VOC's train list, each in file order, the
+    first of repeated ids kept. A line that is not one id is told to `on_error` and left out.
+
+    Raises FileNotFoundError saying which list is missing and where it was looked for.
+    Source: protocol section 7.
+    """
+    paths = [root / "ImageSets" / "Segmentation" / f"{split}.txt"]
+    if not paths[0].is_file():
+        raise FileNotFoundError(f"{paths[0]}: no such list; expected the segmentation lists of VOC 2012 there")
+    if split == "train":
+        places = [root / place / "train_noval.txt" for place in SBD_PLACES]
+        if not (found := [path for path in places if path.is_file()]):
+            looked = ", ".join(str(path.parent) for path in places)
+            raise FileNotFoundError(f"{root}: no train_noval.txt of SBD in {looked}; fetch it, or give train.txt")
+        paths.insert(0, found[0])
+    ids = []
+    for path in paths:
+        for number, line in enumerate(text_lines(path), start=1):
+            if len(line.split()) == 1:
+                ids.append(line.strip())
+            else:
+                on_error(ValueError(f"{path}, line {number}: found {line!r}; expected one id"))
+    return tuple(dict.fromkeys(ids))
+
+
+def pascal_list(root: Path, name: str, on_error: OnError = stop) -> Names:
+    """The stills of a list in file order; lines are JPEGImages/<id>.jpg SegmentationClassAug/<id>.png.
+
+    Without train.txt or val.txt the folder may be as VOC ships it: see `pascal_ids`. A line that cannot be read is
+    told to `on_error` and left out.
+    """
+    path = root / name
+    if not path.is_file() and (root / "ImageSets" / "Segmentation").is_dir():
+        return pascal_ids(root, path.stem, on_error)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such list; expected lines 'JPEGImages/<id>.jpg <mask path>', or VOC's own ImageSets beside it"
+        )
+    names = []
+    for number, line in enumerate(text_lines(path), start=1):
+        fields = line.split()
+        still = PurePosixPath(fields[0]).stem if fields else ""
+        if fields == [f"JPEGImages/{still}.jpg", f"SegmentationClassAug/{still}.png"]:
+            names.append(still)
+        else:
+            expected = "expected two fields, JPEGImages/<id>.jpg SegmentationClassAug/<id>.png"
+            on_error(ValueError(f"{path}, line {number}: found {line!r}; {expected}"))
+    return tuple(names)
+
+
+def known(path: Path, counts: Mapping[int, int], table: Mapping[str, Any]) -> Mapping[int, int]:
+    """The counts as they are, if every label is a class of the table, background or not judged."""
+    for label in counts:
+        if label not in (0, IGNORED) and label not in table["classes"]:
+            raise ValueError(f"{path}: label {label} is no class of the table; use class ids, 0, {IGNORED}")
+    return counts
+
+
+def scan_pascal(
+    root: Path,
+    table: Mapping[str, Any],
+    base: Sequence[int],
+    novel: Sequence[int],
+    on_error: OnError = stop,
+) -> Scan:
+    """Which stills of train.txt and val.txt show which class: the rule of `scan_stills`."""
+    train, val = (pascal_list(root, f"{split}.txt", on_error) for split in ("train", "val"))
+    reader = PascalReader(root)
+    if not (root / reader.masks).is_dir():
+        raise FileNotFoundError(f"{root / reader.masks}: no such folder; expected a label map <id>.png for each still")
+    return scan_stills(reader, train, val, table, base, novel, on_error)
+
+
+def scan_stills(
+    reader: PascalReader,
+    train: Names,
+    val: Names,
+    table: Mapping[str, Any],
+    base: Sequence[int],
+    novel: Sequence[int],
+    on_error: OnError = stop,
+) -> Scan:
+    """Which stills show which class, and which of them base training and episodes may use.
+
+    A class is present where it is large (see `large`): a base class in both lists, a novel class in `val` alone. A
+    still is trained or validated on if a base class is present; it can be a query if a novel class is large, and
+    the class asked for may then be any novel class in it, however small: that is `shown`.
+
+    A still whose mask is missing, broken or holds a label of no class is told to `on_error` and left out.
+    """
+    paths = {still: reader.mask_path(still) for still in train + val}
+    counts = census(list(paths.values()), on_error, kept=reader.root / "lists" / "census.json", colours=reader.colours)
+    listed: dict[str, set[int]] = {}
+    for still, path in paths.items():
+        if path in counts:
+            try:
+                listed[still] = large(known(path, counts[path], table), table)
+            except ValueError as error:
+                on_error(error)
+    trained, asked = set(base), set(novel)
+    presence: Presence = {number: {} for number in table["classes"]}
+    for names, classes in ((train, trained), (val, set(presence))):
+        for still in names:
+            for number in listed.get(still, set()) & classes:
+                presence[number][still] = (still,)
+    queries = [still for still in val if listed.get(still, set()) & asked]
+    shown = {still: tuple(sorted(asked & counts[paths[still]].keys())) for still in queries}
+    kept = [tuple(still for still in names if listed.get(still, set()) & trained) for names in (train, val)]
+    return Scan({still: (still,) for still in listed}, presence, *kept, shown)
+
+
+class PascalReader:
+    """Pascal stills: JPEGImages/<id>.jpg with class ids in SegmentationClassAug/<id>.png."""
+
+    episode_rule = training_rule = Rule(static, False)
+    vary = staticmethod(flip)
+    pictures, masks = "JPEGImages", "SegmentationClassAug"
+    colours: Colours | None = VOC_COLOURS
+    """What colours mean in a label map saved as RGB; None if they mean nothing."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def picture_path(self, frame: str) -> Path:
+        """The file of a frame's photograph."""
+        return self.root / f"{self.pictures}/{frame}.jpg"
+
+    def mask_path(self, frame: str) -> Path:
+        """The file of a frame's label map."""
+        return self.root / f"{self.masks}/{frame}.png"
+
+    def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
+        """The photograph of a frame, red green blue."""
+        return read_image(self.picture_path(frame))
+
+    def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
+        """1 on the class, 0 on everything else that was judged, `IGNORED` on the rest."""
+        stored = read_labels(self.mask_path(frame), self.colours)
+        return np.where(stored == IGNORED, IGNORED, stored == class_id).astype(np.uint8)
+
+    def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
+        """Base classes numbered from 1; classes that are not base are ignored, as is what nobody judged."""
+        table = np.full(256, IGNORED, dtype=np.uint8)
+        table[[0, *base]] = range(len(base) + 1)
+        return table[read_labels(self.mask_path(frame), self.colours)]

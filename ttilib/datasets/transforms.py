@@ -1,0 +1,223 @@
+"""From a picture of any size to the network's canvas, to the bit as the released code does it.
+
+The network sees one canvas of H x W pixels. A frame is scaled to fit and laid on it, either in the centre
+(the video rule: black bars around it) or in the upper left corner with sides cut to multiples of 8 (the
+Pascal rule). `Placement` is where it came to lie, so that masks can also travel back to the original frame.
+
+Pictures are `tv_tensors.Image` and labels `tv_tensors.Mask`, and what torchvision's transforms v2 computes to the
+same bit as the release is left to them: padding, mirrors and the ImageNet scaling. Two things are not the same,
+and stay with OpenCV, which the release used: its bilinear rule on float32 (v2, without antialiasing, is up to
+0.03 of 255 grey values away) and its nearest rule (for one pair of lengths in thirteen v2 takes another pixel
+somewhere; 480 to 232 is one).
+
+`centred` and `static` are the two rules, `image_tensor`, `mask_tensor` and `pixels` lead from arrays to tensors and
+back, `normalise` and `denormalise` are the scaling the networks were trained with.
+
+From labelled pictures to others of the same scenes: how training pictures are varied.
+
+`augment_clip` is the rule of the video corpora, `augment` its one-frame case, `flip` the rule of the stills; each
+draws from the generator it is given. Mirrors are torchvision's. The warp is OpenCV's: the release's (imgaug) is
+equal to neither to the bit, one matrix holds the crop's stretch as well, which v2's affine has no argument for,
+and v2's takes seven times as long. Source: protocol section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, tensor
+from torchvision.transforms.v2 import functional as v2
+from torchvision.tv_tensors import Image, Mask
+
+Size = tuple[int, int]
+Picture = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
+ImageTensor = UInt8[Image, "3 h w"] | Float[Image, "3 h w"]
+Labels = UInt8[Mask, "h w"]
+Laid = Float[Image, "3 H W"] | UInt8[Mask, "H W"]
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, red green blue, for values in [0, 1]
+STD = (0.229, 0.224, 0.225)
+
+
+def image_tensor(picture: Picture) -> ImageTensor:
+    """A picture [h, w, 3] as torchvision sees it, [3, h, w]; the same memory wherever that is possible."""
+    return Image(_shared(picture).permute(2, 0, 1))
+
+
+def mask_tensor(labels: UInt8[np.ndarray, "h w"]) -> Labels:
+    """A label map as torchvision sees it; the same memory wherever that is possible."""
+    return Mask(_shared(labels))
+
+
+def pixels(image: ImageTensor) -> Picture:
+    """A picture as OpenCV sees it, [h, w, 3] and contiguous: the way back from `image_tensor`."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _shared(array: np.ndarray) -> Tensor:
+    # torch refuses mirrored views and warns of read-only memory; somebody's own arrays can be either.
+    unfit = not array.flags.writeable or min(array.strides) < 0
+    return torch.from_numpy(array.copy() if unfit else array)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a frame lies on the canvas: scaled to height x width with its corner at (top, left), pixels."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+    canvas: Size
+
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """The part of the canvas that the frame covers, as row and column slices."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def scale(self, frame: ImageTensor | Labels, rounded: bool = False) -> Float[Image, "3 _ _"] | UInt8[Mask, "_ _"]:
+        """A picture (bilinear, same range, float32) or labels (nearest) at height x width.
+
+        `rounded` scales a picture in bytes, as the release does where it does not go over to float32 first.
+        """
+        size = (self.width, self.height)
+        if isinstance(frame, Image):
+            source = pixels(frame) if rounded else pixels(frame).astype(np.float32, copy=False)
+            part = cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
+            return image_tensor(part.astype(np.float32, copy=False))
+        labels = frame.numpy()
+        if labels.flags.f_contiguous:  # painted run lengths: OpenCV would copy them first, and the rule is separable
+            return mask_tensor(cv2.resize(labels.T, size[::-1], interpolation=cv2.INTER_NEAREST).T)
+        return mask_tensor(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST))
+
+    def fit(self, frame: ImageTensor | Labels, padding: int = 0, rounded: bool = False) -> Laid:
+        """The frame scaled as by `scale` and laid on a canvas of `padding`."""
+        below, right = self.canvas[0] - self.top - self.height, self.canvas[1] - self.left - self.width
+        return v2.pad(self.scale(frame, rounded), [self.left, self.top, right, below], fill=padding)
+
+    def valid(self) -> Bool[np.ndarray, "H W"]:
+        """True where the canvas shows the frame, False on the padding."""
+        canvas = np.zeros(self.canvas, dtype=bool)
+        canvas[self.inside] = True
+        return canvas
+
+    def back(self, mask: Bool[np.ndarray, "H W"], size: Size) -> Bool[np.ndarray, "h w"]:
+        """Carry a mask on the canvas back to the frame's own size (height, width), nearest pixel."""
+        part = mask[self.inside].astype(np.uint8)
+        # By pixel centres: OpenCV's plain nearest rule (the release's, in `fit`) leans up and left.
+        return cv2.resize(part, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
+
+
+def centred(height: int, width: int, canvas: Size) -> Placement:
+    """The video rule: the largest scale at which the frame fits, laid in the middle.
+
+    f = min(H / h, W / w); sides int(f h), int(f w); the odd pixel of padding goes below and right. A
+    480 x 853 frame becomes 234 x 417 at row 91 of a 417 x 417 canvas. Source: protocol section 2, Rescale.
+    """
+    factor = min(canvas[0] / height, canvas[1] / width)
+    # Kept in this float expression: another order of operations rounds some sizes to one pixel more.
+    new_height, new_width = max(int(factor * height), 1), max(int(factor * width), 1)
+    return Placement(
+        new_height, new_width, (canvas[0] - new_height) // 2, (canvas[1] - new_width) // 2, canvas
+    )
+
+
+def static(height: int, width: int, canvas: Size) -> Placement:
+    """The Pascal rule: one side fills the canvas, then both are cut to multiples of 8; upper left corner.
+
+    On a square canvas of side s the longest side becomes s and the other int(other (s / longest)). A 480 x 853
+    frame becomes 232 x 416 on 417 x 417. On other canvases the side that fills first takes that part.
+    Source: protocol section 2, Resize ("longest").
+    """
+    # Kept in this float expression: int(other * s / longest) gives 8 pixels more for a few sizes.
+    if height * canvas[1] >= width * canvas[0]:
+        new_height, new_width = canvas[0], int(width * (canvas[0] / height))
+    else:
+        new_height, new_width = int(height * (canvas[1] / width)), canvas[1]
+    return Placement(max(new_height // 8 * 8, 1), max(new_width // 8 * 8, 1), 0, 0, canvas)
+
+
+def normalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
+    """Pictures in [0, 1] as the networks expect them: (x - mean) / std per colour of ImageNet."""
+    return v2.normalize(images, MEAN, STD)
+
+
+def denormalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
+    """The way back from `normalise`: x std + mean, in [0, 1] up to rounding."""
+    mean, std = (tensor(values, dtype=images.dtype, device=images.device) for values in (MEAN, STD))
+    return images * std[:, None, None] + mean[:, None, None]
+
+
+def augment(
+    image: ImageTensor, labels: Labels, rng: np.random.Generator
+) -> tuple[Float[Image, "3 _ _"], UInt8[Mask, "_ _"]]:
+    """Another picture of the same scene: `augment_clip` for a clip of this frame, which is not spared."""
+    images, masks = augment_clip([image], [labels], rng, spare_first=False)
+    return images[0], masks[0]
+
+
+def augment_clip(
+    images: Sequence[Image], labels: Sequence[Mask], rng: np.random.Generator, spare_first: bool = True
+) -> tuple[list[Image], list[Mask]]:
+    """A clip a little cropped, scaled, sheared, turned, lit, perhaps mirrored: every frame in the same way.
+
+    A portrait or square clip is laid on its side first. Crop 0 to 10% per side, scale 0.95 to 1.05, shear
+    and rotation within 10 and 15 degrees, in one warp about the centre, for every frame but the first
+    (`spare_first`; the release leaves it as it is); then contrast times U(0.97, 1.03) plus U(-5, 5) grey values
+    (of 255), not clipped; then a mirror with probability 1/2. What comes into view is black and background.
+    Pictures become float32 before they are warped, and are not rounded.
+    Source: protocol section 2, YTVIS-style training.
+    """
+    if labels[0].shape[0] >= labels[0].shape[1]:
+        images, labels = [Image(image.mT) for image in images], [Mask(mask.mT) for mask in labels]
+    matrix = _warp(*labels[0].shape, rng)
+    contrast, offset = np.float32(rng.uniform(0.97, 1.03)), np.float32(rng.uniform(-5, 5))
+    mirrored = rng.random() < 0.5
+    new_images, new_labels = [], []
+    for place, (image, mask) in enumerate(zip(images, labels, strict=True)):
+        if place > 0 or not spare_first:
+            image, mask = _warped(image, mask, matrix)
+        image = image_tensor(pixels(image).astype(np.float32) * contrast + offset)
+        new_images.append(v2.horizontal_flip(image) if mirrored else image)
+        new_labels.append(v2.horizontal_flip(mask) if mirrored else mask)
+    return new_images, new_labels
+
+
+def _warped(
+    image: ImageTensor, labels: Labels, matrix: Float[np.ndarray, "2 3"]
+) -> tuple[Float[Image, "3 h w"], Labels]:
+    """Both under one affine map, the picture by the bilinear rule in float32, labels by the nearest rule."""
+    height, width = labels.shape
+    source = pixels(image).astype(np.float32)
+    new = cv2.warpAffine(source, matrix, (width, height), flags=cv2.INTER_LINEAR)
+    moved = np.ascontiguousarray(labels.numpy())
+    moved = cv2.warpAffine(moved, matrix, (width, height), flags=cv2.INTER_NEAREST)
+    return image_tensor(new), mask_tensor(moved)
+
+
+def _warp(height: int, width: int, rng: np.random.Generator) -> Float[np.ndarray, "2 3"]:
+    """Crop (stretched back to full size), then scale, shear and rotation about the centre, as one matrix."""
+    top, bottom, left, right = rng.uniform(0.0, 0.1, size=4)
+    scale, shear, angle = rng.uniform(0.95, 1.05), *np.deg2rad(rng.uniform((-10, -15), (10, 15)))
+    stretch = np.diag([1 / (1 - left - right), 1 / (1 - top - bottom)])
+    corner = np.array([left * width, top * height])
+    centre = np.array([width, height]) / 2
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    linear = scale * turn @ np.array([[1.0, np.tan(shear)], [0.0, 1.0]])
+    offset = centre - linear @ (centre + stretch @ corner)
+    return np.hstack([linear @ stretch, offset[:, None]])
+
+
+def flip(
+    image: ImageTensor, labels: Labels, rng: np.random.Generator
+) -> tuple[ImageTensor, Labels]:
+    """The Pascal variation: a horizontal and a vertical mirror, each with probability 1/2."""
+    for mirror in (v2.horizontal_flip, v2.vertical_flip):
+        if rng.random() < 0.5:
+            image, labels = mirror(image), mirror(labels)
+    return image, labels

@@ -1,0 +1,291 @@
+"""Sequences with a label map per frame, above all VSPW.
+
+`sequence_folders`, `sequence_frames` and `counted` find the frames of such a corpus and count their labels;
+`scan_vspw` tells where each class of VSPW is visible, `VspwReader` reads its photographs and masks.
+Source: protocol section 1.5 (VSPW).
+
+MiniVSPW: the sequences of VSPW on which the novel classes of Pascal are looked for, frame by frame.
+
+The folder has label_num_dic_final.json, VSPW's names of its ids, and data/<sequence>/{origin,mask,flow}. Nothing
+is trained on it. `minivspw_table` says which VSPW class is which Pascal class, `minivspw_listed` gives the frames
+of the released lists, `scan_minivspw` those of them that the released code asks about.
+Source: protocol sections 1.4 and 7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ttilib.datasets.base import Names, OnError, Presence, Rule, Scan, large, stop
+from ttilib.datasets.masks import Counts, census
+from ttilib.datasets.pascal import text_lines
+from ttilib.datasets.transforms import centred, flip, static
+from ttilib.files import natural_key, read_json
+from ttilib.images import read_image, read_labels
+
+
+def file_names(folder: Path, ending: str) -> list[str]:
+    """Names of the files of a folder without their ending, in the order people count in; hidden ones left out."""
+    files = (path.name for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+    return sorted((name.removesuffix(ending) for name in files), key=natural_key)
+
+
+def sequence_folders(place: Path, inside: str = "") -> list[str]:
+    """Names of the folders in `place` that have a folder `inside`, in the order people count in."""
+    if not place.is_dir():
+        raise FileNotFoundError(f"{place}: no such folder; expected one folder per sequence in it")
+    names = [entry.name for entry in place.iterdir() if (entry / inside).is_dir() and entry.name[0] != "."]
+    if not names:
+        about = f"no folder with {inside}/ in it" if inside else "no folders in it"
+        raise FileNotFoundError(f"{place}: {about}; expected one folder per sequence")
+    return sorted(names, key=natural_key)
+
+
+def sequence_frames(
+    place: Path, names: Iterable[str], inside: str, ending: str, on_error: OnError = stop
+) -> dict[str, Names]:
+    """The frames of each sequence in natural order, from the files in <place>/<sequence>/<inside>."""
+    frames = {}
+    for name in names:
+        folder = place / name / inside
+        if files := file_names(folder, ending):
+            frames[name] = tuple(f"{name}/{file}" for file in files)
+        else:
+            on_error(FileNotFoundError(f"{folder}: no {ending} files of {name} here; check the data folder"))
+    return frames
+
+
+def counted(
+    root: Path, frames: Mapping[str, Names], mask: Callable[[str], Path], on_error: OnError = stop
+) -> tuple[dict[str, Names], dict[str, Counts]]:
+    """The frames whose masks can be read, and the pixels per label of each of them."""
+    paths: dict[str, Path] = {}
+    for name, there in frames.items():
+        folder = mask(there[0]).parent
+        if folder.is_dir():
+            paths |= {frame: mask(frame) for frame in there}
+        else:
+            on_error(FileNotFoundError(f"{folder}: no such folder; expected a mask for every frame of {name}"))
+    found = census(list(paths.values()), on_error, kept=root / "lists" / "census.json")
+    counts = {frame: found[path] for frame, path in paths.items() if path in found}
+    return keep(frames, counts.__contains__), counts
+
+
+def keep(frames: Mapping[str, Names], wanted: Callable[[str], bool]) -> dict[str, Names]:
+    """The frames that are wanted, of the sequences that have any of them."""
+    kept = {name: tuple(frame for frame in there if wanted(frame)) for name, there in frames.items()}
+    return {name: there for name, there in kept.items() if there}
+
+
+def vspw_folder(root: Path) -> Path:
+    """The folder of the sequences: <root>/data as VSPW ships it, or `root` itself."""
+    return root / "data" if (root / "data").is_dir() else root
+
+
+def scan_vspw(
+    root: Path,
+    table: Mapping[str, Any],
+    base: Sequence[int],
+    novel: Sequence[int],
+    on_error: OnError = stop,
+) -> Scan:
+    """Where each class is visible: base classes in sequences of either list, novel ones in those of val.txt.
+
+    A frame is listed for the base or for the novel classes if one of them covers `min_pixels` of it; there every
+    one of them is present, however small. All frames of a sequence are in `frames`, also those not listed.
+    """
+    folder = vspw_folder(root)
+    train, val = (read_words(root / f"{split}.txt") for split in ("train", "val"))
+    # Sequences of no list are test material: to train on them by accident would spoil every number.
+    val = val or [name for name in sequence_folders(folder, "origin") if name not in set(train)]
+    videos = [name for name in dict.fromkeys(train + val) if name not in table.get("ignored", ())]
+    frames = sequence_frames(folder, videos, "origin", ".jpg", on_error)
+    frames, counts = counted(root, frames, lambda frame: _vspw_mask(folder, frame), on_error)
+    tested, trained = set(val), set(train)
+    presence = {
+        **_where(base, {video: _listed_frames(names, counts, base, table) for video, names in frames.items()}, counts),
+        **_where(novel, {v: _listed_frames(f, counts, novel, table) for v, f in frames.items() if v in tested}, counts),
+    }
+    shown = {video for number in base for video in presence[number]}
+    kept = [tuple(video for video in frames if video in split and video in shown) for split in (trained, tested)]
+    return Scan(frames, presence, *kept)
+
+
+def read_words(path: Path) -> list[str]:
+    """The first word of every line of a list; none if there is no such file."""
+    return [line.split()[0] for line in text_lines(path) if line.strip()] if path.is_file() else []
+
+
+def _listed_frames(
+    frames: Names, counts: Mapping[str, Counts], classes: Collection[int], table: Mapping[str, Any]
+) -> list[str]:
+    return [frame for frame in frames if large(counts[frame], table) & set(classes)]
+
+
+def _where(
+    classes: Sequence[int], listed: Mapping[str, Sequence[str]], counts: Mapping[str, Counts]
+) -> Presence:
+    presence: Presence = {number: {} for number in classes}
+    for video, frames in listed.items():
+        for number in classes:
+            if seen := tuple(frame for frame in frames if number in counts[frame]):
+                presence[number][video] = seen
+    return presence
+
+
+def _vspw_mask(folder: Path, frame: str) -> Path:
+    sequence, name = frame.split("/")
+    return folder / sequence / "mask" / f"{name}.png"
+
+
+class VspwReader:
+    """VSPW: <sequence>/origin/<frame>.jpg with class ids in <sequence>/mask/<frame>.png; flow is not read."""
+
+    episode_rule = Rule(centred, True)
+    training_rule = Rule(static, False, rounded=True)
+    vary = staticmethod(flip)
+
+    def __init__(self, root: Path | str) -> None:
+        self.folder = vspw_folder(Path(root))
+
+    def picture_path(self, frame: str) -> Path:
+        """The file of a frame's photograph."""
+        sequence, name = frame.split("/")
+        return self.folder / sequence / "origin" / f"{name}.jpg"
+
+    def mask_path(self, frame: str) -> Path:
+        """The file of a frame's label map."""
+        return _vspw_mask(self.folder, frame)
+
+    def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
+        """The photograph of a frame, red green blue."""
+        return read_image(self.picture_path(frame))
+
+    def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
+        """1 on the class, 0 elsewhere; the release counts what nobody judged as background."""
+        return (read_labels(self.mask_path(frame)) == class_id).astype(np.uint8)
+
+    def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
+        """Base classes numbered from 1 in the order given; everything else is background."""
+        table = np.zeros(256, dtype=np.uint8)
+        table[list(base)] = range(1, len(base) + 1)
+        return table[read_labels(self.mask_path(frame))]
+
+
+LABELS, VIDEOS = "label_num_dic_final.json", "vspw_videolist.txt"
+VSPW_TABLE = Path(__file__).resolve().parents[2] / "lists" / "vspw.json"
+FLOW = ".pkl.pkl"
+
+
+def minivspw_table(
+    root: Path, pascal_table: Mapping[str, Any], vspw_table: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The class table of a MiniVSPW folder: VSPW ids under the names and in the folds of their Pascal classes.
+
+    VSPW's names come from the folder's label_num_dic_final.json, or else from its lists.json or `vspw_table`, the
+    project's own table if None; that also says which names differ from Pascal's and which sequences are left out.
+
+    Raises ValueError if two VSPW classes are one Pascal class, or none is any.
+    """
+    vspw = read_json(VSPW_TABLE) if vspw_table is None else vspw_table
+    path, names = _names(root, vspw)
+    ids = {name: number for number, name in pascal_table["classes"].items()}
+    classes: dict[int, str] = {}
+    for number, name in sorted(names.items()):
+        name = vspw["pascal_to_vspw"]["names"].get(name, name)
+        if name in classes.values():
+            raise ValueError(f"{path}: two of its classes are the Pascal class {name!r}; name one of them otherwise")
+        if name in ids:
+            classes[number] = name
+    if not classes:
+        raise ValueError(f"{path}: none of its {len(names)} names is a Pascal class; give the file VSPW ships")
+    novel = [[number for number, name in classes.items() if ids[name] in fold] for fold in pascal_table["novel"]]
+    ignored = list(vspw["pascal_to_vspw"]["ignored"])
+    return {"corpus": "minivspw", "classes": classes, "novel": novel, "base": [[] for _ in novel], "ignored": ignored}
+
+
+def _names(root: Path, vspw: Mapping[str, Any]) -> tuple[Path, dict[int, str]]:
+    """The names of the ids in a folder, and the file that gives them."""
+    path = next((root / name for name in (LABELS, "lists.json") if (root / name).is_file()), VSPW_TABLE)
+    content = vspw if path == VSPW_TABLE else read_json(path)
+    try:
+        if path.name == LABELS:
+            return path, {int(number): name for name, number in content.items()}
+        return path, {int(number): name for number, name in content["classes"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a file of names and ids ({error}); give the one VSPW ships") from error
+
+
+def minivspw_listed(root: Path, ids: Collection[int], on_error: OnError = stop) -> dict[str, Names]:
+    """The frames of the released list of a fold: of each sequence those with a pixel of one of these classes.
+
+    Sequences come in plain text order; if there is a vspw_videolist.txt, only those whose name begins a line.
+    """
+    return _listed(root, ids, _sequences(root), on_error)[0]
+
+
+def scan_minivspw(
+    root: Path,
+    table: Mapping[str, Any],
+    base: Sequence[int],
+    novel: Sequence[int],
+    on_error: OnError = stop,
+) -> Scan:
+    """The frames that the released code asks about: those listed, of sequences that are not ignored, with flow.
+
+    The release drops a frame whose flow file is missing, though it never opens one (quirk Q10). A folder without
+    any flow cannot be asked that, so there nothing is dropped.
+    """
+    names = [name for name in _sequences(root) if name not in table.get("ignored", ())]
+    frames, counts = _listed(root, novel, names, on_error)
+    frames = _with_pictures(root, _with_flow(root, frames), on_error)
+    presence: Presence = {number: {} for number in table["classes"]}
+    for number in novel:
+        presence[number] = keep(frames, lambda frame, number=number: number in counts[frame])
+    return Scan(frames, presence, (), ())
+
+
+def _sequences(root: Path) -> list[str]:
+    names = sorted(sequence_folders(vspw_folder(root), "origin"))  # 10_x before 9_x, as in the released lists
+    if (path := root / VIDEOS).is_file():
+        wanted = set(read_words(path))
+        names = [name for name in names if name in wanted]
+    return names
+
+
+def _listed(
+    root: Path, ids: Collection[int], names: Sequence[str], on_error: OnError
+) -> tuple[dict[str, Names], dict[str, Counts]]:
+    reader = VspwReader(root)
+    masks = sequence_frames(reader.folder, names, "mask", ".png", on_error)
+    masks, counts = counted(root, masks, reader.mask_path, on_error)
+    wanted = set(ids)
+    return keep(masks, lambda frame: bool(wanted & counts[frame].keys())), counts
+
+
+def _with_flow(root: Path, frames: Mapping[str, Names]) -> dict[str, Names]:
+    folder = vspw_folder(root)
+    if not any(folder.glob(f"*/flow/*{FLOW}")):
+        return dict(frames)
+    flows = {f"{name}/{file}" for name in frames for file in file_names(folder / name / "flow", FLOW)}
+    return keep(frames, flows.__contains__)
+
+
+def _with_pictures(root: Path, frames: Mapping[str, Names], on_error: OnError) -> dict[str, Names]:
+    reader = VspwReader(root)
+    pictures = {f"{name}/{file}" for name in frames for file in file_names(reader.folder / name / "origin", ".jpg")}
+    for frame in (frame for there in frames.values() for frame in there if frame not in pictures):
+        path = reader.picture_path(frame)
+        on_error(FileNotFoundError(f"{path}: no such file; a mask belongs to this picture, copy it"))
+    return keep(frames, pictures.__contains__)
+
+
+class MiniVspwReader(VspwReader):
+    """MiniVSPW, read like VSPW; the released code lays its frames like Pascal's stills."""
+
+    episode_rule = Rule(static, False)

@@ -1,0 +1,201 @@
+"""YouTube-VIS 2019: one JSON with the outlines of every object in every frame.
+
+`ytvis_index` parses it once, `scan_ytvis` tells where each class is visible, `YtvisReader` paints the masks.
+Source: protocol section 1.3.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from ttilib.datasets.base import OnError, Presence, Rule, Scan, stop
+from ttilib.datasets.masks import decode, misfit, packed
+from ttilib.datasets.transforms import augment, centred
+from ttilib.files import read_json
+from ttilib.images import read_image
+
+
+def split_videos(presence: Presence, base: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Divide the videos of the base classes: of each class the first 90% train, the rest validate.
+
+    Classes are taken in the order given; a video stays where an earlier class put it, and is listed once
+    for every class that takes it. Source: protocol section 1.3, standard training set.
+    """
+    train: list[str] = []
+    val: list[str] = []
+    for number in base:
+        videos = list(presence[number])
+        cut = int(0.9 * len(videos))
+        train += [video for video in videos[:cut] if video not in val]
+        val += [video for video in videos[cut:] if video not in train]
+    return tuple(train), tuple(val)
+
+
+def ytvis_index(root: Path | str) -> dict[str, Any]:
+    """The parsed train/train.json of YouTube-VIS 2019, parsed once while the file is unchanged.
+
+    "videos" (frames, height, width) in ascending id and "annotations" in file order, both by video name;
+    "categories" by id; "complaints": a sentence about every video or annotation that cannot be used and was left
+    out. Run lengths are kept as arrays, a tenth of the size of lists.
+    """
+    path = Path(root) / "train" / "train.json"
+    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    return _ytvis_index(path, stamp)
+
+
+@lru_cache(maxsize=4)
+def _ytvis_index(path: Path, stamp: int) -> dict[str, Any]:
+    content = _read(path)
+    given = content if isinstance(content, dict) else {}
+    if missing := [key for key in ("annotations", "categories", "videos") if not given.get(key)]:
+        raise ValueError(f"{path}: no {missing} in it; expected the train.json of YouTube-VIS 2019")
+    videos: dict[str, dict[str, Any]] = {}
+    names: dict[int, str | None] = {}
+    complaints = []
+    for entry in sorted(content["videos"], key=lambda entry: entry["id"]):
+        files = entry["file_names"]
+        name = files[0].split("/")[0] if files else ""
+        names[entry["id"]] = None if (wrong := _wrong_video(name, files, videos)) else name
+        if wrong:
+            complaints.append(f"video {entry['id']} {wrong}")
+            continue
+        frames = tuple(str(PurePosixPath(file).with_suffix("")) for file in files)
+        videos[name] = {"frames": frames, "height": entry["height"], "width": entry["width"]}
+    annotations: dict[str, list[dict[str, Any]]] = {name: [] for name in videos}
+    for entry in content["annotations"]:
+        name = names.get(entry.get("video_id"), "")
+        if name and not (wrong := _wrong_annotation(entry, name, videos[name])):
+            annotations[name].append(entry)
+        elif name is not None:  # those of a video left out were complained about with it
+            complaints.append(f"annotation {entry.get('id')} {wrong if name else 'is of no listed video'}")
+    categories = {entry["id"]: entry["name"] for entry in content["categories"]}
+    sentences = tuple(f"{path}: {complaint}; fetch the file again" for complaint in complaints)
+    return {"videos": videos, "annotations": annotations, "categories": categories, "path": path,
+            "complaints": sentences}  # fmt: skip
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes(), object_hook=packed)
+    except (OSError, ValueError):
+        return read_json(path)  # says where it is broken
+
+
+def _wrong_video(name: str, files: Sequence[str], videos: Mapping[str, Any]) -> str:
+    """What keeps a video from being used; empty if nothing does."""
+    if not files:
+        return "has no frames"
+    if stray := next((file for file in files if not file.startswith(f"{name}/")), None):
+        return f"has a frame {stray!r}, expected <video>/<frame>.jpg of one video"
+    return f"is in the folder {name} of an earlier one" if name in videos else ""
+
+
+def _wrong_annotation(entry: Mapping[str, Any], name: str, video: Mapping[str, Any]) -> str:
+    """What keeps an annotation from being used; empty if nothing does."""
+    if missing := {"id", "category_id", "segmentations"} - entry.keys():
+        return f"has no {', '.join(sorted(missing))}"
+    outlines = entry["segmentations"] or ()
+    found, due = len(outlines), len(video["frames"])
+    if found != due:
+        return f"has {found} outlines, video {name} has {due} frames"
+    for frame, outline in zip(video["frames"], outlines, strict=True):
+        if outline and (wrong := misfit(outline, video["height"], video["width"])):
+            return f"cannot be used in frame {frame} ({wrong})"
+    return ""
+
+
+def scan_ytvis(
+    root: Path,
+    table: Mapping[str, Any],
+    base: Sequence[int],
+    novel: Sequence[int],
+    on_error: OnError = stop,
+) -> Scan:
+    """Where each class has an outline that is not null, in any video; every video may be trained or tested on.
+
+    Source: protocol section 1.3.
+    """
+    index = ytvis_index(root)
+    for complaint in index["complaints"]:
+        on_error(ValueError(complaint))
+    usable = _usable(index, table, on_error)
+    presence: Presence = {number: {} for number in table["classes"]}
+    for video, entries in index["annotations"].items():
+        frames = index["videos"][video]["frames"]
+        for number in sorted({entry["category_id"] for entry in entries} & usable):
+            mine = [entry["segmentations"] for entry in entries if entry["category_id"] == number]
+            visible = tuple(f for t, f in enumerate(frames) if any(outlines[t] for outlines in mine))
+            if visible:
+                presence[number][video] = visible
+    frames = {name: video["frames"] for name, video in index["videos"].items()}
+    return Scan(frames, presence, *split_videos(presence, base))
+
+
+def _usable(index: Mapping[str, Any], table: Mapping[str, Any], on_error: OnError) -> set[int]:
+    """The categories that file and class table agree on; another name is told, as is an annotation of none."""
+    usable = set()
+    for number, name in index["categories"].items():
+        known = table["classes"].get(number, "nothing")
+        if known.replace(" ", "_").lower() == name.replace(" ", "_").lower():
+            usable.add(number)
+            continue
+        about = f"category {number} is {name!r}, the class table says {known!r}"
+        advice = "use the 2019 edition, or give the folder its own lists.json"
+        on_error(ValueError(f"{index['path']}: {about}; {advice}"))
+    for entries in index["annotations"].values():
+        for entry in entries:
+            if (number := entry["category_id"]) not in index["categories"]:
+                about = f"annotation {entry['id']} is of category {number}, which the file does not name"
+                on_error(ValueError(f"{index['path']}: {about}; fetch the file again"))
+    return usable
+
+
+class YtvisReader:
+    """YouTube-VIS 2019: outlines in train/train.json, photographs in train/JPEGImages/<video>/<frame>.jpg."""
+
+    # Padding counts as background in the release, for support, query and training alike.
+    episode_rule = training_rule = Rule(centred, True)
+    vary = staticmethod(augment)
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.folder = self.root / "train" / "JPEGImages"
+        ytvis_index(root)  # a missing or broken train.json is told here
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """The parsed train.json. It is not kept here: a reader that is sent to a process stays small."""
+        return ytvis_index(self.root)
+
+    def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
+        """The photograph of a frame, red green blue."""
+        return read_image(self.folder / f"{frame}.jpg")
+
+    def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
+        """1 on every instance of the class, 0 elsewhere; there is no unjudged part."""
+        return self._paint(frame, {class_id: 1})
+
+    def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
+        """Base classes numbered from 1, a later annotation over an earlier one; all else background."""
+        return self._paint(frame, {number: place for place, number in enumerate(base, start=1)})
+
+    def _paint(self, frame: str, colours: dict[int, int]) -> UInt8[np.ndarray, "h w"]:
+        index, name = self.index, frame.split("/")[0]
+        video = index["videos"].get(name)
+        if video is None or frame not in video["frames"]:
+            raise ValueError(f"{index['path']}: no frame {frame}; sample the episodes from this data")
+        time, (height, width) = video["frames"].index(frame), (video["height"], video["width"])
+        canvas = np.zeros((height, width), dtype=np.uint8, order="F")  # as outlines come: column by column
+        for entry in index["annotations"][name]:
+            outline = entry["segmentations"][time]
+            if outline and entry["category_id"] in colours:
+                where = f"{index['path']}: annotation {entry['id']}, frame {frame}"
+                canvas[decode(outline, height, width, where)] = colours[entry["category_id"]]
+        return canvas

@@ -1,0 +1,1 @@
+"""Feature extractors: architectures, checkpoints, intermediate layers, and a cache of features."""

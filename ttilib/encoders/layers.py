@@ -1,0 +1,165 @@
+"""An encoder seen at some of its depths: early layers know where an edge is, late ones what it belongs to.
+
+`Tapped` runs an encoder once and joins what comes out of the layers that are named. It is an encoder itself, so
+whatever takes one takes it too.
+
+Networks that have learned from ImageNet alone, used as they are: encoders that were never trained on episodes.
+
+Named as encoders by "ttilib.networks.imagenet:resnet50". What they need before the solver can work on them, a constant
+mean and several layers, is the business of `ttilib.inference.centring`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models import ResNet50_Weights
+from torchvision.models import resnet50 as published
+
+from ttilib.encoders.external import differences
+from ttilib.encoders.pspnet import resize, seeded
+from ttilib.files import meant
+
+PROBE = 224  # pixels: the sides that every network of pictures takes, those with patches of 14 or 16 among them
+
+
+class Tapped:
+    """An encoder [N, 3, H, W] -> [N, sum C_l, h, w]: the outputs of `layers`, one after the other along the channels.
+
+    `layers` are names of the encoder's submodules, such as "layer2" or "layer3.5"; without any it is the encoder's own
+    output, and the encoder may be any callable. Maps of fewer cells are enlarged (bilinear, corners aligned) to the
+    grid of the one with most. Of a layer that is used several times in one pass, the last output counts. `channels`
+    says how many belong to each layer; to know them, one picture of zeros is shown to the encoder here, on the device
+    where it lies.
+
+    Raises ValueError if there is no such layer, or its output is no map [N, C, h, w], or the encoder has no layers.
+    """
+
+    def __init__(self, encoder: Callable[[Tensor], Tensor], layers: Sequence[str] = ()) -> None:
+        self.encoder, self.layers = encoder, tuple(layers)
+        _check_names(encoder, self.layers)
+        with _at_rest(encoder), torch.no_grad():
+            self.channels = tuple(each.shape[1] for each in self._maps(_probe(encoder)))
+
+    def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
+        """Features of normalised pictures."""
+        maps = self._maps(images)
+        grid = max((each.shape[-2:] for each in maps), key=lambda size: size[0] * size[1])
+        return torch.cat([each if each.shape[-2:] == grid else resize(each, grid) for each in maps], dim=1)
+
+    def _maps(self, images: Float[Tensor, "N 3 H W"]) -> list[Tensor]:
+        """The layers' outputs in the order of their names, each on its own grid."""
+        if not self.layers:
+            return [_map("its output", self.encoder(images))]
+        found: dict[str, Tensor] = {}
+        with ExitStack() as hooks:
+            for name in self.layers:
+                # A copy, because the next module may work in place, as many a ReLU does.
+                def keep(module: nn.Module, given: object, output: object, name: str = name) -> None:
+                    found[name] = output.clone() if isinstance(output, Tensor) else output
+
+                hooks.callback(self.encoder.get_submodule(name).register_forward_hook(keep).remove)
+            self.encoder(images)
+        if missed := [name for name in self.layers if name not in found]:
+            raise ValueError(f"layer {missed[0]!r}: the encoder does not use it; name one that its forward pass calls")
+        return [_map(f"layer {name!r}", found[name]) for name in self.layers]
+
+
+def _check_names(encoder: Callable[[Tensor], Tensor], layers: tuple[str, ...]) -> None:
+    if not layers:
+        return
+    kind = type(encoder).__name__
+    if not isinstance(encoder, nn.Module):
+        raise ValueError(
+            f"layers {', '.join(layers)}: the encoder is a {kind}; only a torch.nn.Module has layers, leave them out"
+        )
+    known = [name for name, _ in encoder.named_modules() if name]
+    if not known:
+        raise ValueError(f"layers {', '.join(layers)}: the encoder {kind} has no layers inside; leave them out")
+    for name in layers:
+        if name not in known:
+            begin = ", ".join(child for child, _ in encoder.named_children())
+            raise ValueError(
+                f"layer {name!r}: the encoder {kind} has none of that name; "
+                f"{meant(name, known, f'name one of {begin}, or one inside them')}"
+            )
+    if twice := [name for name in layers if layers.count(name) > 1]:
+        raise ValueError(f"layer {twice[0]!r}: named twice; name it once")
+
+
+def _map(what: str, output: object) -> Float[Tensor, "N C h w"]:
+    """The output, if it is a map."""
+    if isinstance(output, Tensor) and output.ndim == 4:
+        return output
+    found = f"shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise ValueError(f"{what} is no map [N, C, h, w] but {found}; name a layer whose output is one")
+
+
+def _probe(encoder: Callable[[Tensor], Tensor]) -> Float[Tensor, "1 3 H W"]:
+    """A picture of zeros where the encoder lies and in its type of numbers; on the CPU if that cannot be told."""
+    about = {}
+    if isinstance(encoder, nn.Module):
+        numbers = (each for each in chain(encoder.parameters(), encoder.buffers()) if each.is_floating_point())
+        if (first := next(numbers, None)) is not None:
+            about = {"device": first.device, "dtype": first.dtype}
+    return torch.zeros((1, 3, PROBE, PROBE), **about)
+
+
+@contextmanager
+def _at_rest(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """In evaluation mode for a while, so that looking at a network does not move its running means."""
+    modules = list(encoder.modules()) if isinstance(encoder, nn.Module) else []
+    before = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.training = False
+        yield
+    finally:
+        for module, training in zip(modules, before, strict=True):
+            module.training = training
+
+
+WEIGHTS = ResNet50_Weights.IMAGENET1K_V1  # by the recipe of He et al. 2016; V2 scores higher, on ImageNet's classes
+CUT = ("layer4", "avgpool", "fc")  # what serves to tell ImageNet's classes apart
+
+
+def resnet50() -> nn.Sequential:
+    """ResNet-50 as torchvision trained it on ImageNet, up to layer3, one cell of 1024 channels per 8 x 8 pixels.
+
+    Frozen, in evaluation mode, on the CPU; its parts are named as torchvision's: conv1, ..., layer2, layer3.
+    Raises FileNotFoundError naming the file and its place if the weights are neither there nor can be fetched,
+    ValueError if the file that is there holds those of another network.
+    """
+    try:
+        found = WEIGHTS.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise FileNotFoundError(
+            f"ImageNet weights of ResNet-50 could not be read or fetched ({reason}): put {WEIGHTS.url} into "
+            f"{torch.hub.get_dir()}/checkpoints by hand"
+        ) from error
+    with torch.device("meta"):  # shapes without numbers: nothing is drawn that would be overwritten
+        network = _until_layer3()
+    kept = {name: value for name, value in found.items() if name.partition(".")[0] not in CUT}
+    if problem := differences(network.state_dict(), kept):
+        raise ValueError(f"{WEIGHTS.url}: not the weights of ResNet-50 ({problem}); remove the file and fetch it again")
+    network.load_state_dict(kept, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def resnet50_untrained() -> nn.Sequential:
+    """The same network with random weights, always the same: for trying things out where none can be fetched."""
+    with seeded(0):
+        return _until_layer3().eval().requires_grad_(False)
+
+
+def _until_layer3() -> nn.Sequential:
+    """The stages of the published network in a row, the last one dilated where it was strided."""
+    network = published(replace_stride_with_dilation=[False, True, True])
+    return nn.Sequential(OrderedDict((name, part) for name, part in network.named_children() if name not in CUT))

@@ -1,0 +1,189 @@
+"""The benchmarks by name: which corpora, which classes, how episodes are drawn, at which size.
+
+`BENCHMARKS` holds what the released code fixes for each; `benchmark` finds one by its name. `read_benchmark` reads the
+folds it needs from a data folder, and `draw_episodes` draws the episodes of one run, in the order of draws of the
+release or each by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ttilib.datasets.base import OnError, find_root, once, stop
+from ttilib.datasets.catalog import Fold, read_fold, read_table
+from ttilib.datasets.vspw import minivspw_table
+from ttilib.episodes.episode import Episode, episode_of
+from ttilib.episodes.sampling import draw_alone, gathered, one_run, passes
+from ttilib.files import meant
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What the released code fixes for one benchmark.
+
+    `query` and `support` are corpora; `draws` is the order of draws ("v1", "v2", "stills", "sequences", "frames",
+    "cross"); `size` height and width of the network's input; `trained_on` the corpus of base training; `novel` the
+    entry of the class table with the novel classes. A run asks about `per_run` stills or frames, or everything once
+    (None); frames are solved `batch` at a time, or video by video (None).
+    """
+
+    name: str
+    query: str
+    support: str
+    draws: str
+    size: tuple[int, int]
+    trained_on: str
+    novel: str = "novel"
+    runs: int = 5
+    per_run: int | None = None
+    batch: int | None = None
+    shots: tuple[int, ...] = (1, 5, 10)
+    note: str = ""
+
+
+SQUARE, WIDE = (417, 417), (241, 425)
+
+
+def _stills(name: str, corpus: str, trained_on: str, novel: str, note: str) -> Benchmark:
+    return Benchmark(name, corpus, corpus, "stills", SQUARE, trained_on, novel, per_run=1000, note=note)
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    plan.name: plan
+    for plan in (
+        _stills("pascal", "pascal", "pascal", "novel", "Pascal-5i: stills of VOC val, five classes a fold."),
+        _stills("coco", "coco", "coco", "novel", "COCO-20i: every fourth class is of one fold; first polygons only."),
+        _stills("coco-block", "coco", "coco", "novel_block", "COCO-20i with twenty classes in a row to a fold."),
+        _stills("coco-full", "coco-full", "coco-full", "novel", "COCO-20i with every polygon and run length drawn."),
+        _stills("coco2pascal", "pascal", "coco", "novel_coco2pascal", "Pascal stills in classes no COCO fold trained."),
+        _stills(
+            "coco2pascal-mended", "pascal", "coco", "novel_coco2pascal_mended",
+            "The same without the release's exchange of cat and car.",
+        ),
+        Benchmark(
+            "ytvis-v1", "ytvis", "ytvis", "v1", WIDE, "ytvis",
+            note="YouTube-VIS: one support serves a class, every other video is asked about once.",
+        ),
+        Benchmark(
+            "ytvis-v2", "ytvis", "ytvis", "v2", WIDE, "ytvis",
+            note="YouTube-VIS: support and query are drawn anew for every episode.",
+        ),
+        Benchmark(
+            "pascal2minivspw", "minivspw", "pascal", "frames", SQUARE, "pascal", per_run=10000, batch=100,
+            note="Pascal stills support MiniVSPW frames, one hundred solved together whatever video they are of.",
+        ),
+        Benchmark(
+            "minivspw", "vspw", "vspw", "sequences", SQUARE, "vspw",
+            note="VSPW at 480p supports itself, folds 0, 1 and 3 gone through ten times.",
+        ),
+        Benchmark(
+            "minivspw-val", "vspw", "vspw", "sequences", SQUARE, "vspw", "validation",
+            note="The validation classes of minivspw, by which the release chose its checkpoints.",
+        ),
+        Benchmark(
+            "pascal2davis", "davis", "pascal", "cross", WIDE, "pascal",
+            note="Pascal stills support DAVIS videos; not a published benchmark.",
+        ),
+    )
+}  # fmt: skip
+
+
+def benchmark(name: str) -> Benchmark:
+    """The benchmark of that name; an unknown name is answered with those that are like it."""
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark {name!r} is not known; {meant(name, BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+@dataclass(frozen=True)
+class BenchmarkData:
+    """One fold of a benchmark as it lies on disk; `support` is `query` itself if both are of one corpus."""
+
+    benchmark: Benchmark
+    query: Fold
+    support: Fold
+    query_root: Path
+    support_root: Path
+
+
+def find_roots(plan: Benchmark | str, root: Path | str, support_root: Path | str | None = None) -> tuple[Path, Path]:
+    """The folders of the query's and the support's corpus.
+
+    `root` is a data folder with one folder per corpus in it; for a benchmark of one corpus, or if `support_root`
+    says where the other one is, it may also be the folder of the query's corpus itself.
+
+    Raises FileNotFoundError with the names that were looked for, ValueError for a `support_root` without use.
+    """
+    plan = benchmark(plan) if isinstance(plan, str) else plan
+    one = plan.query == plan.support
+    if one and support_root:
+        raise ValueError(f"{support_root}: {plan.name} takes its support from {plan.query} too; leave support_root out")
+    query_root = find_root(plan.query, root, itself=one or bool(support_root))
+    return query_root, query_root if one else find_root(plan.support, support_root or root, itself=bool(support_root))
+
+
+def read_benchmark(
+    plan: Benchmark | str,
+    fold: int,
+    root: Path | str,
+    support_root: Path | str | None = None,
+    on_error: OnError = stop,
+) -> BenchmarkData:
+    """Read one fold of a benchmark from a data folder; see `find_roots` for `root`, `read_fold` for `on_error`."""
+    plan = benchmark(plan) if isinstance(plan, str) else plan
+    query_root, support_root = find_roots(plan, root, support_root)
+    if plan.query == plan.support:
+        both = read_fold(plan.query, fold, query_root, read_table(plan.query, query_root, plan.novel), on_error)
+        return BenchmarkData(plan, both, both, query_root, support_root)
+    lent = read_table(plan.support, support_root)
+    asked = minivspw_table(query_root, lent) if plan.query == "minivspw" else read_table(plan.query, query_root)
+    query = read_fold(plan.query, fold, query_root, asked, on_error)
+    support = read_fold(plan.support, fold, support_root, lent, on_error)
+    return BenchmarkData(plan, query, support, query_root, support_root)
+
+
+def read_training(plan: Benchmark | str, fold: int, root: Path | str) -> tuple[Fold, Path]:
+    """The fold whose base classes a benchmark's encoder is trained on, and the folder of its corpus.
+
+    `root` is a data folder with one folder per corpus in it, or that corpus's folder itself.
+    """
+    plan = benchmark(plan) if isinstance(plan, str) else plan
+    place = find_root(plan.trained_on, root)
+    return read_fold(plan.trained_on, fold, place), place
+
+
+def draw_episodes(
+    data: BenchmarkData,
+    shots: int,
+    seed: int = 2020,
+    run: int = 0,
+    draws: str = "released",
+    on_error: OnError = stop,
+) -> tuple[Episode, ...]:
+    """Draw the episodes of one run of a benchmark.
+
+    "released": in the order of draws of the released code, all runs from one stream of random numbers; a run of a
+    benchmark with `per_run` is that many stills or frames, and the list begins again when it ends. "independent":
+    each video (and class), still or sequence is asked about once, whole, with support drawn for it alone, so that
+    no episode depends on another.
+
+    Raises ValueError naming the class if one has too few videos for `shots`; if `on_error` returns, what would need
+    that class is left out.
+    """
+    if shots < 1 or run < 0:
+        raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
+    plan, tell = data.benchmark, once(on_error)
+    if draws == "independent":
+        drawn = draw_alone(plan.draws, data.query, data.support, shots, seed, run, tell)
+    elif draws == "released":
+        drawn = one_run(passes(plan.draws, data.query, data.support, shots, seed, tell), run, plan.per_run)
+        drawn = gathered(drawn, plan.batch) if plan.batch else drawn
+    else:
+        raise ValueError(f'draws {draws!r} are not known; choose "released" or "independent"')
+    episodes = tuple(episode_of(draw, data.query, data.support, seed, run) for draw in drawn)
+    if not episodes:
+        novel = ", ".join(data.query.names[number] for number in data.query.novel)
+        about = f"nothing in fold {data.query.index} can be asked about ({novel})"
+        tell(ValueError(f"{data.query_root}: {about}; choose another fold, or look what is missing"))
+    return episodes

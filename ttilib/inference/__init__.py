@@ -1,1 +1,0 @@
-"""The method: features become a task, the objective is descended, a solution comes out."""

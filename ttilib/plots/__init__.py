@@ -1,0 +1,1 @@
+"""Figures: images with masks, curves, comparisons, videos."""

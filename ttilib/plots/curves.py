@@ -1,0 +1,266 @@
+"""What happens over steps, frames and windows, as lines with their names beside them.
+
+Functions draw on the axes they are given; they neither save nor show. Values may be tensors or NumPy arrays.
+
+How a network learns, as curves over the steps of its log: loss, judgement, learning rate, and time spent waiting.
+
+`training_curves` draws on the axes it is given, `training_figure` makes a whole figure that knows nothing of pyplot.
+Rows are those of a training run's `log.jsonl`; older ones with fewer entries are drawn as far as they go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ttilib.plots.overlays import SomeAxes, array, each_of
+from ttilib.plots.style import STYLES, Looks, label_ends, line_end, styles, tidy
+from ttilib.solver.objective import Terms
+
+Series = Float[Tensor, "_"] | Float[np.ndarray, "_"] | Sequence[float]
+
+TERMS = {
+    "ce": "support fit CE [nats]",
+    "entropy": "query entropy H [nats]",
+    "kl": "distance to prior KL [nats]",
+    "local_temporal": "local temporal L",
+    "global_positive": "global positive G+",
+    "global_negative": "global negative G\u2212",
+    "total": "weighted sum [nats]",
+}
+"""The terms of the objective, and what their axes are called."""
+
+COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#000000")
+TERM_COLOURS = dict(zip(TERMS, COLOURS, strict=True))
+
+
+def _mark_update(ax: Axes, step: int) -> None:
+    """A vertical line where the prior is estimated anew, its name where the lines leave room."""
+    ax.axvline(step, color="0.45", linewidth=1, linestyle=(0, (4, 2)))
+    later = np.concatenate([line.get_ydata()[step:] for line in ax.lines[:-1]])
+    low = later.mean() > np.mean(ax.get_ylim())
+    at = {"xycoords": ("data", "axes fraction"), "xytext": (4, 0), "textcoords": "offset points"}
+    where = (step, 0.03 if low else 0.97)
+    ax.annotate("prior update", where, **at, fontsize=9, color="0.35", va="bottom" if low else "top")
+
+
+def loss_terms(
+    axes: SomeAxes,
+    terms: Sequence[Terms],
+    prior_update: int | None = None,
+    names: Sequence[str] = tuple(TERMS),
+) -> None:
+    """The objective taken apart over the steps: each term's mean over frames, half of the frames in the band.
+
+    `terms` is one `Terms` per step, from the start on. One axes holds all lines, named at their ends and
+    without bands; several hold one term each (at least as many as `names`; the rest are blanked).
+    """
+    values = {name: np.stack([array(getattr(at, name)) for at in terms]) for name in names}
+    if isinstance(axes, Axes):
+        drawn = [axes]
+        _terms_together(axes, values)
+    else:
+        row = each_of(axes)
+        if len(row) < len(names):
+            raise ValueError(f"{len(names)} terms for {len(row)} axes; give one each, or a single one for all")
+        drawn = row[: len(names)]
+        for ax, (name, value) in zip(drawn, values.items(), strict=True):
+            _term_alone(ax, name, value)
+        for ax in row[len(names) :]:
+            ax.set_axis_off()
+    for ax in drawn:
+        if prior_update is not None and prior_update < len(terms):
+            _mark_update(ax, prior_update)
+
+
+def _terms_together(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
+    """Every term's mean over frames in one axes."""
+    ends = []
+    for name, value in values.items():
+        mean, steps = value.mean(axis=1), np.arange(len(value))
+        ax.plot(steps, mean, color=TERM_COLOURS[name], linewidth=2)
+        ends.append(line_end(steps, mean, TERMS[name].removesuffix(" [nats]"), TERM_COLOURS[name]))
+    tidy(ax, "step", "mean over frames")
+    label_ends(ax, ends)
+
+
+def _term_alone(ax: Axes, name: str, value: Float[np.ndarray, "steps T"]) -> None:
+    """One term: the mean over frames, and the middle half of the frames as a band."""
+    steps, colour = np.arange(len(value)), TERM_COLOURS[name]
+    ax.fill_between(steps, *np.quantile(value, [0.25, 0.75], axis=1), color=colour, alpha=0.2, linewidth=0)
+    ax.plot(steps, value.mean(axis=1), color=colour, linewidth=2)
+    tidy(ax, "step", title=TERMS[name])
+
+
+def per_frame(ax: Axes, values: Series, label: str, colour: str = "#0072B2", title: str = "") -> None:
+    """One number per frame: bars while they can be told apart, a stepped line for a long video."""
+    numbers = array(values)
+    frames = np.arange(len(numbers))
+    if len(numbers) <= 40:
+        ax.bar(frames, numbers, color=colour, width=0.8)
+    else:
+        ax.step(frames, numbers, color=colour, where="mid", linewidth=1.5)
+    tidy(ax, "query frame", label, title)
+
+
+def prior_trace(ax: Axes, prior: Series, marginal: Series, truth: Series | None = None) -> None:
+    """Foreground proportion of each frame: what the solver aimed at, what it predicts, and what is true."""
+    lines = [
+        (prior, "prior \u03c0", {"color": "#CC79A7", "linestyle": "--"}),
+        (marginal, "predicted", {"color": STYLES["TTI"]["color"], "linestyle": "-"}),
+        (truth, "truth", {"color": "#000000", "linestyle": "-"}),
+    ]
+    ends = []
+    for values, name, look in lines:
+        if values is not None:
+            numbers = array(values)
+            frames = np.arange(len(numbers))
+            ax.plot(frames, numbers, linewidth=2, label=name, **look)
+            ends.append(line_end(frames, numbers, name, look["color"]))
+    ax.set_ylim(bottom=0)
+    tidy(ax, "query frame", "foreground proportion")
+    label_ends(ax, ends)
+
+
+def vc_curve(
+    ax: Axes,
+    values: Mapping[str, Mapping[int, float]],
+    released: Mapping[str, Mapping[int, float]] | None = None,
+    looks: Looks | None = None,
+) -> None:
+    """How steadiness falls with the window: VC_k over k for every method, labelled at the line's end.
+
+    `released` are the same methods' values as the released loop counts them, drawn thin and without marks; `looks` of
+    `style.styles` over all methods give a method one look in several panels.
+    """
+    ends, windows = [], sorted({k for curve in values.values() for k in curve})
+    looks = looks or styles(values)
+    for method, curve in values.items():
+        look = looks[method]
+        k, vc = _by_window(curve)
+        ax.plot(k, vc, label=method, **look)
+        ends.append(line_end(k, vc, method, look["color"]))
+        if released and method in released:
+            ax.plot(*_by_window(released[method]), color=look["color"], linewidth=0.6, alpha=0.8)
+    tidy(ax, "window k [frames]", "VC$_k$", integers=False)
+    ax.set_xticks(windows)
+    label_ends(ax, ends)
+
+
+def _by_window(curve: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Windows in order, and the value of each."""
+    k = np.array(sorted(curve))
+    return k, np.array([curve[int(each)] for each in k], dtype=float)
+
+
+def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:
+    """Where in the video a method flickers: VC of every window of k frames, at the window's first frame.
+
+    A window that says nothing (nan: no common truth) leaves a gap.
+    """
+    ends = []
+    for (method, series), look in zip(values.items(), styles(values).values(), strict=True):
+        vc = array(series).astype(float)
+        first = np.arange(len(vc))
+        marks = {"markersize": 5, "markevery": max(1, len(vc) // 12)}
+        ax.plot(first, vc, linewidth=2, label=method, clip_on=False, **marks, **look)
+        ends.append(line_end(first, vc, method, look["color"]))
+    ax.set_ylim(top=1)
+    tidy(ax, "first frame of the window", f"VC of {k} frames")
+    label_ends(ax, ends)
+
+
+HELD_OUT = "#D55E00"
+PARTS = ("#0072B2", "#56B4E9", "#009E73")
+
+
+def training_curves(axes: SomeAxes, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Base training from its log: loss and its parts, mIoU, learning rate, share of the time spent waiting for data.
+
+    Rows have `step`, `loss`, `learning_rate`; where they were measured also `parts`, `val_loss`, `train_miou`,
+    `val_miou`, `waited` with `seconds` (of work so far). Give four axes, or fewer for the first ones only.
+    """
+    log = list(rows)
+    step, span = np.array([each["step"] for each in log], dtype=float), max(1, len(log) // 20)
+    for place, ax in enumerate(each_of(axes)[:4]):
+        if place == 0:
+            _losses(ax, log, step, span)
+        elif place == 1:
+            _judgements(ax, log)
+        elif place == 2:
+            ax.plot(step, [each["learning_rate"] for each in log], color="#009E73", linewidth=2)
+            tidy(ax, "step", title="learning rate")
+        else:
+            _waiting(ax, log, step, span)
+
+
+def _means(values: np.ndarray, span: int) -> np.ndarray:
+    """The mean of every `span` values that follow each other."""
+    return np.convolve(values, np.ones(span) / span, mode="valid") if len(values) else values
+
+
+def _losses(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int) -> None:
+    """Every step in grey, running means of the whole and, if it has several, of its parts."""
+    loss = np.array([each["loss"] for each in log], dtype=float)
+    names = list(dict.fromkeys(name for each in log for name in each.get("parts") or {}))
+    ax.plot(step, loss, color="0.75", linewidth=0.8)
+    lines = [("loss", loss, "#0072B2")]
+    if len(names) > 1:
+        parts = [np.array([(each.get("parts") or {}).get(name, np.nan) for each in log], dtype=float) for name in names]
+        lines = [("loss", loss, "#000000"), *zip(names, parts, PARTS[: len(names)], strict=True)]
+    ends = []
+    for name, values, colour in lines:
+        smooth = _means(values, span)
+        ax.plot(step[span - 1 :], smooth, color=colour, linewidth=2, label=name)
+        ends.append(line_end(step[span - 1 :], smooth, name, colour))
+    judged = [(each["step"], each["val_loss"]) for each in log if each.get("val_loss") is not None]
+    if judged:
+        at, held_out = np.array(judged, dtype=float).T
+        ax.plot(at, held_out, color=HELD_OUT, marker="o", linewidth=2, markersize=5, label="held out", clip_on=False)
+        ends.append(line_end(at, held_out, "held out", HELD_OUT))
+    what = "training loss, and its parts before weighting" if len(names) > 1 else "training loss [nats]"
+    tidy(ax, "step", title=what + (f", mean of {span} steps" if span > 1 else ""))
+    if len(ends) > 1:
+        label_ends(ax, ends)
+
+
+def _judgements(ax: Axes, log: list[Mapping[str, Any]]) -> None:
+    """mIoU over all outputs where it was measured: on held-out pictures, and on those learned from."""
+    ends = []
+    for name, key, colour, marker in (("held out", "val_miou", HELD_OUT, "o"), ("training", "train_miou", "0.4", "s")):
+        known = [(each["step"], each[key]) for each in log if each.get(key) is not None]
+        if not known:
+            continue
+        at, miou = np.array(known, dtype=float).T
+        ax.plot(at, miou, color=colour, marker=marker, linewidth=2, markersize=5, label=name, clip_on=False)
+        ends.append(line_end(at, miou, name, colour))
+    top = max((float(line.get_ydata().max()) for line in ax.lines), default=1.0)
+    ax.set(xlim=(0, max((each["step"] for each in log), default=1)), ylim=(0, 1.1 * top or 1.0))
+    tidy(ax, "step", title="mIoU while training")
+    label_ends(ax, ends)
+
+
+def _waiting(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int) -> None:
+    """Share of the time of `span` steps in which the network waited for pictures."""
+    waited = np.array([each.get("waited", np.nan) for each in log], dtype=float)
+    took = np.diff([each.get("seconds", np.nan) for each in log], prepend=0.0)
+    share = _means(waited, span) / np.maximum(_means(took, span), 1e-9)
+    ax.plot(step[span - 1 :], share, color="#CC79A7", linewidth=2)
+    ax.set_ylim(0, 1)
+    tidy(ax, "step", title="share of the time waiting for data")
+
+
+def training_figure(rows: Iterable[Mapping[str, Any]], title: str = "") -> Figure:
+    """The whole run from the rows of its log on one figure; see `training_curves`."""
+    figure = Figure(figsize=(12.0, 5.6), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.005, ha="left", fontsize=11)
+    training_curves(figure.subplots(2, 2), rows)
+    return figure

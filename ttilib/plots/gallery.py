@@ -1,0 +1,187 @@
+"""The best, the median and the worst episode: what the figures of a table look like.
+
+A mean hides what goes wrong. `chosen` takes three rows by rule and not by taste, `recorded` finds the pixels and the
+stored masks of a row again, without running a model, and `gallery` shows them: the labelled support, some frames with
+truth and prediction, and the overlap in every frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.patheffects import Normal, Stroke
+from torch import Tensor
+
+from ttilib.episodes.benchmarks import read_benchmark
+from ttilib.episodes.clips import Clip, load_clip
+from ttilib.episodes.episode import read_episodes
+from ttilib.plots.overlays import PREDICTION, SHARP, Mask, Pixels, array, evenly_spaced, overlay, show, zoom_for
+from ttilib.plots.style import text_size, tidy
+from ttilib.results.metrics import intersection_union
+from ttilib.results.records import read_masks
+
+LABEL = "#56B4E9"  # of the labelled support: what was given is blue, what was found is magenta
+FRAMES = 5  # pictures of the query, so that each is an inch wide on a page
+LINE = 0.36  # inches, height of the line of overlaps
+RIM = [Stroke(linewidth=1.5, foreground="0.1"), Normal()]  # a white line is seen on snow, too
+
+Row = Mapping[str, Any]
+Predicted = Bool[np.ndarray, "T H W"] | Bool[Tensor, "T H W"]
+Item = tuple[str, Clip, Predicted]
+"""Title, pictures and predicted masks of one episode."""
+
+
+def chosen(rows: Iterable[Row] | pd.DataFrame, method: str, figure: str = "iou") -> dict[str, Row]:
+    """The "best", "median" and "worst" episode of a method by one figure of its rows.
+
+    "iou" is the episode's own, intersection / union; any other figure is a key of the rows, such as "j" or "vc_3".
+    Rows without the figure are left out. Of an even number the median is the lower of the middle two; equal values
+    go by episode and index, so that the choice does not depend on the order of the rows.
+    Raises ValueError if the method has no row with that figure.
+    """
+    every = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
+    own = [(_value(row, figure), row) for row in every if row["method"] == method]
+    ranked = sorted(
+        ((value, row) for value, row in own if value is not None and np.isfinite(value)),
+        key=lambda pair: (pair[0], pair[1]["episode"], pair[1].get("run", 0), pair[1].get("index", 0)),
+    )
+    if not ranked:
+        there = ", ".join(sorted({row["method"] for row in every})) or "none"
+        raise ValueError(f"no row of {method!r} has a figure {figure!r}; the methods there are: {there}")
+    places = {"best": len(ranked) - 1, "median": (len(ranked) - 1) // 2, "worst": 0}
+    return {name: ranked[place][1] for name, place in places.items()}
+
+
+def _value(row: Row, figure: str) -> float | None:
+    """A figure of one row; None if it is not defined there."""
+    if figure != "iou":
+        return row.get(figure)
+    return row["intersection"] / row["union"] if row["union"] else None
+
+
+def recorded(
+    row: Row, index: Mapping[str, Any], file: str, out: Path | str, root: Path | str
+) -> tuple[Clip, Bool[Tensor, "T H W"]]:
+    """The pictures and the stored masks of a row, found again by the index of its table.
+
+    `file` is the file of rows as the index names it, `out` the run folder, `root` the data folder.
+    Raises ValueError if the index knows no masks or manifest for the file, if the manifest holds another episode at
+    the row's place, or if the masks are not those that were scored.
+    """
+    manifest, masks = index.get("manifests", {}).get(file), index.get("masks", {}).get(file)
+    if not manifest or not masks:
+        raise ValueError(f"{file}: the index names no {'masks' if manifest else 'manifest'} for it; keep masks and run")
+    episodes = read_episodes(Path(out) / manifest["path"])
+    if row["index"] >= len(episodes) or episodes[row["index"]].key != row["key"]:
+        raise ValueError(f"{manifest['path']}: episode {row['index']} is not {row['episode']} of the row; run it again")
+    episode = episodes[row["index"]]
+    data = read_benchmark(manifest["benchmark"], row["fold"], root)
+    height, width = manifest["size"]
+    clip = load_clip(episode, data.query_root, (height, width), data.support_root)
+    found = read_masks(Path(out) / masks, row["key"], row["index"], row["method"])
+    pixels = [int(part.sum()) for part in intersection_union(found, clip.truth, clip.query_valid)]
+    if pixels != [row["intersection"], row["union"]]:
+        scored = f"{pixels[0]} of {pixels[1]} pixels, the row {row['intersection']} of {row['union']}"
+        raise ValueError(f"{masks}: the masks of {row['episode']} give {scored}; the data or the masks were changed")
+    return clip, found
+
+
+def support_mosaic(clip: Clip) -> Pixels:
+    """All support pictures in one, labels filled: one column for one or two, two columns up to six, then three."""
+    shots = len(clip.support)
+    columns = 1 if shots <= 2 else 2 if shots <= 6 else 3
+    zoom = max(1, zoom_for(clip.support[0], SHARP // columns))
+    tiles = [
+        overlay(image, mask, colour=LABEL, zoom=zoom)
+        for image, mask in zip(clip.support, clip.support_masks, strict=True)
+    ]
+    height, width = tiles[0].shape[:2]
+    gap, rows = max(2, width // 40), ceil(shots / columns)
+    paper = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for place, tile in enumerate(tiles):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        paper[top : top + height, left : left + width] = tile
+    return paper
+
+
+def height(items: Sequence[Item]) -> float:
+    """Inches that the episodes need below each other on a page, their pictures an inch wide."""
+    return 0.25 + sum(_shape(clip) + LINE + 0.5 for _, clip, _ in items)
+
+
+def _shape(clip: Clip) -> float:
+    """Height of a picture over its width."""
+    return clip.size[0] / clip.size[1]
+
+
+def gallery(figure: Figure | SubFigure, items: Sequence[Item]) -> None:
+    """One row of pictures per episode: the support, `FRAMES` frames with truth and prediction, IoU per frame below.
+
+    The line below says in percent how well each frame is covered, with a dot under every frame shown; where nothing
+    is predicted and nothing true it has a gap, and a clip without truth has no line. A width of `paper.PAGE` and the
+    `height` of the items suit. Raises ValueError if there is nothing to show.
+    """
+    if not items:
+        raise ValueError("there is no episode to show; give at least one")
+    ratios = [part for _, clip, _ in items for part in (_shape(clip), LINE)]
+    grid = figure.add_gridspec(len(ratios), FRAMES + 1, height_ratios=ratios)
+    for place, (title, clip, masks) in enumerate(items):
+        above, below = 2 * place, 2 * place + 1
+        left = figure.add_subplot(grid[above : below + 1, 0])
+        show(left, support_mosaic(clip))
+        left.set_anchor("NW")
+        left.set_title(title, loc="left", fontsize=text_size(), pad=3).set_in_layout(False)  # runs over the columns
+        at = evenly_spaced(len(clip.query), FRAMES)
+        for column, t in enumerate(at, start=1):
+            _frame(figure.add_subplot(grid[above, column]), clip, masks[t], t)
+        if clip.truth is not None:
+            _overlap_line(figure.add_subplot(grid[below, 1:]), clip, masks, at)
+    _key(figure)
+
+
+def _frame(ax: Axes, clip: Clip, mask: Mask, t: int) -> None:
+    """One frame with its prediction, and the truth as a line whose width is that of print."""
+    show(ax, overlay(clip.query[t], mask, zoom=zoom_for(clip.query[t])))
+    ax.set_title(" ", fontsize=text_size(), pad=3)  # keeps the line free in which the episode's title stands
+    rows, columns = clip.size
+    edges = (-0.5, columns - 0.5, rows - 0.5, -0.5)
+    ax.images[0].set_extent(edges)  # enlarged or not, a pixel of the clip is one unit wide
+    ax.axis(edges)
+    truth = None if clip.truth is None else array(clip.truth[t])
+    if truth is not None and truth.any() and not truth.all():
+        ax.contour(truth, levels=[0.5], colors="white", linewidths=0.7).set_path_effects(RIM)
+
+
+def _overlap_line(ax: Axes, clip: Clip, masks: Predicted, at: list[int]) -> None:
+    """IoU of every frame in percent; the frames shown have a dot, right below their pictures."""
+    intersection, union = intersection_union(array(masks), array(clip.truth), array(clip.query_valid))
+    iou = np.where(union > 0, 100 * intersection / np.maximum(union, 1), np.nan)
+    ax.plot(np.arange(len(iou)), iou, color=PREDICTION, clip_on=False)
+    ax.plot(at, iou[at], "o", color=PREDICTION, clip_on=False)
+    tidy(ax, ylabel="IoU [%]", integers=False)
+    ax.set_ylim(0, 100)
+    ax.set_yticks([0, 50, 100])
+    ax.set_xticks(at, [f"frame {at[0]}", *at[1:]])
+    step = (len(iou) - 1) / (len(at) - 1) if len(at) > 1 else 1.0  # frames from picture to picture
+    ax.set_xlim(-step / 2, (FRAMES - 0.5) * step)
+
+
+def _key(figure: Figure | SubFigure) -> None:
+    """What the colours mean, below everything."""
+    marks = [
+        Patch(color=LABEL, alpha=0.7, label="labelled support"),
+        Patch(color=PREDICTION, alpha=0.6, label="predicted"),
+        Line2D([], [], color="white", linewidth=0.7, label="truth"),
+    ]
+    legend = figure.legend(handles=marks, loc="outside lower right", ncols=3, fontsize=text_size(0.92), frameon=False)
+    legend.get_lines()[0].set_path_effects(RIM)

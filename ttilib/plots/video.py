@@ -1,0 +1,191 @@
+"""Video in and out: frames from a file or a folder, masks as files, and what was seen and found side by side.
+
+A browser plays H.264 in .mp4, which OpenCV's usual build cannot write and PyAV can; without PyAV the same
+pictures become VP9 in .webm, which browsers play too. Frames are handled one at a time, so memory does not
+grow with the video.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from matplotlib import get_data_path
+from PIL import Image as Pillow
+from PIL import ImageDraw, ImageFont
+
+from ttilib.files import atomic, natural_key
+from ttilib.images import read_image, write_labels
+from ttilib.plots.overlays import Image, Mask, Pixels, array, overlay, zoom_for
+
+try:
+    import av
+except ImportError:  # the extra `video`; OpenCV takes over
+    av = None
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+PANEL = 360  # pixels: panels of smaller frames are enlarged to about this
+STRIP = 24  # pixels: height of the strip that names a panel
+
+
+def read_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """The frames of a video file, or of a folder of pictures in the order people count (9 before 10).
+
+    Red, green, blue bytes, one frame at a time.
+    Raises FileNotFoundError if there is nothing at `path`, ValueError if it holds no frame.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return (read_image(picture) for picture in _pictures(path))
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file or folder; give a video or a folder of pictures")
+    frames = _decode(path)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError(f"{path}: no frame can be read; convert it to H.264 .mp4 or to pictures")
+    return chain([first], frames)
+
+
+def frame_names(path: Path | str, count: int) -> tuple[str, ...]:
+    """Names of the first `count` frames of `read_frames`: the files' own, or 00000, 00001, ... in a video."""
+    path = Path(path)
+    if path.is_dir():
+        return tuple(picture.stem for picture in _pictures(path)[:count])
+    return tuple(f"{t:05d}" for t in range(count))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order."""
+    names = [each.name for each in folder.iterdir() if each.suffix.lower() in PICTURES]
+    if not names:
+        raise ValueError(f"{folder}: no picture in this folder; expected files in {', '.join(PICTURES)}")
+    return [folder / name for name in sorted(names, key=natural_key)]
+
+
+def _decode(path: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Frames of a video file until it ends or breaks off."""
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    try:
+        while True:
+            read, frame = capture.read()
+            if not read:
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+
+
+def write_masks(folder: Path | str, masks: Iterable[Mask], names: Sequence[str]) -> list[Path]:
+    """Masks as label maps, 0 and 1, one PNG per frame named after it (the last part, without suffix).
+
+    Raises ValueError if two names give one file, or if there are not as many masks as names.
+    """
+    stems = [Path(name).stem for name in names]
+    if double := [stem for stem, count in Counter(stems).items() if count > 1]:
+        raise ValueError(f"{folder}: two frames would both be {double[0]}.png; give frames different names")
+    paths = [Path(folder) / f"{stem}.png" for stem in stems]
+    for path, mask in zip(paths, masks, strict=True):
+        write_labels(path, array(mask).astype(np.uint8))
+    return paths
+
+
+def write_overlay(
+    path: Path | str,
+    frames: Iterable[Image],
+    masks: Iterable[Mask],
+    truth: Iterable[Mask] | None = None,
+    fps: float = 6.0,
+) -> Path:
+    """A video of input, prediction and any truth side by side; returns the path really written.
+
+    `path` ends in .mp4 (H.264) or .webm (VP9); without PyAV an .mp4 becomes a .webm of the same name.
+    Raises ValueError for another ending, for no frames, or if frames, masks and truth differ in number.
+    """
+    path = Path(path)
+    if path.suffix not in (".mp4", ".webm"):
+        raise ValueError(f"{path}: cannot write {path.suffix or 'files without ending'}; use .mp4 or .webm")
+    if path.suffix == ".mp4" and av is None:
+        path = path.with_suffix(".webm")
+    given = zip(frames, masks, strict=True) if truth is None else zip(frames, masks, truth, strict=True)
+    pictures = (side_by_side(*each) for each in given)
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError(f"{path}: there are no frames to write; give at least one")
+    with atomic(path) as temporary:
+        write = _write_mp4 if path.suffix == ".mp4" else _write_webm
+        write(temporary, first, chain([first], pictures), fps)
+    return path
+
+
+def side_by_side(frame: Image, mask: Mask, truth: Mask | None = None) -> Pixels:
+    """One frame of the video: input, prediction and truth, each under its name; height and width are even."""
+    zoom = zoom_for(frame, PANEL)
+    panels = {"input": overlay(frame, zoom=zoom), "prediction": overlay(frame, mask, truth, zoom=zoom)}
+    if truth is not None:
+        panels["truth"] = overlay(frame, truth=truth, zoom=zoom)
+    joined = np.hstack([np.vstack([_name_strip(name, each.shape[1]), each]) for name, each in panels.items()])
+    height, width = joined.shape[:2]
+    return np.pad(
+        joined, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"
+    )  # the codecs want even sizes
+
+
+@cache
+def _name_strip(name: str, width: int) -> UInt8[np.ndarray, "height width 3"]:
+    """A dark strip with a panel's name."""
+    strip = Pillow.new("RGB", (width, STRIP), (24, 24, 24))
+    font = ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 14)
+    ImageDraw.Draw(strip).text((6, STRIP // 2), name, fill=(240, 240, 240), font=font, anchor="lm")
+    return np.array(strip)
+
+
+def _write_mp4(path: Path, first: Pixels, pictures: Iterable[Pixels], fps: float) -> None:
+    """H.264 in .mp4 with the 4:2:0 colours that browsers expect."""
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        rate = Fraction(fps).limit_denominator(1001)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_webm(path: Path, first: Pixels, pictures: Iterable[Pixels], fps: float) -> None:
+    """VP9 in .webm through OpenCV."""
+    height, width = first.shape[:2]
+    with _quiet():
+        code = cv2.VideoWriter.fourcc(*"VP90")
+        writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, fps, (width, height))
+    try:
+        if not writer.isOpened():
+            raise ValueError(f'{path.suffix}: this OpenCV cannot write VP9; pip install "av>=13"')
+        for picture in pictures:
+            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    finally:
+        writer.release()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No chatter on standard error: OpenCV complains about the container's tag, then writes a good file.
+
+    Its own log level does not silence that line, so the stream is closed while the file is opened.
+    """
+    keep = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(keep, 2)
+        os.close(keep)

@@ -1,0 +1,1 @@
+"""From predicted masks to tables: metrics, rows, statistics."""

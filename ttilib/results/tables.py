@@ -1,0 +1,289 @@
+"""From recorded episodes to the tables of the papers.
+
+How an average is taken decides what it says. As released: pixels are pooled within each class of one pass
+(fold and run), then classes are averaged, then runs, then folds. Every table here goes through that one
+chain. J and F, which other papers average over frames, weigh each video of a class with its frames first.
+
+Rows are what `records` reads: one per episode and method, figures as fractions. Tables hold percent, in full
+precision. `statistics` says how sure the figures are, `reported` puts them beside those of others, `typeset`
+prints them.
+
+Measured beside reported: the figures that papers and their authors' logs give for the same setting.
+
+`lists/reported.csv` holds them, each with its source. A figure is put beside one that means the same: pooled
+mIoU beside pooled mIoU, per-frame J beside J, the Dice that the release prints as "F-score" beside Dice and never
+beside the boundary measure F; a mean over all folds beside a mean over all folds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ttilib.files import meant
+from ttilib.results.metrics import EPSILON, ClassScores, class_scores
+
+METHOD = ["benchmark", "shots", "encoder", "method"]  # what a line of a table is about
+PASS = [*METHOD, "fold", "run"]  # one pass over all episodes with one seed
+NEEDED = [*PASS, "episode", "class_id", "class_name", "frames", "intersection", "union"]
+Rows = Iterable[Mapping[str, Any]] | pd.DataFrame
+
+
+def vc_columns(columns: Iterable[Hashable]) -> dict[str, str]:
+    """Row keys vc_3, released_vc_3, ... and what their columns are called, by window length."""
+    found = [m for m in (re.fullmatch(r"(released_)?vc_(\d+)", str(c)) for c in columns) if m]
+    found.sort(key=lambda m: (m[1] or "", int(m[2])))
+    return {m[0]: f"VC_{m[2]}" + (" released" if m[1] else "") for m in found}
+
+
+def episode_keys(data: pd.DataFrame) -> list[str]:
+    """What makes two rows the same episode, whatever the method."""
+    return [*(k for k in PASS if k != "method"), "episode", *(["index"] if "index" in data else [])]
+
+
+def episode_frame(rows: Rows) -> pd.DataFrame:
+    """The rows as a table, checked: every needed key is there, no episode counts twice, one program made them.
+
+    An episode may come up more than once in a pass (drawn with replacement) if rows carry its `index`. Figures
+    that a row lacks are nan. Lists (one value per frame) stay in the rows.
+
+    Raises ValueError naming the missing key, the repeated episode, or the versions of the code.
+    """
+    data = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame([_without_lists(row) for row in rows])
+    if data.empty:
+        raise ValueError("there are no rows to tabulate; evaluate at least one episode")
+    missing = [key for key in NEEDED if key not in data or data[key].isna().any()]
+    if missing:
+        raise ValueError(f"some rows have no {missing[0]!r}; each needs {', '.join(NEEDED)}")
+    for row in data[data.duplicated([*episode_keys(data), "method"])].itertuples():
+        raise ValueError(
+            f"episode {row.episode} is recorded twice for {row.method} (fold {row.fold}, run {row.run}); "
+            "remove one, or number the episodes of a pass by an 'index' if it was drawn twice"
+        )
+    _check_versions(data)
+    for key in ["predicted", "true", "j", "f", "seconds", "memory_mb", *vc_columns(data.columns)]:
+        data[key] = pd.to_numeric(data[key]) if key in data else float("nan")
+    return data
+
+
+def _without_lists(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not isinstance(value, list)}
+
+
+def _check_versions(data: pd.DataFrame) -> None:
+    """Numbers of different programs do not belong into one average."""
+    if "made" not in data:
+        return
+    codes = [made.get("code") if isinstance(made, Mapping) else None for made in data["made"]]
+    counts = pd.Series(["unknown" if code is None else str(code) for code in codes]).value_counts()
+    if len(counts) > 1:
+        found = ", ".join(f"{code}: {count} rows" for code, count in sorted(counts.items()))
+        raise ValueError(
+            f"the rows come from {len(counts)} versions of the code ({found}); "
+            "evaluate all of them with one version, or tabulate each version by itself"
+        )
+
+
+def _weighted(data: pd.DataFrame, key: str, by: list[str]) -> pd.Series:
+    """Mean of a figure over all frames of each group."""
+    known = data[data[key].notna()]
+    total = known.assign(total=known[key] * known["frames"]).groupby(by)[["total", "frames"]].sum()
+    return total["total"] / total["frames"]
+
+
+def _share(data: pd.DataFrame, of: str, by: list[str]) -> pd.Series:
+    """What is predicted and true as a share of the pixels counted under `of`, pooled over the rows that count them."""
+    known = data[data[of].notna()]
+    total = known.groupby(by)[["intersection", of]].sum()
+    return total["intersection"] / (total[of] + EPSILON)
+
+
+def _scores(data: pd.DataFrame, keys: Iterable[Hashable]) -> ClassScores:
+    """Pooled scores of the rows that share a key."""
+    return class_scores(zip(keys, data["intersection"], data["union"], strict=True))
+
+
+def _pooled(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Every group: pooled overlap and shares, J and F over frames, VC over episodes that have one; in percent."""
+    scores = _scores(data, data[by].itertuples(index=False, name=None))
+    groups = data.groupby(by, sort=False)
+    table = groups["class_name"].first().to_frame().assign(episodes=groups.size())
+    table["mIoU"] = [100 * scores.iou[key] for key in table.index]
+    table["Dice"] = [100 * scores.dice[key] for key in table.index]
+    table["precision"] = 100 * _share(data, "predicted", by)
+    table["recall"] = 100 * _share(data, "true", by)
+    table["J"] = 100 * _weighted(data, "j", by)
+    table["F"] = 100 * _weighted(data, "f", by)
+    table["J&F"] = (table["J"] + table["F"]) / 2
+    for key, name in vc_columns(data.columns).items():
+        table[name] = 100 * groups[key].mean()
+    return table.reset_index()
+
+
+def _mean(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Means of the figures (mIoU and what follows it) within each group; episodes add up."""
+    groups = table.groupby(by, sort=False)
+    result = groups[list(table.columns[table.columns.get_loc("mIoU") :])].mean()
+    result.insert(0, "episodes", groups["episodes"].sum())
+    result.insert(0, "folds", table["fold"].groupby([table[k] for k in by], sort=False).nunique())
+    return result.reset_index()
+
+
+def video_table(rows: Rows) -> pd.DataFrame:
+    """Every query video: IoU, Dice, precision, recall pooled over its episodes (all runs), J, F, J&F, VC_k in percent.
+
+    `frames` are those of its longest episode. A video is one line per class that is looked for in it.
+    Raises ValueError if a row does not name its video.
+    """
+    data = episode_frame(rows)
+    if "video" not in data or data["video"].isna().any():
+        raise ValueError("some rows have no 'video'; a table of videos needs it in each")
+    by = [*METHOD, "fold", "class_id", "video"]
+    table = _pooled(data, by).rename(columns={"mIoU": "IoU"})
+    frames = data.groupby(by, sort=False)["frames"].max()
+    table.insert(table.columns.get_loc("IoU"), "frames", frames.to_numpy())
+    return table
+
+
+def class_table(rows: Rows) -> pd.DataFrame:
+    """Every novel class: its pooled IoU and the other figures in percent, means over runs."""
+    table = _mean(_pooled(episode_frame(rows), [*PASS, "class_id"]), [*METHOD, "fold", "class_id", "class_name"])
+    return table.drop(columns="folds").rename(columns={"mIoU": "IoU"})
+
+
+def run_table(rows: Rows) -> pd.DataFrame:
+    """Every pass: the means over the classes seen in it, in percent, and the cost of an episode.
+
+    "s/episode" and "MB/episode" are means over episodes (seconds; peak memory in 10^6 bytes), nan where unknown.
+    """
+    data = episode_frame(rows)
+    cost = data.groupby(PASS)[["seconds", "memory_mb"]].mean()
+    cost.columns = ["s/episode", "MB/episode"]
+    return _mean(_pooled(data, [*PASS, "class_id"]), PASS).drop(columns="folds").join(cost, on=PASS)
+
+
+def score_table(rows: Rows) -> pd.DataFrame:
+    """The table of a paper: mIoU, Dice, precision, recall, J, F, J&F, VC_k in percent, seconds and MB per episode.
+
+    One line per benchmark, shots, encoder and method: pooled per class in each pass, then the mean over
+    classes, over runs, over folds. `folds` says over how many. Source: protocol section 5.4.
+    """
+    return _mean(_mean(run_table(rows), [*METHOD, "fold"]), METHOD)
+
+
+def fold_table(rows: Rows) -> pd.DataFrame:
+    """`score_table` fold by fold (means over runs), followed for each method by the line "mean"."""
+    folds = _mean(run_table(rows), [*METHOD, "fold"])
+    means = _mean(folds, METHOD).assign(fold="mean")
+    table = pd.concat([folds.astype({"fold": str}), means])[folds.columns]
+    return table.sort_values([*METHOD, "fold"], kind="stable").reset_index(drop=True)
+
+
+def planned(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A `score_table` in the order of its plan: every line that was asked for is there, done or not.
+
+    Each of `lines` has benchmark, shots, encoder, method and, if something is amiss, `why`. Lines without rows
+    have 0 folds and episodes and no figures (nan). The last column, "note", is the reason or "". Lines asked for twice
+    come once, with both reasons. Lines of the table that nobody planned follow, in their order.
+
+    Raises ValueError naming what a line of the plan lacks.
+    """
+    notes: dict[tuple[Hashable, ...], list[str]] = {}
+    for number, line in enumerate(lines, start=1):
+        missing = [key for key in METHOD if line.get(key) is None]
+        if missing:
+            raise ValueError(f"line {number} of the plan has no {missing[0]!r}; each needs {', '.join(METHOD)}")
+        reasons = notes.setdefault(tuple(line[key] for key in METHOD), [])
+        if line.get("why") and line["why"] not in reasons:
+            reasons.append(str(line["why"]))
+    for key in table[METHOD].itertuples(index=False, name=None):
+        notes.setdefault(key, [])
+    order = pd.DataFrame(list(notes), columns=METHOD)
+    result = order.merge(table, on=METHOD, how="left", validate="1:1")
+    counts = [name for name in ("folds", "episodes") if name in result]
+    result[counts] = result[counts].fillna(0).astype(int)
+    return result.assign(note=["; ".join(reasons) for reasons in notes.values()])
+
+
+REPORTED = Path(__file__).resolve().parents[2] / "lists" / "reported.csv"
+FOLDS = 4  # a reported mean is a mean over all of these
+KEYS = [*METHOD, "fold"]  # what a reported figure is about
+
+
+def read_reported(benchmark: str | None = None, path: Path | str = REPORTED) -> pd.DataFrame:
+    """Figures that others report, in percent, each with its source; of one benchmark or all.
+
+    Columns: benchmark, shots, encoder, method (our names), label (theirs), fold ("0".."3" or "mean"), figure,
+    value, spread (standard deviation over runs, where known), source. Methods that are not ours have their own name.
+
+    Raises FileNotFoundError without the file, ValueError naming a figure that it holds twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of reported figures; give the path of one")
+    table = pd.read_csv(path, dtype={"fold": str})
+    for line in table[table.duplicated([*KEYS, "figure"])].itertuples():
+        about = f"{line.benchmark} {line.shots}-shot {line.encoder} {line.method} fold {line.fold} {line.figure}"
+        raise ValueError(f"{path}: {about} is there twice; keep one of the two lines")
+    return table if benchmark is None else table[table["benchmark"] == benchmark].reset_index(drop=True)
+
+
+def _by_line(path: Path | str, figures: Sequence[str]) -> pd.DataFrame:
+    """What is reported, one line per setting and fold: a column for each figure, and the sources."""
+    reported = read_reported(path=path)
+    reported = reported[reported["figure"].isin(list(figures))]
+    table = reported[KEYS].drop_duplicates(ignore_index=True)
+    for name in figures:
+        values = reported[reported["figure"] == name][[*KEYS, "value"]]
+        table = table.merge(values.rename(columns={"value": f"{name} reported"}), on=KEYS, how="left")
+    sources = reported.groupby(KEYS)["source"].agg(lambda texts: "; ".join(dict.fromkeys(texts)))
+    return table.merge(sources.reset_index(), on=KEYS, how="left")
+
+
+def beside_reported(
+    table: pd.DataFrame,
+    figures: Sequence[str] = ("mIoU",),
+    others: bool = False,
+    path: Path | str = REPORTED,
+) -> pd.DataFrame:
+    """A `tables.score_table` or `fold_table` with what is reported for its lines, in percent.
+
+    Lines are matched by benchmark, shots, encoder, method and fold. For each figure follow the columns "mIoU reported"
+    and "mIoU difference" (measured minus reported), then one column "source". They are there even if nobody
+    reports anything: nan and "". A mean is put beside a reported mean only if it covers all four folds. With
+    `others`, the reported lines of the same benchmarks and shots that the table lacks follow, without figures of ours.
+
+    Raises ValueError naming a column that the table lacks.
+    """
+    for name in [*METHOD, "folds" if "folds" in table or "fold" not in table else "fold", *figures]:
+        if name not in table:
+            hint = meant(name, table.columns, "give a table of scores and figures that it has")
+            raise ValueError(f"the table has no column {name!r}; {hint}")
+    ours, right = table.reset_index(drop=True), _by_line(path, figures)
+    fold = ours["fold"].astype(str) if "fold" in ours else pd.Series("mean", index=ours.index, dtype=str)
+    whole = (fold != "mean") | (ours["folds"] == FOLDS if "folds" in ours else False)
+    keys = ours[METHOD].assign(fold=fold.where(whole, "some of the folds"))
+    columns = [f"{name} {word}" for name in figures for word in ("reported", "difference")] + ["source"]
+    found = keys.merge(right, on=KEYS, how="left", validate="m:1")
+    result = ours.join(found.drop(columns=KEYS))
+    if others and len(lacking := _lacking(ours, right)):
+        result = pd.concat([result, lacking], ignore_index=True)
+    for name in figures:
+        result[f"{name} difference"] = result[name] - result[f"{name} reported"]
+    result["source"] = result["source"].fillna("")
+    return result[[*table.columns, *columns]]
+
+
+def _lacking(ours: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
+    """The reported lines of our benchmarks and shots in settings that we have no line for."""
+    settings = set(ours[METHOD].itertuples(index=False, name=None))
+    blocks = set(ours[METHOD[:2]].itertuples(index=False, name=None))
+    keys = right[METHOD].itertuples(index=False, name=None)
+    chosen = right[[key[:2] in blocks and key not in settings for key in keys]]
+    if "fold" in ours:
+        return chosen
+    return chosen[chosen["fold"] == "mean"].drop(columns="fold")

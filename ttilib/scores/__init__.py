@@ -1,1 +1,0 @@
-"""What came out, as numbers: metrics, rows on disk, tables."""

@@ -1,0 +1,1 @@
+"""Transductive inference: the task, the classifier, the objective, its optimization, and the methods by name."""

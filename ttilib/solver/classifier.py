@@ -1,0 +1,99 @@
+"""The cosine classifier that is fitted to an episode: one weight and one bias for every query frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from ttilib.solver.task import Task
+
+EPSILON = 1e-10  # the release adds it to every division and inside every logarithm
+
+BiasStart = Literal["query-mean", "support-midpoint"]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """p(x) = sigmoid(tau cos(f(x), w_t) - b_t), one (w_t, b_t) per frame; tau is the temperature.
+
+    Source: RePRI section 3.2; protocol section 5.1.
+    """
+
+    weight: Float[Tensor, "T C"]
+    bias: Float[Tensor, " T"]
+    temperature: float = 20.0
+
+    def scores(self, features: Float[Tensor, "T C h w"]) -> Float[Tensor, "T h w"]:
+        """tau cos(f, w_t) of unit features, before the bias is taken off."""
+        direction = F.normalize(self.weight, dim=1)
+        cosine = torch.bmm(direction[:, None], features.flatten(2))
+        return self.temperature * cosine.view(len(features), *features.shape[2:])
+
+    def probabilities(self, features: Float[Tensor, "T C h w"]) -> Float[Tensor, "T h w"]:
+        """Foreground probability in [0, 1] at feature size."""
+        return torch.sigmoid(self.scores(features) - self.bias[:, None, None])
+
+    def on_support(self, task: Task) -> Float[Tensor, "K T h w"]:
+        """Foreground probability of every support cell under every frame's classifier."""
+        return torch.sigmoid(self.scores_on(task.support) - self.bias[:, None, None])
+
+    def scores_on(self, support: Float[Tensor, "K C h w"]) -> Float[Tensor, "K T h w"]:
+        """tau cos(f, w_t) of every support cell under every frame's classifier, before the bias is taken off."""
+        direction = F.normalize(self.weight, dim=1)
+        cosine = torch.matmul(direction, support.flatten(2))
+        return self.temperature * cosine.unflatten(2, support.shape[2:])
+
+
+def prototype(task: Task) -> Float[Tensor, " C"]:
+    """Mean support feature over the foreground cells of all shots together, the classifier's first weight.
+
+    w = sum_i y_i f_i / sum_i y_i.
+    Raises ValueError naming the episode and its support images when no cell is foreground.
+    Source: protocol section 5.1; the shots are pooled, not averaged one by one.
+    """
+    foreground = task.support_masks & task.support_valid
+    if not foreground.any():
+        images = ", ".join(task.support_names) or f"{task.shots} unnamed"
+        raise ValueError(
+            f"episode {task.name}: no foreground is left in the support ({images}) at feature size "
+            f"{tuple(foreground.shape[1:])}; choose support images that show more of the object"
+        )
+    weights = foreground * torch.as_tensor(task.support_norm, dtype=task.support.dtype)
+    total = torch.einsum("kchw,khw->c", task.support, weights)
+    return total / (foreground.sum() + EPSILON)
+
+
+def start(
+    task: Task, temperature: float = 20.0, bias_start: BiasStart = "query-mean", midpoint: float | None = 0.5
+) -> Classifier:
+    """The classifier before any step: the prototype for every frame, and a bias by one of two rules.
+
+    "query-mean", as released: b_t = mean of tau cos(f, w) over all cells of frame t, padding included, which makes
+    the first foreground proportion about one half whatever the object's size.
+    "support-midpoint": b = z0 + midpoint (z1 - z0) for every frame, z1 and z0 the mean scores of the support's own
+    foreground and background; how large the object is in a frame is then for the frame to say.
+    A support scores higher under its own prototype than other pictures do, the more so the fewer there are: None
+    allows for it, midpoint = 1/2 - 1/(5K).
+    """
+    weight = prototype(task).expand(len(task.query), -1).contiguous()
+    raw = Classifier(weight, weight.new_zeros(len(weight)), temperature)
+    if bias_start == "query-mean":
+        return Classifier(weight, raw.scores(task.query).mean(dim=(1, 2)), temperature)
+    share = 0.5 - 0.2 / task.shots if midpoint is None else midpoint
+    background, foreground = _support_scores(task, raw)
+    bias = background + share * (foreground - background)
+    return Classifier(weight, bias.expand(len(weight)).clone(), temperature)
+
+
+def _support_scores(task: Task, raw: Classifier) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean score of the support's background and foreground under the first frame's weight; a support without any
+    background stands for both."""
+    scores = Classifier(raw.weight[:1], raw.bias[:1], raw.temperature).scores_on(task.support)[:, 0]
+    foreground = scores[task.support_valid & task.support_masks].mean()
+    outside = task.support_valid & ~task.support_masks
+    return (scores[outside].mean() if outside.any() else foreground), foreground

@@ -1,0 +1,144 @@
+"""Masks that end where the picture does: probabilities filtered along the colours of the frame.
+
+A feature cell is eight pixels wide, so upsampled probabilities are smooth where an object ends at once. The guided
+filter says of every window of pixels that the probability in it is a linear function of colour, and averages what the
+windows around a pixel say. Where the colours of a window are all alike it is a mean; along an edge it follows the edge.
+
+Masks cut out along the colours of the frame: where exactly the object ends, asked of the picture itself.
+
+The solver decides by cells of eight pixels what the object is; it is unsure only about where that ends. GrabCut takes
+the colours well inside and well outside as examples and cuts the band between along the strongest edge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, UInt8
+from torch import Tensor
+
+Plane = Float32[np.ndarray, "H W"]
+Planes = list[Plane]
+
+WELL = 1e-3  # eps from which single precision does for an inverse by minors
+
+
+def guided_filter(
+    probabilities: Float[Tensor, "T H W"], guide: Float[Tensor, "T 3 H W"], radius: int = 8, eps: float = 1e-3
+) -> Float[Tensor, "T H W"]:
+    """Foreground probability per pixel, smooth where the frame is and with edges where the frame has them.
+
+    q_i = mean over the windows k that hold pixel i of (a_k · I_i + b_k), clipped to [0, 1], where
+    a_k = (cov_k(I, I) + eps)^-1 cov_k(I, p) and b_k = mean_k(p) - a_k · mean_k(I): the line that fits window k best.
+    `guide` is the frames' colours I in [0, 1], a window 2 `radius` + 1 pixels wide, the picture mirrored at its border;
+    `eps` is the variance of colour below which a window counts as even. A frame without any probability stays without.
+
+    OpenCV's contributed modules filter where they are installed, box filters elsewhere: the same to 1e-4 or so. Below
+    an `eps` of 0.001 it is always box filters, for OpenCV's inverses lose digits there on pictures without colour.
+    Raises ValueError for a radius below 1, an eps that is not above 0, or frames that are not those of the guide.
+    Source: He, Sun and Tang, Guided Image Filtering, ECCV 2010, equations 11 to 13, with a guide in colour.
+    """
+    if radius < 1:
+        raise ValueError(f"radius={radius}: a window reaches at least 1 pixel to each side")
+    if not eps > 0:
+        raise ValueError(f"eps={eps}: the variance below which colours count as even is above 0; 0.001 is usual")
+    frames, *size = probabilities.shape
+    if tuple(guide.shape) != (frames, 3, *size):
+        raise ValueError(
+            f"the guide is {list(guide.shape)}, the probabilities {[frames, *size]}; "
+            "give the frames [T, 3, H, W] that the probabilities [T, H, W] are of"
+        )
+    contributed, filtered = _contributed() if eps >= WELL else None, torch.zeros_like(probabilities)
+    for result, chance, frame in zip(filtered, probabilities.detach(), guide.detach(), strict=True):
+        if chance.any():  # an absent object: nothing to place, and it must not come back
+            # About grey and in units of sqrt(eps), which changes nothing but that eps is 1: in their own units OpenCV
+            # takes the windows of even colour, half of a photograph, for singular and blurs them.
+            planes, p = [*((frame.float() - 0.5) / eps**0.5).cpu().numpy()], chance.float().cpu().numpy()
+            q = contributed(cv2.merge(planes), p, radius, 1.0) if contributed else _by_boxes(planes, p, radius)
+            result.copy_(torch.from_numpy(q.clip(0, 1)))
+    return filtered
+
+
+def _contributed() -> Callable[[np.ndarray, np.ndarray, int, float], np.ndarray] | None:
+    """The guided filter of OpenCV's contributed modules; None where they are not installed."""
+    return getattr(getattr(cv2, "ximgproc", None), "guidedFilter", None)
+
+
+def _by_boxes(planes: Planes, p: Plane, radius: int) -> Plane:
+    """The same by means over windows, for an eps of 1; the time does not depend on how large windows are."""
+
+    def mean(plane: Plane) -> Plane:
+        return cv2.blur(plane, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
+
+    means, share = [mean(plane) for plane in planes], mean(p)
+    pairs = [(i, j) for i in range(3) for j in range(i + 1)]
+    products = [mean(planes[i] * planes[j]) - means[i] * means[j] + (i == j) for i, j in pairs]
+    along = [mean(plane * p) - middle * share for plane, middle in zip(planes, means, strict=True)]
+    slopes = _solved(products, along)
+    offset = share - sum(a * middle for a, middle in zip(slopes, means, strict=True))
+    return sum((mean(a) * plane for a, plane in zip(slopes, planes, strict=True)), mean(offset))
+
+
+def _solved(matrix: Planes, side: Planes) -> Planes:
+    """x of M x = y at every pixel; M symmetric and positive definite, given as M11, M21, M22, M31, M32, M33.
+
+    M = L D L^T written out. The inverse by minors loses digits on grey pictures, whose channels are all alike.
+    """
+    m11, m21, m22, m31, m32, m33 = matrix
+    y1, y2, y3 = side
+    l21, l31 = m21 / m11, m31 / m11
+    d2, rest = m22 - l21 * m21, m32 - l21 * m31
+    l32 = rest / d2
+    d3, y2 = m33 - l31 * m31 - l32 * rest, y2 - l21 * y1
+    x3 = (y3 - l31 * y1 - l32 * y2) / d3
+    x2 = y2 / d2 - l32 * x3
+    return [y1 / m11 - l21 * x2 - l31 * x3, x2, x3]
+
+
+GAUSSIANS = 65  # numbers that OpenCV keeps of a mixture of five colours
+
+
+def cut_out(
+    masks: Bool[Tensor, "T H W"], guide: Float[Tensor, "T 3 H W"], band: int = 16, steps: int = 2
+) -> Bool[Tensor, "T H W"]:
+    """The masks with their border moved to where the colours change, by at most `band` pixels.
+
+    Frame by frame: pixels farther than `band` (half an ellipse's axis, in pixels) inside the mask are object, those
+    farther outside are background, and between them `steps` rounds of GrabCut decide, beginning with the mask itself.
+    `guide` is the frames' colours in [0, 1]. A frame of which nothing lies far outside, or that shows no object, stays
+    as it is. The same input gives the same masks.
+    Raises ValueError for a band or a number of steps below 1, or frames that are not those of the guide.
+    Source: Rother, Kolmogorov and Blake, GrabCut, SIGGRAPH 2004, in OpenCV.
+    """
+    if band < 1 or steps < 1:
+        raise ValueError(f"band={band} and steps={steps}: a border moves by 1 pixel or more in 1 step or more")
+    if tuple(guide.shape) != (len(masks), 3, *masks.shape[1:]):
+        raise ValueError(
+            f"the guide is {list(guide.shape)}, the masks {list(masks.shape)}; "
+            "give the frames [T, 3, H, W] that the masks [T, H, W] are of"
+        )
+    colours = (guide.detach().float() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    found = masks.cpu().numpy().copy()
+    for mask, colour in zip(found, colours, strict=True):
+        mask[:] = _cut(mask, colour, band, steps)
+    return torch.from_numpy(found).to(masks.device)
+
+
+def _cut(
+    mask: Bool[np.ndarray, "H W"], colours: UInt8[np.ndarray, "H W 3"], band: int, steps: int
+) -> Bool[np.ndarray, "H W"]:
+    """One frame."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
+    outside = cv2.dilate(mask.astype(np.uint8), kernel) == 0
+    if not mask.any() or not outside.any():
+        return mask
+    labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels[cv2.erode(mask.astype(np.uint8), kernel) > 0] = cv2.GC_FGD
+    labels[outside] = cv2.GC_BGD
+    cv2.setRNGSeed(0)  # OpenCV groups the colours from a random start
+    models = np.zeros((1, GAUSSIANS)), np.zeros((1, GAUSSIANS))
+    cv2.grabCut(colours, labels, None, *models, steps, cv2.GC_INIT_WITH_MASK)
+    return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)

@@ -1,0 +1,338 @@
+"""Features seen from where pictures usually are: the constant mean of an encoder, measured once and taken off.
+
+Features that come out of a ReLU are all positive: any two of them point almost the same way, and a cosine tells little.
+What they share is their mean over many pictures, whatever these show; without it the directions spread. The mean is a
+constant of the encoder, measured over a pool of pictures and kept in a small file; that of the picture or video at hand
+would say what is in it.
+
+`measure_means` makes it, `save_means` and `load_means` keep it, `Centred` takes it off, `pool` reads pictures for it.
+
+From pictures to the features that a recipe wants: one frozen encoder, looked through in several ways.
+
+`Source` computes the layers that are asked for once, keeps them, and takes off the mean that is asked for.
+`open_source` makes one of an encoder's name.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+from jaxtyping import Bool, Float
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ttilib.datasets.catalog import Fold
+from ttilib.datasets.transforms import normalise
+from ttilib.encoders.checkpoints import fingerprint, load_encoder
+from ttilib.encoders.external import SUFFIXES
+from ttilib.encoders.feature_cache import CachedEncoder
+from ttilib.encoders.layers import Tapped
+from ttilib.episodes.clips import OWN_RULE, Clip, Frames
+from ttilib.files import atomic, digest, natural_key
+from ttilib.images import read_image
+from ttilib.solver.methods import Recipe
+from ttilib.solver.task import Task, downsample, extract, unit
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+ENDING = ".means.safetensors"
+KIND = "means of an encoder's features"
+CHUNK = 8  # pictures given to the encoder together
+
+
+@dataclass(frozen=True)
+class Means:
+    """The mean unit feature of an encoder, layer after layer; each part is at most one long.
+
+    `encoder` is the fingerprint of the weights ("" if the encoder has none), `layers` are those it was seen at (none:
+    its output), `channels` belong to each of them, and `images` pictures were looked at.
+    """
+
+    encoder: str
+    layers: tuple[str, ...]
+    channels: tuple[int, ...]
+    values: Float[Tensor, " C"]
+    images: int
+
+
+class Centred:
+    """An encoder [N, 3, H, W] -> [N, sum C_l, h, w] of unit features whose constant mean is taken off.
+
+    Layer by layer f <- f/|f| - mean, then f <- w f/|f|; joined, and divided by their length. `means` None takes nothing
+    off. `weights` are one w per layer, 1 by default. `encoder` gives the layers joined, as `Tapped` does; `channels`
+    (by default those of `means`, else those of a `Tapped`, else all in one) are how many belong to each.
+
+    Raises ValueError if weights, channels, means and encoder do not fit together, a weight is negative, or all are 0.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Tensor], Tensor],
+        means: Means | None,
+        weights: Sequence[float] = (),
+        channels: Sequence[int] = (),
+    ) -> None:
+        known = encoder.channels if isinstance(encoder, Tapped) else ()
+        self.encoder, self.means = encoder, means
+        self.channels = tuple(channels or (means.channels if means else known))
+        for told in (known, means.channels if means else ()):
+            if told and tuple(told) != self.channels:
+                raise ValueError(f"channels {_listed(self.channels)}: {_listed(told)} expected; {_AGAIN}")
+        if means and isinstance(encoder, Tapped) and encoder.layers != means.layers:
+            raise ValueError(f"means of {_named(means.layers)}: the encoder gives {_named(encoder.layers)}; {_AGAIN}")
+        self.weights = _checked(weights, max(len(self.channels), 1))
+
+    def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
+        """Centred unit features of normalised pictures."""
+        features = self.encoder(images)
+        channels = self.channels or (features.shape[1],)
+        if sum(channels) != features.shape[1]:
+            raise ValueError(f"channels {_listed(channels)}: the encoder gives {features.shape[1]}; {_AGAIN}")
+        parts = [unit(part)[0] for part in features.split(channels, dim=1)]
+        if self.means:
+            means = self.means.values.to(features).split(channels)
+            parts = [unit(part - mean[:, None, None])[0] for part, mean in zip(parts, means, strict=True)]
+        joined = torch.cat([weight * part for weight, part in zip(self.weights, parts, strict=True)], dim=1)
+        return unit(joined)[0]
+
+
+@torch.no_grad()
+def measure_means(
+    encoder: Tapped | CachedEncoder,
+    weights: str,
+    images: Iterable[tuple[Float[Tensor, "_ 3 _ _"], Bool[Tensor, "_ _ _"]]],
+    device: str | torch.device = "cpu",
+) -> Means:
+    """The mean over all cells that count, of all pictures, of the unit feature of every layer.
+
+    mean_l = sum f_l/|f_l| / cells, added up in float64, a few pictures at a time, so that the memory does not grow with
+    the pool. `images` are in [0, 1], each batch with its pixels that count (cells by the rule of the masks, see
+    `downsample`); `weights` is the encoder's fingerprint.
+    Raises ValueError if fewer than two pictures have pixels that count, or a feature is infinite or no number.
+    """
+    total = torch.zeros(sum(encoder.channels), dtype=torch.float64, device=device)
+    pictures = cells = 0
+    for batch, pixels in images:
+        for some, counting in zip(batch.split(CHUNK), pixels.split(CHUNK), strict=True):
+            features = encoder(normalise(some.to(device)))
+            valid = downsample(counting, (features.shape[-2], features.shape[-1])).to(device)
+            parts = [unit(part)[0].movedim(1, -1)[valid] for part in features.split(encoder.channels, dim=1)]
+            total += torch.cat([part.sum(0, dtype=torch.float64) for part in parts])
+            pictures += int(valid.flatten(1).any(1).sum())
+            cells += int(valid.sum())
+    if pictures < 2:
+        about = "one says what is in it, not what pictures look like; give two or more, better a hundred"
+        raise ValueError(f"means of {pictures} pictures: {about}")
+    values = (total / cells).float().cpu()
+    if not values.isfinite().all():
+        raise ValueError("means: features of these pictures are infinite or no numbers; look at encoder and pictures")
+    return Means(weights, encoder.layers, encoder.channels, values, pictures)
+
+
+def save_means(path: Path | str, means: Means) -> None:
+    """Write the means with their page into a .safetensors file, whole or not at all; another ending is a ValueError."""
+    path = means_path("", path)
+    page = {"encoder": means.encoder, "layers": means.layers, "channels": means.channels, "images": means.images}
+    with atomic(path) as temporary:
+        temporary.write_bytes(save({"values": means.values.cpu()}, {"kind": KIND, "page": json.dumps(page)}))
+
+
+def load_means(path: Path | str, weights: str | None = None, layers: Sequence[str] | None = None) -> Means:
+    """Read the means back, on the CPU, if they are those of the encoder with these `weights` and `layers`.
+
+    `weights` is the encoder's fingerprint, "" for one without; `layers` () is its output. None asks nothing.
+    Raises FileNotFoundError if there is no such file, ValueError if it holds something else or those of others.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file of means; measure them by python -m ttilib means")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            about, values = file.metadata() or {}, file.get_tensor("values")
+        page = json.loads(about["page"])
+        names, channels = tuple(page["layers"]), tuple(int(number) for number in page["channels"])
+        means = Means(page["encoder"], names, channels, values, int(page["images"]))
+        fits = about["kind"] == KIND and values.shape == (sum(channels),) and len(channels) == max(len(names), 1)
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a file of means ({' '.join(str(error).split())[:120]}); {_AGAIN}") from error
+    if not fits:
+        raise ValueError(f"{path}: not a whole file of means; {_AGAIN}")
+    if weights is not None and weights != means.encoder:
+        found = f"the encoder {means.encoder}" if means.encoder else "an encoder without fingerprint"
+        raise ValueError(f"{path}: means of {found}, not of {weights or 'one without fingerprint'}; {_AGAIN}")
+    if layers is not None and tuple(layers) != means.layers:
+        raise ValueError(f"{path}: means of {_named(means.layers)}, not of {_named(tuple(layers))}; {_AGAIN}")
+    return means
+
+
+def means_path(spec: str, out: Path | str = "") -> Path:
+    """Where the means of an encoder lie: `out`, by default best.means.safetensors beside its file best.safetensors.
+
+    Raises ValueError if `out` does not end in .safetensors, or is not given for an encoder not named by a file.
+    """
+    if out and Path(out).suffix != ".safetensors":
+        raise ValueError(f"{out}: means are kept as .safetensors; end the name in {ENDING}")
+    if out:
+        return Path(out)
+    path = Path(spec) / "best.safetensors" if Path(spec).is_dir() else Path(spec)
+    if path.suffix not in (".safetensors", *SUFFIXES):
+        raise ValueError(f"encoder {spec}: no file beside which its means could lie; name one by --out, as own{ENDING}")
+    return path.with_suffix(ENDING)
+
+
+def pool(folder: Path | str, size: tuple[int, int], limit: int = 0) -> Frames:
+    """The pictures of a folder and of those inside it, laid in the middle of the canvas; bars around them do not count.
+
+    In the order people count, evenly thinned to `limit` (0 keeps all); nothing that begins with a dot is looked at.
+    Raises FileNotFoundError if there is no such folder, ValueError if no picture is in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; give one with pictures")
+    inside = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.suffix.lower() in PICTURES}
+    names = [name for name in sorted(inside, key=natural_key) if not any(p.startswith(".") for p in Path(name).parts)]
+    if not names:
+        raise ValueError(f"{folder}: no picture in this folder; expected files in {', '.join(PICTURES)}")
+    if 0 < limit < len(names):
+        names = [names[place * len(names) // limit] for place in range(limit)]
+
+    def read(place: int) -> tuple[np.ndarray, np.ndarray]:
+        picture = read_image(inside[names[place]])
+        return picture, np.zeros(picture.shape[:2], dtype=np.uint8)
+
+    return Frames(tuple(names), read, size, OWN_RULE)
+
+
+_AGAIN = "measure them again with this encoder and these layers"
+
+
+def _checked(weights: Sequence[float], layers: int) -> tuple[float, ...]:
+    """One weight per layer, none negative and not all of them 0."""
+    weights = tuple(float(weight) for weight in weights) or (1.0,) * layers
+    if len(weights) != layers:
+        raise ValueError(f"weights {_listed(weights)}: there are {layers} layers; give one weight for each")
+    if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
+        raise ValueError(f"weights {_listed(weights)}: none may be negative or infinite, nor all 0; change them")
+    return weights
+
+
+def _listed(values: Sequence[object]) -> str:
+    return " ".join(map(str, values))
+
+
+def _named(layers: tuple[str, ...]) -> str:
+    return f"layers {' '.join(layers)}" if layers else "the output"
+
+
+class Source:
+    """A frozen encoder, whose features are computed once for all recipes.
+
+    `weights` names the encoder by its content. `folder` keeps features and means for later runs; None keeps nothing.
+    The mean of a pool is read from the file `means`, else measured on the pictures of `pool`, and kept in `folder`.
+    `seconds` is what extracting the features of all tasks so far took, those read back included.
+    """
+
+    def __init__(
+        self,
+        encoder: Callable[[Tensor], Tensor],
+        weights: str = "",
+        folder: Path | str | None = None,
+        means: Path | str | None = None,
+        pool: Frames | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.encoder, self.weights, self.device = encoder, weights, device
+        self.folder = None if folder is None else Path(folder)
+        self.file, self.pool = means, pool
+        self._layers: dict[tuple[str, ...], Tapped | CachedEncoder] = {}
+        self._means: dict[tuple[str, ...], Means] = {}
+        self.seconds = 0.0
+
+    def task(self, clip: Clip, recipe: Recipe | None = None) -> Task:
+        """The clip as the solver sees it under a recipe.
+
+        Raises ValueError if the recipe asks for layers that do not exist, or for the mean of a pool and there is none.
+        """
+        recipe = recipe or Recipe()
+        encoder = self.at(recipe.layers)
+        if recipe.features != Recipe().features:
+            means = None if recipe.centring == "none" else self.means(recipe, clip)
+            encoder = Centred(encoder, means, recipe.layer_weights, encoder.channels)
+        before, begin = self._clock(), time.perf_counter()
+        task = extract(encoder, clip, self.device)
+        self.seconds += self._clock() - before if self.folder else time.perf_counter() - begin
+        return task
+
+    def means(self, recipe: Recipe, clip: Clip) -> Means:
+        """What the recipe takes off: the mean of the episode's own pictures, or that of a pool."""
+        encoder = self.at(recipe.layers)
+        if recipe.centring == "episode":  # asked in the batches of the features, so that what is kept is found
+            seen = [(clip.support, clip.support_valid), (clip.query, clip.query_valid)]
+            return measure_means(encoder, self.weights, seen, self.device)
+        if recipe.layers not in self._means:
+            self._means[recipe.layers] = self._pool_means(encoder)
+        return self._means[recipe.layers]
+
+    def _pool_means(self, encoder: Tapped | CachedEncoder) -> Means:
+        """The mean over the pool, read from a file if it is there."""
+        if self.file:
+            return load_means(self.file, self.weights, encoder.layers)
+        if self.pool is None:
+            raise ValueError(
+                "centring=pool: no means of this encoder and no pictures to measure them on; make them by "
+                "python -m ttilib means, or take the episode's own by centring=episode"
+            )
+        about = digest(self.weights, encoder.layers, self.pool.names, self.pool.size)
+        path = None if self.folder is None else self.folder / "means" / f"{about}.means.safetensors"
+        if path is not None and path.is_file():
+            return load_means(path, self.weights, encoder.layers)
+        pictures = ((image[None], valid[None]) for image, _, valid in self.pool)
+        means = measure_means(Tapped(self.encoder, encoder.layers), self.weights, pictures, self.device)
+        if path is not None:
+            save_means(path, means)
+        return means
+
+    def at(self, layers: tuple[str, ...] = ()) -> Tapped | CachedEncoder:
+        """The encoder at these layers, its features kept if there is a folder for them."""
+        if layers not in self._layers:
+            tapped, name = Tapped(self.encoder, layers), f"{self.weights}-{digest(layers)[:8]}"
+            kept = self.folder and CachedEncoder(tapped, name if layers else self.weights, self.folder)
+            self._layers[layers] = kept or tapped
+        return self._layers[layers]
+
+    def _clock(self) -> float:
+        """What the encoder took for all that was asked of it, where there is a memory that knows."""
+        return sum(each.seconds for each in self._layers.values() if isinstance(each, CachedEncoder))
+
+
+def open_source(
+    spec: Path | str,
+    folder: Path | str | None = None,
+    means: Path | str = "",
+    pool: Frames | None = None,
+    device: str | torch.device = "cpu",
+    fold: Fold | None = None,
+) -> Source:
+    """The encoder that `spec` names (see `load_encoder`) as a source, in evaluation mode and on the device.
+
+    Without `means`, those that lie beside a checkpoint are taken (best.means.safetensors). Features of an encoder whose
+    weights cannot be seen, being no torch.nn.Module, are not kept.
+    """
+    encoder, weights = load_encoder(spec, fold=fold), ""
+    if isinstance(encoder, nn.Module):
+        encoder, weights = encoder.eval().to(device), fingerprint(encoder)
+    return Source(encoder, weights, folder if weights else None, means or _beside(spec), pool, device)
+
+
+def _beside(spec: Path | str) -> Path | None:
+    """The means that lie beside a checkpoint; None if there are none, or the encoder is no file."""
+    try:
+        path = means_path(str(spec))
+    except ValueError:
+        return None
+    return path if path.is_file() else None

@@ -1,0 +1,279 @@
+"""From a plan to tasks: which episodes, which weights, what is done already, and why something cannot be done.
+
+A task is notebook 04 on a piece of one pass (fold, shots, run) of a benchmark, with all methods that the asked tables
+want there: they share the features. Its key is a digest of the episodes, the weights, the size and every other
+setting that can change a number, and of the program text that makes numbers; not of paths, nor of the methods, whose
+rows are added to the same file one method after another.
+
+What cannot be expanded (no data, no weights) is not an error: the reason is kept and stands in the table.
+
+What somebody asks for: names of tables, a few changes to them, parameters of the notebook; checked before anything.
+
+A table decides its benchmarks, methods and shots. Folds, runs, seed and draws may be changed for all of its settings;
+other parameters of notebook 04 are handed through where they do not decide what the table is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ttilib.datasets.base import OnError, stop
+from ttilib.encoders.checkpoints import fingerprint, load_encoder
+from ttilib.episodes.benchmarks import BenchmarkData, benchmark, draw_episodes, read_benchmark
+from ttilib.episodes.episode import Episode, select_episodes, slices, write_episodes
+from ttilib.files import digest, write_json
+from ttilib.files import fingerprint as file_fingerprint
+from ttilib.results.records import code_digest
+from ttilib.solver.methods import read_method
+from ttilib.sweep.notebooks import check_parameters
+from ttilib.sweep.tables import Setting, Table, changed, on_mini, table
+from ttilib.sweep.tasks import Task
+
+NOTEBOOK = "04_evaluate.ipynb"
+PICTURE = 241 * 425  # pixels, to which the seconds below refer
+ENCODING = {"resnet50": 2.0, "resnet50-dcl": 2.0, "resnet101": 3.6, "resnet18-mini": 0.04}
+"""Seconds per frame on one core, about: they shape a first guess only, until tasks have ended."""
+SOLVING = 0.08  # seconds per frame and method, for descent and scores
+START = 12.0  # seconds until a notebook's libraries are loaded
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where data, weights and notebooks are, and where results go.
+
+    `encoders` is a path with {corpus}, {encoder}, {fold} and {out} in it, or a plug-in. `more` are parameters of the
+    notebook that all tasks get. A task has about `frames` query frames; `limit` keeps so many episodes of a pass.
+    """
+
+    root: Path
+    out: Path
+    encoders: str = "{out}/train/{corpus}-{encoder}-f{fold}/best.safetensors"
+    notebooks: Path = Path("notebooks")
+    device: str = "cpu"
+    limit: int = 0
+    frames: int = 1000
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A task and what it is of; `weights` names the encoder by its content."""
+
+    task: Task
+    setting: Setting
+    fold: int
+    episodes: int
+    frames: int
+    manifest: Path
+    weights: str
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """All pieces of the asked tables, and for each setting and fold without any the reason."""
+
+    pieces: tuple[Piece, ...]
+    refusals: Mapping[tuple[Setting, int], str]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, in the order of the plan."""
+        return tuple(piece.task for piece in self.pieces)
+
+
+def expand(tables: Sequence[Table], place: Place, on_error: OnError = stop) -> Expansion:
+    """The tasks of the tables, each once, whatever table asks for it; manifests are written under place.out/episodes.
+
+    Unreadable files are told to `on_error`; if it raises, that is the reason why a setting cannot run in a fold.
+    Raises ValueError for a method that does not exist.
+    """
+    pieces, refusals = [], {}
+    code = digest(code_digest(), (place.notebooks / NOTEBOOK).read_text(encoding="utf-8"))
+    for setting, methods in _wanted(tables).items():
+        for fold in setting.folds:
+            try:
+                pieces += tuple(_pieces(setting, fold, methods, place, code, on_error))  # all runs of a fold, or none
+            except (ValueError, OSError) as reason:
+                refusals[setting, fold] = str(reason)
+    return Expansion(tuple(pieces), refusals)
+
+
+def _wanted(tables: Iterable[Table]) -> dict[Setting, tuple[str, ...]]:
+    """Every setting with the methods that any table wants there."""
+    wanted: dict[Setting, dict[str, None]] = {}
+    for plan in tables:
+        for line in plan.lines:
+            wanted.setdefault(line.setting, {})[read_method(line.method).name] = None
+    return {setting: tuple(methods) for setting, methods in wanted.items()}
+
+
+def _pieces(
+    setting: Setting, fold: int, methods: tuple[str, ...], place: Place, code: str, on_error: OnError
+) -> Iterator[Piece]:
+    """The tasks of one setting in one fold, over all its runs."""
+    data = read_benchmark(setting.benchmark, fold, place.root, on_error=on_error)
+    encoder, weights = _weights(setting, fold, place)
+    for run in range(setting.runs):
+        drawn = draw_episodes(data, setting.shots, setting.seed, run, setting.draws, on_error)
+        drawn = select_episodes(drawn, place.limit)
+        manifest = _manifest(place, setting, fold, run, drawn)
+        for part in slices(drawn, place.frames):
+            episodes = drawn[part.start : part.stop]
+            frames = sum(len(episode.query) for episode in episodes)
+            about = {**_parameters(setting, place), "encoder": encoder, "manifest": str(manifest)}
+            about |= {"first": part.start, "last": part.stop}
+            which = f"{setting.name} f{fold} {setting.shots}-shot {setting.encoder}"
+            name = f"{which} run {run}, {part.start} to {part.stop - 1}"
+            key = _key(setting, data, place, [e.key for e in episodes], part.start, weights, code)
+            task = _task(key, name, about, methods, _cost(setting, frames, len(methods)), place)
+            yield Piece(task, setting, fold, len(episodes), frames, manifest, weights)
+
+
+def is_plugin(spec: str) -> bool:
+    """Whether an encoder is a function of somebody's own, module:function or file.py:function."""
+    return ":" in Path(spec).name
+
+
+def _weights(setting: Setting, fold: int, place: Place) -> tuple[str, str]:
+    """The encoder's path (or plug-in) and the name of its content."""
+    corpus = benchmark(setting.benchmark).trained_on
+    spec = place.encoders.format(corpus=corpus, encoder=setting.encoder, fold=fold, out=place.out)
+    if is_plugin(spec):
+        file, _, function = spec.rpartition(":")
+        spec = f"{Path(file).resolve()}:{function}" if Path(file).is_file() else spec
+        return spec, fingerprint(load_encoder(spec))
+    path = Path(spec).resolve()
+    if not path.is_file():
+        raise FileNotFoundError(f"no encoder at {spec}; train it, or say where it is with --encoders")
+    return str(path), file_fingerprint(path)[:16]
+
+
+def _manifest(place: Place, setting: Setting, fold: int, run: int, episodes: Sequence[Episode]) -> Path:
+    """The episodes of one pass, written where people can read them; its name says what they are."""
+    about = digest(asdict(setting), place.limit)[:6]
+    path = place.out / "episodes" / f"{setting.name}-f{fold}-{setting.shots}shot-run{run}-{about}.json"
+    write_episodes(path, episodes)
+    return path.resolve()
+
+
+def _parameters(setting: Setting, place: Place) -> dict[str, Any]:
+    """What notebook 04 is told, but for what is different in every piece."""
+    size = _size(setting)
+    return {
+        **place.more, "name": setting.name, "benchmark": setting.benchmark, "root": str(place.root.resolve()),
+        "encoder_name": setting.encoder, "seen_classes": setting.seen_classes, "height": size[0], "width": size[1],
+        "device": place.device, "out": str(place.out.resolve()), "features": str((place.out / "features").resolve()),
+    }  # fmt: skip
+
+
+def _size(setting: Setting) -> tuple[int, int]:
+    own = benchmark(setting.benchmark).size
+    return setting.size[0] or own[0], setting.size[1] or own[1]
+
+
+def _key(
+    setting: Setting, data: BenchmarkData, place: Place, episodes: list[str], first: int, weights: str, code: str
+) -> str:
+    """The name of a piece: a digest of all that its rows depend on."""
+    stamp = data.query_root.parent / "mini.json"  # the embedded corpus says here with which request it was made
+    made = stamp.read_text(encoding="utf-8") if stamp.is_file() else ""
+    labels = setting.name, setting.encoder, setting.seen_classes
+    return digest(labels, _size(setting), place.device, dict(place.more), episodes, first, weights, code, made)
+
+
+def _cost(setting: Setting, frames: int, methods: int) -> float:
+    """Expected seconds on one core."""
+    height, width = _size(setting)
+    each = ENCODING.get(setting.encoder, ENCODING["resnet50"]) + methods * SOLVING
+    return START + frames * each * height * width / PICTURE
+
+
+def _task(
+    key: str, name: str, about: dict[str, Any], methods: tuple[str, ...], cost: float, place: Place
+) -> Task:
+    out = place.out.resolve()
+    rows, output = str(out / "rows" / f"{key}.jsonl"), str(out / "tasks" / f"{key}.ipynb")
+    notebook = str((place.notebooks / NOTEBOOK).resolve())
+    return Task(key, name, notebook, output, {**about, "methods": list(methods), "rows": rows}, cost, methods, rows)
+
+
+OF_SETTINGS = ("folds", "runs", "seed", "draws")
+HANDED_THROUGH = ("only", "keep_going")
+HINTS = {"limit": "--limit", "device": "--device", "out": "--out", "root": "--root", "encoder": "--encoders"}
+
+
+def usual_place(mini: bool, root: str = "", out: str = "", encoders: str = "") -> Place:
+    """Where things are if nothing else is said: the original data, or the embedded corpus as the study leaves it."""
+    if mini:
+        weights = "{out}/train/{corpus}-f{fold}/best.safetensors"
+        return Place(Path(root or "data/mini"), Path(out or "outputs/mini"), encoders or weights)
+    weights = "outputs/train/{corpus}-{encoder}-f{fold}/best.safetensors"
+    return Place(Path(root or "data"), Path(out or "outputs/sweep"), encoders or weights)
+
+
+def asked_tables(names: Sequence[str], changes: Mapping[str, Any], mini: bool = False) -> tuple[Table, ...]:
+    """The tables of those names, each once, with `changes` to all their settings; `mini` asks the embedded corpus.
+
+    Raises ValueError for a name that no table has, and for folds or runs that cannot be.
+    """
+    folds, runs = changes.get("folds"), changes.get("runs")
+    if folds is not None and (not folds or set(folds) - {0, 1, 2, 3}):
+        raise ValueError(f"folds {list(folds)} are not all folds; choose from 0, 1, 2 and 3")
+    if runs is not None and runs < 1:
+        raise ValueError(f"runs is {runs}; ask for one run or more")
+    if folds is not None:
+        changes = {**changes, "folds": tuple(folds)}
+    plans = [table(name) for name in dict.fromkeys(names)]
+    return tuple(changed(on_mini(plan) if mini else plan, **changes) for plan in plans)
+
+
+def with_encoders(tables: Sequence[Table], encoders: str) -> tuple[Table, ...]:
+    """The tables with what `encoders` says about their weights: a plug-in gives rows its own name.
+
+    Raises ValueError if tables ask for several encoders and `encoders` names the same weights for all.
+    """
+    if "{encoder}" in encoders:
+        return tuple(tables)
+    if is_plugin(encoders):
+        return tuple(changed(plan, encoder=Path(encoders).name) for plan in tables)
+    asked = sorted({setting.encoder for plan in tables for setting in plan.settings})
+    if len(asked) > 1:
+        about = f"{encoders} is the same for all encoders, but the tables ask for {', '.join(asked)}"
+        raise ValueError(f"{about}; put {{encoder}} into the path, or ask for tables with one of them")
+    return tuple(tables)
+
+
+def split_parameters(notebooks: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters of notebook 04: those that change settings, and those that are handed through.
+
+    Raises ValueError for a name the notebook does not know (with the nearest), a value of another type, and a
+    parameter that tables or options decide.
+    """
+    check_parameters(notebooks / NOTEBOOK, given)
+    for name in given:
+        if name not in (*OF_SETTINGS, *HANDED_THROUGH):
+            hint = f"give it by {HINTS[name]}" if name in HINTS else "the table decides it"
+            raise ValueError(f"parameter {name!r} cannot be given to a sweep; {hint}")
+    pick = {kind: {name: given[name] for name in kind if name in given} for kind in (OF_SETTINGS, HANDED_THROUGH)}
+    return pick[OF_SETTINGS], pick[HANDED_THROUGH]
+
+
+def begin(place: Place, tables: Sequence[Table]) -> None:
+    """Write down in the run folder what was asked for; this also shows that it can be written to.
+
+    Raises OSError in one sentence if it cannot, ValueError if a benchmark's own name is asked of the embedded corpus.
+    """
+    named = {setting.name for plan in tables for setting in plan.settings if not setting.name.startswith("mini-")}
+    if named and (place.root / "mini.json").is_file():
+        about = f"{place.root} is the embedded corpus, and its rows must not be taken for {sorted(named)[0]}"
+        raise ValueError(f"{about}; give --mini, or another --root")
+    about = {"tables": [plan.name for plan in tables], "root": str(place.root), "encoders": place.encoders}
+    about |= {"device": place.device, "limit": place.limit, "frames": place.frames, **place.more}
+    try:
+        write_json(place.out / "sweep.json", about)
+    except OSError as error:
+        hint = "choose another folder with --out"
+        raise OSError(f"{place.out}: results cannot be written there ({error.strerror or error}); {hint}") from error

@@ -1,0 +1,98 @@
+"""The whole study on the embedded corpus: the notebooks as tasks, a table and a picture at the end.
+
+Chapters come first (the corpus, an encoder for each fold), then the evaluation as a sweep like any other, then the
+table. Everything goes through the same machinery as a sweep over many machines: a task that is done is not run again
+unless it, its parameters or the library have changed, and what a notebook had finished inside (training steps, scored
+episodes) it picks up by itself. The study can be stopped at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ttilib.files import digest
+from ttilib.results.provenance import HOME
+from ttilib.sweep.clusters import cluster
+from ttilib.sweep.driver import drive, table_tasks
+from ttilib.sweep.expand import Place, expand
+from ttilib.sweep.tables import Table, table
+from ttilib.sweep.tasks import Task
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One run of a notebook: its name, parameters, the chapters it needs, and how long it took on one core, seconds."""
+
+    name: str
+    notebook: str
+    seconds: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+
+
+FIRST = (
+    Chapter("01_data", "01_data", 80),
+    Chapter("02_train-f0", "02_train", 270, {"fold": 0}, ("01_data",)),
+    Chapter("02_train-f1", "02_train", 270, {"fold": 1}, ("01_data",)),
+)
+"""What the evaluation needs."""
+
+BESIDE = (Chapter("03_episode", "03_episode", 50, {"headless": True}),)
+"""What runs beside the evaluation."""
+
+SWEEP, TABLE = 300.0, 40.0  # seconds on one core that evaluation and table take; they shape the estimate only
+
+
+def run_study(
+    repository: Path | str = ".",
+    out: Path | str = "outputs/mini",
+    say: Callable[[str], object] = print,
+    first: Sequence[Chapter] = FIRST,
+    beside: Sequence[Chapter] = BESIDE,
+    tables: Sequence[Table] = (table("mini"),),
+    workers: int = 0,
+) -> Path:
+    """Run what is not up to date and return the folder that holds everything that was made.
+
+    `workers` are processes of this machine, 0 as many as it has room for.
+    Raises RuntimeError naming what failed; what was done before stays done.
+    """
+    repository = Path(repository).resolve()
+    folder, notebooks = (repository / out).resolve(), repository / "notebooks"
+    encoders = "{out}/train/{corpus}-f{fold}/best.safetensors"
+    place = Place(repository / "data" / "mini", folder, encoders, notebooks)
+    later = SWEEP + TABLE if tables else 0.0
+    with cluster(workers=workers, log_folder=folder / "logs") as client:
+        _all_well(drive(chapter_tasks(first, notebooks, folder), client, folder, say, later=later))
+        expansion = expand(tables, place)
+        tasks = [*chapter_tasks(beside, notebooks, folder), *expansion.tasks]
+        _all_well(drive(tasks, client, folder, say, later=TABLE if tables else 0.0))
+        _all_well(drive(table_tasks(tables, expansion, place), client, folder, say))
+    return folder
+
+
+def chapter_tasks(chapters: Sequence[Chapter], notebooks: Path, folder: Path) -> list[Task]:
+    """Chapters as tasks; the key names the text of the notebook and of the library, and the chapters before."""
+    library = digest([path.read_text(encoding="utf-8") for path in sorted(HOME.rglob("*.py"))])
+    keys: dict[str, str] = {}
+    for chapter in chapters:
+        text = (notebooks / f"{chapter.notebook}.ipynb").read_text(encoding="utf-8")
+        before = [keys[name] for name in chapter.after]
+        keys[chapter.name] = digest(library, text, dict(chapter.parameters), str(folder), before)
+    return [
+        Task(
+            keys[chapter.name], chapter.name, str(notebooks / f"{chapter.notebook}.ipynb"),
+            str(folder / f"{chapter.name}.ipynb"), {"out": str(folder), **chapter.parameters}, chapter.seconds,
+            after=tuple(keys[name] for name in chapter.after),
+        )
+        for chapter in chapters
+    ]  # fmt: skip
+
+
+def _all_well(failures: Sequence[Any]) -> None:
+    """Stop at the first failure; later chapters would only repeat it."""
+    if failures:
+        raise RuntimeError(f"{failures[0].task.name}: {failures[0].error}")

@@ -1,0 +1,215 @@
+"""What there is to re-create: the tables of the protocol as data, line by line.
+
+A `Table` is a tuple of `Line`s; a line is one method with one encoder on one benchmark, meant over folds and runs.
+Nothing here knows whether data or weights are at hand: that is asked when a table is expanded into tasks.
+`table` finds one by its name; `on_mini` asks the same questions of the embedded corpus.
+
+Source: protocol section 5.5 for the rows of the TTI paper; RePRI's README for pascal, coco and coco2pascal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ttilib.files import meant
+
+FOUR = ("fine-tune", "RePRI", "TTI", "TTI+keyframe")
+TWO = ("RePRI", "oracle")
+BASELINES = ("RePRI", "TTI", "TTI+keyframe")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """On what methods are compared: all of them get the same episodes and features.
+
+    `label` is what rows call the benchmark (its own name if empty), `encoder` the kind of weights, one file per fold.
+    A size of 0 is the benchmark's own; `seen_classes` takes encoders that have been trained on a novel class.
+    """
+
+    benchmark: str
+    shots: int
+    encoder: str = "resnet50"
+    folds: tuple[int, ...] = (0, 1, 2, 3)
+    runs: int = 5
+    seed: int = 2020
+    draws: str = "released"
+    label: str = ""
+    size: tuple[int, int] = (0, 0)
+    seen_classes: bool = False
+
+    @property
+    def name(self) -> str:
+        """What rows and tables call the benchmark."""
+        return self.label or self.benchmark
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: a method in a setting, and what readers call it where its text is no name for people."""
+
+    setting: Setting
+    method: str
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the study: its lines, and the method with which the others are compared on identical episodes."""
+
+    name: str
+    title: str
+    lines: tuple[Line, ...]
+    baseline: str = "RePRI"
+
+    @property
+    def shown(self) -> str:
+        """The method whose episodes are worth a picture: frozen, TTI, or the last one."""
+        methods = [line.method for line in self.lines]
+        return next((method for method in ("frozen", "TTI") if method in methods), methods[-1])
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The settings of the lines, each once."""
+        return tuple(dict.fromkeys(line.setting for line in self.lines))
+
+
+def _lines(settings: Setting | Iterable[Setting], methods: Sequence[str] | Mapping[str, str]) -> tuple[Line, ...]:
+    """Every method in every setting; methods may be given under the names that readers see."""
+    settings = (settings,) if isinstance(settings, Setting) else settings
+    named = methods if isinstance(methods, Mapping) else dict.fromkeys(methods, "")
+    pairs = [(text or label, label if text else "") for label, text in named.items()]
+    return tuple(Line(setting, method, label) for setting in settings for method, label in pairs)
+
+
+def _each(benchmark: str, shots: Sequence[int], encoders: Sequence[str] = ("resnet50",), **more) -> list[Setting]:
+    """A setting for each number of shots and each encoder."""
+    return [Setting(benchmark, k, encoder, **more) for encoder in encoders for k in shots]
+
+
+YTVIS = Setting("ytvis-v1", 5)  # where the ablations are made
+BOTH = ("resnet50", "resnet101")
+WITH_DCL = ("RePRI", "TTI+keyframe")  # what the release runs with the weights of auxiliary training
+LATER = "temporal_start=9"  # without the prior's update the release never switches the temporal terms on
+
+TERMS = {
+    "TTI": "TTI",
+    "fine-tune": "fine-tune",  # the support fit, and one term beside it
+    "CE + KL": "fine-tune kl_weight=none",
+    "CE + entropy": "fine-tune entropy_weight=none",
+    "CE + local": f"fine-tune temporal_weight=none global_weight=0 {LATER}",
+    "CE + global": f"fine-tune temporal_weight=none local_weight=0 {LATER}",
+    "KL alone": "RePRI ce_weight=0 entropy_weight=0",
+    "entropy alone": "RePRI ce_weight=0 kl_weight=0",
+    "local alone": f"fine-tune ce_weight=0 temporal_weight=none global_weight=0 {LATER}",
+    "global alone": f"fine-tune ce_weight=0 temporal_weight=none local_weight=0 {LATER}",
+    "without CE": "TTI ce_weight=0",
+    "without KL": f"TTI kl_weight=0 {LATER}",
+    "without entropy": "TTI entropy_weight=0",
+    "without local": "TTI local_weight=0",
+    "without global": "TTI global_weight=0",
+    "RePRI": "RePRI",  # without local and global
+}
+WINDOWS = {
+    "RePRI": "RePRI", "no local term": "TTI local_weight=0",
+    **{f"{k} frames": f"TTI window={k}" for k in (2, 3, 5, 7, 9, 11)},
+}  # fmt: skip
+NOISES = {
+    "RePRI": "RePRI", "TTI": "TTI",
+    **{f"truth {100 * noise:+.0f}%": f"TTI prior=oracle noise={noise} {LATER}"
+       for noise in (-0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5)},
+}  # fmt: skip
+STEPS = {"RePRI": "RePRI", **{f"{steps} steps": f"TTI steps={steps}" for steps in (9, 19, 29, 49, 99, 199)}}
+
+EDGES = "guided=0 cut=0"
+FROZEN = {
+    "frozen": "frozen",  # the recipe, and what it is without one of its parts
+    "no centring": "frozen centring=none",
+    "episode's mean": "frozen centring=episode",
+    "query bias": "frozen bias_start=query-mean",
+    "midpoint 1/2": "frozen midpoint=0.5",
+    "temporal late": "frozen temporal_start=9",
+    "no global": "frozen global_weight=0",
+    "no cut": "frozen cut=0",
+    "no edges": f"frozen {EDGES}",
+    "TTI": "TTI",  # the release, and what it is with one part of the recipe
+    "TTI centred": "TTI centring=pool",
+    "TTI support bias": "TTI bias_start=support-midpoint midpoint=none",
+    "TTI, those two": "TTI centring=pool bias_start=support-midpoint midpoint=none",
+    "TTI from step 0": "TTI temporal_start=0",
+    "TTI edges": "TTI guided=0.033 guided_eps=0.0001 cut=0.033",
+}
+
+_ALL = (
+    Table(
+        "mini", "The embedded corpus: videos in YouTube-VIS layout, a small network trained from scratch",
+        _lines(
+            _each("ytvis-v1", (1, 5), ("resnet18-mini",), folds=(0, 1), runs=2, label="mini-ytvis-v1", size=(121, 217)),
+            FOUR,
+        ),
+    ),
+    Table(
+        "ytvis-v1", "YouTube-VIS, V1: one support for all videos of a class",
+        (
+            *_lines(_each("ytvis-v1", (5, 1)), FOUR),
+            *_lines(_each("ytvis-v1", (5, 1), ("resnet50-dcl",)), WITH_DCL),
+        ),
+    ),
+    Table("ytvis-v2", "YouTube-VIS, V2: support and query drawn anew", _lines(_each("ytvis-v2", (5, 1)), FOUR)),
+    Table(
+        "pascal2minivspw", "Pascal stills to MiniVSPW videos",
+        _lines(_each("pascal2minivspw", (1, 5), BOTH), FOUR), "fine-tune",
+    ),
+    Table("minivspw", "MiniVSPW to MiniVSPW", _lines(_each("minivspw", (1, 5)), BASELINES)),
+    Table("pascal", "Pascal-5i stills", _lines(_each("pascal", (1, 5, 10), BOTH), TWO)),
+    Table("coco", "COCO-20i stills", _lines(_each("coco", (1, 5, 10)), TWO)),
+    Table(
+        "coco2pascal", "COCO-20i weights on Pascal stills",
+        _lines(_each("coco2pascal", (1, 5), seen_classes=True), TWO),
+    ),
+    Table("pascal2davis", "Pascal stills to DAVIS videos (this project's own)",
+          _lines(_each("pascal2davis", (1, 5)), (*FOUR, "frozen")), "TTI"),
+    Table("ablation-frozen", "The recipe for frozen encoders: one part left out, one part alone",
+          _lines(_each("pascal2davis", (1, 5)), FROZEN), "frozen"),
+    Table("ablation-terms", "Each term of the objective: beside the support fit, alone, left out", _lines(YTVIS, TERMS),
+          "TTI"),
+    Table("ablation-window", "Frames over which foreground proportions should agree", _lines(YTVIS, WINDOWS)),
+    Table("ablation-prior", "The true foreground proportion as prior, with a relative error", _lines(YTVIS, NOISES)),
+    Table("ablation-steps", "Number of descent steps", _lines(YTVIS, STEPS)),
+    Table("ablation-shots", "Number of support pictures", _lines(_each("ytvis-v1", (1, 2, 3, 5, 10)), BASELINES)),
+    Table("cost", "Seconds and memory of an episode", _lines(_each("ytvis-v1", (1, 5), BOTH, folds=(0,), runs=1), FOUR),
+          "fine-tune"),
+)  # fmt: skip
+
+TABLES: dict[str, Table] = {table.name: table for table in _ALL}
+
+
+def table(name: str) -> Table:
+    """The table of that name; an unknown name is answered with those that are like it."""
+    if name not in TABLES:
+        raise ValueError(f"table {name!r} is not known; {meant(name, TABLES)}")
+    return TABLES[name]
+
+
+def on_mini(plan: Table) -> Table:
+    """The same table asked of the embedded corpus: two folds, two runs, its own small network, rows named mini-...
+
+    It has no DAVIS in it; what is asked of that is asked of its videos.
+    """
+    def small(setting: Setting) -> Setting:
+        asked = "ytvis-v1" if setting.benchmark == "pascal2davis" else setting.benchmark
+        return replace(
+            setting, benchmark=asked, encoder="resnet18-mini", folds=(0, 1), runs=min(setting.runs, 2),
+            label=setting.label or f"mini-{asked}", size=(121, 217),
+        )  # fmt: skip
+
+    lines = dict.fromkeys(replace(line, setting=small(line.setting)) for line in plan.lines)
+    name = plan.name if plan.name.startswith("mini") else f"mini-{plan.name}"
+    return Table(name, f"{plan.title}, on the embedded corpus", tuple(lines), plan.baseline)
+
+
+def changed(plan: Table, **fields) -> Table:
+    """The table with settings changed: other folds, fewer runs, another seed; `None` leaves a field as it is."""
+    given = {name: value for name, value in fields.items() if value is not None}
+    lines = dict.fromkeys(replace(line, setting=replace(line.setting, **given)) for line in plan.lines)
+    return replace(plan, lines=tuple(lines))

@@ -1,0 +1,344 @@
+"""Making the corpus: once, completely, and the same bytes for the same request wherever it is made.
+
+Every video and every still is a job of its own with its own random stream, so jobs can run in any order in
+any number of processes. A finished job leaves a note; the tables are assembled from all notes; a marker is
+written last. An interrupted corpus is continued from its notes, a finished one is left untouched.
+
+Shelving: filmed frames are written the way three well-known benchmarks keep theirs on disk.
+
+Real readers should read the made corpus without knowing it was made, so nothing is simplified: compressed
+run-length masks with `null` where a thing is absent, index PNGs with a void ring around things, optical-flow
+files for every frame of a sequence but the last, and lists in each benchmark's own form.
+Each video or still leaves a small JSON-able note (what it holds); the tables are assembled from the notes.
+Source: protocol sections 1.1, 1.3, 1.4 and 1.5.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+from pycocotools import mask as rle
+
+from ttilib.datasets.base import IGNORED
+from ttilib.files import atomic, digest, read_json, write_json, write_text
+from ttilib.images import write_image, write_labels
+from ttilib.synthetic.scenery import STUFF
+from ttilib.synthetic.scenes import Frame, Scene, film, stage
+from ttilib.synthetic.shapes import FAMILIES
+
+FOLDS = 4
+MIN_PIXELS = 400  # Pascal's size rule (2048 of about 180,000 pixels) carried over to stills of about 60,000
+VSPW_FIRST, VSPW_STEP = 41, 4  # ids of things on the VSPW shelf: 41, 45, ...
+
+
+def vspw_id(kind: int) -> int:
+    """Id of a kind (index into FAMILIES) on the VSPW shelf, above those of all stuff."""
+    return VSPW_FIRST + VSPW_STEP * kind
+
+
+def encode(mask: Bool[np.ndarray, "H W"]) -> dict:
+    """Compressed run-length form of a mask with text counts, as the YouTube-VIS annotation file holds it."""
+    packed = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode("ascii")}
+
+
+def void_ring(frame: Frame, things: Sequence[int]) -> Bool[np.ndarray, "H W"]:
+    """Pixels within one pixel of the visible edge of a thing: a ring two pixels wide, void in index PNGs."""
+    instances = np.where(np.isin(frame.owner, [i + 1 for i in things]), frame.owner, 0).astype(np.uint8)
+    brick = np.ones((3, 3), np.uint8)
+    return cv2.dilate(instances, brick) != cv2.erode(instances, brick)
+
+
+def paint(frame: Frame, scene: Scene, ground: UInt8[np.ndarray, "H W"], ids: Sequence[int]) -> np.ndarray:
+    """Index picture: every visible thing in `ids[kind]` over `ground`, void around it."""
+    labels, visible = ground.copy(), frame.visible(scene)
+    for position, mask in visible.items():
+        labels[mask] = ids[scene.actors[position].kind]
+    labels[void_ring(frame, list(visible))] = IGNORED
+    return labels
+
+
+def write_still(root: Path, name: str, frame: Frame, scene: Scene) -> dict:
+    """One Pascal image and its index PNG; returns its note."""
+    ids = range(1, len(FAMILIES) + 1)
+    image, labels = f"JPEGImages/{name}.jpg", f"SegmentationClassAug/{name}.png"
+    write_image(root / image, frame.image, quality=92)
+    write_labels(root / labels, paint(frame, scene, np.zeros_like(frame.stuff), ids))
+    return {"name": name, "line": f"{image} {labels}", "files": [image, labels]}
+
+
+def write_ytvis_video(root: Path, name: str, frames: Sequence[Frame], scene: Scene) -> dict:
+    """JPEG frames 00000, 00005, ... of one video; returns its note: file names and one track per thing."""
+    names = [f"{name}/{5 * t:05d}.jpg" for t in range(len(frames))]
+    for frame, file in zip(frames, names, strict=True):
+        write_image(root / "train/JPEGImages" / file, frame.image, quality=88)
+    seen = [frame.visible(scene) for frame in frames]
+    tracks = []
+    for position, actor in enumerate(scene.actors):
+        masks = [encode(visible[position]) if position in visible else None for visible in seen]
+        if any(masks):
+            tracks.append({"category_id": actor.kind + 1, "segmentations": masks})
+    return {"names": names, "size": list(scene.size), "tracks": tracks,
+            "files": [f"train/JPEGImages/{file}" for file in names]}  # fmt: skip
+
+
+def write_vspw_sequence(root: Path, name: str, first: int, frames: Sequence[Frame], scene: Scene) -> dict:
+    """Frames, index PNGs and flow files of one sequence, numbered from `first`; returns its note."""
+    ids, files, folder = [vspw_id(kind) for kind in range(len(FAMILIES))], [], f"data/{name}"
+    for t, frame in enumerate(frames):
+        image, labels = f"{folder}/origin/{first + t:08d}.jpg", f"{folder}/mask/{first + t:08d}.png"
+        write_image(root / image, frame.image, quality=82)
+        write_labels(root / labels, paint(frame, scene, frame.stuff, ids))
+        files += [image, labels]
+        if t < len(frames) - 1:  # flow leads to the next frame; the last frame has none
+            files.append(f"{folder}/flow/{first + t:08d}.pkl.pkl")
+            with atomic(root / files[-1]) as temporary:
+                temporary.write_bytes(pickle.dumps({"flow": None}, protocol=4))
+    return {"name": name, "files": files}
+
+
+def class_tables(classes: int) -> dict[str, dict]:
+    """Class table and folds of each corpus, in the form of `lists.json`."""
+    per_fold, names = classes // FOLDS, [family.name for family in FAMILIES[:classes]]
+    blocks = [list(range(per_fold * k, per_fold * (k + 1))) for k in range(FOLDS)]
+    plain = {str(i + 1): name for i, name in enumerate(names)}
+    others = [[kind for kind in range(classes) if kind not in block] for block in blocks]
+    return {
+        "pascal": {"classes": plain, "novel": [[kind + 1 for kind in block] for block in blocks],
+                   "min_pixels": MIN_PIXELS},
+        "ytvis": {"classes": plain, "novel": [list(range(k + 1, classes + 1, FOLDS)) for k in range(FOLDS)]},
+        "vspw": {"classes": {str(vspw_id(i)): name for i, name in enumerate(names)},
+                 "novel": [[vspw_id(kind) for kind in block] for block in blocks],
+                 # the release lists base classes in an order of its own, which fixes the training labels
+                 "base": [[vspw_id(kind) for kind in kinds[2:] + kinds[:2]] for kinds in others]},
+    }  # fmt: skip
+
+
+def write_tables(root: Path, classes: int, notes: Mapping[str, Sequence[dict]]) -> list[str]:
+    """Write lists and annotation tables of the three corpora from all notes (in order); returns the files."""
+    for corpus, table in class_tables(classes).items():
+        write_json(root / corpus / "lists.json", table)
+    for split in ("train", "val"):
+        lines = [note["line"] for note in notes["pascal"] if note["split"] == split]
+        write_text(root / "pascal" / f"{split}.txt", "".join(f"{line}\n" for line in lines))
+        names = sorted(note["name"] for note in notes["vspw"] if note["split"] == split)
+        write_text(root / "vspw" / f"{split}.txt", "".join(f"{name}\n" for name in names))
+    stuff_and_things = STUFF | {family.name: vspw_id(kind) for kind, family in enumerate(FAMILIES[:classes])}
+    write_json(root / "vspw/label_num_dic_final.json", {name: str(i) for name, i in stuff_and_things.items()})
+    videos, annotations = [], []
+    for number, note in enumerate(notes["ytvis"], start=1):
+        height, width = note["size"]
+        videos.append({"id": number, "length": len(note["names"]), "height": height, "width": width,
+                       "file_names": note["names"]})  # fmt: skip
+        for track in note["tracks"]:
+            annotations.append({"id": len(annotations) + 1, "video_id": number, **track})
+    categories = [{"id": i + 1, "name": family.name} for i, family in enumerate(FAMILIES[:classes])]
+    write_json(root / "ytvis/train/train.json",
+               {"videos": videos, "annotations": annotations, "categories": categories})  # fmt: skip
+    common = [f"{corpus}/lists.json" for corpus in ("pascal", "ytvis", "vspw")]
+    return common + ["pascal/train.txt", "pascal/val.txt", "vspw/train.txt", "vspw/val.txt",
+                     "vspw/label_num_dic_final.json", "ytvis/train/train.json"]  # fmt: skip
+
+
+VERSION = 2  # raise when the same request gives other bytes
+MARKER, LIST = "mini.json", "mini.txt"  # written last: the request, and the names of all files
+CORPORA = ("pascal", "ytvis", "vspw")
+VIDEO, STILL = 1, 2  # kinds of random streams
+SIZE = (180, 320)  # height, width of a video frame
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be made; two equal requests give equal bytes."""
+
+    seed: int
+    classes: int
+    videos_per_class: int
+    frames: tuple[int, int]
+    stills_per_class: tuple[int, int]  # train, val
+
+
+def generate(
+    root: Path | str,
+    seed: int = 2020,
+    *,
+    classes: int = 12,
+    videos_per_class: int = 8,
+    frames: tuple[int, int] = (16, 32),
+    stills_per_class: tuple[int, int] = (10, 12),
+    workers: int = 2,
+    progress: Callable[[int, int], object] | None = None,
+) -> Path:
+    """Make sure the embedded corpus lies under `root`, and return it: pascal/, ytvis/, vspw/ in real layouts.
+
+    classes: 4, 8 or 12 kinds; frames: shortest and longest video; stills_per_class: train and val.
+    workers: processes (1: this one; more start fresh interpreters, so a script needs its `__main__` guard).
+    progress: called with (jobs done, jobs in all) after each video or still.
+    The bytes depend on everything but `workers` and `progress`; a finished corpus is left as it is.
+    Raises ValueError if the request makes no sense or `root` holds a corpus made with another request.
+    """
+    request = Request(seed, classes, videos_per_class, tuple(frames), tuple(stills_per_class))
+    _check(request)
+    root = Path(root)
+    if _finished(root, request):
+        return root
+    folder = root / f".unfinished-{digest(VERSION, asdict(request))}"
+    _refuse_strangers(root, folder)
+    jobs, notes = _jobs(request), []
+    with closing(_work(partial(_job, root, folder, request), jobs, workers)) as work:  # stops early if asked
+        for note in work:
+            notes.append(note)
+            if progress is not None:
+                progress(len(notes), len(jobs))
+    _complete(root, request, notes)
+    shutil.rmtree(folder)
+    return root
+
+
+def _check(request: Request) -> None:
+    """Refuse what cannot be made, in one sentence."""
+    shortest, longest = request.frames
+    if request.classes not in range(FOLDS, len(FAMILIES) + 1, FOLDS):
+        raise ValueError(
+            f"mini corpus: {request.classes} classes cannot be made; take 4, 8 or {len(FAMILIES)}"
+        )
+    if request.videos_per_class < 1 or not 2 <= shortest <= longest or min(request.stills_per_class) < 1:
+        raise ValueError(
+            f"mini corpus: {request.videos_per_class} videos of {shortest} to {longest} frames and "
+            f"{request.stills_per_class} stills per class cannot be made; ask for at least 1, 2 and (1, 1)"
+        )
+
+
+def _finished(root: Path, request: Request) -> bool:
+    """Whether this very corpus is complete; another one under the same root is an error."""
+    marker, listed = root / MARKER, root / LIST
+    if not marker.is_file():
+        return False
+    found = read_json(marker)
+    made = {**found["request"], "version": found["version"]}
+    asked = {**asdict(request), "version": VERSION}
+    for key, value in asked.items():
+        if digest(made.get(key)) != digest(value):
+            raise ValueError(
+                f"{root}: holds a mini corpus made with {key} {made.get(key)}, asked for {value}; "
+                "delete the folder or choose another"
+            )
+    files = listed.read_text().split("\n")[:-1] if listed.is_file() else []
+    return digest(files) == found["files"] and _present(root).issuperset(files)
+
+
+def _complete(root: Path, request: Request, notes: list[dict]) -> None:
+    """Write the tables, look for files that do not belong, and only then the marker."""
+    files = sorted(_assemble(root, request, notes))
+    strangers = sorted(
+        name for name in _present(root) - set(files) if name.endswith((".jpg", ".png", ".pkl"))
+    )
+    if strangers:
+        raise ValueError(f"{root}: holds files of another corpus, such as {strangers[0]}; delete the folder")
+    write_text(root / LIST, "".join(f"{name}\n" for name in files))
+    write_json(root / MARKER, {"version": VERSION, "request": asdict(request), "files": digest(files)})
+
+
+def _refuse_strangers(root: Path, folder: Path) -> None:
+    """Do not mix two corpora: an unfinished one of another request has to go first."""
+    for other in sorted(root.glob(".unfinished-*")):
+        if other != folder:
+            raise ValueError(
+                f"{root}: holds an unfinished mini corpus of another request ({other.name}); "
+                "delete the folder or choose another"
+            )
+
+
+def _present(root: Path) -> set[str]:
+    """All files of the three corpora under `root`, hidden ones left out."""
+    return {
+        (Path(folder) / name).relative_to(root).as_posix()
+        for corpus in CORPORA
+        for folder, _, names in os.walk(root / corpus)
+        for name in names
+        if not name.startswith(".")
+    }
+
+
+def _jobs(request: Request) -> list[tuple[int, int]]:
+    """Kind and index of everything to film; classes take turns, so that lists are not sorted by class."""
+    videos = [(VIDEO, i) for i in range(request.classes * request.videos_per_class)]
+    return videos + [(STILL, i) for i in range(request.classes * sum(request.stills_per_class))]
+
+
+def _work(job: Callable, jobs: list, workers: int) -> Iterator[dict]:
+    """Do all jobs, in this process or in fresh ones, and hand over the notes in the order of the jobs."""
+    if workers <= 1:
+        yield from map(job, jobs)
+        return
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, fresh, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from pool.map(job, jobs, chunksize=2)
+
+
+def _job(root: Path, folder: Path, request: Request, job: tuple[int, int]) -> dict:
+    """Film and write one video or still, unless its note says that this was done before the interruption."""
+    kind, index = job
+    note = folder / f"{kind}-{index}.json"
+    if note.is_file():
+        return read_json(note)
+    rng = np.random.default_rng(np.random.SeedSequence([request.seed, kind, index]))
+    value = (_video if kind == VIDEO else _still)(root, request, index, rng)
+    write_json(note, value)
+    return value
+
+
+def _others(rng: np.random.Generator, classes: int, kind: int, shares: tuple[float, ...]) -> tuple[int, ...]:
+    """Kinds of the distractors, all different from `kind`; shares[n] is the chance of n of them."""
+    count = int(rng.choice(len(shares), p=shares))
+    rest = [other for other in range(classes) if other != kind]
+    return tuple(int(other) for other in rng.choice(rest, count, replace=False))
+
+
+def _video(root: Path, request: Request, index: int, rng: np.random.Generator) -> dict:
+    """One video on both video shelves; its round (one per class) decides whether it leaves, and its split."""
+    turn, kind = divmod(index, request.classes)
+    length = int(rng.integers(request.frames[0], request.frames[1] + 1))
+    scene = stage(
+        rng, kind, _others(rng, request.classes, kind, (0.4, 0.4, 0.2)), length, SIZE, leaves=turn % 4 == 3
+    )
+    frames = list(film(scene, rng))
+    name = digest("video", request.seed, index)
+    video = write_ytvis_video(root / "ytvis", name[:10], frames, scene)
+    sequence = write_vspw_sequence(
+        root / "vspw", f"{index}_{name[5:]}", int(rng.integers(1, 9000)), frames, scene
+    )
+    split = "val" if turn % 2 else "train"
+    return {"ytvis": video, "vspw": sequence | {"split": split}}
+
+
+def _still(root: Path, request: Request, index: int, rng: np.random.Generator) -> dict:
+    """One Pascal image; the first rounds are for training, the rest for validation."""
+    turn, kind = divmod(index, request.classes)
+    size = tuple(int(side) for side in 2 * rng.integers((100, 120), (141, 161)))
+    others = _others(rng, request.classes, kind, (0.35, 0.5, 0.15))
+    scene = stage(rng, kind, others, 1, size if rng.random() < 0.75 else size[::-1], span=(0.34, 0.65))
+    frame = next(film(scene, rng))
+    note = write_still(root / "pascal", f"2020_{index:06d}", frame, scene)
+    return {"pascal": note | {"split": "train" if turn < request.stills_per_class[0] else "val"}}
+
+
+def _assemble(root: Path, request: Request, notes: list[dict]) -> list[str]:
+    """Write the tables; returns every file of the corpus, relative to its root."""
+    shelves = {corpus: [note[corpus] for note in notes if corpus in note] for corpus in CORPORA}
+    tables = write_tables(root, request.classes, shelves)
+    return tables + [
+        f"{corpus}/{file}" for corpus in CORPORA for note in shelves[corpus] for file in note["files"]
+    ]

@@ -1,0 +1,347 @@
+"""How far each weight goes in a step: groups of parameters, the optimizer, and the learning rate over time.
+
+The learning rate is a function of the step alone, so a resumed run has the rate it would have had (the release starts
+its schedule anew, quirk Q30). The caller multiplies it by each group's own `scale`.
+
+What base training minimises, pixel by pixel, and the counts by which it is judged.
+
+Every loss is a map with one value per pixel, 0 where the truth is not known. The caller multiplies it with `weights`,
+adds up and divides by the sum of the weights: over all parts of a batch and all processes, so that neither how a
+batch is cut nor where the ignored pixels lie changes what is learned.
+
+The dense contrastive loss (DCL): what a cell shows in one frame should be found again in the next.
+
+Two frames of a video give two grids of features, without any label. Of all cells of the second frame the one most
+like a cell of the first is taken to show the same thing, and pulled closer; all others are pushed away. The features
+may pass through a small head first, which is thrown away after training.
+
+One batch in, one loss out: the network under training with everything that is minimised.
+
+A module of its own, so that a single call goes forward through labelled pictures and unlabelled pairs alike, which
+is what wrappers for many processes and for compilation expect.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from ttilib.datasets.base import IGNORED
+from ttilib.encoders.pspnet import PSPNet, seeded
+from ttilib.training import distributed
+from ttilib.training.config import TrainConfig
+
+EPSILON = 1e-10  # keeps ratios of nothing at zero; the release's
+
+
+def smoothed_cross_entropy(
+    logits: Float[Tensor, "N K H W"], labels: Int64[Tensor, "N H W"], smoothing: float
+) -> Float[Tensor, "N H W"]:
+    """How surprised the network is by a label that is slightly doubted, in nats; 0 on ignored pixels.
+
+    -sum_c q_c log softmax_c with q = 1 - smoothing on the true class, smoothing / (K - 1) on each other one.
+    torch spreads its smoothing s over all K classes, the true one too; s = smoothing * K / (K - 1) is ours.
+    Source: protocol section 4.
+    """
+    spread = smoothing * logits.shape[1] / (logits.shape[1] - 1)
+    return F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED, label_smoothing=spread, reduction="none")
+
+
+def iou_loss(
+    logits: Float[Tensor, "N K H W"], labels: Int64[Tensor, "N H W"], smoothing: float, background: bool = True
+) -> Float[Tensor, "N H W"]:
+    """How little prediction and doubted label overlap, in [0, 1]: mean over classes of 1 - r_c; 0 on ignored pixels.
+
+    r_c = q_c p_c / (q_c + p_c - q_c p_c + 1e-10),  p = softmax, q as in `smoothed_cross_entropy`.
+    Over known pixels its mean is the released mean_c (1 - mean_i r_ic). `background` False leaves class 0 out.
+    Source: protocol section 4, training_loss iou.
+    """
+    classes, known = logits.shape[1], labels != IGNORED
+    each = torch.arange(classes, device=logits.device).view(1, -1, 1, 1)
+    p = _wide(logits).softmax(1)
+    q = torch.where(labels[:, None] == each, 1 - smoothing, smoothing / (classes - 1)).to(p)
+    both = q * p
+    ratio = both / (q + p - both + EPSILON)
+    return (1 - ratio[:, 0 if background else 1 :]).mean(1) * known
+
+
+Loss = Callable[[Tensor, Tensor, float], Tensor]
+TERMS: dict[str, dict[str, Loss]] = {
+    "ce": {"ce": smoothed_cross_entropy},
+    "iou": {"iou": iou_loss},
+    "ce+iou": {"ce": smoothed_cross_entropy, "iou": partial(iou_loss, background=False)},
+}
+"""The summands of each loss by its name in the settings, each from (logits, labels, smoothing) to a map."""
+
+
+def weights(labels: Int64[Tensor, "N H W"], foreground_weight: float = 1.0) -> Float[Tensor, "N H W"]:
+    """How much each pixel counts: 1 on background, `foreground_weight` on a class, 0 where the truth is not known."""
+    return torch.where(labels > 0, foreground_weight, 1.0) * (labels != IGNORED)
+
+
+def mix(
+    images: Float[Tensor, "N 3 H W"], alpha: float, rng: np.random.Generator
+) -> tuple[Float[Tensor, "N 3 H W"], Int64[Tensor, " N"], float]:
+    """Lay another picture of the batch over each: share * images + (1 - share) * images[order].
+
+    share is drawn from Beta(alpha, alpha), order is a permutation. The loss of the result is
+    share * loss(labels) + (1 - share) * loss(labels[order]), each a mean over its own known pixels.
+    Source: Zhang et al. 2018; protocol section 4, mixup.
+    """
+    share = float(rng.beta(alpha, alpha))
+    order = torch.from_numpy(rng.permutation(len(images)).astype(np.int64)).to(images.device)
+    return share * images + (1 - share) * images[order], order, share
+
+
+def confusion(
+    found: Int64[Tensor, "N H W"], labels: Int64[Tensor, "N H W"], classes: int
+) -> Int64[Tensor, "{classes} {classes}"]:
+    """Count pixels by true class (row) and found class (column); ignored pixels are not counted."""
+    known = labels != IGNORED
+    pairs = labels[known] * classes + found[known]
+    return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+
+
+def class_iou(counts: Int64[Tensor, "K K"]) -> Float[Tensor, " K"]:
+    """Intersection over union of each class from counts by true and found class: sum I / (sum U + 1e-10).
+
+    A class that is neither shown nor found scores 0 and still counts in a mean over classes, as released.
+    Source: protocol section 4, standard validation mIoU.
+    """
+    both = counts.diagonal().double()
+    return both / (counts.sum(0) + counts.sum(1) - both + EPSILON)
+
+
+def pixel_accuracy(counts: Int64[Tensor, "K K"]) -> Float[Tensor, ""]:
+    """Share of the known pixels that are given their class, in [0, 1]; 0 if none is known."""
+    return counts.diagonal().sum().double() / (counts.sum() + EPSILON)
+
+
+def class_accuracy(counts: Int64[Tensor, "K K"]) -> Float[Tensor, ""]:
+    """Share of a class's pixels that are given it, in [0, 1], averaged over all classes.
+
+    A class that is not shown scores 0 and still counts, as released.
+    """
+    return (counts.diagonal().double() / (counts.sum(1) + EPSILON)).mean()
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least single precision: logarithms and ratios of half precision are too coarse to learn from."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+POOL = 7  # cells per side of a pooled map, as released
+TOGETHER = 4  # pairs of frames whose P x P similarities are worked out at a time
+
+
+def contrastive(
+    first: Float[Tensor, "N C h w"], second: Float[Tensor, "N C h w"], temperature: float
+) -> Float[Tensor, "N P"]:
+    """How hard it is to tell the best match of each of the P = h w cells of `first` from the rest, in nats.
+
+    l_i = -log [ exp(s_i+) / sum_j exp(s_ij) ],  s_ij = f_i . g_j / temperature,  s_i+ = max_j s_ij.
+    The dot products are not normalised (quirk Q23), and single precision also under autocast: they grow large.
+    Lies between 0 (a match like no other) and log P (all cells of `second` alike).
+    Source: protocol section 4, DCL auxiliary; Wang et al. 2021, DenseCL.
+    """
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    with torch.autocast(first.device.type, enabled=False):
+        f, g = (x.flatten(2).to(dtype) for x in (first, second))
+        chunks = zip(f.split(TOGETHER), g.split(TOGETHER), strict=True)
+        return torch.cat([_mismatch(a.transpose(1, 2) @ b / temperature) for a, b in chunks])
+
+
+def _mismatch(similarity: Float[Tensor, "N P Q"]) -> Float[Tensor, "N P"]:
+    best = similarity.max(dim=2, keepdim=True).values  # one cell of equally good ones, unlike amax
+    return (similarity - best).logsumexp(dim=2)  # the difference first: both may be in the thousands
+
+
+def known_cells(known: Bool[Tensor, "N H W"], grid: tuple[int, int]) -> Bool[Tensor, "N P"]:
+    """Whether each of the h x w cells of a grid shows a part of the picture, by its nearest pixel."""
+    return F.interpolate(known[:, None].float(), size=tuple(grid), mode="nearest").flatten(1).bool()
+
+
+def pooled(features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C 7 7"]:
+    """The map as the means of 7 x 7 parts of it; before the head, if there is one."""
+    return F.adaptive_avg_pool2d(features, POOL)
+
+
+class ContrastHead(nn.Sequential):
+    """Two 1x1 convolutions between the features and the contrast; the features as they are without `project`.
+
+    Each convolution pads by one cell, so the map grows by 4 cells, whose values know nothing of the picture: as
+    released (quirk Q23). Weights are drawn from torch's shared generator; names follow the released checkpoints,
+    whose `cl_proj_head` this is. Source: protocol section 4.
+    """
+
+    def __init__(self, channels: int, width: int, project: bool = True) -> None:
+        layers = (
+            nn.Conv2d(channels, width, 1, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 1, padding=1, bias=False),
+        )
+        super().__init__(*(layers if project else ()))
+
+    def forward(self, features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N D a b"]:
+        """The features to be compared."""
+        return super().forward(features)
+
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The pictures of one step, or of a part of it.
+
+    `pairs` are windows of unlabelled frames, `known` where they show something; `mixed` is how mixup shuffled the
+    pictures, whose second labels weigh 1 - `share`.
+    """
+
+    images: Float[Tensor, "N 3 H W"]
+    labels: Int64[Tensor, "N H W"]
+    pairs: Float[Tensor, "M window 3 H W"] | None = None
+    known: Bool[Tensor, "M window H W"] | None = None
+    mixed: Int64[Tensor, " N"] | None = None
+    share: float = 1.0
+
+    @classmethod
+    def of(cls, parts: Sequence[Tensor], device: torch.device | str) -> Batch:
+        """From what a loader gives: pictures (or clips) and labels, and perhaps pairs (by item) and where known."""
+        images, labels, *rest = (part.to(device, non_blocking=True) for part in parts)
+        images = images.flatten(0, -4).to(memory_format=torch.channels_last)  # 5 to 20 % faster on a CPU
+        return cls(images, labels.flatten(0, -3), *(part.flatten(0, 1) for part in rest))
+
+    def split(self, parts: int) -> list[Batch]:
+        """The same pictures as equally many batches in a row."""
+        tensors = (self.images, self.labels, self.pairs, self.known)
+        pieces = ((None,) * parts if tensor is None else tensor.chunk(parts) for tensor in tensors)
+        return [Batch(*piece) for piece in zip(*pieces, strict=True)]
+
+    def mixup(self, alpha: float, rng: np.random.Generator) -> Batch:
+        """Each picture under another one of the batch, as `objectives.mix` draws them."""
+        images, order, share = mix(self.images, alpha, rng)
+        return replace(self, images=images, mixed=order, share=share)
+
+
+class Outcome(NamedTuple):
+    """What a batch says: the weighted loss, its parts in nats, and pixels by true and found class."""
+
+    loss: Float[Tensor, ""]
+    parts: dict[str, Tensor]
+    counts: Int64[Tensor, "K K"]
+
+
+class Learner(nn.Module):
+    """A network with the loss it is trained by, and the head that the contrast alone needs."""
+
+    def __init__(self, network: PSPNet, config: TrainConfig) -> None:
+        super().__init__()
+        self.network, self.config, self.head = network, config, None
+        contrast = config.contrast
+        if contrast is not None and contrast.project:
+            inner = contrast.features == "stage3"
+            channels = network.architecture.stage3_channels if inner else network.architecture.features
+            with seeded(config.seed):
+                self.head = ContrastHead(channels, contrast.width).to(network.classifier.weight)
+
+    def forward(self, batch: Batch, pixels: Tensor | float) -> Outcome:
+        """The loss of a batch whose supervised part is a sum over pixels divided by `pixels`.
+
+        `pixels` is the weight of the known pixels of the whole step, so that parts and processes add up to the mean
+        over all of it.
+        """
+        config, kind = self.config, batch.images.device.type
+        with torch.autocast(kind, HALF.get(config.precision), enabled=config.precision in HALF):
+            logits = self.network.logits(batch.images)
+        parts = self.supervised(logits, batch.labels, pixels)
+        if batch.mixed is not None:
+            others = self.supervised(logits, batch.labels[batch.mixed], pixels)
+            parts = {name: batch.share * parts[name] + (1 - batch.share) * others[name] for name in parts}
+        loss = torch.stack(list(parts.values())).sum()
+        if batch.pairs is not None:
+            parts["contrast"] = self.contrast(batch.pairs, batch.known) / config.accumulate
+            loss = loss + config.contrast.weight * parts["contrast"]
+        counts = confusion(logits.detach().argmax(1), batch.labels, self.network.classes)
+        return Outcome(loss, parts, counts)
+
+    def supervised(
+        self, logits: Float[Tensor, "N K H W"], labels: Int64[Tensor, "N H W"], pixels: Tensor | float
+    ) -> dict[str, Tensor]:
+        """Cross-entropy, IoU loss or both, summed over known pixels and divided by `pixels`."""
+        weight, smoothing = weights(labels, self.config.foreground_weight), self.config.label_smoothing
+        terms = TERMS[self.config.loss]
+        return {name: (term(logits, labels, smoothing) * weight).sum() / pixels for name, term in terms.items()}
+
+    def contrast(
+        self, pairs: Float[Tensor, "M window 3 H W"], known: Bool[Tensor, "M window H W"]
+    ) -> Float[Tensor, ""]:
+        """How much a cell of a window's first frame resembles more than its best match in the second one.
+
+        The mean over the known cells of all processes.
+        """
+        settings = self.config.contrast
+        frames = pairs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(pairs.device.type, HALF.get(self.config.precision), enabled=self.config.precision in HALF):
+            features = self.network.stage3(frames) if settings.features == "stage3" else self.network(frames)
+            features = pooled(features) if settings.pooled else features
+            features = features if self.head is None else self.head(features)
+        features = features.unflatten(0, pairs.shape[:2])
+        rows = contrastive(features[:, 0], features[:, 1], settings.temperature)
+        counted = known_cells(known[:, 0], tuple(features.shape[-2:]))
+        return (rows * counted).sum() / distributed.total(counted.sum()).clamp_min(1)
+
+
+BACKBONE = tuple(f"layer{i}" for i in range(5))
+
+
+def parameter_groups(network: nn.Module, head: nn.Module | None, config: TrainConfig) -> list[dict[str, Any]]:
+    """One group per stage of the backbone at the learning rate, one per new layer (and `head`) at its own multiple.
+
+    `scale`: the multiple, 1 or `new_layers_rate`. Takes the network as built, not wrapped or compiled.
+    Source: protocol section 4.
+    """
+    parts = dict(network.named_children()) | ({} if head is None else {"head": head})
+    groups = []
+    for name, part in parts.items():
+        scale = 1.0 if name in BACKBONE else config.new_layers_rate
+        groups.append({"params": list(part.parameters()), "lr": config.learning_rate * scale, "scale": scale})
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of the settings over `groups`, with the same weight decay on all parameters, as released."""
+    nesterov = config.momentum > 0  # torch has no look ahead without momentum
+    optimizers = {
+        "sgd": partial(torch.optim.SGD, momentum=config.momentum, nesterov=nesterov),
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+    }
+    return optimizers[config.optimizer](groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def rate(step: int, per_epoch: int, config: TrainConfig) -> float:
+    """Learning rate of a step counted from 0, to be multiplied by each group's scale.
+
+    cosine: half a cosine from `learning_rate`, reaching `last_learning_rate` at the end of the last epoch;
+    step: times `decay_factor` after every `step_epochs`; multi-step: times it after each of the `milestones`.
+    """
+    epoch = step // per_epoch
+    if config.schedule == "cosine":
+        fall = (1 + math.cos(math.pi * step / (per_epoch * config.epochs))) / 2
+        return config.last_learning_rate + (config.learning_rate - config.last_learning_rate) * fall
+    if config.schedule == "step":
+        passed = epoch // config.step_epochs
+    else:
+        passed = sum(epoch >= end for end in config.milestones)
+    return config.learning_rate * config.decay_factor**passed

@@ -1,1 +1,0 @@
-"""What came out, as pictures: figures, overlay videos, the episode browser."""
