@@ -8,10 +8,12 @@ READY  := $(VENV)/ready
 export GOMP_SPINCOUNT := 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help study test check lab clean
+.PHONY: help env study test check lab clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(READY)  ## the environment only: `source .venv/bin/activate`, then `ttilib --help`
 
 study: $(READY)  ## the whole study on the embedded corpus: notebooks, figures, table
 	$(BIN)/python -m ttilib study

@@ -1,6 +1,8 @@
-"""The data commands from the shell: what they write, what they say, and how they end."""
+"""The commands: what they write, what they print, and how they end."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 import torch
 from corpora import block, pascal, vspw, ytvis
 
-from ttilib.__main__ import main
+import ttilib
+from ttilib.__main__ import COMMANDS, main
 from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
@@ -151,3 +154,36 @@ def test_published_weights_from_the_shell_and_back(tmp_path, capsys):
     assert "tells 16 classes apart, background among them, but 30 base classes" in capsys.readouterr().err
     assert call("convert", tmp_path / "best.pth", tmp_path / "b.safetensors", "--benchmark", "pascal", "--fold", 4) == 2
     assert "pascal has folds 0 to 3, not 4" in capsys.readouterr().err
+
+
+def test_the_program_alone_shows_its_help(capsys):
+    assert call() == 0
+    said = capsys.readouterr().out
+    assert all(f"\n    {name} " in said for name in COMMANDS) and len(COMMANDS) >= 10
+    with pytest.raises(SystemExit) as stopped:
+        call("--version")
+    assert stopped.value.code == 0 and capsys.readouterr().out == f"ttilib {ttilib.__version__}\n"
+
+
+@pytest.mark.parametrize(("typed", "similar"), [("swep", "sweep"), ("Doctor", "doctor"), ("xyz", "study, run")])
+def test_a_mistyped_command_is_answered_with_those_like_it(typed, similar, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call(typed, "mini")
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and repr(typed) in said and similar in said
+
+
+def test_a_python_without_the_packages_is_told_what_to_do(repository):
+    command = [sys.executable, "-S", "-m", "ttilib", "mini"]  # -S: without the packages that are installed
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "package cv2 is not installed" in done.stderr and "make env" in done.stderr
+
+
+def test_ctrl_c_ends_in_a_sentence_and_status_130(monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ttilib.synthetic.generate", stop)
+    assert call("mini") == 130
+    assert "goes on" in capsys.readouterr().err

@@ -1,11 +1,16 @@
 """The lists of packages, the make targets and the documents agree with each other."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 
+import pytest
 import yaml
+
+import ttilib
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,9 +55,50 @@ def test_continuous_check_is_the_readme_test_command(repository):
 
 def test_make_help_names_every_target(repository):
     shown = subprocess.run(["make", "help"], cwd=repository, capture_output=True, text=True, check=True).stdout
-    for target in ("study", "test", "check", "lab", "clean"):
+    for target in ("env", "study", "test", "check", "lab", "clean"):
         assert f"make {target}" in shown
 
 
 def test_contributing_fits_on_a_screen(repository):
     assert len((repository / "CONTRIBUTING.md").read_text().splitlines()) <= 40
+
+
+def test_a_wheel_brings_commands_and_lists(repository, tmp_path):
+    """Built from a copy, installed beside nothing else, used from another folder."""
+    pytest.importorskip("setuptools")
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder in ("ttilib", "lists"):
+        shutil.copytree(repository / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(repository / name, source)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source], check=True)
+    (wheel,) = tmp_path.glob("ttilib-*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", target, wheel], check=True)
+    shutil.rmtree(source)
+    wanted = {path.relative_to(repository / "lists") for path in (repository / "lists").rglob("*") if path.is_file()}
+    assert {path.relative_to(target / "ttilib" / "lists") for path in (target / "ttilib" / "lists").rglob("*")
+            if path.is_file()} == wanted  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(target)}
+    script = "import ttilib.datasets.catalog as c; print(c.__file__, len(c.read_table('pascal')['classes']))"
+    for command, expected in (
+        ([sys.executable, "-c", script], f"{target}/ttilib/datasets/catalog.py 20"),
+        ([sys.executable, "-m", "ttilib", "--version"], f"ttilib {ttilib.__version__}"),
+        ([sys.executable, target / "bin" / "ttilib", "--help"], "usage: ttilib "),
+    ):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(expected)
+
+
+def test_every_package_is_in_the_wheel(repository):
+    text = tomllib.loads((repository / "pyproject.toml").read_text())
+    found = {".".join(path.parent.relative_to(repository).parts) for path in repository.glob("ttilib/**/__init__.py")}
+    assert set(text["tool"]["setuptools"]["packages"]) == found | {"ttilib.lists"}
+
+
+def test_editors_are_shown_the_names_that_are_there(repository):
+    tree = ast.parse((repository / "ttilib" / "__init__.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("ttilib")]
+    shown = {alias.name: node.module for node in imports for alias in node.names}
+    assert shown == {name: f"ttilib.{module}" for name, module in ttilib._WHERE.items()}
+    assert all(getattr(ttilib, name) is not None for name in ttilib.__all__)

@@ -1,8 +1,6 @@
-"""The front door for the shell: `python -m ttilib study | sweep | run | mini | train | convert | doctor | ...`.
+"""The command line: `ttilib COMMAND`, or `python -m ttilib COMMAND`. Each command is a few lines over the library.
 
-What each command of the front door does: a few lines over the library.
-
-Rooms are opened inside the functions, so that no command waits for another one's imports.
+The library is imported inside the functions, so that no command waits for the imports of another one.
 """
 
 from __future__ import annotations
@@ -11,8 +9,58 @@ import argparse
 import ast
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from ttilib import __version__
+from ttilib.files import meant
+
+Argument = tuple[str, dict[str, Any]]
+Function = Callable[[argparse.Namespace], int | None]
+COMMANDS: dict[str, tuple[Function, tuple[Argument, ...]]] = {}
+
+
+def command(*arguments: Argument) -> Callable[[Function], Function]:
+    """Make a function a command of that name with these arguments; its docstring is the help."""
+
+    def add(function: Function) -> Function:
+        COMMANDS[function.__name__] = function, arguments
+        return function
+
+    return add
+
+
+def given(name: str, text: str, **settings: Any) -> Argument:
+    """An argument that has no default; settings are those of argparse."""
+    return name, {"help": text, **settings}
+
+
+def option(name: str, default: Any, text: str, **settings: Any) -> Argument:
+    """An option whose type is that of its default, which the help shows."""
+    if isinstance(default, bool):
+        return name, {"action": "store_true", "help": text}
+    shown = f"{text} (default: {default})" if default and "default: " not in text else text
+    kind = {"type": int} if isinstance(default, int) else {}
+    return name, {"default": default, "help": shown, **kind, **settings}
+
+
+BENCHMARK = given("benchmark", "for example ytvis-v1; the README lists all")
+ROOT = option("--root", "data", "data folder, one folder per dataset in it")
+DATA = (
+    BENCHMARK,
+    ROOT,
+    option("--support-root", None, "folder of the support's dataset, if it is elsewhere"),
+    option("--workers", os.cpu_count() or 1, "processes"),
+)
+DEVICE = option("--device", "cpu", "cpu or cuda")
+ENCODER = given("--encoder", "checkpoint, module:function or file.py:function", required=True)
+FOLD = option("--fold", 0, "which classes are novel")
+KEEP_GOING = option("--keep-going", False, "leave out what cannot be read, and count it")
+OUT = given("--out", "folder for what is written; a run that stopped there goes on", required=True)
+SET = option("-p", [], "a parameter or setting", nargs=2, action="append", metavar=("NAME", "VALUE"))
+SIZE = option("--size", (241, 425), "network size", type=int, nargs=2, metavar=("H", "W"))
 
 
 def literal(text: str) -> object:
@@ -23,70 +71,115 @@ def literal(text: str) -> object:
         return text
 
 
+def _parameters(options: argparse.Namespace) -> dict[str, object]:
+    return {name: literal(value) for name, value in options.p}
+
+
+def _print_left_out(errors: list[Exception]) -> None:
+    for sentence in sorted({str(error) for error in errors}):
+        print(f"left out: {sentence}")
+
+
+@command(
+    option("--out", "outputs/mini", "run folder"),
+    option("--workers", 0, "processes (default: as many as fit the machine)"),
+)
 def study(options: argparse.Namespace) -> None:
-    """Run the whole study and print its table."""
+    """Run notebooks 01 to 05 on the synthetic dataset and print the table."""
     from ttilib.sweep.study import run_study
 
     folder = run_study(out=options.out, workers=options.workers)
+    overlay = next(iter(sorted(folder.glob("overlay.*"))), "none")
     print((folder / "tables" / "mini.md").read_text(encoding="utf-8"))
-    print(f"notebooks: {folder}/*.ipynb\nfigures:   {folder}/figures\noverlay:   {_first(folder, 'overlay.*')}")
+    print(f"notebooks: {folder}/*.ipynb\nfigures:   {folder}/figures\noverlay:   {overlay}")
 
 
-def sweep(options: argparse.Namespace) -> int:
-    """Run what the tables lack, or say what would run; 1 if a task failed."""
-    from ttilib.datasets.base import stop
-    from ttilib.results.provenance import code_digest
-    from ttilib.sweep import driver
-    from ttilib.sweep import expand as requests
-    from ttilib.sweep.clusters import cluster, room
-    from ttilib.sweep.driver import forecast
-    from ttilib.sweep.expand import expand
-
-    given = {"keep_going": options.keep_going, **{name: literal(value) for name, value in options.p}}
-    mini = options.mini or options.tables == ["mini"]
-    given_places = {name: value for name in ("root", "out", "encoders") if (value := getattr(options, name))}
-    place = requests.usual_place(mini, **given_places)
-    changes, more = requests.split_parameters(place.notebooks, given)
-    changes |= {name: value for name in ("folds", "runs") if (value := getattr(options, name)) is not None}
-    place = replace(place, device=options.device, limit=options.limit, frames=options.frames, more=more)
-    tables = requests.with_encoders(requests.asked_tables(options.tables, changes, mini), place.encoders)
-    requests.begin(place, tables)
-    left_out: list[Exception] = []
-    on_error = left_out.append if more["keep_going"] else stop
-    if options.dry_run:
-        print(forecast(tables, expand(tables, place, on_error), place, options.workers or room()))
-        return 0
-    slurm = dict(text.partition("=")[::2] for text in options.slurm)
-    log = place.out / "logs"
-    with cluster(options.on, options.workers, options.threads, options.device, slurm, log, code_digest) as client:
-        failures = driver.sweep(tables, place, client, print, options.retries, on_error, options.tables_only)
-    for sentence in sorted({str(error) for error in left_out}):
-        print(f"left out: {sentence}")
-    for plan in tables:
-        print((place.out / "tables" / f"{plan.name}.md").read_text(encoding="utf-8"))
-    print(f"tables: {place.out}/tables, figures: {place.out}/figures; {len(failures)} tasks failed")
-    return 1 if failures else 0
-
-
+@command(
+    given("notebook", "for example notebooks/03_episode.ipynb"),
+    given("output", "where the executed copy goes"),
+    SET,
+    option("--timeout", 1800, "seconds per cell"),
+)
 def run(options: argparse.Namespace) -> None:
-    """Run one notebook."""
+    """Run one notebook with checked parameters."""
     from ttilib.sweep.notebooks import run_notebook
 
-    parameters = {name: literal(value) for name, value in options.p}
-    run_notebook(options.notebook, options.output, parameters, options.timeout)
+    run_notebook(options.notebook, options.output, _parameters(options), options.timeout)
     print(options.output)
 
 
+@command(option("--root", "data/mini", "folder"), option("--seed", 2020, "of all random draws"))
 def mini(options: argparse.Namespace) -> None:
-    """Write the embedded corpus."""
+    """Write the synthetic dataset."""
     from ttilib.synthetic import generate
 
     generate(options.root, seed=options.seed)
     print(options.root)
 
 
+@command(
+    given("tables", "for example ytvis-v1; docs/tables.md lists all", nargs="+", metavar="TABLE"),
+    option("--root", None, "data folder, one folder per dataset in it (default: data)"),
+    option("--out", None, "run folder, seen by all workers (default: outputs/sweep)"),
+    given(
+        "--encoders", "checkpoint, with {names} filled in, or file.py:function "
+        "(default: outputs/train/{corpus}-{encoder}-f{fold}/best.safetensors)", metavar="PATH",
+    ),
+    option("--mini", False, "on the synthetic dataset (defaults: those of the study in outputs/mini)"),
+    given("--folds", "(default: the table's)", type=int, nargs="+"),
+    given("--runs", "runs over all episodes (default: the table's)", type=int),
+    option("--limit", 0, "keep so many episodes of a run; 0 is all"),
+    SET,
+    option("--frames", 1000, "query frames of a task, about"),
+    DEVICE,
+    option("--on", "local", "local, slurm, or a scheduler such as tcp://host:8786"),
+    option("--workers", 0, "processes (default: what fits) or jobs (1)"),
+    option("--threads", 0, "of each worker (default: 1, beside a GPU its share)"),
+    option("--slurm", [], "queue=..., cores=..., memory=...", nargs="+", metavar="NAME=VALUE"),
+    option("--retries", 1, "of a task that fails"),
+    KEEP_GOING,
+    option("--dry-run", False, "print what would run and about how long it would take"),
+    option("--tables-only", False, "make tables of the rows so far, run nothing"),
+)  # fmt: skip
+def sweep(options: argparse.Namespace) -> int:
+    """Make tables from whatever data and weights are there; exit status 1 if a task failed."""
+    from ttilib.datasets.base import stop
+    from ttilib.results.provenance import code_digest
+    from ttilib.sweep import driver, expand
+    from ttilib.sweep.clusters import cluster, room
+
+    mini = options.mini or options.tables == ["mini"]
+    places = {name: value for name in ("root", "out", "encoders") if (value := getattr(options, name))}
+    place = expand.usual_place(mini, **places)
+    parameters = {"keep_going": options.keep_going, **_parameters(options)}
+    changes, more = expand.split_parameters(place.notebooks, parameters)
+    changes |= {name: value for name in ("folds", "runs") if (value := getattr(options, name)) is not None}
+    place = replace(place, device=options.device, limit=options.limit, frames=options.frames, more=more)
+    tables = expand.with_encoders(expand.asked_tables(options.tables, changes, mini), place.encoders)
+    expand.begin(place, tables)
+    left_out: list[Exception] = []
+    on_error = left_out.append if more["keep_going"] else stop
+    if options.dry_run:
+        print(driver.forecast(tables, expand.expand(tables, place, on_error), place, options.workers or room()))
+        return 0
+    slurm = dict(text.partition("=")[::2] for text in options.slurm)
+    log = place.out / "logs"
+    with cluster(options.on, options.workers, options.threads, options.device, slurm, log, code_digest) as client:
+        failures = driver.sweep(tables, place, client, print, options.retries, on_error, options.tables_only)
+    _print_left_out(left_out)
+    for plan in tables:
+        print((place.out / "tables" / f"{plan.name}.md").read_text(encoding="utf-8"))
+    print(f"tables: {place.out}/tables, figures: {place.out}/figures; {len(failures)} tasks failed")
+    return 1 if failures else 0
+
+
+@command(
+    BENCHMARK, ROOT, FOLD, OUT, SET, DEVICE,
+    option("--mini", False, "settings of the synthetic dataset, not the released ones"),
+    given("--size", "network size (default: the benchmark's)", type=int, nargs=2, metavar=("H", "W")),
+)  # fmt: skip
 def train(options: argparse.Namespace) -> None:
-    """Train an encoder, with a bar that tells how long it will take."""
+    """Train an encoder on a benchmark's base classes; torchrun runs many processes."""
     from tqdm import tqdm
 
     from ttilib.episodes.benchmarks import benchmark, read_training
@@ -97,20 +190,26 @@ def train(options: argparse.Namespace) -> None:
     plan = benchmark(options.benchmark)
     fold, root = read_training(plan, options.fold, options.root)
     start = TrainConfig.mini() if options.mini else TrainConfig.released(fold.corpus)
-    config = changed(start, {name: literal(value) for name, value in options.p})
+    config = changed(start, _parameters(options))
     size = tuple(options.size or plan.size)
     bar = None
     for progress in training.train(fold, root, options.out, config, size, options.device):
         if bar is None:  # the generator has joined the other processes by now
             bar = tqdm(total=progress.steps, initial=progress.step - 1, disable=distributed.rank() > 0)
         bar.update(progress.step - bar.n)
-        told = {"loss": f"{progress.loss:.3f}", "epoch": progress.epoch}
-        bar.set_postfix(told if progress.val_miou is None else {**told, "val_miou": f"{progress.val_miou:.3f}"})
+        shown = {"loss": f"{progress.loss:.3f}", "epoch": progress.epoch}
+        bar.set_postfix(shown if progress.val_miou is None else {**shown, "val_miou": f"{progress.val_miou:.3f}"})
     bar.close()
 
 
+@command(
+    given("source", "a published .pth, or an encoder.safetensors"),
+    given("target", "a file with the other ending"),
+    given("--benchmark", "what a .pth was trained for; its classes are noted"),
+    FOLD,
+)
 def convert(options: argparse.Namespace) -> None:
-    """Write weights in the other format."""
+    """Convert weights from .pth to .safetensors, or back."""
     from ttilib.datasets.catalog import base_classes
     from ttilib.encoders import checkpoints
     from ttilib.episodes.benchmarks import benchmark
@@ -123,8 +222,17 @@ def convert(options: argparse.Namespace) -> None:
     print(options.target)
 
 
+@command(
+    given("folder", "images, in folders inside it as well; they need no labels"),
+    ENCODER,
+    option("--layers", (), "such as layer2 layer3 (default: its output)", nargs="+"),
+    SIZE,
+    option("--limit", 200, "images to read; 0 is all"),
+    given("--out", "file (default: NAME.means.safetensors beside a checkpoint NAME)"),
+    DEVICE,
+)
 def means(options: argparse.Namespace) -> None:
-    """Measure the mean feature of an encoder, with a bar that tells how long it will take."""
+    """Measure the mean feature of an encoder over a folder of images."""
     import torch
     from tqdm import tqdm
 
@@ -139,16 +247,22 @@ def means(options: argparse.Namespace) -> None:
     if isinstance(encoder, torch.nn.Module):
         weights, encoder = fingerprint(encoder), encoder.to(options.device)
     tapped = Tapped(encoder, options.layers)
-    bar = tqdm(frames, desc="measuring", unit=" pictures")
-    pictures = ((image[None], valid[None]) for image, _, valid in bar)
-    found = extraction.measure_means(tapped, weights, pictures, options.device)
+    images = ((image[None], valid[None]) for image, _, valid in tqdm(frames, desc="measuring", unit=" images"))
+    found = extraction.measure_means(tapped, weights, images, options.device)
     extraction.save_means(out, found)
-    seen = " ".join(found.layers) or "its output"
-    print(f"mean of {seen}, {len(found.values)} channels, over {found.images} pictures: {out}")
+    layers = " ".join(found.layers) or "its output"
+    print(f"mean of {layers}, {len(found.values)} channels, over {found.images} images: {out}")
 
 
+@command(
+    *DATA,
+    option("--folds", (0, 1, 2, 3), "(default: all)", type=int, nargs="+"),
+    option("--shots", (1, 5), "(default: 1 5)", type=int, nargs="+"),
+    option("--thorough", False, "decode every image as well"),
+    given("--report", "write the findings to this JSON file as well"),
+)
 def doctor(options: argparse.Namespace) -> int:
-    """Print what is wrong with a benchmark's data; 1 if something is."""
+    """Check a benchmark's data; exit status 1 if something is missing or damaged."""
     from ttilib.tools.doctor import examine, write_report
 
     folds, shots = tuple(options.folds), tuple(options.shots)
@@ -161,8 +275,14 @@ def doctor(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+@command(
+    *DATA,
+    given("--out", "folder for the lists (default: ROOT/<corpus>/lists)"),
+    given("--against", "a released list, or a folder of them, to compare line by line"),
+    option("--keep-going", False, "write the lists though they differ"),
+)
 def lists(options: argparse.Namespace) -> int:
-    """Make the released frame lists; 1 if they differ."""
+    """Make the release's frame lists and check them; exit status 1 if they differ."""
     from ttilib.tools.frame_lists import write_lists
 
     report = write_lists(
@@ -173,6 +293,17 @@ def lists(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+@command(
+    *DATA, FOLD,
+    option("--shots", 1, "support images per episode"),
+    option("--seed", 2020, "of the draws"),
+    option("--run", 0, "which run", dest="number"),
+    option("--draws", "released", "released or independent"),
+    option("--limit", 0, "keep so many; 0 is all"),
+    option("--only", (), "keep these classes or videos", nargs="+"),
+    KEEP_GOING,
+    option("--out", "outputs/episodes", "folder"),
+)  # fmt: skip
 def episodes(options: argparse.Namespace) -> None:
     """Draw episodes and write their manifest."""
     from ttilib.datasets.base import stop
@@ -186,15 +317,23 @@ def episodes(options: argparse.Namespace) -> None:
     drawn = draw_episodes(data, options.shots, options.seed, options.number, options.draws, on_error)
     chosen = select_episodes(drawn, options.limit, options.only)
     whole = check_episodes(chosen, data.query_root, data.support_root, on_error) if options.keep_going else chosen
-    name = f"{options.benchmark}-f{options.fold}-{options.shots}shot-run{options.number}.json"
-    write_episodes(Path(options.out) / name, whole)
-    for sentence in sorted({str(error) for error in errors}):
-        print(f"left out: {sentence}")
-    print(f"{len(whole)} episodes in {Path(options.out) / name}, {len(chosen) - len(whole)} left out")
+    path = Path(options.out) / f"{options.benchmark}-f{options.fold}-{options.shots}shot-run{options.number}.json"
+    write_episodes(path, whole)
+    _print_left_out(errors)
+    print(f"{len(whole)} episodes in {path}, {len(chosen) - len(whole)} left out")
 
 
+@command(
+    given("--support", "images that show the object", nargs="+", required=True),
+    given("--masks", "their masks, in the same order", nargs="+", required=True),
+    given("--label", "which label of the masks is the object, if there are several", type=int),
+    given("--video", "a video file or a folder of frames", required=True),
+    OUT, ENCODER, SIZE, DEVICE,
+    option("--method", "frozen", 'frozen, TTI, ..., with settings if you like: "frozen layers=layer2+layer3"'),
+    option("--means", "", "file of the command means (default: that beside a checkpoint)"),
+)  # fmt: skip
 def segment(options: argparse.Namespace) -> None:
-    """Segment a video."""
+    """Segment a video, given a few images with masks."""
     from ttilib.segment import segment
 
     summary = segment(
@@ -204,154 +343,45 @@ def segment(options: argparse.Namespace) -> None:
     print(f"{summary['frames']} masks in {options.out}/masks, overlay in {options.out}/{summary['overlay']}")
 
 
-def _first(folder: Path, pattern: str) -> Path | str:
-    return next(iter(sorted(folder.glob(pattern))), "none")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Parse and run one command; a wrong input ends in one sentence and exit status 2, Ctrl-C in 130."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _parser()
+    if not arguments:
+        parser.print_help()
+        return 0
+    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        parser.error(f"there is no command {arguments[0]!r}; {meant(arguments[0], COMMANDS)}")
+    options = parser.parse_args(arguments)
     try:
         return options.run(options) or 0
     except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
-        sys.stderr.write(f"ttilib: {error}\n")
+        sys.stderr.write(f"ttilib: {_sentence(error)}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("ttilib: stopped; the same command goes on where it stood\n")
         return 130
 
 
+def _sentence(error: Exception) -> str:
+    """The error's own sentence; for a package that this Python lacks, how to get it."""
+    if not isinstance(error, ModuleNotFoundError) or not str(error).startswith("No module named"):
+        return str(error)
+    advice = "run `make env` and `source .venv/bin/activate`, or install ttilib with pip"
+    return f"package {error.name} is not installed in the Python that runs, {sys.executable}; {advice}"
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ttilib", description="Few-shot video segmentation by TTI.")
-    doors = parser.add_subparsers(required=True, metavar="COMMAND")
-    study_ = doors.add_parser("study", help="run notebooks 01 to 05 on the embedded corpus")
-    study_.add_argument("--out", default="outputs/mini", help="run folder (default: %(default)s)")
-    study_.add_argument("--workers", type=int, default=0, help="processes (default: as many as fit the machine)")
-    study_.set_defaults(run=study)
-    run_ = doors.add_parser("run", help="run one notebook with checked parameters")
-    run_.add_argument("notebook", help="for example notebooks/03_episode.ipynb")
-    run_.add_argument("output", help="where the executed copy goes")
-    run_.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a parameter")
-    run_.add_argument("--timeout", type=int, default=1800, help="seconds per cell (default: %(default)s)")
-    run_.set_defaults(run=run)
-    mini_ = doors.add_parser("mini", help="write the embedded corpus")
-    mini_.add_argument("--root", default="data/mini", help="folder (default: %(default)s)")
-    mini_.add_argument("--seed", type=int, default=2020)
-    mini_.set_defaults(run=mini)
-    _add_sweep_command(doors)
-    _add_training_commands(doors)
-    _add_data_commands(doors)
-    segment_ = doors.add_parser("segment", help="segment a video after a few labelled stills")
-    segment_.add_argument("--support", nargs="+", required=True, help="stills that show the object")
-    segment_.add_argument("--masks", nargs="+", required=True, help="their masks, in the same order")
-    segment_.add_argument("--label", type=int, help="which label of the masks is the object, if there are several")
-    segment_.add_argument("--video", required=True, help="a video file or a folder of frames")
-    segment_.add_argument("--out", required=True, help="folder for masks, overlay and summary")
-    segment_.add_argument("--encoder", required=True, help="checkpoint, module:function or file.py:function")
-    segment_.add_argument(
-        "--method", default="frozen",
-        help='frozen, TTI, ..., with settings if you like: "frozen layers=layer2+layer3" (default: %(default)s)',
-    )  # fmt: skip
-    segment_.add_argument("--means", default="", help="file of the command means (default: that beside a checkpoint)")
-    segment_.add_argument("--size", type=int, nargs=2, default=(241, 425), metavar=("H", "W"), help="network size")
-    segment_.add_argument("--device", default="cpu")
-    segment_.set_defaults(run=segment)
+    program = "python -m ttilib" if Path(sys.argv[0]).name == "__main__.py" else "ttilib"
+    parser = argparse.ArgumentParser(prog=program, description="Few-shot video segmentation by TTI.")
+    parser.add_argument("--version", action="version", version=f"ttilib {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (function, arguments) in COMMANDS.items():
+        one = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+        one.set_defaults(run=function)
+        for argument, settings in arguments:
+            one.add_argument(argument, **settings)
     return parser
-
-
-def _add_sweep_command(doors: argparse._SubParsersAction) -> None:
-    """Tables of the study, on this machine or on many."""
-    sweep_ = doors.add_parser("sweep", help="re-create tables from whatever data and weights are there")
-    sweep_.add_argument("tables", nargs="+", metavar="TABLE", help="for example ytvis-v1; a wrong name prints them all")
-    sweep_.add_argument("--root", help="data folder, one folder per corpus in it (default: data)")
-    sweep_.add_argument("--out", help="run folder, seen by all workers (default: outputs/sweep)")
-    sweep_.add_argument(
-        "--encoders", metavar="PATH",
-        help="weights, {names} filled in (default: outputs/train/{corpus}-{encoder}-f{fold}/best.safetensors)",
-    )  # fmt: skip
-    sweep_.add_argument(
-        "--mini", action="store_true", help="ask the embedded corpus (defaults: those of the study in outputs/mini)"
-    )
-    sweep_.add_argument("--folds", type=int, nargs="+", help="(default: the table's)")
-    sweep_.add_argument("--runs", type=int, help="passes over all episodes (default: the table's)")
-    sweep_.add_argument("--limit", type=int, default=0, help="keep so many episodes of a pass; 0 is all")
-    sweep_.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of notebook 04")
-    sweep_.add_argument("--frames", type=int, default=1000, help="query frames of a task, about (default: %(default)s)")
-    sweep_.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    sweep_.add_argument("--on", default="local", help="local, slurm, or a scheduler such as tcp://host:8786")
-    sweep_.add_argument("--workers", type=int, default=0, help="processes (default: what fits) or jobs (1)")
-    sweep_.add_argument("--threads", type=int, default=0, help="of each worker (default: 1, beside a GPU its share)")
-    sweep_.add_argument("--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="queue=..., cores=..., memory=...")
-    sweep_.add_argument("--retries", type=int, default=1, help="of a task that fails (default: %(default)s)")
-    sweep_.add_argument("--keep-going", action="store_true", help="leave out what cannot be read, and count it")
-    sweep_.add_argument("--dry-run", action="store_true", help="say what would run and about how long it would take")
-    sweep_.add_argument("--tables-only", action="store_true", help="draw what has been recorded so far, run nothing")
-    sweep_.set_defaults(run=sweep)
-
-
-def _add_training_commands(doors: argparse._SubParsersAction) -> None:
-    """Base training of an encoder, and weights to and from the format of the release."""
-    train_ = doors.add_parser("train", help="train an encoder on a benchmark's base classes; torchrun runs many")
-    train_.add_argument("benchmark", help="for example ytvis-v1; a wrong name prints them all")
-    train_.add_argument("--root", default="data", help="data folder, a folder per corpus in it (default: %(default)s)")
-    train_.add_argument("--fold", type=int, default=0)
-    train_.add_argument("--out", required=True, help="run folder; a run that stopped there goes on")
-    train_.add_argument("--mini", action="store_true", help="settings of the embedded corpus, not the released ones")
-    train_.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a setting")
-    train_.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="network size (default: the benchmark's)")
-    train_.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    train_.set_defaults(run=train)
-    convert_ = doors.add_parser("convert", help="weights from .pth to .safetensors, or back")
-    convert_.add_argument("source", help="a published .pth, or an encoder.safetensors")
-    convert_.add_argument("target", help="a file with the other ending")
-    convert_.add_argument("--benchmark", help="what a .pth was trained for; its classes are noted")
-    convert_.add_argument("--fold", type=int, default=0, help="the fold whose base classes it was trained on")
-    convert_.set_defaults(run=convert)
-    _add_means_command(doors)
-
-
-def _add_means_command(doors: argparse._SubParsersAction) -> None:
-    """The constant mean of an encoder's features."""
-    means_ = doors.add_parser("means", help="measure the mean feature of an encoder over a folder of pictures")
-    means_.add_argument("folder", help="pictures, in folders inside it as well; they need no labels")
-    means_.add_argument("--encoder", required=True, help="checkpoint, module:function or file.py:function")
-    means_.add_argument("--layers", nargs="+", default=(), help="such as layer2 layer3 (default: its output)")
-    means_.add_argument("--size", type=int, nargs=2, default=(241, 425), metavar=("H", "W"), help="network size")
-    means_.add_argument("--limit", type=int, default=200, help="pictures to look at; 0 is all (default: %(default)s)")
-    means_.add_argument("--out", help="file (default: NAME.means.safetensors beside a checkpoint NAME)")
-    means_.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
-    means_.set_defaults(run=means)
-
-
-def _add_data_commands(doors: argparse._SubParsersAction) -> None:
-    """The commands that look at a benchmark's data: all name a benchmark and the data folder."""
-    data = argparse.ArgumentParser(add_help=False)
-    data.add_argument("benchmark", help="for example ytvis-v1; a wrong name prints them all")
-    data.add_argument("--root", default="data", help="data folder, one folder per corpus in it (default: %(default)s)")
-    data.add_argument("--support-root", help="folder of the support's corpus, if it lies elsewhere")
-    data.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
-    doctor_ = doors.add_parser("doctor", parents=[data], help="is the data whole? exit status 1 if not")
-    doctor_.add_argument("--folds", type=int, nargs="+", default=(0, 1, 2, 3), help="(default: all)")
-    doctor_.add_argument("--shots", type=int, nargs="+", default=(1, 5), help="(default: 1 5)")
-    doctor_.add_argument("--thorough", action="store_true", help="decode every picture as well")
-    doctor_.add_argument("--report", help="write the findings to this JSON file as well")
-    doctor_.set_defaults(run=doctor)
-    lists_ = doors.add_parser("lists", parents=[data], help="make the release's frame lists and check them")
-    lists_.add_argument("--out", help="folder for the lists (default: ROOT/<corpus>/lists)")
-    lists_.add_argument("--against", help="a released list, or a folder of them, to compare line by line")
-    lists_.add_argument("--keep-going", action="store_true", help="write the lists though they differ")
-    lists_.set_defaults(run=lists)
-    episodes_ = doors.add_parser("episodes", parents=[data], help="draw episodes and write their manifest")
-    episodes_.add_argument("--fold", type=int, default=0)
-    episodes_.add_argument("--shots", type=int, default=1, help="support pictures per episode (default: %(default)s)")
-    episodes_.add_argument("--seed", type=int, default=2020, help="of the draws (default: %(default)s)")
-    episodes_.add_argument("--run", type=int, default=0, dest="number", help="which run (default: %(default)s)")
-    episodes_.add_argument("--draws", default="released", help="released or independent (default: %(default)s)")
-    episodes_.add_argument("--limit", type=int, default=0, help="keep so many; 0 is all")
-    episodes_.add_argument("--only", nargs="+", default=(), help="keep these classes or videos")
-    episodes_.add_argument("--keep-going", action="store_true", help="leave out what cannot be read, and count it")
-    episodes_.add_argument("--out", default="outputs/episodes", help="folder (default: %(default)s)")
-    episodes_.set_defaults(run=episodes)
 
 
 if __name__ == "__main__":

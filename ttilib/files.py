@@ -29,6 +29,13 @@ from typing import Any, TypeVar
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
+def lists_folder() -> Path:
+    """The folder lists/: inside the package where that is installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "lists"
+    return installed if installed.is_dir() else package.parent / "lists"
+
+
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
     """Say in one sentence that the disk is full, if what is written inside the block finds it so.

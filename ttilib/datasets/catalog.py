@@ -24,7 +24,7 @@ from ttilib.datasets.davis import DavisReader, scan_davis
 from ttilib.datasets.pascal import PascalReader, scan_pascal
 from ttilib.datasets.vspw import MiniVspwReader, VspwReader, scan_minivspw, scan_vspw
 from ttilib.datasets.youtube_vis import YtvisReader, scan_ytvis
-from ttilib.files import read_json
+from ttilib.files import lists_folder, read_json
 
 READERS: dict[str, Callable[[Path | str], Reader]] = {
     "ytvis": YtvisReader,
@@ -46,7 +46,7 @@ SCANS: dict[str, Callable[..., Scan]] = {
 }
 
 
-TABLES = Path(__file__).resolve().parents[2] / "lists"
+TABLES = lists_folder()
 
 
 @dataclass(frozen=True)

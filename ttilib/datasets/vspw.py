@@ -25,7 +25,7 @@ from ttilib.datasets.base import Names, OnError, Presence, Rule, Scan, large, st
 from ttilib.datasets.masks import Counts, census
 from ttilib.datasets.pascal import text_lines
 from ttilib.datasets.transforms import centred, flip, static
-from ttilib.files import natural_key, read_json
+from ttilib.files import lists_folder, natural_key, read_json
 from ttilib.images import read_image, read_labels
 
 
@@ -178,7 +178,7 @@ class VspwReader:
 
 
 LABELS, VIDEOS = "label_num_dic_final.json", "vspw_videolist.txt"
-VSPW_TABLE = Path(__file__).resolve().parents[2] / "lists" / "vspw.json"
+VSPW_TABLE = lists_folder() / "vspw.json"
 FLOW = ".pkl.pkl"
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from ttilib.files import meant
+from ttilib.files import lists_folder, meant
 from ttilib.results.metrics import EPSILON, ClassScores, class_scores
 
 METHOD = ["benchmark", "shots", "encoder", "method"]  # what a line of a table is about
@@ -209,7 +209,7 @@ def planned(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> pd.DataF
     return result.assign(note=["; ".join(reasons) for reasons in notes.values()])
 
 
-REPORTED = Path(__file__).resolve().parents[2] / "lists" / "reported.csv"
+REPORTED = lists_folder() / "reported.csv"
 FOLDS = 4  # a reported mean is a mean over all of these
 KEYS = [*METHOD, "fold"]  # what a reported figure is about
 
