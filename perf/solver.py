@@ -18,7 +18,7 @@ import time
 import torch
 
 from ttilib.solver.classifier import Classifier, start
-from ttilib.solver.solver import METHODS, SolverConfig, iterate, solve
+from ttilib.solver.solver import CONFIGS, SolverConfig, iterate, solve
 from ttilib.solver.task import Task
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
     print(f"T={options.frames} K={options.shots} C={options.channels} grid={tuple(options.grid)}, one thread")
     print(f"features {size / 2**20:.0f} MiB; extra memory of a solve {extra / 2**20:.0f} MiB = {extra / size:.2f}x")
-    for name, config in METHODS.items():
+    for name, config in CONFIGS.items():
         fastest = min(cpu_seconds(lambda c=config: solve(task, c)) for _ in range(options.repeats))
         print(f"  {name:<13}{fastest:6.2f} CPU s")
     ours, baseline = [], []

@@ -18,7 +18,7 @@ PACKAGES = (
     ("datasets", "transforms base masks pascal youtube_vis vspw davis coco catalog"),
     ("episodes", "sampling episode benchmarks clips checks"),
     ("encoders", "architectures external pspnet layers checkpoints feature_cache"),
-    ("solver", "task classifier losses objective solver edges methods extraction"),
+    ("solver", "settings task classifier losses objective solver edges extraction methods"),
     ("results", "metrics evaluation provenance records tables statistics export"),
     ("synthetic", "outlines shapes scenery scenes dataset"),
     ("", "synthetic"),

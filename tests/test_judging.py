@@ -18,7 +18,7 @@ from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.clips import load_clip
 from ttilib.files import read_json, write_json
-from ttilib.solver.solver import METHODS, solve
+from ttilib.solver.solver import CONFIGS, solve
 from ttilib.solver.task import extract
 from ttilib.training import distributed, validation
 from ttilib.training.config import TrainConfig
@@ -93,7 +93,7 @@ def test_quick_episodes_step_by_step(data: Path, most: int, monkeypatch: pytest.
             short = replace(episode, query=episode.query[0:23:5][:most])
             assert len(short.query) == min(5, most)
             clip = load_clip(short, data, SIZE)
-            masks = solve(extract(network, clip), METHODS["RePRI"]).masks(SIZE)
+            masks = solve(extract(network, clip), CONFIGS["RePRI"]).masks(SIZE)
             found = sums.setdefault(episode.class_name, [0, 0])
             found[0] += int((masks & clip.truth).sum())
             found[1] += int((masks | clip.truth).sum())
@@ -139,7 +139,7 @@ def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch, m
 
 def one(plan, episode, network) -> float:
     clip = load_clip(replace(episode, query=episode.query[::5][:20]), plan.query_root, SIZE)
-    masks = solve(extract(network.eval(), clip), METHODS["RePRI"]).masks(SIZE)
+    masks = solve(extract(network.eval(), clip), CONFIGS["RePRI"]).masks(SIZE)
     return float((masks & clip.truth).sum() / ((masks | clip.truth).sum() + 1e-10))
 
 

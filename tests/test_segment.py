@@ -18,7 +18,7 @@ from ttilib.episodes.clips import clip_from_files
 from ttilib.images import read_image, read_labels, write_image, write_labels
 from ttilib.plots.video import read_frames
 from ttilib.segment import segment
-from ttilib.solver.extraction import Means, Source, measure_means, save_means
+from ttilib.solver.extraction import FeatureExtractor, Means, measure_means, save_means
 from ttilib.solver.methods import finished, read_method
 from ttilib.solver.solver import solve
 
@@ -91,7 +91,7 @@ def by_hand(folder, spec, text, file=None):
     encoder, weights, method = load_encoder(spec), "", read_method(text)
     if isinstance(encoder, torch.nn.Module):
         encoder, weights = encoder.eval(), fingerprint(encoder)
-    source = Source(encoder, weights, means=file)
+    source = FeatureExtractor(encoder, weights, means=file)
     solution = solve(source.task(clip, method.recipe), method.config)
     place = centred(90, 160, (97, 161))
     found = finished(solution, clip, method.recipe)
@@ -185,10 +185,11 @@ def test_masks_are_fitted_to_the_frames(pictures):
 
 
 @pytest.mark.parametrize("text", ["oracle", "TTI prior=oracle noise=0.2"])
-def test_a_method_that_needs_the_truth_is_refused_before_anything_is_read(tmp_path, text):
-    with pytest.raises(ValueError, match=f"method '{text}': it needs the truth and there is none; choose another"):
-        segment(["none.jpg"], ["none.png"], "none", tmp_path / "out", "none", text)
-    assert not (tmp_path / "out").exists()
+def test_a_method_that_needs_the_ground_truth_is_refused(pictures, text):
+    folder, _ = pictures
+    with pytest.raises(ValueError, match=f"{text} needs the ground truth"):
+        segment(*arguments(folder), text, size=(97, 161))
+    assert not (folder / "out").exists()
 
 
 def test_the_shell_says_what_it_made_and_what_is_wrong(pictures, capsys):

@@ -10,7 +10,7 @@ from tasks import random_task
 
 from ttilib.solver.classifier import Classifier, prototype, start
 from ttilib.solver.losses import marginal
-from ttilib.solver.solver import METHODS, SolverConfig, iterate, solve
+from ttilib.solver.solver import CONFIGS, SolverConfig, iterate, solve
 from ttilib.solver.task import oracle_prior
 
 
@@ -44,8 +44,8 @@ def test_each_step_goes_down_the_objective(task):
 
 @pytest.mark.parametrize("method", ["fine-tune", "RePRI"])
 def test_finetune_and_repri_solve_every_frame_by_itself(task, method):
-    alone = solve(replace(task, query=task.query[2:3], query_valid=task.query_valid[2:3]), METHODS[method])
-    together = solve(task, METHODS[method])
+    alone = solve(replace(task, query=task.query[2:3], query_valid=task.query_valid[2:3]), CONFIGS[method])
+    together = solve(task, CONFIGS[method])
     torch.testing.assert_close(together.classifier.weight[2:3], alone.classifier.weight)
     torch.testing.assert_close(together.classifier.bias[2:3], alone.classifier.bias)
 
@@ -53,12 +53,12 @@ def test_finetune_and_repri_solve_every_frame_by_itself(task, method):
 def test_tti_depends_on_the_order_of_the_frames(task):
     order = [0, 3, 1, 5, 2, 4]
     shuffled = replace(task, query=task.query[order], query_valid=task.query_valid[order])
-    tti, tti_shuffled = (solve(t, METHODS["TTI"]).classifier.weight for t in (task, shuffled))
+    tti, tti_shuffled = (solve(t, CONFIGS["TTI"]).classifier.weight for t in (task, shuffled))
     assert (tti[order] - tti_shuffled).abs().max() > 1e-5
 
 
 def test_methods_differ(task):
-    masks = {name: solve(task, config).classifier.weight for name, config in METHODS.items()}
+    masks = {name: solve(task, config).classifier.weight for name, config in CONFIGS.items()}
     names = list(masks)
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
@@ -276,7 +276,7 @@ def test_temporal_terms_can_act_from_the_first_step(task, oracle):
 def test_the_solver_for_frozen_encoders_differs_from_the_release_in_three_settings(task):
     changes = {"bias_start": "support-midpoint", "midpoint": None, "temporal_start": 0}
     assert vars(SolverConfig.frozen()) == {**vars(SolverConfig()), **changes}
-    assert "frozen" not in METHODS  # it is one of the methods only with what is around it
+    assert "frozen" not in CONFIGS  # it is one of the methods only with what is around it
     solution = solve(task, SolverConfig.frozen())
     assert (solution.classifier.weight - solve(task).classifier.weight).abs().max() > 1e-3
     assert len(solution.history) == 50

@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     from ttilib.episodes.clips import clip_from_files, load_clip, synthetic_clip
     from ttilib.episodes.episode import sample_episodes
     from ttilib.results.metrics import iou, video_consistency
-    from ttilib.solver.solver import METHODS, SolverConfig, iterate, solve, upsampled_probabilities
+    from ttilib.solver.solver import CONFIGS as METHODS
+    from ttilib.solver.solver import SolverConfig, iterate, solve, upsampled_probabilities
     from ttilib.solver.task import Task, extract
     from ttilib.synthetic import generate
     from ttilib.tools.doctor import examine
@@ -41,6 +42,7 @@ _MODULES = {
     "training.data": ("TrainingFrames",),
     "training.train": ("train",),
 }
+_RENAMED = {"METHODS": "CONFIGS"}  # configurations of the solver; whole methods are in solver.methods
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = sorted(_WHERE)
 
@@ -49,7 +51,7 @@ def __getattr__(name: str) -> object:
     """The public thing of that name, from its module."""
     if name not in _WHERE:
         raise AttributeError(f"ttilib has no {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"ttilib.{_WHERE[name]}"), name)
+    return getattr(import_module(f"ttilib.{_WHERE[name]}"), _RENAMED.get(name, name))
 
 
 def __dir__() -> list[str]:

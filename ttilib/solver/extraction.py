@@ -9,8 +9,8 @@ would say what is in it.
 
 From pictures to the features that a recipe wants: one frozen encoder, looked through in several ways.
 
-`Source` computes the layers that are asked for once, keeps them, and takes off the mean that is asked for.
-`open_source` makes one of an encoder's name.
+`FeatureExtractor` computes the layers that are asked for once, keeps them, and takes off the mean that is asked for.
+`load_extractor` makes one of an encoder's name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import safetensors
@@ -37,13 +38,44 @@ from ttilib.encoders.layers import Tapped
 from ttilib.episodes.clips import OWN_RULE, Clip, Frames
 from ttilib.files import atomic, digest, natural_key
 from ttilib.images import read_image
-from ttilib.solver.methods import Recipe
+from ttilib.solver.settings import check
 from ttilib.solver.task import Task, downsample, extract, unit
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ENDING = ".means.safetensors"
 KIND = "means of an encoder's features"
 CHUNK = 8  # pictures given to the encoder together
+
+
+Centring = Literal["none", "pool", "episode"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything around the solver that one may change. The defaults are the release: nothing is done.
+
+    `centring`: what is taken off every unit feature: nothing, the encoder's mean over a pool of images, or, where no
+    pool is at hand, the mean over the episode's own images. `layers`: submodules whose outputs are joined, with
+    `layer_weights` (1 each if empty); none is the encoder's own output.
+    `guided`: radius of the guided filter on the probabilities in image diagonals, 0 is none; `guided_eps` its variance.
+    `cut`: how far the border of a mask may move to where the colours change, in image diagonals, 0 is none.
+    Raises ValueError for values that cannot be.
+    """
+
+    centring: Centring = "none"
+    layers: tuple[str, ...] = ()
+    layer_weights: tuple[float, ...] = ()
+    guided: float = 0.0
+    guided_eps: float = 1e-3
+    cut: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, positive=("guided_eps",))
+
+    @property
+    def features(self) -> tuple[Centring, tuple[str, ...], tuple[float, ...]]:
+        """What decides the features: recipes that agree in this share them."""
+        return self.centring, self.layers, self.layer_weights
 
 
 @dataclass(frozen=True)
@@ -229,12 +261,13 @@ def _named(layers: tuple[str, ...]) -> str:
     return f"layers {' '.join(layers)}" if layers else "the output"
 
 
-class Source:
+class FeatureExtractor:
     """A frozen encoder, whose features are computed once for all recipes.
 
     `weights` names the encoder by its content. `folder` keeps features and means for later runs; None keeps nothing.
     The mean of a pool is read from the file `means`, else measured on the pictures of `pool`, and kept in `folder`.
-    `seconds` is what extracting the features of all tasks so far took, those read back included.
+    Tasks of the clip in hand are kept, so that several methods share them. `seconds` is what extracting all tasks took
+    that were handed out so far; one that was kept, or read back, counts as much as when it was computed.
     """
 
     def __init__(
@@ -251,6 +284,8 @@ class Source:
         self.file, self.pool = means, pool
         self._layers: dict[tuple[str, ...], Tapped | CachedEncoder] = {}
         self._means: dict[tuple[str, ...], Means] = {}
+        self._clip: Clip | None = None
+        self._tasks: dict[tuple, tuple[Task, float]] = {}  # of this clip, by what decides the features
         self.seconds = 0.0
 
     def task(self, clip: Clip, recipe: Recipe | None = None) -> Task:
@@ -259,14 +294,23 @@ class Source:
         Raises ValueError if the recipe asks for layers that do not exist, or for the mean of a pool and there is none.
         """
         recipe = recipe or Recipe()
+        if clip is not self._clip:
+            self._clip, self._tasks = clip, {}
+        if recipe.features not in self._tasks:
+            self._tasks[recipe.features] = self._extracted(clip, recipe)
+        task, seconds = self._tasks[recipe.features]
+        self.seconds += seconds
+        return task
+
+    def _extracted(self, clip: Clip, recipe: Recipe) -> tuple[Task, float]:
+        """The task, and the seconds that its features took; those for a mean do not count."""
         encoder = self.at(recipe.layers)
         if recipe.features != Recipe().features:
             means = None if recipe.centring == "none" else self.means(recipe, clip)
             encoder = Centred(encoder, means, recipe.layer_weights, encoder.channels)
         before, begin = self._clock(), time.perf_counter()
         task = extract(encoder, clip, self.device)
-        self.seconds += self._clock() - before if self.folder else time.perf_counter() - begin
-        return task
+        return task, self._clock() - before if self.folder else time.perf_counter() - begin
 
     def means(self, recipe: Recipe, clip: Clip) -> Means:
         """What the recipe takes off: the mean of the episode's own pictures, or that of a pool."""
@@ -310,15 +354,15 @@ class Source:
         return sum(each.seconds for each in self._layers.values() if isinstance(each, CachedEncoder))
 
 
-def open_source(
+def load_extractor(
     spec: Path | str,
     folder: Path | str | None = None,
     means: Path | str = "",
     pool: Frames | None = None,
     device: str | torch.device = "cpu",
     fold: Fold | None = None,
-) -> Source:
-    """The encoder that `spec` names (see `load_encoder`) as a source, in evaluation mode and on the device.
+) -> FeatureExtractor:
+    """The encoder that `spec` names (see `load_encoder`) as a feature extractor, in evaluation mode and on the device.
 
     Without `means`, those that lie beside a checkpoint are taken (best.means.safetensors). Features of an encoder whose
     weights cannot be seen, being no torch.nn.Module, are not kept.
@@ -326,7 +370,7 @@ def open_source(
     encoder, weights = load_encoder(spec, fold=fold), ""
     if isinstance(encoder, nn.Module):
         encoder, weights = encoder.eval().to(device), fingerprint(encoder)
-    return Source(encoder, weights, folder if weights else None, means or _beside(spec), pool, device)
+    return FeatureExtractor(encoder, weights, folder if weights else None, means or _beside(spec), pool, device)
 
 
 def _beside(spec: Path | str) -> Path | None:

@@ -1,62 +1,90 @@
-"""A method is a line of text: what it starts from, and what is different about it.
+"""A method finds the object in a clip; a line of text names it.
 
-"TTI", "TTI window=5 temporal_weight=0.5", "oracle noise=0.2": tables, files and command lines name methods so. The
-first word is one of `BASES`; what follows are settings of the solver (see `SolverConfig`) and of what happens around it
-(see `Recipe`) with their values: "none" for None, "layer2+layer3" for several. Two words are neither's: `prior=oracle`
-gives the solver the true foreground proportion of every frame, and `noise=0.2` makes it wrong by the given share. As
+`Method` is all that the rest of the library knows about one: a name, the features it needs, and `predict`. Our own is
+`TransductiveMethod`. An algorithm of one's own is a class with these three and an entry in `METHODS`.
+
+"TTI", "TTI window=5 temporal_weight=0.5", "oracle noise=0.2": the first word is a key of `METHODS`; what follows are
+settings, the fields of its dataclass and of the dataclasses inside: of `SolverConfig`, of `Recipe`, and `prior=oracle`,
+which gives the solver the true foreground proportion of every frame, with `noise=0.2` too large by that share. As
 released, an oracle prior never switches the temporal terms on; ask for them by `temporal_start=9`.
-
-`read_method` reads the text, `prior_of` is the one place where the truth comes near the solver.
-
-What happens around the solver: which features it is given, and what becomes of its probabilities.
-
-A `Recipe` is the part of a method that the solver never sees. `Source` (next door) leads from pictures to the features
-that a recipe wants, `finished` from a solution to masks.
 """
 
 from __future__ import annotations
 
 import math
 import re
-import types
-import typing
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from ttilib.episodes.clips import Clip
 from ttilib.files import meant
 from ttilib.solver.edges import cut_out, guided_filter
-from ttilib.solver.solver import METHODS, Solution, SolverConfig
-from ttilib.solver.task import Task, oracle_prior
-
-Centring = Literal["none", "pool", "episode"]
+from ttilib.solver.extraction import FeatureExtractor, Recipe
+from ttilib.solver.settings import Kind, check, kinds, read_value
+from ttilib.solver.solver import CONFIGS, Solution, SolverConfig, solve
+from ttilib.solver.task import oracle_prior
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything around the solver that one may change. The defaults are the release: nothing is done.
+class Prediction:
+    """What a method found: masks at the clip's size, on the CPU, and the solution of the solver if there is one."""
 
-    `centring`: what is taken off every unit feature: nothing, the encoder's mean over a pool of pictures, or, where no
-    pool is at hand, the mean over the episode's own pictures. `layers`: submodules whose outputs are joined, with
-    `layer_weights` (1 each if empty); none is the encoder's own output.
-    `guided`: radius of the guided filter on the probabilities in image diagonals, 0 is none; `guided_eps` its variance.
-    `cut`: how far the border of a mask may move to where the colours change, in image diagonals, 0 is none.
+    masks: Bool[Tensor, "T H W"]
+    solution: Solution | None = None
+
+
+@runtime_checkable
+class Method(Protocol):
+    """An algorithm under a name. `recipe` says which features it needs; methods that need the same share them."""
+
+    name: str
+    recipe: Recipe
+
+    def predict(
+        self, clip: Clip, extractor: FeatureExtractor, ground_truth: Bool[Tensor, "T H W"] | None = None
+    ) -> Prediction:
+        """The masks of a clip. `extractor.task(clip, self.recipe)` gives the features.
+
+        Only a method that is meant to know the answer looks at `ground_truth`; it raises ValueError without one.
+        """
+
+
+@dataclass(frozen=True)
+class TransductiveMethod:
+    """The solver with its configuration, and what is done before and after it.
+
+    `prior` "oracle": the prior is the true foreground proportion of every frame, times 1 + `noise`.
+    Raises ValueError for settings that cannot be.
     """
 
-    centring: Centring = "none"
-    layers: tuple[str, ...] = ()
-    layer_weights: tuple[float, ...] = ()
-    guided: float = 0.0
-    guided_eps: float = 1e-3
-    cut: float = 0.0
+    name: str
+    config: SolverConfig = SolverConfig()
+    recipe: Recipe = Recipe()
+    prior: Literal["oracle"] | None = None
+    noise: float = 0.0
 
-    @property
-    def features(self) -> tuple[Centring, tuple[str, ...], tuple[float, ...]]:
-        """What decides the features: recipes that agree in this share them."""
-        return self.centring, self.layers, self.layer_weights
+    def __post_init__(self) -> None:
+        check(self, signed=("noise",))
+        if self.noise < -1:
+            raise ValueError(f"noise={self.noise} makes proportions negative; give -1 or more")
+        if self.noise and not self.prior:
+            raise ValueError("noise is put on an oracle's prior only; add prior=oracle, or leave it out")
+
+    def predict(
+        self, clip: Clip, extractor: FeatureExtractor, ground_truth: Bool[Tensor, "T H W"] | None = None
+    ) -> Prediction:
+        """The masks and the solution. Raises ValueError naming the episode if an oracle has no ground truth."""
+        if self.prior and ground_truth is None:
+            raise ValueError(
+                f"episode {clip.name}: {self.name} needs the ground truth and there is none; choose another method"
+            )
+        task = extractor.task(clip, self.recipe)
+        prior = oracle_prior(ground_truth, task, self.noise) if self.prior else None
+        solution = solve(task, self.config, prior)
+        return Prediction(finished(solution, clip, self.recipe).cpu(), solution)
 
 
 def finished(solution: Solution, clip: Clip, recipe: Recipe | None = None) -> Bool[Tensor, "T H W"]:
@@ -79,121 +107,56 @@ ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_wei
 FROZEN = Recipe(centring="pool", guided=0.033, guided_eps=1e-4, cut=0.033)
 """What is done around the solver for an encoder that was never trained; the solver is that of `SolverConfig.frozen`."""
 
-BASES = {
-    **{name: (config, Recipe()) for name, config in METHODS.items()},
-    "oracle": (ORACLE, Recipe()),
-    "frozen": (SolverConfig.frozen(), FROZEN),
+METHODS: dict[str, Method] = {
+    **{name: TransductiveMethod(name, config) for name, config in CONFIGS.items()},
+    "oracle": TransductiveMethod("oracle", ORACLE, prior="oracle"),
+    "frozen": TransductiveMethod("frozen", SolverConfig.frozen(), FROZEN),
 }
-SOLVER, AROUND = typing.get_type_hints(SolverConfig), typing.get_type_hints(Recipe)
-FIELDS = {**SOLVER, **AROUND}
-SETTINGS = (*FIELDS, "prior", "noise")
-POSITIVE = ("temperature", "window", "guided_eps")  # no other number may be negative, noise excepted
-
-
-@dataclass(frozen=True)
-class Method:
-    """How episodes are solved, under one name; `noise` is the relative error of an oracle's prior."""
-
-    name: str
-    config: SolverConfig
-    oracle: bool = False
-    noise: float = 0.0
-    recipe: Recipe = Recipe()
+"""All methods by name. Another algorithm is added by `METHODS["mine"] = Mine("mine")`."""
 
 
 def read_method(text: str) -> Method:
-    """The method that a text names: a base, then settings as name=value.
+    """The method that a text names: a key of `METHODS`, then settings as name=value.
 
-    The name is the text with single spaces. Raises ValueError in one sentence for an unknown base or setting (with
+    The name is the text with single spaces. Raises ValueError in one sentence for an unknown method or setting (with
     those that are like it), a setting given twice, and a value that the setting cannot have.
     """
     name = " ".join(re.sub(r"\s*=\s*", "=", text).split())
     base, *words = name.split(" ")
-    if base not in BASES:
-        raise ValueError(f"method {text!r}: there is no method {base!r}; {meant(base, BASES)}")
-    given: dict[str, str] = {}
+    if base not in METHODS:
+        raise ValueError(f"method {text!r}: there is no method {base!r}; {meant(base, METHODS)}")
+    try:
+        return _changed(METHODS[base], name, words) if words else METHODS[base]
+    except ValueError as error:
+        raise ValueError(f"method {name!r}: {error}") from error
+
+
+def _changed(method: Method, name: str, words: list[str]) -> Method:
+    """The method under a new name, with the settings that the words give."""
+    known, given = settings_of(method), {}
     for word in words:
         field, equals, value = word.partition("=")
         if not equals:
-            raise ValueError(f"method {name!r}: {word!r} is not a setting; write name=value, such as window=5")
-        if field not in SETTINGS:
-            raise ValueError(f"method {name!r}: there is no setting {field!r}; {meant(field, SETTINGS)}")
+            raise ValueError(f"{word!r} is not a setting; write name=value, such as window=5")
+        if field not in known:
+            raise ValueError(f"there is no setting {field!r}; {meant(field, known) if known else 'it has none'}")
         if field in given:
-            raise ValueError(f"method {name!r}: {field} is given twice; give it once")
-        given[field] = value
-    oracle, noise = _oracle(name, base, given)
-    values = {field: _value(name, field, value) for field, value in given.items() if field in FIELDS}
-    config, recipe = BASES[base]
-    config = replace(config, **{field: value for field, value in values.items() if field in SOLVER})
-    recipe = replace(recipe, **{field: value for field, value in values.items() if field in AROUND})
-    return Method(name, config, oracle, noise, recipe)
+            raise ValueError(f"{field} is given twice; give it once")
+        given[field] = read_value(field, value, known[field])
+    return _with(method, given | {"name": name})
 
 
-def prior_of(method: Method, task: Task, truth: Bool[Tensor, "T H W"] | None) -> Float[Tensor, " T"] | None:
-    """What an oracle knows: the true foreground proportion of every frame, off by `noise`; None for other methods.
-
-    Give the result to `solve(task, method.config, prior)`.
-    Raises ValueError naming the episode if there is no truth to know.
-    """
-    if not method.oracle:
-        return None
-    if truth is None:
-        raise ValueError(f"episode {task.name}: {method.name} needs the truth and there is none; choose another method")
-    return oracle_prior(truth, task, method.noise)
+def settings_of(method: Any) -> dict[str, Kind]:
+    """Every setting of a method: the fields of its dataclass and of those inside it, except the name."""
+    found: dict[str, Kind] = {}
+    for field in fields(method) if is_dataclass(method) else ():
+        value = getattr(method, field.name)
+        found |= settings_of(value) if is_dataclass(value) else {field.name: kinds(type(method))[field.name]}
+    return {name: kind for name, kind in found.items() if name != "name" and kind.simple}
 
 
-def _oracle(name: str, base: str, given: dict[str, str]) -> tuple[bool, float]:
-    """Whether the true proportion is known, and how wrong it is made."""
-    if given.get("prior", "oracle") != "oracle":
-        raise ValueError(f"method {name!r}: prior={given['prior']} is not known; write prior=oracle, or leave it out")
-    oracle = base == "oracle" or "prior" in given
-    if "noise" in given and not oracle:
-        raise ValueError(f"method {name!r}: noise is put on an oracle's prior only; add prior=oracle, or leave it out")
-    noise = _number(name, "noise", given.get("noise", "0"))
-    if noise < -1:
-        raise ValueError(f"method {name!r}: noise={given['noise']} makes proportions negative; give -1 or more")
-    return oracle, float(noise)
-
-
-def _value(name: str, field: str, text: str) -> Any:
-    """The value of a setting in the type that the solver has it."""
-    if typing.get_origin(FIELDS[field]) is tuple:
-        (kind, _) = typing.get_args(FIELDS[field])
-        parts = [] if text.lower() == "none" else text.split("+")
-        if not all(parts):
-            raise ValueError(f"method {name!r}: {field}={text} names nothing beside a +; write such as layer2+layer3")
-        return tuple(part if kind is str else _amount(name, field, part) for part in parts)
-    kinds = _kinds(FIELDS[field])
-    choices = [choice for kind in kinds for choice in typing.get_args(kind)]
-    if type(None) in kinds and text.lower() == "none":
-        return None
-    if choices:
-        if text not in choices:
-            raise ValueError(f"method {name!r}: {field}={text} is not known; {meant(text, choices)}")
-        return text
-    return _amount(name, field, text, whole=float not in kinds)
-
-
-def _amount(name: str, field: str, text: str, whole: bool = False) -> int | float:
-    """A number that is not negative."""
-    value = _number(name, field, text, whole)
-    if value < 0 or (value == 0 and field in POSITIVE):
-        least = "a number above 0" if field in POSITIVE else "0 or more"
-        raise ValueError(f"method {name!r}: {field}={text} is too small; give {least}")
-    return value
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of an annotation such as `float | None`."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _number(name: str, field: str, text: str, whole: bool = False) -> int | float:
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        wanted, such = ("a whole number", "3") if whole else ("a number", "0.5")
-        raise ValueError(f"method {name!r}: {field}={text} is not {wanted}; give one such as {field}={such}")
-    return value
+def _with(method: Any, given: dict[str, Any]) -> Any:
+    """The dataclass with these fields replaced, its own and those of the dataclasses inside."""
+    inside = {field.name: getattr(method, field.name) for field in fields(method)}
+    nested = {name: _with(value, given) for name, value in inside.items() if is_dataclass(value)}
+    return replace(method, **nested, **{name: value for name, value in given.items() if name in inside})

@@ -27,6 +27,7 @@ from torch import Tensor
 from ttilib.solver import losses
 from ttilib.solver.classifier import EPSILON, BiasStart, Classifier, prototype, start
 from ttilib.solver.objective import Objective, Terms, Weights
+from ttilib.solver.settings import check
 from ttilib.solver.task import Task
 
 
@@ -162,7 +163,7 @@ def upsampled_probabilities(
 class SolverConfig:
     """Everything one may change about the descent. The defaults are TTI as released.
 
-    A weight of None is 1/K. Source: protocol section 5.1.
+    A weight of None is 1/K. Raises ValueError for values that cannot be. Source: protocol section 5.1.
     """
 
     temperature: float = 20.0
@@ -187,6 +188,9 @@ class SolverConfig:
     refine_steps: int = 9  # the release writes 10 and counts from 1
     refine_learning_rate: float = 0.0025
     ring: float = 0.2  # width of the ignored ring around the pseudo-mask, in image diagonals
+
+    def __post_init__(self) -> None:
+        check(self, positive=("temperature", "window"))
 
     @classmethod
     def finetune(cls) -> SolverConfig:
@@ -220,7 +224,7 @@ class SolverConfig:
         return cls(divisor="video", negative="background")
 
 
-METHODS = {
+CONFIGS = {
     "fine-tune": SolverConfig.finetune(),
     "RePRI": SolverConfig.repri(),
     "TTI": SolverConfig.tti(),

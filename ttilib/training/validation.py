@@ -21,7 +21,7 @@ from ttilib.encoders.pspnet import PSPNet
 from ttilib.episodes.benchmarks import BenchmarkData, draw_episodes, read_benchmark
 from ttilib.episodes.clips import load_clip
 from ttilib.results.metrics import class_scores, intersection_union
-from ttilib.solver.solver import METHODS, solve
+from ttilib.solver.solver import SolverConfig, solve
 from ttilib.solver.task import extract
 from ttilib.training import distributed
 from ttilib.training.model import class_iou, confusion, smoothed_cross_entropy
@@ -90,7 +90,7 @@ class Quickly:
         for episode in chosen[distributed.rank() :: distributed.count()]:
             short = replace(episode, query=episode.query[::STRIDE][:FRAMES])
             clip = load_clip(short, self.data.query_root, self.size, self.data.support_root)
-            masks = solve(extract(network, clip, device), METHODS["RePRI"]).masks(clip.size)
+            masks = solve(extract(network, clip, device), SolverConfig.repri()).masks(clip.size)
             counts = intersection_union(masks.cpu(), clip.truth, clip.query_valid)
             sums[classes.index(episode.class_id)] += torch.tensor([int(each.sum()) for each in counts], device=device)
         rows = distributed.total(sums).tolist()
