@@ -11,8 +11,7 @@ import pytest
 from corpora import block, davis, minivspw, pascal, picture, vspw, ytvis
 from folds import fold
 
-from ttilib.datasets.base import NAMES
-from ttilib.datasets.catalog import READERS, read_table
+from ttilib.datasets.catalog import DATASETS, find_dataset, read_table
 from ttilib.episodes.benchmarks import BENCHMARKS, BenchmarkData, benchmark, draw_episodes, find_roots, read_benchmark
 from ttilib.episodes.episode import Episode, read_episodes, sample_episodes, write_episodes
 from ttilib.files import write_json, write_text
@@ -101,7 +100,7 @@ def test_the_benchmarks_are_those_of_the_release():
         assert plan.name == name and plan.runs == 5 and plan.note.endswith(".")
         assert plan.per_run == {"stills": 1000, "frames": 10000}.get(plan.draws)
         assert plan.batch == (100 if plan.draws == "frames" else None)
-        assert plan.query in READERS and plan.query in NAMES and plan.support in NAMES
+        assert plan.query in DATASETS and plan.support in DATASETS and plan.trained_on in DATASETS
         if plan.query != "minivspw":
             table = read_table("coco" if plan.query == "coco-full" else plan.query, novel=plan.novel)
             assert len(table["novel"]) == 4
@@ -119,19 +118,7 @@ def test_an_unknown_name_is_answered_with_those_like_it(data):
         read_benchmark("minivsp", 0, data)
 
 
-def test_the_folder_names_are_those_of_the_documentation():
-    assert NAMES == {
-        "pascal": ("pascal", "voc", "VOC2012", "VOCdevkit/VOC2012"),
-        "coco": ("coco", "COCO"),
-        "coco-full": ("coco", "COCO"),
-        "ytvis": ("ytvis", "YTVIS", "youtube-vis"),
-        "vspw": ("vspw", "VSPW_480p", "VSPW"),
-        "minivspw": ("minivspw", "MiniVSPW", "vspw"),
-        "davis": ("davis", "DAVIS"),
-    }
-
-
-@pytest.mark.parametrize(("corpus", "name"), [(corpus, name) for corpus, names in NAMES.items() for name in names])
+@pytest.mark.parametrize(("corpus", "name"), [(data.name, name) for data in DATASETS.values() for name in data.folders])
 def test_every_accepted_folder_name_is_found(corpus, name, tmp_path):
     (tmp_path / name).mkdir(parents=True)
     (plan,) = [b for b in BENCHMARKS.values() if b.query == corpus][:1]
@@ -210,8 +197,8 @@ def test_full_masks_of_coco_have_coco_s_classes(coco, tmp_path):
 
 def check_files(episodes: tuple[Episode, ...], data: BenchmarkData):
     """Every frame that is named is there, and every support frame shows the class."""
-    query = READERS[data.query.corpus](data.query_root)
-    support = READERS[data.support.corpus](data.support_root)
+    query = find_dataset(data.query.corpus).reader(data.query_root)
+    support = find_dataset(data.support.corpus).reader(data.support_root)
     for episode in episodes:
         assert episode.corpus == data.query.corpus
         number = episode.support_class if episode.support_corpus else episode.class_id

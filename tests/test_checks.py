@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from corpora import HEIGHT, WIDTH, block, broken_png, palette_png, pascal, pictu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttilib.datasets.catalog import READERS
+from ttilib.datasets.base import FrameFiles
+from ttilib.datasets.catalog import DATASETS
 from ttilib.datasets.pascal import PascalReader
 from ttilib.datasets.youtube_vis import ytvis_index
 from ttilib.episodes.checks import check_episodes
@@ -20,8 +22,7 @@ from ttilib.images import write_image, write_labels
 from ttilib.tools import doctor_checks
 from ttilib.tools.doctor_checks import (
     Finding,
-    Shown,
-    check_flow,
+        check_flow,
     check_frame,
     check_frames,
     check_labels,
@@ -56,7 +57,7 @@ def shown(tmp_path):
     """A photograph and a mask of 18 x 32 pixels, both whole."""
     write_image(tmp_path / "a.jpg", picture(1))
     write_labels(tmp_path / "a.png", block(3, 2, 2, 5, 5))
-    return Shown(tmp_path / "a.jpg", tmp_path / "a.png", (HEIGHT, WIDTH))
+    return FrameFiles(tmp_path / "a.jpg", tmp_path / "a.png", (HEIGHT, WIDTH))
 
 
 def cut(path, spoil):
@@ -70,7 +71,7 @@ def turned(path):
 @pytest.mark.parametrize("thorough", [False, True])
 def test_whole_files_are_left_in_peace(shown, thorough):
     assert check_frame(shown, thorough) == []
-    assert check_frame(Shown(shown.picture), thorough) == []
+    assert check_frame(FrameFiles(shown.picture), thorough) == []
     cut(shown.picture, lambda data: data + b"\0\0a phone's note")
     palette_png(shown.mask, block(3, 2, 2, 5, 5))
     assert check_frame(shown, thorough) == []
@@ -129,7 +130,7 @@ def test_only_a_thorough_look_sees_a_picture_broken_behind_its_header(shown):
 
 def many(folder):
     """Twelve frames, the third and the seventh of them spoilt."""
-    shown = [Shown(folder / f"{n}.jpg", folder / f"{n}.png") for n in range(12)]
+    shown = [FrameFiles(folder / f"{n}.jpg", folder / f"{n}.png") for n in range(12)]
     for number, (photograph, mask, _) in enumerate(shown):
         write_image(photograph, picture(number))
         write_labels(mask, block(3, 2, 2, 5, 5))
@@ -313,7 +314,7 @@ def test_each_picture_is_read_once_and_a_mask_once_per_class(tmp_path, monkeypat
             seen.append((frame, class_id))
             return super().mask(frame, class_id)
 
-    monkeypatch.setitem(READERS, "pascal", Counted)
+    monkeypatch.setitem(DATASETS, "pascal", replace(DATASETS["pascal"], reader=Counted))
     episodes = about("ab", "c"), about("ab", "d"), about(["empty"], "d", number=2)
     assert check_episodes(episodes, stills(tmp_path)) == episodes
     assert len(seen) == len(set(seen)) and {s for s in seen if isinstance(s, str)} == {"a", "b", "c", "d", "empty"}

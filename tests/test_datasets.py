@@ -28,7 +28,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from ttilib.datasets.base import Rule
-from ttilib.datasets.catalog import READERS, read_fold
+from ttilib.datasets.catalog import find_dataset, read_fold
 from ttilib.datasets.masks import decode
 from ttilib.datasets.transforms import MEAN, STD, centred, normalise
 from ttilib.episodes.clips import Frames, clip_from_files, episode_frames, load_clip, pool_frames, synthetic_clip
@@ -83,9 +83,9 @@ def test_ytvis_joins_two_instances_and_skips_nulls(tmp_path):
     twin = {**content["annotations"][0], "id": 90, "segmentations": [None, polygon(10, 20, 4, 5), None]}
     content["annotations"].append(twin)
     write_json(path, content)
-    mask = READERS["ytvis"](tmp_path).mask("aa/00005", 1)
+    mask = find_dataset("ytvis").reader(tmp_path).mask("aa/00005", 1)
     np.testing.assert_array_equal(mask, block(1, 2, 3, 6, 6) + block(1, 10, 20, 4, 5))
-    np.testing.assert_array_equal(READERS["ytvis"](tmp_path).mask("aa/00000", 1), block(1, 2, 3, 6, 6))
+    np.testing.assert_array_equal(find_dataset("ytvis").reader(tmp_path).mask("aa/00000", 1), block(1, 2, 3, 6, 6))
 
 
 def test_ytvis_training_labels_paint_later_over_earlier_and_leave_novel_as_ground(tmp_path):
@@ -99,12 +99,12 @@ def test_ytvis_training_labels_paint_later_over_earlier_and_leave_novel_as_groun
     }
     content["annotations"].append(over)
     write_json(path, content)
-    labels = READERS["ytvis"](tmp_path).labels("aa/00005", (2, 3, 4))
+    labels = find_dataset("ytvis").reader(tmp_path).labels("aa/00005", (2, 3, 4))
     expected = block(2, 2, 9, 6, 6)  # class 3 is second of the base classes
     expected[2:8, 9:12] = 1  # the later class 2 lies over it; class 1 is novel: background
     np.testing.assert_array_equal(labels, expected)
     with pytest.raises(ValueError, match="no frame aa/00007"):
-        READERS["ytvis"](tmp_path).labels("aa/00007", (2,))
+        find_dataset("ytvis").reader(tmp_path).labels("aa/00007", (2,))
 
 
 def test_padding_counts_for_ytvis_and_vspw_but_not_for_pascal_and_davis(tmp_path):

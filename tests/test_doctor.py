@@ -11,7 +11,7 @@ from corpora import block, broken_png, davis, davis_2016, davis_2017, flow, mini
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ttilib.datasets.catalog import TABLES
+from ttilib.datasets.catalog import DATASETS, TABLES
 from ttilib.datasets.coco import make_masks
 from ttilib.episodes.benchmarks import BENCHMARKS, read_benchmark
 from ttilib.files import read_json, write_json, write_text
@@ -352,7 +352,7 @@ def test_no_data_is_one_error_with_the_expected_tree(tmp_path, name):
         assert finding.severity == "error" and finding.file == str(root) and not report.folds
         plan = BENCHMARKS[name]
         for corpus in (plan.query, plan.support):
-            assert all(entry in finding.mend for entry in doctor_checks.TREES[corpus])
+            assert all(entry in finding.mend for entry in DATASETS[corpus].layout)
         assert f"{name}: not ready (1 error," in report.text()
 
 

@@ -10,7 +10,7 @@ from corpora import HEIGHT, WIDTH, block, pascal, polygon, vspw, ytvis
 from torch.utils.data import DataLoader
 
 from ttilib.datasets.base import IGNORED
-from ttilib.datasets.catalog import READERS, read_fold
+from ttilib.datasets.catalog import DATASETS, find_dataset, read_fold
 from ttilib.datasets.transforms import MEAN, STD, augment, augment_clip, denormalise, image_tensor, mask_tensor, pixels
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image
@@ -48,13 +48,13 @@ def test_training_labels_by_hand(tmp_path):
     assert image.shape == (3, 18, 32) and image.dtype == torch.float32 and labels.dtype == torch.int64
     assert labels.unique().tolist() == [0, 2, 255]  # class 3 is the second base class; padding below row 16
     assert (labels[16:] == 255).all() and (labels[:16] != 255).all()
-    stored = READERS["pascal"](root).labels("t0", fold.base)
+    stored = find_dataset("pascal").reader(root).labels("t0", fold.base)
     expected = block(1, 2, 3, 8, 8)
     expected[12:17, 20:25] = expected[0] = 255  # a novel class and void are both ignored
     np.testing.assert_array_equal(stored, expected)
     raw = block(53, 2, 3, 8, 8) + block(41, 12, 20, 5, 5)
     raw[0] = 255
-    reader = READERS["vspw"](vspw(tmp_path / "vspw", {"s": [raw]}))
+    reader = find_dataset("vspw").reader(vspw(tmp_path / "vspw", {"s": [raw]}))
     np.testing.assert_array_equal(reader.labels("s/8", (49, 53)), block(2, 2, 3, 8, 8))
 
 
@@ -73,7 +73,8 @@ def test_training_pictures_of_vspw_are_scaled_in_bytes_and_others_are_not(tmp_pa
     due = (np.float32(due) / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
     np.testing.assert_array_equal(image.numpy(), due.transpose(2, 0, 1))
     assert (labels[:32, :64] != IGNORED).all() and (labels == IGNORED).sum() == 65 * 65 - 32 * 64
-    rules = {corpus: (reader.episode_rule.rounded, reader.training_rule.rounded) for corpus, reader in READERS.items()}
+    readers = [(name, dataset.reader) for name, dataset in DATASETS.items()]
+    rules = {corpus: (reader.episode_rule.rounded, reader.training_rule.rounded) for corpus, reader in readers}
     assert rules["vspw"] == (False, True) and rules["ytvis"] == rules["pascal"] == rules["davis"] == (False, False)
 
 
@@ -115,7 +116,7 @@ def test_training_takes_every_nth_frame_of_each_listed_video(tmp_path):
 @pytest.mark.parametrize("index", range(4))
 def test_a_varied_frame_is_the_reader_s_variation_laid_by_the_reader_s_rule(tmp_path, index):
     root = ytvis(tmp_path, {f"{c}{n}": [[c]] * 2 for c in (2, 3, 4) for n in range(2)})
-    fold, reader = read_fold("ytvis", 0, root), READERS["ytvis"](root)
+    fold, reader = read_fold("ytvis", 0, root), find_dataset("ytvis").reader(root)
     frames = TrainingFrames(fold, root, "train", (36, 64), seed=7)  # twice the stored size: nothing is padded
     frames.set_epoch(3)
     name = frames.frames[index]
@@ -200,7 +201,7 @@ def test_videos_are_gone_through_again_and_again_as_often_as_they_are_listed(tmp
 def test_a_clip_is_varied_as_one_and_its_first_frame_is_not_warped(tmp_path):
     fold, root = grey_ytvis(tmp_path, {"a": [[2, 3, 4]] * 8, "b": LONG})
     clips = TrainingClips(replace(fold, train=("a",)), root, "train", SIZE, every=1, repeats=40)
-    stored = torch.from_numpy(READERS["ytvis"](root).labels("a/00000", fold.base)).long()
+    stored = torch.from_numpy(find_dataset("ytvis").reader(root).labels("a/00000", fold.base)).long()
     mirrors, lights, warped = [], [], 0
     for pictures, labels in clips:
         mirrors.append(torch.equal(labels[0], stored.flip(-1)))
@@ -220,7 +221,7 @@ def test_a_clip_is_varied_as_one_and_its_first_frame_is_not_warped(tmp_path):
 
 def test_a_varied_clip_is_the_library_s_clip_of_the_drawn_frames(tmp_path):
     fold, root = grey_ytvis(tmp_path, {"a": LONG, "b": LONG})
-    fold, reader = replace(fold, train=("a", "b")), READERS["ytvis"](root)
+    fold, reader = replace(fold, train=("a", "b")), find_dataset("ytvis").reader(root)
     clips = TrainingClips(fold, root, "train", SIZE, seed=5, every=1, frames=4, repeats=3)
     clips.set_epoch(2)
     for index in (0, 1, 5):

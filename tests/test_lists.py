@@ -207,7 +207,7 @@ def test_wrong_requests_say_what_to_do(tmp_path):
     root = pascal(tmp_path / "voc", stills(), val=("v10",))
     with pytest.raises(ValueError, match="has folds 0 to 3, not 4"):
         read_fold("pascal", 4, root)
-    with pytest.raises(ValueError, match="corpus 'voc' is not known; choose one of ytvis, pascal, coco, .*davis"):
+    with pytest.raises(ValueError, match="dataset 'voc' is not known; choose one of ytvis, pascal, coco, .*davis"):
         read_fold("voc", 0, root)
     with pytest.raises(FileNotFoundError, match=r"train\.txt: is a file"):
         read_fold("pascal", 0, root / "train.txt")

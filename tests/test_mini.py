@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as rle
 
-from ttilib.datasets.catalog import READERS, read_fold
+from ttilib.datasets.catalog import find_dataset, read_fold
 from ttilib.datasets.masks import decode
 from ttilib.images import read_image, read_labels
 from ttilib.synthetic import dataset, generate, scenery, scenes, shapes
@@ -245,7 +245,7 @@ def test_folds_part_the_classes(world):
 
 @pytest.mark.parametrize("name", CORPORA)
 def test_the_readers_of_the_real_corpora_read_it(world, name):
-    reader = READERS[name](world / name)
+    reader = find_dataset(name).reader(world / name)
     for index in range(4):
         fold = read_fold(name, index, world / name)
         assert fold.train and fold.novel

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ttilib as tti
-from ttilib.datasets.catalog import READERS
+from ttilib.datasets.catalog import find_dataset
 from ttilib.encoders.checkpoints import save_encoder
 from ttilib.episodes.clips import synthetic_clip
 from ttilib.files import read_json
@@ -158,7 +158,7 @@ def test_the_notebook_of_ones_own_video_writes_its_example_as_files(repository, 
     run_notebook(repository / "notebooks" / "06_your_video.ipynb", tmp_path / "06.ipynb", small)
     data = tti.read_benchmark("ytvis-v1", 0, corpus)
     episode = tti.draw_episodes(data, 2)[7]
-    reader = READERS["ytvis"](data.query_root)
+    reader = find_dataset("ytvis").reader(data.query_root)
     folder = tmp_path / "own" / f"{episode.class_name}-{episode.video}"
     for k, name in enumerate(episode.support):
         assert np.array_equal(read_image(folder / "given" / f"picture{k}.png"), reader.image(name))

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ttilib.datasets.catalog import READERS, SCANS, read_fold, read_table
+from ttilib.datasets.catalog import find_dataset, read_fold, read_table
 from ttilib.datasets.vspw import minivspw_listed, minivspw_table
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import write_labels
@@ -111,7 +111,7 @@ def test_vspw_lists_each_set_of_classes_for_itself(tmp_path):
     turned = {**table, "novel": [[53]], "base": [[41, 45]]}  # as when checkpoints are chosen by other classes
     fold = read_fold("vspw", 0, root, table=turned)
     assert fold.presence == {41: {"a": ("a/8",), "b": ("b/8",)}, 45: {}, 53: {"a": ("a/9",)}}
-    reader = READERS["vspw"](root)
+    reader = find_dataset("vspw").reader(root)
     assert reader.mask("a/9", 45).sum() == 5 and set(np.unique(reader.mask("a/9", 45))) == {0, 1}  # no 255
     np.testing.assert_array_equal(reader.labels("a/9", (41, 45)), 2 * (other == 45))
 
@@ -150,13 +150,13 @@ def test_a_folder_without_sequences_is_named(tmp_path, there):
 
 
 def test_the_laying_rules_of_vspw_and_minivspw():
-    lies = READERS["vspw"].episode_rule.place(480, 853, (417, 417))
+    lies = find_dataset("vspw").reader.episode_rule.place(480, 853, (417, 417))
     assert (lies.height, lies.width, lies.top, lies.left) == (234, 417, 91, 0)
-    assert READERS["vspw"].episode_rule.padding_counts and READERS["vspw"].training_rule.rounded
-    for rule in (READERS["vspw"].training_rule, READERS["minivspw"].episode_rule):
+    assert find_dataset("vspw").reader.episode_rule.padding_counts and find_dataset("vspw").reader.training_rule.rounded
+    for rule in (find_dataset("vspw").reader.training_rule, find_dataset("minivspw").reader.episode_rule):
         lies = rule.place(480, 853, (417, 417))
         assert (lies.height, lies.width, lies.top, lies.left) == (232, 416, 0, 0) and not rule.padding_counts
-    assert not READERS["minivspw"].episode_rule.rounded
+    assert not find_dataset("minivspw").reader.episode_rule.rounded
 
 
 # MiniVSPW --------------------------------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_minivspw_overlooks_hidden_masks_and_tells_what_is_broken(tmp_path):
 
 def test_minivspw_reads_like_vspw(tmp_path):
     root = mini(tmp_path)
-    reader = READERS["minivspw"](str(root))
+    reader = find_dataset("minivspw").reader(str(root))
     np.testing.assert_array_equal(reader.mask("9_x/10", 49), block(1, 9, 9, 2, 2))
     assert not reader.mask("9_x/9", 49).any()  # 255 everywhere: background, not unjudged
     assert reader.image("9_x/9").shape == (HEIGHT, WIDTH, 3)
@@ -321,7 +321,7 @@ def test_official_davis_shows_the_class_of_the_table(tmp_path, make, resolution)
         12: {"libby": ("libby/8", "libby/9", "libby/10")},
     }
     assert fold.train == fold.val == () and fold.novel == (6, 7, 8, 9, 10)
-    reader = READERS["davis"](root)
+    reader = find_dataset("davis").reader(root)
     both = block(1, 3, 3, 5, 5) + block(1, 12, 20, 2, 3)  # both parts of the object, none of them void
     np.testing.assert_array_equal(reader.mask("bus/10", 6), both)
     np.testing.assert_array_equal(reader.mask("bus/9", 6), full(0))
@@ -336,13 +336,13 @@ def test_official_davis_masks_saved_otherwise(tmp_path, mode):
     path = root / "Annotations" / "480p" / "bus" / "8.png"
     Image.open(path).convert(mode).save(path)
     assert read_fold("davis", 1, root).presence[6] == {"bus": ("bus/8",)}
-    np.testing.assert_array_equal(READERS["davis"](root).mask("bus/8", 6), block(1, 2, 2, 5, 5))
+    np.testing.assert_array_equal(find_dataset("davis").reader(root).mask("bus/8", 6), block(1, 2, 2, 5, 5))
 
 
 def test_official_davis_prefers_480p_and_keeps_picture_and_mask_of_one_size(tmp_path):
     davis_2016(tmp_path, {"bus": [block(1, 0, 0, 9, 9, size=(36, 64))]}, "1080p")
     root = davis_2016(tmp_path, {"bus": [block(1, 2, 2, 5, 5)]}, "480p")
-    reader = READERS["davis"](root)
+    reader = find_dataset("davis").reader(root)
     assert reader.image("bus/8").shape[:2] == reader.mask("bus/8", 6).shape == (HEIGHT, WIDTH)
     shutil.rmtree(root / "Annotations" / "480p")
     with pytest.raises(FileNotFoundError, match="Annotations/480p/bus: no such folder"):
@@ -382,7 +382,7 @@ def test_davis_with_class_ids_tells_strange_labels_and_goes_on(tmp_path):
     assert frames(fold, "pets") == ["8", "10"] and fold.presence[8] == {"bear": ("bear/8",), "pets": ("pets/8",)}
     assert fold.presence[12] == {"pets": ("pets/10",)}
     assert len(errors) == 1 and "9.png: label 21 is no class of the table" in str(errors[0])
-    reader = READERS["davis"](root)
+    reader = find_dataset("davis").reader(root)
     assert set(np.unique(reader.mask("pets/8", 8))) == {0, 1, 255}
     np.testing.assert_array_equal(np.unique(reader.labels("pets/8", (8,))), [0, 1, 255])
 
@@ -395,9 +395,9 @@ def test_davis_scan_and_reader_agree_about_colours(tmp_path):
     errors = []
     assert read_fold("davis", 1, root, on_error=errors.append).presence[8] == {"cat": ("cat/8",)}
     assert len(errors) == 1 and "9.png: label map has RGB pixels" in str(errors[0])
-    np.testing.assert_array_equal(READERS["davis"](root).mask("cat/8", 8), block(1, 0, 0, 3, 3))
+    np.testing.assert_array_equal(find_dataset("davis").reader(root).mask("cat/8", 8), block(1, 0, 0, 3, 3))
     with pytest.raises(ValueError, match=r"9\.png: label map has RGB pixels"):
-        READERS["davis"](root).mask("cat/9", 8)
+        find_dataset("davis").reader(root).mask("cat/9", 8)
 
 
 def test_a_flattened_official_edition_is_noticed(tmp_path):
@@ -431,10 +431,6 @@ def test_real_sequences_of_davis():
     shown = {(video, fold.names[c]) for c, videos in fold.presence.items() for video in videos}
     assert shown == {(name, table["sequences"][name]) for name in facts}
     assert fold.frames["bus"][:2] == ("bus/00000000", "bus/00000002")
-    reader = READERS["davis"](REAL)
+    reader = find_dataset("davis").reader(REAL)
     frame = fold.frames["bus"][0]
     assert reader.image(frame).shape[:2] == reader.mask(frame, 6).shape and reader.mask(frame, 6).max() == 1
-
-
-def test_every_corpus_has_a_scan_and_a_reader():
-    assert list(READERS) == list(SCANS)

@@ -1,23 +1,16 @@
-"""What every corpus can be asked, however it keeps its pictures.
+"""What the library needs to know of a dataset: one `Dataset`, made of a scan, a reader and a few facts.
 
-A *scan* reads the annotations of a data folder under a class table and tells, without touching a photograph,
-the frames of every video, the frames that show each class, and the videos that base training may use. A
-*reader* hands over the photograph of a frame, the mask of a class in it and its training labels, and says by
-which rule the released code lays the corpus on the canvas.
-
-Scans meet files that cannot be used. Each such file is told to `on_error`; `stop` raises, so the first one
-ends the scan; whoever passes a function that returns, such as `list.append`, gets the scan of the rest.
-
-Where the corpora lie: one data folder with a folder per corpus, or the folder of a corpus itself.
-
-`NAMES` are the folder names that are looked for; `find_root` finds the folder of one corpus.
+A *scan* reads the annotations under a data folder for one division of the classes and returns, without opening an
+image, the frames of every video, the frames that contain each class, and the videos of base training. A *reader*
+returns the image of a frame, the mask of one class in it, and its training labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -79,11 +72,10 @@ class Rule(NamedTuple):
 
 @runtime_checkable
 class Reader(Protocol):
-    """What every corpus can be asked."""
+    """Images, masks and training labels of a dataset's frames, and how they are resized and padded."""
 
     episode_rule: ClassVar[Rule]
     training_rule: ClassVar[Rule]
-    vary: ClassVar[Callable[..., Any]]
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
         """The photograph of a frame, red green blue."""
@@ -101,47 +93,54 @@ def large(counts: Mapping[int, int], table: Mapping[str, Any]) -> set[int]:
     return {label for label, count in counts.items() if count >= least}
 
 
-NAMES: dict[str, tuple[str, ...]] = {
-    "pascal": ("pascal", "voc", "VOC2012", "VOCdevkit/VOC2012"),
-    "coco": ("coco", "COCO"),
-    "coco-full": ("coco", "COCO"),
-    "ytvis": ("ytvis", "YTVIS", "youtube-vis"),
-    "vspw": ("vspw", "VSPW_480p", "VSPW"),
-    "minivspw": ("minivspw", "MiniVSPW", "vspw"),
-    "davis": ("davis", "DAVIS"),
-}
-SIGNS: dict[str, tuple[str, ...]] = {
-    "pascal": ("JPEGImages", "SegmentationClassAug"),
-    "coco": ("annotations", "train2014", "val2014"),
-    "coco-full": ("annotations", "train2014", "val2014"),
-    "ytvis": ("train/train.json", "train/JPEGImages"),
-    "vspw": ("data/*/origin", "*/origin"),
-    "minivspw": ("data/*/origin", "*/origin"),
-    "davis": ("JPEGImages", "Annotations"),
-}
-"""What lies in the folder of a corpus; one of these is enough."""
+class FrameFiles(NamedTuple):
+    """The files of one frame: its image, its mask if that has a file of its own, and (height, width) if known."""
+
+    picture: Path
+    mask: Path | None = None
+    size: tuple[int, int] | None = None
 
 
-def find_root(corpus: str, root: Path | str, itself: bool = True) -> Path:
-    """The folder of a corpus: below `root` under one of its names, or, with `itself`, `root`.
+class LabelRule(NamedTuple):
+    """Which labels masks may hold, which of them mean "ignore", and how bad another label is."""
 
-    Raises FileNotFoundError with the names that were looked for.
+    allowed: Collection[int]
+    ignored: Collection[int] = (IGNORED,)
+    severity: Literal["error", "warning"] = "error"
+
+
+def class_labels(root: Path, table: Mapping[str, Any]) -> LabelRule:
+    """Masks hold background, the classes of the table and the ignore label."""
+    return LabelRule({0, *table["classes"], IGNORED})
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Everything that the library needs to know of one dataset; `catalog.DATASETS` holds them by name.
+
+    `reader`: made from the dataset's folder. `scan(root, table, base, novel, on_error)`: see `Scan`.
+    `folders`: its names below a data folder, the first one preferred; `signs`: patterns of which one matches inside it.
+    `table`: its class table is lists/<table>.json, unless the folder has its own lists.json; `own_table(root, table)`
+    makes one from the table of the dataset that gives the support.
+    `sampling`: how episodes are sampled from it alone, see `Benchmark`. `augmentation`: training augments whole clips
+    as the release does videos, or each image as it does Pascal's. `others_ignored`: training ignores the pixels of
+    classes that are not base; otherwise they are background.
+    For `doctor`: `layout`, file patterns to what it means if there is no such file, "" if the dataset cannot be used;
+    `files(root, table, on_error)`, all frames with their files; `labels(root, table)`, what masks may hold.
+    `make_masks(root, on_error, workers)`: writes the masks, if the dataset comes without.
     """
-    root = Path(root)
-    if not root.is_dir():
-        found = "is a file" if root.exists() else "no such folder"
-        raise FileNotFoundError(f"{root}: {found}; give the data folder, or the folder of the {corpus} data")
-    for name in NAMES[corpus]:
-        if (root / name).is_dir():
-            return root / name
-    if itself and any(next(root.glob(sign), None) is not None for sign in SIGNS[corpus]):
-        return root
-    looked = f"looked for a folder {_either(NAMES[corpus])}"
-    if itself:
-        looked += f", and for {_either(SIGNS[corpus])} in {root.name or root} itself"
-    raise FileNotFoundError(f"{root}: no {corpus} data here ({looked}); give the folder that holds them")
 
-
-def _either(names: tuple[str, ...]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} or {last}" if most else last
+    name: str
+    reader: Callable[[Path | str], Reader]
+    scan: Callable[..., Scan]
+    folders: Names = ()
+    signs: Names = ()
+    table: str = ""
+    own_table: Callable[[Path, Mapping[str, Any]], dict[str, Any]] | None = None
+    sampling: Literal["v1", "stills", "sequences", "cross"] = "cross"
+    augmentation: Literal["clip", "image"] = "image"
+    others_ignored: bool = False
+    layout: Mapping[str, str] = field(default_factory=dict)
+    files: Callable[[Path, Mapping[str, Any], OnError], dict[str, FrameFiles]] | None = None
+    labels: Callable[[Path, Mapping[str, Any]], LabelRule] = class_labels
+    make_masks: Callable[[Path, OnError, int], object] | None = None

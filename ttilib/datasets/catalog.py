@@ -1,52 +1,63 @@
-"""The corpora by name: how each is scanned and how its pictures are read.
+"""The datasets by name, the division of their classes into base and novel, and where each class can be seen.
 
-Which classes are new, and in which frames of which videos they can be seen.
-
-A benchmark is a folder of pictures and a table of classes. Each fold of the table calls some classes
-novel (met only at inference) and the others base (seen in training); a fold says nothing about pixels. The
-tables are in `lists/<corpus>.json`; a data folder with a `lists.json` of the same form brings its own.
-Where each class is visible is read from the annotations on disk, so no long lists have to be kept.
-
-`Fold` is what the rest of the library needs to know; `read_fold` makes one. Four corpora are known:
-ytvis (videos, one JSON of outlines), pascal (stills), vspw and davis (videos, one label map per frame).
+Each fold of a class table calls some classes novel (met only at inference) and the others base (seen in training).
+The tables are in `lists/<dataset>.json`; a data folder with a `lists.json` of the same form brings its own.
+`read_fold` reads one fold as a `Fold`, which is all that the rest of the library needs to know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttilib.datasets.base import OnError, Reader, Scan, stop
-from ttilib.datasets.coco import CocoFullReader, CocoReader, scan_coco, scan_coco_full
-from ttilib.datasets.davis import DavisReader, scan_davis
-from ttilib.datasets.pascal import PascalReader, scan_pascal
-from ttilib.datasets.vspw import MiniVspwReader, VspwReader, scan_minivspw, scan_vspw
-from ttilib.datasets.youtube_vis import YtvisReader, scan_ytvis
+from ttilib.datasets.base import Dataset, OnError, stop
+from ttilib.datasets.coco import COCO, COCO_FULL
+from ttilib.datasets.davis import DAVIS
+from ttilib.datasets.pascal import PASCAL
+from ttilib.datasets.vspw import MINIVSPW, VSPW
+from ttilib.datasets.youtube_vis import YTVIS
 from ttilib.files import lists_folder, read_json
 
-READERS: dict[str, Callable[[Path | str], Reader]] = {
-    "ytvis": YtvisReader,
-    "pascal": PascalReader,
-    "coco": CocoReader,
-    "coco-full": CocoFullReader,
-    "vspw": VspwReader,
-    "minivspw": MiniVspwReader,
-    "davis": DavisReader,
+DATASETS: dict[str, Dataset] = {
+    dataset.name: dataset for dataset in (YTVIS, PASCAL, COCO, COCO_FULL, VSPW, MINIVSPW, DAVIS)
 }
-SCANS: dict[str, Callable[..., Scan]] = {
-    "ytvis": scan_ytvis,
-    "pascal": scan_pascal,
-    "coco": scan_coco,
-    "coco-full": scan_coco_full,
-    "vspw": scan_vspw,
-    "minivspw": scan_minivspw,
-    "davis": scan_davis,
-}
-
+"""Add a dataset here, by `DATASETS["name"] = Dataset(...)`; it is looked up at every call."""
 
 TABLES = lists_folder()
+
+
+def find_dataset(name: str) -> Dataset:
+    """The dataset of that name; an unknown name is answered with all there are."""
+    if name not in DATASETS:
+        raise ValueError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def find_root(name: str, root: Path | str, itself: bool = True) -> Path:
+    """The folder of a dataset: below `root` under one of its names, or, with `itself`, `root`.
+
+    Raises FileNotFoundError with the names that were looked for.
+    """
+    root, dataset = Path(root), find_dataset(name)
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "no such folder"
+        raise FileNotFoundError(f"{root}: {found}; give the data folder, or the folder of the {name} data")
+    for folder in dataset.folders or (name,):
+        if (root / folder).is_dir():
+            return root / folder
+    if itself and any(next(root.glob(sign), None) is not None for sign in dataset.signs):
+        return root
+    looked = f"looked for a folder {_either(dataset.folders or (name,))}"
+    if itself and dataset.signs:
+        looked += f", and for {_either(dataset.signs)} in {root.name or root} itself"
+    raise FileNotFoundError(f"{root}: no {name} data here ({looked}); give the folder that holds them")
+
+
+def _either(names: tuple[str, ...]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 @dataclass(frozen=True)
@@ -78,12 +89,11 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
 
     `novel` is the entry whose lists are the novel classes; only those of "novel" itself are gone through repeatedly.
     """
-    if corpus not in SCANS:
-        raise ValueError(f"corpus {corpus!r} is not known; choose one of {', '.join(SCANS)}")
-    if corpus == "minivspw":
-        raise ValueError("minivspw borrows Pascal's classes; use read_benchmark, or give read_fold a minivspw_table")
+    dataset = find_dataset(corpus)
+    if dataset.own_table:
+        raise ValueError(f"{corpus} has the classes of its support's dataset; use read_benchmark, or give a table")
     own = Path(root) / "lists.json" if root is not None else None
-    path = own if own is not None and own.is_file() else TABLES / f"{corpus.removesuffix('-full')}.json"
+    path = own if own is not None and own.is_file() else TABLES / f"{dataset.table or corpus}.json"
     table = read_json(path)
     if not isinstance(table, dict) or not {"classes", "novel"} <= table.keys():
         raise ValueError(f'{path}: a class table needs "classes" and "novel"; see lists/README.md')
@@ -124,7 +134,7 @@ def read_fold(
     base, novel = _divided(corpus, table, fold)
     if both := set(base) & set(novel):
         raise ValueError(f"{corpus} fold {fold}: classes {sorted(both)} are base and novel; mend the table")
-    scan = SCANS[corpus](root, table, base, novel, on_error)
+    scan = find_dataset(corpus).scan(root, table, base, novel, on_error)
     repeats = table["repeats"][fold] if "repeats" in table else 1
     names = table["classes"]
     return Fold(corpus, fold, names, base, novel, scan.frames, scan.presence, scan.train, scan.val, repeats, scan.shown)

@@ -24,6 +24,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -34,7 +35,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from tqdm import tqdm
 
-from ttilib.datasets.base import Names, OnError, Scan, stop
+from ttilib.datasets.base import Dataset, FrameFiles, Names, OnError, Scan, stop
 from ttilib.datasets.masks import decode
 from ttilib.datasets.pascal import PascalReader, scan_stills, text_lines
 from ttilib.files import read_json
@@ -298,18 +299,6 @@ def _paint(folder: Path, rule: str, still: Outlined, tolerant: bool = False) -> 
     return complaints
 
 
-__all__ = [
-    "CocoFullReader",
-    "CocoReader",
-    "coco_lines",
-    "coco_list",
-    "coco_masks",
-    "make_masks",
-    "scan_coco",
-    "scan_coco_full",
-]
-
-
 def coco_list(root: Path, split: str, table: Mapping[str, Any], on_error: OnError = stop) -> Names:
     """The stills of a split: of <root>/<split>.txt, or without that file of the annotations, if these are there.
 
@@ -397,3 +386,41 @@ def _scan(
             command = f"python -m ttilib lists {reader.corpus} --root {reader.root}"
             raise FileNotFoundError(f"{folder}: no such folder of masks; paint them with `{command}`")
     return scan_stills(reader, train, val, table, base, novel, on_error)
+
+
+def _files(reader: type[CocoReader], root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
+    """Image and mask of every still in both lists."""
+    source = reader(root)
+    stills = [still for split in PARTS for still in coco_list(root, split, table, on_error)]
+    return {still: FrameFiles(source.picture_path(still), source.mask_path(still)) for still in stills}
+
+
+COCO = Dataset(
+    name="coco",
+    reader=CocoReader,
+    scan=scan_coco,
+    folders=("coco", "COCO"),
+    signs=("annotations", "train2014", "val2014"),
+    sampling="stills",
+    others_ignored=True,
+    layout={
+        "train.txt or annotations/instances_train2014.json": "",
+        "val.txt or annotations/instances_val2014.json": "",
+        "train2014/<name>.jpg": "",
+        "val2014/<name>.jpg": "",
+        "train/<name>.png": "",
+        "val/<name>.png": "",
+    },
+    files=partial(_files, CocoReader),
+    make_masks=lambda root, on_error, workers: make_masks(root, "first", on_error, workers),
+)
+COCO_FULL = replace(
+    COCO,
+    name="coco-full",
+    table="coco",
+    reader=CocoFullReader,
+    scan=scan_coco_full,
+    layout={name.replace("/<name>.png", "_full/<name>.png"): "" for name in COCO.layout},
+    files=partial(_files, CocoFullReader),
+    make_masks=lambda root, on_error, workers: make_masks(root, "full", on_error, workers),
+)

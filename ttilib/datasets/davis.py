@@ -17,11 +17,23 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.datasets.base import IGNORED, Names, OnError, Rule, Scan, large, stop
+from ttilib.datasets.base import (
+    IGNORED,
+    Dataset,
+    FrameFiles,
+    LabelRule,
+    Names,
+    OnError,
+    Rule,
+    Scan,
+    class_labels,
+    large,
+    stop,
+)
 from ttilib.datasets.masks import Counts
 from ttilib.datasets.pascal import PascalReader, known
 from ttilib.datasets.transforms import centred
-from ttilib.datasets.vspw import counted, keep, sequence_folders, sequence_frames
+from ttilib.datasets.vspw import counted, keep, sequence_files, sequence_folders, sequence_frames
 from ttilib.images import read_labels
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
@@ -131,3 +143,30 @@ class DavisReader(PascalReader):
         if not self.edition:
             return super().labels(frame, base)
         raise ValueError(f"{self.mask_path(frame)}: names no class; DAVIS cannot be trained on, take other videos")
+
+
+def davis_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
+    """The frames of all sequences; of an official edition, of those that the class table names."""
+    reader = DavisReader(root)
+    names = sequence_folders(root / reader.pictures)
+    return sequence_files(reader, [n for n in names if not reader.edition or n in table.get("sequences", ())])
+
+
+def davis_labels(root: Path, table: Mapping[str, Any]) -> LabelRule:
+    """In the masks of an official edition, every label but 0 is the object."""
+    return LabelRule(range(256), ()) if davis_edition(root) else class_labels(root, table)
+
+
+DAVIS = Dataset(
+    name="davis",
+    reader=DavisReader,
+    scan=scan_davis,
+    folders=("davis", "DAVIS"),
+    signs=("JPEGImages", "Annotations"),
+    layout={
+        "JPEGImages/480p/<sequence>/<frame>.jpg or JPEGImages/<sequence>/<frame>.jpg": "",
+        "Annotations/480p/<sequence>/<frame>.png or Annotations/<sequence>/<frame>.png": "",
+    },
+    files=davis_files,
+    labels=davis_labels,
+)

@@ -15,9 +15,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.datasets.base import IGNORED, Names, OnError, Presence, Rule, Scan, large, stop
+from ttilib.datasets.base import (
+    IGNORED,
+    Dataset,
+    FrameFiles,
+    Names,
+    OnError,
+    Presence,
+    Rule,
+    Scan,
+    large,
+    stop,
+)
 from ttilib.datasets.masks import census
-from ttilib.datasets.transforms import flip, static
+from ttilib.datasets.transforms import static
 from ttilib.images import Colours, read_image, read_labels
 
 
@@ -160,7 +171,6 @@ class PascalReader:
     """Pascal stills: JPEGImages/<id>.jpg with class ids in SegmentationClassAug/<id>.png."""
 
     episode_rule = training_rule = Rule(static, False)
-    vary = staticmethod(flip)
     pictures, masks = "JPEGImages", "SegmentationClassAug"
     colours: Colours | None = VOC_COLOURS
     """What colours mean in a label map saved as RGB; None if they mean nothing."""
@@ -190,3 +200,28 @@ class PascalReader:
         table = np.full(256, IGNORED, dtype=np.uint8)
         table[[0, *base]] = range(len(base) + 1)
         return table[read_labels(self.mask_path(frame), self.colours)]
+
+
+def pascal_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
+    """Image and mask of every still in train.txt and val.txt."""
+    reader = PascalReader(root)
+    stills = [still for split in ("train", "val") for still in pascal_list(root, f"{split}.txt", on_error)]
+    return {still: FrameFiles(reader.picture_path(still), reader.mask_path(still)) for still in stills}
+
+
+PASCAL = Dataset(
+    name="pascal",
+    reader=PascalReader,
+    scan=scan_pascal,
+    folders=("pascal", "voc", "VOC2012", "VOCdevkit/VOC2012"),
+    signs=("JPEGImages", "SegmentationClassAug"),
+    sampling="stills",
+    others_ignored=True,
+    layout={
+        "train.txt or ImageSets/Segmentation/train.txt": "",
+        "val.txt or ImageSets/Segmentation/val.txt": "",
+        "JPEGImages/<id>.jpg": "",
+        "SegmentationClassAug/<id>.png": "",
+    },
+    files=pascal_files,
+)

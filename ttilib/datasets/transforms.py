@@ -221,3 +221,7 @@ def flip(
         if rng.random() < 0.5:
             image, labels = mirror(image), mirror(labels)
     return image, labels
+
+
+AUGMENTATIONS = {"clip": augment, "image": flip}
+"""`Dataset.augmentation` to the function of one image; clips of videos go through `augment_clip` instead."""

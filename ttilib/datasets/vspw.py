@@ -21,10 +21,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.datasets.base import Names, OnError, Presence, Rule, Scan, large, stop
+from ttilib.datasets.base import (
+    IGNORED,
+    Dataset,
+    FrameFiles,
+    LabelRule,
+    Names,
+    OnError,
+    Presence,
+    Rule,
+    Scan,
+    large,
+    stop,
+)
 from ttilib.datasets.masks import Counts, census
 from ttilib.datasets.pascal import text_lines
-from ttilib.datasets.transforms import centred, flip, static
+from ttilib.datasets.transforms import centred, static
 from ttilib.files import lists_folder, natural_key, read_json
 from ttilib.images import read_image, read_labels
 
@@ -148,7 +160,6 @@ class VspwReader:
 
     episode_rule = Rule(centred, True)
     training_rule = Rule(static, False, rounded=True)
-    vary = staticmethod(flip)
 
     def __init__(self, root: Path | str) -> None:
         self.folder = vspw_folder(Path(root))
@@ -289,3 +300,68 @@ class MiniVspwReader(VspwReader):
     """MiniVSPW, read like VSPW; the released code lays its frames like Pascal's stills."""
 
     episode_rule = Rule(static, False)
+
+
+def sequence_files(reader: Any, names: Iterable[str]) -> dict[str, FrameFiles]:
+    """The frames of sequences that have an image or a mask, in natural order."""
+    found = {}
+    for name in names:
+        pictures = file_names(reader.picture_path(f"{name}/frame").parent, ".jpg")
+        masks = file_names(reader.mask_path(f"{name}/frame").parent, ".png")
+        for frame in (f"{name}/{file}" for file in sorted({*pictures, *masks}, key=natural_key)):
+            found[frame] = FrameFiles(reader.picture_path(frame), reader.mask_path(frame))
+    return found
+
+
+def vspw_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
+    """The frames of the sequences in train.txt and val.txt; without val.txt, of all."""
+    train, val = (read_words(root / f"{split}.txt") for split in ("train", "val"))
+    named = train + (val or sequence_folders(vspw_folder(root), "origin"))
+    return sequence_files(VspwReader(root), [n for n in dict.fromkeys(named) if n not in table.get("ignored", ())])
+
+
+def minivspw_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
+    """The frames of the sequences in vspw_videolist.txt, or of all, without those that are left out."""
+    named = read_words(root / VIDEOS) or sequence_folders(vspw_folder(root), "origin")
+    return sequence_files(VspwReader(root), [n for n in dict.fromkeys(named) if n not in table.get("ignored", ())])
+
+
+def vspw_labels(root: Path, table: Mapping[str, Any]) -> LabelRule:
+    """The ids that VSPW names; any other is only warned of, since the readers take it for background."""
+    path = root / LABELS
+    named = [int(number) for number in read_json(path).values()] if path.is_file() else range(1, 125)
+    return LabelRule({0, *named, *table["classes"], IGNORED}, severity="warning")
+
+
+VSPW = Dataset(
+    name="vspw",
+    reader=VspwReader,
+    scan=scan_vspw,
+    folders=("vspw", "VSPW_480p", "VSPW"),
+    signs=("data/*/origin", "*/origin"),
+    sampling="sequences",
+    layout={
+        "data/<sequence>/origin/<frame>.jpg or <sequence>/origin/<frame>.jpg": "",
+        "data/<sequence>/mask/<frame>.png or <sequence>/mask/<frame>.png": "",
+        "train.txt": "so there is nothing to train on",
+        "val.txt": "so every sequence that is not in train.txt is asked about",
+    },
+    files=vspw_files,
+    labels=vspw_labels,
+)
+MINIVSPW = Dataset(
+    name="minivspw",
+    reader=MiniVspwReader,
+    scan=scan_minivspw,
+    folders=("minivspw", "MiniVSPW", "vspw"),
+    signs=VSPW.signs,
+    own_table=minivspw_table,
+    layout={
+        "data/<sequence>/origin/<frame>.jpg or <sequence>/origin/<frame>.jpg": "",
+        "data/<sequence>/mask/<frame>.png or <sequence>/mask/<frame>.png": "",
+        LABELS: "so the names of the classes are taken from the project's own table",
+        f"data/<sequence>/flow/<frame>{FLOW}": "so no frame is left out for having none, as the release does",
+    },
+    files=minivspw_files,
+    labels=vspw_labels,
+)

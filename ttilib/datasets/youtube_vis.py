@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.datasets.base import OnError, Presence, Rule, Scan, stop
+from ttilib.datasets.base import Dataset, FrameFiles, OnError, Presence, Rule, Scan, stop
 from ttilib.datasets.masks import decode, misfit, packed
-from ttilib.datasets.transforms import augment, centred
+from ttilib.datasets.transforms import centred
 from ttilib.files import read_json
 from ttilib.images import read_image
 
@@ -162,7 +162,6 @@ class YtvisReader:
 
     # Padding counts as background in the release, for support, query and training alike.
     episode_rule = training_rule = Rule(centred, True)
-    vary = staticmethod(augment)
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -199,3 +198,22 @@ class YtvisReader:
                 where = f"{index['path']}: annotation {entry['id']}, frame {frame}"
                 canvas[decode(outline, height, width, where)] = colours[entry["category_id"]]
         return canvas
+
+
+def ytvis_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
+    """The image of every frame in train.json, which also gives its size; masks have no files."""
+    folder, videos = root / "train" / "JPEGImages", ytvis_index(root)["videos"].values()
+    return {f: FrameFiles(folder / f"{f}.jpg", None, (v["height"], v["width"])) for v in videos for f in v["frames"]}
+
+
+YTVIS = Dataset(
+    name="ytvis",
+    reader=YtvisReader,
+    scan=scan_ytvis,
+    folders=("ytvis", "YTVIS", "youtube-vis"),
+    signs=("train/train.json", "train/JPEGImages"),
+    sampling="v1",
+    augmentation="clip",
+    layout={"train/train.json": "", "train/JPEGImages/<video>/<frame>.jpg": ""},
+    files=ytvis_files,
+)

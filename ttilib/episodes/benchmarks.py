@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ttilib.datasets.base import OnError, find_root, once, stop
-from ttilib.datasets.catalog import Fold, read_fold, read_table
-from ttilib.datasets.vspw import minivspw_table
+from ttilib.datasets.base import OnError, once, stop
+from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, read_table
 from ttilib.episodes.episode import Episode, episode_of
 from ttilib.episodes.sampling import draw_alone, gathered, one_run, passes
 from ttilib.files import meant
@@ -137,7 +136,8 @@ def read_benchmark(
         both = read_fold(plan.query, fold, query_root, read_table(plan.query, query_root, plan.novel), on_error)
         return BenchmarkData(plan, both, both, query_root, support_root)
     lent = read_table(plan.support, support_root)
-    asked = minivspw_table(query_root, lent) if plan.query == "minivspw" else read_table(plan.query, query_root)
+    own_table = find_dataset(plan.query).own_table
+    asked = own_table(query_root, lent) if own_table else read_table(plan.query, query_root)
     query = read_fold(plan.query, fold, query_root, asked, on_error)
     support = read_fold(plan.support, fold, support_root, lent, on_error)
     return BenchmarkData(plan, query, support, query_root, support_root)

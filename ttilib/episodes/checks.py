@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ttilib.datasets.base import OnError, stop
-from ttilib.datasets.catalog import READERS
+from ttilib.datasets.catalog import find_dataset
 from ttilib.episodes.episode import Episode
 
 MANY = 20
@@ -52,7 +52,7 @@ def check_episodes(
 
 def _eye() -> Callable[[str, Path | str, str, int], bool | Exception]:
     """A look at a frame: whether it shows a class, or what is wrong with it; what was seen is remembered."""
-    reader = cache(lambda corpus, root: READERS[corpus](root))
+    reader = cache(lambda corpus, root: find_dataset(corpus).reader(root))
 
     @cache
     def size(corpus: str, root: Path | str, frame: str) -> tuple[int, ...] | Exception:

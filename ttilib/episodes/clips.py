@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from ttilib.datasets.base import IGNORED, Reader, Rule
-from ttilib.datasets.catalog import READERS, Fold
+from ttilib.datasets.catalog import Fold, find_dataset
 from ttilib.datasets.transforms import centred, image_tensor, mask_tensor
 from ttilib.episodes.episode import Episode
 from ttilib.images import read_image, read_labels
@@ -265,8 +265,8 @@ def episode_frames(
     if corpus != episode.corpus and support_root is None:
         raise ValueError(f"episode {episode.name}: support comes from {corpus}; give support_root as well")
     number = episode.class_id if episode.support_class is None else episode.support_class
-    support = READERS[corpus](root if support_root is None else support_root)
-    query = READERS[episode.corpus](root)
+    support = find_dataset(corpus).reader(root if support_root is None else support_root)
+    query = find_dataset(episode.corpus).reader(root)
     return (
         _frames(support, episode.support, number, size),
         _frames(query, episode.query, episode.class_id, size),
@@ -281,7 +281,7 @@ def pool_frames(fold: Fold, root: Path | str, size: tuple[int, int], limit: int 
     names = [frame for video in sorted(set(fold.train)) for frame in fold.frames[video]]
     if limit < len(names):
         names = [names[place * len(names) // limit] for place in range(limit)]
-    reader = READERS[fold.corpus](root)
+    reader = find_dataset(fold.corpus).reader(root)
 
     def read(place: int) -> tuple[np.ndarray, np.ndarray]:
         picture = reader.image(names[place])

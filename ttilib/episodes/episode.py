@@ -16,12 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from ttilib.datasets.catalog import Fold
+from ttilib.datasets.catalog import Fold, find_dataset
 from ttilib.episodes.sampling import Draw, one_run, passes, shared_classes
 from ttilib.files import digest, meant, read_json, write_text
-
-DRAWS = {"pascal": "stills", "coco": "stills", "coco-full": "stills", "vspw": "sequences"}
-"""How each corpus draws from itself; ytvis by the protocol asked for, all others as "cross"."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,8 @@ def sample_episodes(
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
     if protocol not in ("v1", "v2"):
         raise ValueError(f'protocol {protocol!r} is not known; choose "v1" or "v2"')
-    how = protocol if fold.corpus == "ytvis" else DRAWS.get(fold.corpus, "cross")
+    how = find_dataset(fold.corpus).sampling
+    how = protocol if how == "v1" else how
     return tuple(episode_of(draw, fold, fold, seed, run) for draw in one_run(passes(how, fold, fold, shots, seed), run))
 
 

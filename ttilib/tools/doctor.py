@@ -25,9 +25,10 @@ import cv2
 import numpy as np
 import PIL
 
-from ttilib.datasets.catalog import READERS, Fold, read_table
+from ttilib.datasets.base import FrameFiles
+from ttilib.datasets.catalog import Fold, find_dataset, read_table
 from ttilib.datasets.masks import census
-from ttilib.datasets.vspw import FLOW, minivspw_listed, minivspw_table, vspw_folder
+from ttilib.datasets.vspw import FLOW, minivspw_listed, vspw_folder
 from ttilib.datasets.youtube_vis import ytvis_index
 from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, find_roots, read_benchmark
 from ttilib.episodes.benchmarks import benchmark as find_benchmark
@@ -38,7 +39,6 @@ from ttilib.tools.doctor_checks import (
     NOTE,
     WARNING,
     Finding,
-    Shown,
     check_coverage,
     check_draws,
     check_flow,
@@ -48,8 +48,6 @@ from ttilib.tools.doctor_checks import (
     check_leakage,
     check_names,
     check_ytvis,
-    frames_of,
-    labels_of,
     told,
     tree,
     visible,
@@ -191,9 +189,6 @@ __all__ = ["Report", "examine", "write_report"]
 WRONG = (ValueError, OSError, LookupError, TypeError, AttributeError)
 """What reading a file of an unforeseen form may raise."""
 
-IGNORING = ("pascal", "coco", "coco-full")
-"""Corpora on which training ignores the pixels of classes that are not base; elsewhere they are background."""
-
 Shows = dict[str, set[int]]
 """Video to every label that is anywhere in it."""
 
@@ -222,10 +217,10 @@ def examine(
         visit.roots = {visit.plan.query: query_root, visit.plan.support: other}
     except WRONG as error:
         missing = told(error, root)
-        trees = [tree(corpus, corpus) for corpus in dict.fromkeys((visit.plan.query, visit.plan.support))]
+        trees = [tree(find_dataset(corpus), corpus) for corpus in dict.fromkeys((visit.plan.query, visit.plan.support))]
         visit.add([replace(missing, mend="; ".join([missing.mend, *trees]))])
     for corpus, place in visit.roots.items():
-        visit.add(check_layout(corpus, place))
+        visit.add(check_layout(find_dataset(corpus), place))
     counts = {}
     layout_stands = not any(finding.severity == ERROR for finding in visit.findings)
     if layout_stands and all([visit.corpus(corpus) for corpus in visit.roots]):
@@ -272,7 +267,8 @@ class _Visit:
                 self.add(wrong)
                 return False
             table = self._table(corpus)
-            frames = frames_of(corpus, root, table, self.tell)
+            files = find_dataset(corpus).files
+            frames = files(root, table, self.tell) if files else {}
             self.files["pictures"] += len(frames)
             for findings in check_frames(list(frames.values()), f"{corpus} files", self.thorough, self.workers):
                 self.add(findings)
@@ -288,18 +284,19 @@ class _Visit:
         return True
 
     def _table(self, corpus: str) -> dict[str, Any]:
-        if corpus == "minivspw":
-            return minivspw_table(self.roots[corpus], read_table("pascal", self.roots["pascal"]))
+        if own_table := find_dataset(corpus).own_table:
+            support = self.plan.support
+            return own_table(self.roots[corpus], read_table(support, self.roots[support]))
         novel = self.plan.novel if corpus == self.plan.query else "novel"
         return read_table(corpus, self.roots[corpus], novel)
 
-    def _masks(self, corpus: str, table: Mapping[str, Any], frames: Mapping[str, Shown]) -> None:
+    def _masks(self, corpus: str, table: Mapping[str, Any], frames: Mapping[str, FrameFiles]) -> None:
         """Count the labels of all masks, once and for all scans to come, and look at what they are."""
         root, names = self.roots[corpus], {shown.mask: frame for frame, shown in frames.items()}
         paths = [path for path in names if path is not None and path.exists()]
-        colours = getattr(READERS[corpus](root), "colours", None)
+        colours = getattr(find_dataset(corpus).reader(root), "colours", None)
         counts = census(paths, self.tell, self.workers, root / "lists" / "census.json", colours)
-        labels, shows = labels_of(corpus, root, table), self.shows.setdefault(corpus, {})
+        labels, shows = find_dataset(corpus).labels(root, table), self.shows.setdefault(corpus, {})
         self.files["masks"] += len(paths)
         for path, found in counts.items():
             self.add(check_labels(path, found, *labels))
@@ -323,7 +320,7 @@ class _Visit:
             self.add(check_names(query, plan.trained_on, _base_names(plan.trained_on, query.index)))
         else:
             shows = self.shows.get(trained.corpus) or visible(trained)
-            self.add(check_leakage(trained, shows, ignored=trained.corpus in IGNORING))
+            self.add(check_leakage(trained, shows, ignored=find_dataset(trained.corpus).others_ignored))
         episodes = {}
         for k in shots:
             drawn = tuple(passes(plan.draws, query, support, k, on_error=lambda error: None)())  # coverage was checked

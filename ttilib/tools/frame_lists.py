@@ -30,8 +30,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ttilib.datasets.base import Names, OnError, Presence, large, once, stop
-from ttilib.datasets.catalog import read_table
-from ttilib.datasets.coco import CocoFullReader, CocoReader, coco_list, list_line, make_masks
+from ttilib.datasets.catalog import find_dataset, read_table
+from ttilib.datasets.coco import CocoFullReader, CocoReader, coco_list, list_line
 from ttilib.datasets.davis import DavisReader, scan_davis
 from ttilib.datasets.masks import Counts, census, write_census
 from ttilib.datasets.pascal import PascalReader, pascal_list
@@ -363,9 +363,6 @@ RULES: dict[str, Callable[[Job], Listing]] = {
 
 
 UNCOMPARED, CENSUS = "not compared", "census.json"
-PAINTED = {"coco": "first", "coco-full": "full"}
-"""Corpora whose masks have to be made, and the rule by which."""
-
 TOLD = 10
 """So many files that cannot be used are named one by one."""
 
@@ -470,8 +467,8 @@ def write_lists(
             for entry, lines in listing.lists.items():
                 path = places[corpus] / (PurePosixPath(entry).name if out is None else entry)
                 written.append(_write(path, list_text(lines)))
-            if corpus in PAINTED:
-                make_masks(roots[corpus], PAINTED[corpus], tell, workers)
+            if make_masks := find_dataset(corpus).make_masks:
+                make_masks(roots[corpus], tell, workers)
         written += _keep_counts(made, roots, places, tell, workers)
     facts = tuple(fact for listing in made.values() for fact in listing.facts)
     return ListReport(name, lists, facts, (*complaints, *_first(errors)), tuple(written))

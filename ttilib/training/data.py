@@ -26,12 +26,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.tv_tensors import Image, Mask
 
-from ttilib.datasets.base import IGNORED, Reader, Rule, find_root
-from ttilib.datasets.catalog import READERS, Fold, read_fold, read_table
-from ttilib.datasets.transforms import ImageTensor, Labels, augment, augment_clip, image_tensor, mask_tensor, normalise
+from ttilib.datasets.base import IGNORED, Reader, Rule
+from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, read_table
+from ttilib.datasets.transforms import (
+    AUGMENTATIONS,
+    ImageTensor,
+    Labels,
+    augment_clip,
+    image_tensor,
+    mask_tensor,
+    normalise,
+)
 from ttilib.episodes.clips import check_same_size
 
-__all__ = ["TrainingClips", "TrainingFrames", "on_canvas", "varied_as_video"]
+__all__ = ["TrainingClips", "TrainingFrames", "on_canvas"]
 
 
 class TrainingFrames(Dataset):
@@ -56,7 +64,7 @@ class TrainingFrames(Dataset):
         every: int = 1,
     ) -> None:
         videos, pools = _pools(fold, root, split, every)
-        self.reader = READERS[fold.corpus](root)
+        self.augmentation, self.reader = find_dataset(fold.corpus).augmentation, find_dataset(fold.corpus).reader(root)
         self.base, self.size, self.seed, self.epoch = fold.base, size, seed, 0
         self.vary = split == "train"
         self.frames = tuple(frame for video in videos for frame in pools[video])
@@ -73,7 +81,8 @@ class TrainingFrames(Dataset):
             raise IndexError(f"index {index} of {len(self.frames)} training frames")
         image, labels = _read(self.reader, self.frames[index], self.base)
         if self.vary:
-            image, labels = self.reader.vary(image, labels, np.random.default_rng([self.seed, self.epoch, index]))
+            rng = np.random.default_rng([self.seed, self.epoch, index])
+            image, labels = AUGMENTATIONS[self.augmentation](image, labels, rng)
         return on_canvas(image, labels, self.reader.training_rule, self.size)
 
 
@@ -105,7 +114,7 @@ class TrainingClips(Dataset):
         if min(frames, repeats) < 1:
             raise ValueError(f"TrainingClips: frames is {frames}, repeats is {repeats}; both count from 1")
         self.videos, self.pools = _pools(fold, root, split, every)
-        self.reader = READERS[fold.corpus](root)
+        self.augmentation, self.reader = find_dataset(fold.corpus).augmentation, find_dataset(fold.corpus).reader(root)
         self.base, self.size, self.seed, self.epoch = fold.base, size, seed, 0
         self.vary, self.length, self.repeats = split == "train", frames, repeats
 
@@ -123,10 +132,10 @@ class TrainingClips(Dataset):
         names = _drawn(self.pools[self.videos[index % len(self.videos)]], self.length, rng)
         read = {name: _read(self.reader, name, self.base) for name in dict.fromkeys(names)}
         clip = [read[name] for name in names]  # a frame that was drawn twice is decoded once
-        if self.vary and varied_as_video(self.reader):
+        if self.vary and self.augmentation == "clip":
             clip = list(zip(*augment_clip(*zip(*clip, strict=True), rng), strict=True))
         elif self.vary:
-            clip = [self.reader.vary(image, labels, rng) for image, labels in clip]
+            clip = [AUGMENTATIONS[self.augmentation](image, labels, rng) for image, labels in clip]
         laid = [on_canvas(image, labels, self.reader.training_rule, self.size) for image, labels in clip]
         return torch.stack([picture for picture, _ in laid]), torch.stack([labels for _, labels in laid])
 
@@ -142,11 +151,6 @@ def on_canvas(
     image = lies.fit(image, rounded=rule.rounded)
     labels = lies.fit(labels, padding=0 if rule.padding_counts else IGNORED)
     return normalise(image / 255), labels.long()
-
-
-def varied_as_video(reader: Reader) -> bool:
-    """Whether the release varies this corpus by the rule of videos, and not by that of stills."""
-    return reader.vary is augment
 
 
 def _read(reader: Reader, frame: str, base: tuple[int, ...]) -> tuple[Image, Mask]:
@@ -234,7 +238,7 @@ class VideoPairs(Dataset):
         if strange := [video for video in videos if not fold.frames.get(video)]:
             about = f"{root} has no frames of {len(strange)} of the videos, such as {strange[0]}"
             raise ValueError(f"{where}: {about}; take base_videos(fold)")
-        self.reader = READERS[fold.corpus](root)
+        self.augmentation, self.reader = find_dataset(fold.corpus).augmentation, find_dataset(fold.corpus).reader(root)
         self.videos, self.frames = tuple(videos), {video: fold.frames[video][::every] for video in videos}
         self.size, self.window, self.count, self.seed, self.epoch = size, window, count, seed, 0
 
@@ -266,7 +270,7 @@ class VideoPairs(Dataset):
         kept = list(enumerate(self.frames[self.videos[index % len(self.videos)]]))
         while len(kept) < self.window:
             # The release doubles the list after its frames were varied, but appends to it before.
-            if varied_as_video(self.reader):
+            if self.augmentation == "clip":
                 kept += kept
             else:
                 kept.append((len(kept), kept[rng.integers(len(kept))][1]))
@@ -277,10 +281,10 @@ class VideoPairs(Dataset):
         rng = np.random.default_rng([self.seed, self.epoch, index, FRAMES + number])
         picture = self.reader.image(name)
         image, labels = image_tensor(picture), mask_tensor(np.zeros(picture.shape[:2], dtype=np.uint8))
-        if varied_as_video(self.reader):
+        if self.augmentation == "clip":
             (image,), (labels,) = augment_clip([image], [labels], rng)
         else:
-            image, labels = self.reader.vary(image, labels, rng)
+            image, labels = AUGMENTATIONS[self.augmentation](image, labels, rng)
         image, labels = on_canvas(image, labels, self.reader.training_rule, self.size)
         return image, labels != IGNORED
 

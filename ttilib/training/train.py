@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ttilib.datasets.base import find_root
-from ttilib.datasets.catalog import Fold
+from ttilib.datasets.catalog import Fold, find_root
 from ttilib.encoders.pspnet import PSPNet, build_encoder
 from ttilib.files import digest
 from ttilib.training import distributed, log
