@@ -354,7 +354,7 @@ def test_a_short_class_stops_the_draws_or_is_left_out_and_told_once():
         draw_episodes(data, 3)
     errors.clear()
     assert draw_episodes(data, 3, on_error=errors.append) == ()
-    assert "nothing in fold 0 can be asked about (kind_1, kind_5)" in str(errors[-1])
+    assert "fold 0" in str(errors[-1]) and "(kind_1, kind_5)" in str(errors[-1])
 
 
 def test_impossible_wishes_are_refused():

@@ -21,7 +21,7 @@ from ttilib.encoders.layers import Tapped
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.clips import synthetic_clip
 from ttilib.images import write_image
-from ttilib.solver.extraction import PICTURES, Centred, Means, load_means, means_path, measure_means, pool, save_means
+from ttilib.solver.extraction import Centred, Means, load_means, means_path, measure_means, pool, save_means
 from ttilib.solver.task import extract
 
 
@@ -316,7 +316,7 @@ def test_a_pool_is_read_in_order_and_evenly_thinned(tmp_path: Path) -> None:
 def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nothing: no such folder"):
         pool(tmp_path / "nothing", (33, 49))
-    with pytest.raises(ValueError, match=f"no picture in this folder; expected files in {PICTURES[0]}"):
+    with pytest.raises(ValueError, match="no image in this folder"):
         pool(tmp_path, (33, 49))
 
 

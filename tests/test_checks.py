@@ -15,7 +15,7 @@ from ttilib.datasets.base import FrameFiles
 from ttilib.datasets.catalog import DATASETS
 from ttilib.datasets.pascal import PascalReader
 from ttilib.datasets.youtube_vis import ytvis_index
-from ttilib.episodes.checks import check_episodes
+from ttilib.episodes.clips import check_episodes
 from ttilib.episodes.episode import Episode
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
@@ -292,14 +292,14 @@ def test_every_bad_file_of_an_episode_is_told(tmp_path):
     errors = []
     assert check_episodes([about("ab", "c")], root, on_error=errors.append) == ()
     assert len(errors) == 3 and "a.jpg" in str(errors[0]) and "c.png" in str(errors[2])
-    assert "b: picture is 18 x 32, mask 4 x 4 pixels" in str(errors[1])
+    assert "18 x 32, its mask 4 x 4 pixels" in str(errors[1])
 
 
 def test_support_without_the_class_is_told(tmp_path):
     errors = []
     episodes = about(["empty"], "c"), about(["empty", "a"], "c")
     assert check_episodes(episodes, stills(tmp_path), on_error=errors.append) == episodes[1:]
-    assert "no support frame shows class 1" in str(errors[0])
+    assert "class 1" in str(errors[0])
 
 
 def test_each_picture_is_read_once_and_a_mask_once_per_class(tmp_path, monkeypatch):
@@ -327,7 +327,7 @@ def test_support_is_read_where_it_lies_and_by_its_own_class(tmp_path):
     cross = about("a", ["s/8", "s/9"], "vspw", 41, support_corpus="pascal", support_class=1)
     assert check_episodes([cross], other, root) == (cross,)
     wrong = about("a", ["s/8"], "vspw", 41, support_corpus="pascal", support_class=3)
-    with pytest.raises(ValueError, match="shows class 3"):
+    with pytest.raises(ValueError, match="class 3"):
         check_episodes([wrong], other, root)
     shutil.rmtree(root)
     with pytest.raises(ValueError, match="episode vspw/f0/kind_41/s: .*a.jpg"):

@@ -154,7 +154,7 @@ def test_an_episode_across_corpora_uses_both_folders_and_both_ids(tmp_path):
     clip = load_clip(episode, root, (17, 33), support_root=voc)
     assert clip.support_masks.flatten(1).any(dim=1).all()
     assert clip.truth.flatten(1).any(dim=1).tolist() == [True, False]
-    with pytest.raises(ValueError, match="davis/f1/kind_2/s: support comes from pascal; give support_root"):
+    with pytest.raises(ValueError, match="davis/f1/kind_2/s: .*pascal.*support_root"):
         load_clip(episode, root)
 
 
@@ -315,10 +315,10 @@ def test_only_the_pixels_asked_for_are_read(tmp_path):
 def test_unusable_episodes_are_named(tmp_path):
     root = ytvis(tmp_path, SHOWS)
     episode = Episode("ytvis", 0, 2, "kind_2", ("aa/00000",), ("bb/00005",), 0)
-    with pytest.raises(ValueError, match="ytvis/f0/kind_2/bb: no support frame contains class 2"):
+    with pytest.raises(ValueError, match="ytvis/f0/kind_2/bb: .*class 2"):
         load_clip(episode, root, SIZE)
     write_image(root / "train" / "JPEGImages" / "bb" / "00005.jpg", picture(0, 10, 10))
-    with pytest.raises(ValueError, match="bb/00005: picture is 10 x 10, its mask 18 x 32"):
+    with pytest.raises(ValueError, match="bb/00005: .*10 x 10.*18 x 32"):
         load_clip(replace(episode, support=("bb/00010",)), root, SIZE)
 
 
@@ -411,7 +411,7 @@ def test_own_masks_of_every_kind(tmp_path, value, label, void):
 def test_own_palette_mask_is_read_by_index(tmp_path):
     stills, _, films = own(tmp_path, block(1, 0, 0, 1, 1))
     path = palette_png(tmp_path / "palette.png", block(3, 2, 3, 6, 6) + block(5, 10, 10, 4, 4))
-    with pytest.raises(ValueError, match=r"palette\.png: the masks hold 2 labels \(3, 5\); say which one"):
+    with pytest.raises(ValueError, match=r"palette\.png: .*2 labels \(3, 5\).*label="):
         clip_from_files(stills, [path], films, SIZE)
     clip = clip_from_files(stills, [path], films, SIZE, label=5)
     np.testing.assert_array_equal(clip.support_masks[0].numpy(), block(1, 10, 10, 4, 4).astype(bool))
@@ -428,17 +428,17 @@ def test_own_arrays_and_truth(tmp_path):
 
 def test_own_files_that_cannot_be_used_are_named(tmp_path):
     stills, masks, films = own(tmp_path, block(0, 0, 0, 1, 1))
-    with pytest.raises(ValueError, match=r"mask\.png: the mask shows no object"):
+    with pytest.raises(ValueError, match=r"mask\.png: .*no foreground"):
         clip_from_files(stills, masks, films, SIZE)
     Image.fromarray(picture(0)).save(tmp_path / "rgb.png")
     with pytest.raises(ValueError, match=r"rgb\.png: label map has RGB pixels"):
         clip_from_files(stills, [tmp_path / "rgb.png"], films, SIZE)
     write_labels(tmp_path / "small.png", block(1, 0, 0, 3, 3, size=(9, 16)))
-    with pytest.raises(ValueError, match=r"still\.png: picture is 18 x 32, its mask 9 x 16"):
+    with pytest.raises(ValueError, match=r"still\.png: .*18 x 32.*9 x 16"):
         clip_from_files(stills, [tmp_path / "small.png"], films, SIZE)
-    with pytest.raises(ValueError, match="1 stills have 2 masks"):
+    with pytest.raises(ValueError, match="2 masks"):
         clip_from_files(stills, masks * 2, films, SIZE)
-    with pytest.raises(ValueError, match="1 stills and 0 frames"):
+    with pytest.raises(ValueError, match="0 frames"):
         clip_from_files(stills, masks, [], SIZE)
     with pytest.raises(FileNotFoundError, match=r"absent\.jpg"):
         clip_from_files([tmp_path / "absent.jpg"], masks, films, SIZE)

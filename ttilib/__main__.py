@@ -308,7 +308,7 @@ def episodes(options: argparse.Namespace) -> None:
     """Draw episodes and write their manifest."""
     from ttilib.datasets.base import stop
     from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
-    from ttilib.episodes.checks import check_episodes
+    from ttilib.episodes.clips import check_episodes
     from ttilib.episodes.episode import select_episodes, write_episodes
 
     errors: list[Exception] = []

@@ -1,8 +1,7 @@
-"""The benchmarks by name: which corpora, which classes, how episodes are drawn, at which size.
+"""The benchmarks by name: which datasets, which classes, how episodes are sampled, at which size.
 
-`BENCHMARKS` holds what the released code fixes for each; `benchmark` finds one by its name. `read_benchmark` reads the
-folds it needs from a data folder, and `draw_episodes` draws the episodes of one run, in the order of draws of the
-release or each by itself.
+`BENCHMARKS` holds what the released code fixes for each. `read_benchmark` reads the folds of one from a data folder,
+`draw_episodes` samples the episodes of one run, in the order of the release or each independently.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from ttilib.files import meant
 class Benchmark:
     """What the released code fixes for one benchmark.
 
-    `query` and `support` are corpora; `draws` is the order of draws ("v1", "v2", "stills", "sequences", "frames",
-    "cross"); `size` height and width of the network's input; `trained_on` the corpus of base training; `novel` the
-    entry of the class table with the novel classes. A run asks about `per_run` stills or frames, or everything once
-    (None); frames are solved `batch` at a time, or video by video (None).
+    `query` and `support` are datasets, `trained_on` that of base training; `draws` is the way of sampling (see
+    `sampling.passes`); `size` height and width of the network input; `novel` the entry of the class table with the
+    novel classes. A run has `per_run` images or frames, or each once (None); frames are solved `batch` at a time, or
+    video by video (None).
     """
 
     name: str
@@ -51,30 +50,30 @@ def _stills(name: str, corpus: str, trained_on: str, novel: str, note: str) -> B
 BENCHMARKS: dict[str, Benchmark] = {
     plan.name: plan
     for plan in (
-        _stills("pascal", "pascal", "pascal", "novel", "Pascal-5i: stills of VOC val, five classes a fold."),
+        _stills("pascal", "pascal", "pascal", "novel", "Pascal-5i: images of VOC val, five classes a fold."),
         _stills("coco", "coco", "coco", "novel", "COCO-20i: every fourth class is of one fold; first polygons only."),
         _stills("coco-block", "coco", "coco", "novel_block", "COCO-20i with twenty classes in a row to a fold."),
-        _stills("coco-full", "coco-full", "coco-full", "novel", "COCO-20i with every polygon and run length drawn."),
-        _stills("coco2pascal", "pascal", "coco", "novel_coco2pascal", "Pascal stills in classes no COCO fold trained."),
+        _stills("coco-full", "coco-full", "coco-full", "novel", "COCO-20i with every polygon and run length painted."),
+        _stills("coco2pascal", "pascal", "coco", "novel_coco2pascal", "Pascal images in classes no COCO fold trained."),
         _stills(
             "coco2pascal-mended", "pascal", "coco", "novel_coco2pascal_mended",
             "The same without the release's exchange of cat and car.",
         ),
         Benchmark(
             "ytvis-v1", "ytvis", "ytvis", "v1", WIDE, "ytvis",
-            note="YouTube-VIS: one support serves a class, every other video is asked about once.",
+            note="YouTube-VIS: one support per class, every other video is a query once.",
         ),
         Benchmark(
             "ytvis-v2", "ytvis", "ytvis", "v2", WIDE, "ytvis",
-            note="YouTube-VIS: support and query are drawn anew for every episode.",
+            note="YouTube-VIS: support and query are sampled for every episode.",
         ),
         Benchmark(
             "pascal2minivspw", "minivspw", "pascal", "frames", SQUARE, "pascal", per_run=10000, batch=100,
-            note="Pascal stills support MiniVSPW frames, one hundred solved together whatever video they are of.",
+            note="Pascal images support MiniVSPW frames, one hundred solved together whatever video they are of.",
         ),
         Benchmark(
             "minivspw", "vspw", "vspw", "sequences", SQUARE, "vspw",
-            note="VSPW at 480p supports itself, folds 0, 1 and 3 gone through ten times.",
+            note="VSPW at 480p supports itself, folds 0, 1 and 3 repeated ten times.",
         ),
         Benchmark(
             "minivspw-val", "vspw", "vspw", "sequences", SQUARE, "vspw", "validation",
@@ -82,14 +81,14 @@ BENCHMARKS: dict[str, Benchmark] = {
         ),
         Benchmark(
             "pascal2davis", "davis", "pascal", "cross", WIDE, "pascal",
-            note="Pascal stills support DAVIS videos; not a published benchmark.",
+            note="Pascal images support DAVIS videos; not a published benchmark.",
         ),
     )
 }  # fmt: skip
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name; an unknown name is answered with those that are like it."""
+    """The benchmark of that name; the error for an unknown name suggests similar ones."""
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark {name!r} is not known; {meant(name, BENCHMARKS)}")
     return BENCHMARKS[name]
@@ -97,7 +96,7 @@ def benchmark(name: str) -> Benchmark:
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """One fold of a benchmark as it lies on disk; `support` is `query` itself if both are of one corpus."""
+    """One fold of a benchmark; `support` is `query` itself if both are of one dataset."""
 
     benchmark: Benchmark
     query: Fold
@@ -107,10 +106,10 @@ class BenchmarkData:
 
 
 def find_roots(plan: Benchmark | str, root: Path | str, support_root: Path | str | None = None) -> tuple[Path, Path]:
-    """The folders of the query's and the support's corpus.
+    """The folders of the query and the support dataset.
 
-    `root` is a data folder with one folder per corpus in it; for a benchmark of one corpus, or if `support_root`
-    says where the other one is, it may also be the folder of the query's corpus itself.
+    `root` is a data folder with one folder per dataset; for a benchmark of one dataset, or with `support_root`, it may
+    also be the folder of the query dataset itself.
 
     Raises FileNotFoundError with the names that were looked for, ValueError for a `support_root` without use.
     """
@@ -135,22 +134,22 @@ def read_benchmark(
     if plan.query == plan.support:
         both = read_fold(plan.query, fold, query_root, read_table(plan.query, query_root, plan.novel), on_error)
         return BenchmarkData(plan, both, both, query_root, support_root)
-    lent = read_table(plan.support, support_root)
+    table = read_table(plan.support, support_root)
     own_table = find_dataset(plan.query).own_table
-    asked = own_table(query_root, lent) if own_table else read_table(plan.query, query_root)
-    query = read_fold(plan.query, fold, query_root, asked, on_error)
-    support = read_fold(plan.support, fold, support_root, lent, on_error)
+    own = own_table(query_root, table) if own_table else read_table(plan.query, query_root)
+    query = read_fold(plan.query, fold, query_root, own, on_error)
+    support = read_fold(plan.support, fold, support_root, table, on_error)
     return BenchmarkData(plan, query, support, query_root, support_root)
 
 
 def read_training(plan: Benchmark | str, fold: int, root: Path | str) -> tuple[Fold, Path]:
-    """The fold whose base classes a benchmark's encoder is trained on, and the folder of its corpus.
+    """The fold on whose base classes a benchmark's encoder is trained, and the folder of its dataset.
 
-    `root` is a data folder with one folder per corpus in it, or that corpus's folder itself.
+    `root` is a data folder with one folder per dataset, or the folder of that dataset itself.
     """
     plan = benchmark(plan) if isinstance(plan, str) else plan
-    place = find_root(plan.trained_on, root)
-    return read_fold(plan.trained_on, fold, place), place
+    folder = find_root(plan.trained_on, root)
+    return read_fold(plan.trained_on, fold, folder), folder
 
 
 def draw_episodes(
@@ -161,29 +160,27 @@ def draw_episodes(
     draws: str = "released",
     on_error: OnError = stop,
 ) -> tuple[Episode, ...]:
-    """Draw the episodes of one run of a benchmark.
+    """Sample the episodes of one run of a benchmark.
 
-    "released": in the order of draws of the released code, all runs from one stream of random numbers; a run of a
-    benchmark with `per_run` is that many stills or frames, and the list begins again when it ends. "independent":
-    each video (and class), still or sequence is asked about once, whole, with support drawn for it alone, so that
-    no episode depends on another.
+    "released": in the order of random numbers of the release, all runs from one stream; a run of a benchmark with
+    `per_run` is that many images or frames, and the list begins again when it ends. "independent": each video (and
+    class), image or sequence is a query once, with support sampled for it alone, so that no episode depends on another.
 
-    Raises ValueError naming the class if one has too few videos for `shots`; if `on_error` returns, what would need
-    that class is left out.
+    Raises ValueError naming a class that has too few videos for `shots`; if `on_error` returns, it is left out.
     """
     if shots < 1 or run < 0:
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
-    plan, tell = data.benchmark, once(on_error)
+    plan, report = data.benchmark, once(on_error)
     if draws == "independent":
-        drawn = draw_alone(plan.draws, data.query, data.support, shots, seed, run, tell)
+        drawn = draw_alone(plan.draws, data.query, data.support, shots, seed, run, report)
     elif draws == "released":
-        drawn = one_run(passes(plan.draws, data.query, data.support, shots, seed, tell), run, plan.per_run)
+        drawn = one_run(passes(plan.draws, data.query, data.support, shots, seed, report), run, plan.per_run)
         drawn = gathered(drawn, plan.batch) if plan.batch else drawn
     else:
         raise ValueError(f'draws {draws!r} are not known; choose "released" or "independent"')
     episodes = tuple(episode_of(draw, data.query, data.support, seed, run) for draw in drawn)
     if not episodes:
         novel = ", ".join(data.query.names[number] for number in data.query.novel)
-        about = f"nothing in fold {data.query.index} can be asked about ({novel})"
-        tell(ValueError(f"{data.query_root}: {about}; choose another fold, or look what is missing"))
+        about = f"fold {data.query.index} has no query that contains a novel class ({novel})"
+        report(ValueError(f"{data.query_root}: {about}; choose another fold, or run ttilib doctor {plan.name}"))
     return episodes

@@ -1,17 +1,9 @@
-"""A clip: what is shown, what is asked, and what the answer is, as pictures on one canvas.
+"""A clip: the images and masks of one episode, resized and padded to the network input size.
 
-Whatever a clip was made of, the library sees the same thing: K labelled support frames and T query frames
-with values in [0, 1], bool masks, and for every pixel whether it counts. Stored masks may also say that
-nobody judged a pixel (`IGNORED`, 255); that label ends here, and such pixels are simply not valid.
-
-`Clip` is that value; `clip_from_files` makes one of somebody's own pictures; `Frames` is the step from frames
-of any size to the canvas, one at a time or `together`, and `lay` the same for pictures in memory.
-
-Benchmark data as pictures: an episode as a clip.
-
-An episode is names; `load_clip` reads the pixels of just those frames and lays them on the network's canvas
-by the rule of their corpus, and `episode_frames` does so frame by frame. Without any data, `synthetic_clip`
-draws a clip from a seed.
+`load_clip` reads the frames that an episode names, `clip_from_files` a user's own images and masks; `synthetic_clip`
+needs no data. `Frames` reads frame by frame, for videos that do not fit in memory. Stored masks may contain the ignore
+label (`IGNORED`, 255); in a clip such pixels are simply not valid. `check_episodes` finds the episodes of which
+every file can be read.
 """
 
 from __future__ import annotations
@@ -19,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -26,26 +19,33 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
-from ttilib.datasets.base import IGNORED, Reader, Rule
+from ttilib.datasets.base import IGNORED, OnError, Reader, Rule, stop
 from ttilib.datasets.catalog import Fold, find_dataset
 from ttilib.datasets.transforms import centred, image_tensor, mask_tensor
 from ttilib.episodes.episode import Episode
 from ttilib.images import read_image, read_labels
 
+__all__ = [
+    "IGNORED", "Clip", "Frames", "check_episodes", "clip_from_files", "episode_frames", "load_clip", "pool_frames",
+    "synthetic_clip", "unlabelled_frames",
+]  # fmt: skip
+
 File = Path | str | np.ndarray
-Pair = tuple[str, np.ndarray, np.ndarray]
-"""Name, picture [h, w, 3], labels [h, w] of 0, 1 and IGNORED."""
 
 OWN_RULE = Rule(centred, False)
-"""One's own files are laid in the centre, and the bars around them do not count."""
+"""A user's own images are letterboxed, and the padding is not valid."""
+
+BATCH = 100
+"""Frames that the released batched driver solves together. Source: protocol section 5.2."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One episode on one canvas: pictures in [0, 1] (red green blue, not normalised), masks, what counts.
+    """One episode at the network input size: images in [0, 1] (red green blue, not normalised), masks, valid pixels.
 
-    `truth` is for scoring only, and None if nobody knows it. `batch_frames` is how many frames the released
+    `truth` is for scoring only, and None if there is no ground truth. `batch_frames` is how many frames the released
     driver solved together with these; None is this clip alone.
     """
 
@@ -63,16 +63,15 @@ class Clip:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the canvas, pixels."""
+        """Height and width of the images, pixels."""
         return self.query.shape[-2], self.query.shape[-1]
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Labelled frames, each read and laid on the canvas when it is asked for, so that a video need not fit in memory.
+    """Labelled frames that are read when they are indexed: image in [0, 1], mask of the object, valid pixels.
 
-    frames[t] is a picture in [0, 1], the mask of the object and the pixels that count; `read` gives picture and
-    labels (0, 1, IGNORED) of the frame at a place.
+    `read(t)` gives image [h, w, 3] and labels [h, w] (0, 1, IGNORED) of frame t at their own size.
     """
 
     names: tuple[str, ...]
@@ -84,23 +83,23 @@ class Frames:
         return len(self.names)
 
     def __getitem__(
-        self, place: int
+        self, index: int
     ) -> tuple[Float[Tensor, "3 H W"], Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
         image, labels = torch.zeros((3, *self.size)), torch.empty(self.size, dtype=torch.uint8)
-        self._read_into(image, labels, place)
+        self._read_into(image, labels, index)
         return image, labels == 1, labels != IGNORED
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return (self[place] for place in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
     def together(
         self, workers: int = 1
     ) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
-        """All of them at once, read by `workers` threads; the pixels do not depend on how many.
+        """All frames, read by `workers` threads; the pixels do not depend on how many.
 
         Raises what reading the first unusable frame raises.
         """
-        # NumPy's zeros are pages that nobody has touched yet; torch would write every one of them twice.
+        # NumPy's zeros are pages that are not written yet; torch would write every one of them twice.
         images = torch.from_numpy(np.zeros((len(self), 3, *self.size), dtype=np.float32))
         labels = torch.empty((len(self), *self.size), dtype=torch.uint8)
         known = labels.numpy()  # NumPy also compares bytes in a tenth of the time
@@ -111,31 +110,136 @@ class Frames:
             list(map(self._read_into, images, labels, range(len(self))))
         return images, torch.from_numpy(known == 1), torch.from_numpy(known != IGNORED)
 
-    def _read_into(self, image: Float[Tensor, "3 H W"], labels: UInt8[Tensor, "H W"], place: int) -> None:
-        """Fill a black picture and labels with the frame at a place."""
-        picture, mask = self.read(place)
-        check_same_size(self.names[place], picture, mask)
+    def _read_into(self, image: Float[Tensor, "3 H W"], labels: UInt8[Tensor, "H W"], index: int) -> None:
+        """Fill a black image and its labels with frame `index`, resized and padded."""
+        stored, mask = self.read(index)
+        check_same_size(self.names[index], stored.shape, mask.shape)
         lies = self.rule.place(*mask.shape, self.size)
-        # Divided straight into its place: a padded copy of every picture costs a tenth of what decoding it does.
-        scaled = lies.scale(image_tensor(picture), self.rule.rounded)
+        # Divided straight into its place: a padded copy of every image costs a tenth of what decoding it does.
+        scaled = lies.scale(image_tensor(stored), self.rule.rounded)
         torch.div(scaled, 255, out=image[:, lies.inside[0], lies.inside[1]])
         labels[:] = lies.fit(mask_tensor(mask), padding=0 if self.rule.padding_counts else IGNORED)
 
 
-def lay(
-    pairs: Sequence[Pair], size: tuple[int, int], rule: Rule
-) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
-    """Pictures in [0, 1], masks and valid pixels on the canvas, from named pairs that are in memory."""
-    return Frames(tuple(pair[0] for pair in pairs), lambda place: pairs[place][1:], size, rule).together()
+def check_same_size(name: str, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """Refuse the shapes of an image and a mask of different sizes: one of them belongs to something else."""
+    if image[:2] != mask:
+        sizes = f"image is {image[0]} x {image[1]}, its mask {mask[0]} x {mask[1]} pixels"
+        raise ValueError(f"{name}: {sizes}; they must be the same size")
 
 
-def check_same_size(name: str, picture: np.ndarray, mask: np.ndarray) -> None:
-    """Refuse a picture and a mask of different sizes: one of them belongs to something else."""
-    if picture.shape[:2] != mask.shape:
-        raise ValueError(
-            f"{name}: picture is {picture.shape[0]} x {picture.shape[1]}, its mask {mask.shape[0]} x "
-            f"{mask.shape[1]} pixels; they must be the same size"
-        )
+def load_clip(
+    episode: Episode,
+    root: Path | str,
+    size: tuple[int, int] = (241, 425),
+    support_root: Path | str | None = None,
+    workers: int = 1,
+) -> Clip:
+    """Read the frames of one episode, and no others, at the network input `size` (height, width).
+
+    `root` holds the query dataset; `support_root` that of the support, where it is another one. Each is resized and
+    padded by its own released rule (protocol section 2); ytvis and vspw count padding as background (quirk Q5).
+    `workers`: threads that decode; the pixels do not depend on it.
+
+    Raises ValueError or FileNotFoundError naming the episode or file.
+    """
+    support, query = episode_frames(episode, root, size, support_root)
+    images, masks, valid = support.together(workers)
+    if not masks.any():
+        about = f"no support frame contains class {episode.support_id} at {size[0]} x {size[1]}"
+        raise ValueError(f"episode {episode.name}: {about}; sample other episodes or take a larger size")
+    frames, truth, query_valid = query.together(workers)
+    batch = None if episode.batch is None else BATCH
+    shown, queried = (images, masks, valid, support.names), (frames, query_valid, query.names)
+    return Clip(episode.name, episode.class_name, *shown, *queried, truth, batch)
+
+
+def episode_frames(
+    episode: Episode,
+    root: Path | str,
+    size: tuple[int, int] = (241, 425),
+    support_root: Path | str | None = None,
+) -> tuple[Frames, Frames]:
+    """Support and query of an episode before any pixel is read; arguments as for `load_clip`."""
+    if episode.support_dataset != episode.corpus and support_root is None:
+        about = f"support comes from {episode.support_dataset}"
+        raise ValueError(f"episode {episode.name}: {about}; give support_root as well")
+    support = find_dataset(episode.support_dataset).reader(root if support_root is None else support_root)
+    query = find_dataset(episode.corpus).reader(root)
+    return (
+        _frames(support, episode.support, episode.support_id, size),
+        _frames(query, episode.query, episode.class_id, size),
+    )
+
+
+def _frames(reader: Reader, names: tuple[str, ...], number: int, size: tuple[int, int]) -> Frames:
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        return reader.image(names[index]), reader.mask(names[index], number)
+
+    return Frames(names, read, size, reader.episode_rule)
+
+
+def check_episodes(
+    episodes: Sequence[Episode],
+    query_root: Path | str,
+    support_root: Path | str | None = None,
+    on_error: OnError = stop,
+) -> tuple[Episode, ...]:
+    """The episodes of which every image and mask can be read and some support frame contains the class.
+
+    `support_root` holds the support dataset where that is another one. Every file is read once. Each defect is
+    reported to `on_error` with the name of the episode; the default raises at the first.
+    """
+    contains, kept = _frame_check(), []
+    other, few = query_root if support_root is None else support_root, len(episodes) <= 20
+    for episode in tqdm(episodes, desc="reading episodes", unit=" episodes", mininterval=1.0, disable=few):
+        support = [contains(episode.support_dataset, other, name, episode.support_id) for name in episode.support]
+        query = [contains(episode.corpus, query_root, name, episode.class_id) for name in episode.query]
+        wrong: list[object] = [found for found in support + query if isinstance(found, Exception)]
+        if not wrong and not any(support):
+            wrong = [f"no support frame contains class {episode.support_id}; sample the episodes from this data"]
+        for error in wrong:
+            on_error(ValueError(f"episode {episode.name}: {error}"))
+        if not wrong:
+            kept.append(episode)
+    return tuple(kept)
+
+
+def _frame_check() -> Callable[[str, Path | str, str, int], bool | Exception]:
+    """A function that says whether a frame contains a class, or why it cannot be read; results are remembered."""
+    reader = cache(lambda dataset, root: find_dataset(dataset).reader(root))
+    shape = cache(lambda dataset, root, frame: reader(dataset, root).image(frame).shape)
+
+    @cache
+    def contains(dataset: str, root: Path | str, frame: str, number: int) -> bool | Exception:
+        try:
+            image, mask = shape(dataset, root, frame), reader(dataset, root).mask(frame, number)
+            check_same_size(frame, image, mask.shape)
+        except (ValueError, OSError) as error:
+            return error.with_traceback(None)  # a traceback would keep the pixels
+        return bool((mask == 1).any())
+
+    return contains
+
+
+def pool_frames(fold: Fold, root: Path | str, size: tuple[int, int], limit: int = 100) -> Frames:
+    """At most `limit` training images of a fold without their labels, on which the mean of an encoder is measured."""
+    names = [frame for video in sorted(set(fold.train)) for frame in fold.frames[video]]
+    return unlabelled_frames(names, find_dataset(fold.corpus).reader(root).image, size, limit)
+
+
+def unlabelled_frames(
+    names: Sequence[str], read: Callable[[str], np.ndarray], size: tuple[int, int], limit: int = 0
+) -> Frames:
+    """Images by name, evenly thinned to `limit` (0 keeps all); letterboxed, and the padding is not valid."""
+    if 0 < limit < len(names):
+        names = [names[index * len(names) // limit] for index in range(limit)]
+
+    def read_pair(index: int) -> tuple[np.ndarray, np.ndarray]:
+        image = read(names[index])
+        return image, np.zeros(image.shape[:2], dtype=np.uint8)
+
+    return Frames(tuple(names), read_pair, size, OWN_RULE)
 
 
 def clip_from_files(
@@ -148,198 +252,103 @@ def clip_from_files(
     truth: Sequence[File] | None = None,
     label: int | None = None,
 ) -> Clip:
-    """One's own pictures as a clip: files, or arrays (uint8 [h, w, 3] pictures, bool or uint8 [h, w] masks).
+    """A user's own images as a clip: files, or arrays (images uint8 [h, w, 3], masks bool or uint8 [h, w]).
 
-    A mask may hold 0 and 255, 0 and 1, or palette indices; `label` says which index is the object, and is
-    needed only if there are several. Beside another label, 255 means "nobody judged".
+    A mask may contain 0 and 255, 0 and 1, or palette indices; `label` says which index is the object, and is
+    needed only if there are several. Beside another label, 255 is the ignore label.
 
-    Raises ValueError naming the file if a mask is a colour picture, holds several labels, or is empty.
+    Raises ValueError naming the file if a mask has colours, several labels, or no foreground pixel.
     """
     if not support_images or not frames:
-        raise ValueError(
-            f"{name}: {len(support_images)} stills and {len(frames)} frames; give at least one each"
-        )
-    stills = [_picture(item) for item in support_images]
-    masks = _object(name, support_masks, len(stills), "stills", label)
-    if empty := [
-        _name(f, n) for n, (f, m) in enumerate(zip(support_masks, masks, strict=True)) if not (m == 1).any()
-    ]:
-        raise ValueError(f"{empty[0]}: the mask shows no object; paint it, or name its label with label=")
-    still_names = tuple(_name(item, n) for n, item in enumerate(support_images))
-    frame_names = tuple(_name(item, n) for n, item in enumerate(frames))
-    answers = None if truth is None else _object(name, truth, len(frames), "frames", label)
+        about = f"{len(support_images)} support images and {len(frames)} frames"
+        raise ValueError(f"{name}: {about}; give at least one each")
+    images = [_image(item) for item in support_images]
+    masks = _object_masks(name, support_masks, len(images), "support images", label)
+    for index, mask in enumerate(masks):
+        if not (mask == 1).any():
+            about = "the mask contains no foreground pixel; annotate the object, or give its value with label="
+            raise ValueError(f"{_name(support_masks[index], index)}: {about}")
+    truths = None if truth is None else _object_masks(name, truth, len(frames), "frames", label)
 
-    def read(place: int) -> tuple[np.ndarray, np.ndarray]:
-        picture = _picture(frames[place])
-        return picture, np.zeros(picture.shape[:2], dtype=np.uint8) if answers is None else answers[place]
+    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
+        image = _image(frames[index])
+        return image, np.zeros(image.shape[:2], dtype=np.uint8) if truths is None else truths[index]
 
-    shown = lay(list(zip(still_names, stills, masks, strict=True)), size, OWN_RULE)
-    query, answer, valid = Frames(frame_names, read, size, OWN_RULE).together()
-    known = None if answers is None else answer
-    return Clip(name, class_name, *shown, still_names, query, valid, frame_names, known)
-
-
-def _name(item: File, place: int) -> str:
-    return f"array {place}" if isinstance(item, np.ndarray) else str(item)
+    support_names = tuple(_name(item, index) for index, item in enumerate(support_images))
+    support = Frames(support_names, list(zip(images, masks, strict=True)).__getitem__, size, OWN_RULE).together()
+    query_names = tuple(_name(item, index) for index, item in enumerate(frames))
+    query, answer, valid = Frames(query_names, read, size, OWN_RULE).together()
+    known = None if truths is None else answer
+    return Clip(name, class_name, *support, support_names, query, valid, query_names, known)
 
 
-def _picture(item: File) -> UInt8[np.ndarray, "h w 3"]:
+def _name(item: File, index: int) -> str:
+    return f"array {index}" if isinstance(item, np.ndarray) else str(item)
+
+
+def _image(item: File) -> UInt8[np.ndarray, "h w 3"]:
     return item if isinstance(item, np.ndarray) else read_image(item)
 
 
-def _object(
+def _object_masks(
     name: str, items: Sequence[File], due: int, what: str, label: int | None
 ) -> list[UInt8[np.ndarray, "h w"]]:
-    """Masks of one object with 0, 1 and IGNORED, whichever way the files wrote it."""
+    """Masks of one object with 0, 1 and IGNORED, whichever values the files have."""
     if len(items) != due:
         raise ValueError(f"{name}: {due} {what} have {len(items)} masks; give one mask for each, in order")
     stored = [item.astype(np.uint8) if isinstance(item, np.ndarray) else read_labels(item) for item in items]
     if label is None:
-        label = _only_label([_name(item, place) for place, item in enumerate(items)], stored)
-    judged = [mask != IGNORED if label != IGNORED else np.ones(mask.shape, dtype=bool) for mask in stored]
-    return [np.where(j, m == label, IGNORED).astype(np.uint8) for j, m in zip(judged, stored, strict=True)]
+        label = _only_label([_name(item, index) for index, item in enumerate(items)], stored)
+    return [np.where((m == IGNORED) & (label != IGNORED), IGNORED, m == label).astype(np.uint8) for m in stored]
 
 
 def _only_label(names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]]) -> int:
     """The one label besides background; 255 is that label only if no other occurs in any of the masks."""
-    found: dict[int, str] = {}
-    for name, mask in zip(names, masks, strict=True):
-        for value in np.unique(mask):
-            found.setdefault(int(value), name)
+    found = {int(value): name for name, mask in zip(names, masks, strict=True) for value in np.unique(mask)}
     labels = sorted(set(found) - {0, IGNORED})
     if len(labels) > 1:
         shown = ", ".join(map(str, labels[:8])) + (", ..." if len(labels) > 8 else "")
         raise ValueError(
-            f"{found[labels[-1]]}: the masks hold {len(labels)} labels ({shown}); say which one is "
+            f"{found[labels[-1]]}: the masks contain {len(labels)} labels ({shown}); say which one is "
             "the object with label=, or save black-and-white masks without soft edges"
         )
     return labels[0] if labels else IGNORED
 
 
-__all__ = ["IGNORED", "Clip", "Frames", "clip_from_files", "episode_frames", "load_clip", "synthetic_clip"]
-
-BATCH = 100
-"""Frames that the released batched driver solves together. Source: protocol section 5.2."""
-
-
-def load_clip(
-    episode: Episode,
-    root: Path | str,
-    size: tuple[int, int] = (241, 425),
-    support_root: Path | str | None = None,
-    workers: int = 1,
-) -> Clip:
-    """Read the pixels of one episode, and no others, onto a canvas of `size` (height, width).
-
-    `root` holds the query corpus; `support_root` the support's, where that is another one. Each is laid by
-    its own released rule (protocol section 2); of padding, ytvis and vspw count it as background (quirk Q5).
-    `workers`: threads that decode; the pixels do not depend on it.
-
-    Raises ValueError or FileNotFoundError naming the episode or file.
-    """
-    shown, asked = episode_frames(episode, root, size, support_root)
-    images, masks, valid = shown.together(workers)
-    if not masks.any():
-        number = episode.class_id if episode.support_class is None else episode.support_class
-        raise ValueError(
-            f"episode {episode.name}: no support frame contains class {number} at {size[0]} x {size[1]}; "
-            "sample other episodes or take a larger size"
-        )
-    frames, truth, query_valid = asked.together(workers)
-    names = (episode.name, episode.class_name)
-    support, query = (images, masks, valid, shown.names), (frames, query_valid, asked.names)
-    return Clip(*names, *support, *query, truth, None if episode.batch is None else BATCH)
-
-
-def episode_frames(
-    episode: Episode,
-    root: Path | str,
-    size: tuple[int, int] = (241, 425),
-    support_root: Path | str | None = None,
-) -> tuple[Frames, Frames]:
-    """Support and query of an episode before any pixel is read; arguments and rules as for `load_clip`.
-
-    For videos that do not fit in memory: `for picture, mask, valid in query: ...` reads frame by frame.
-    """
-    corpus = episode.support_corpus or episode.corpus
-    if corpus != episode.corpus and support_root is None:
-        raise ValueError(f"episode {episode.name}: support comes from {corpus}; give support_root as well")
-    number = episode.class_id if episode.support_class is None else episode.support_class
-    support = find_dataset(corpus).reader(root if support_root is None else support_root)
-    query = find_dataset(episode.corpus).reader(root)
-    return (
-        _frames(support, episode.support, number, size),
-        _frames(query, episode.query, episode.class_id, size),
-    )
-
-
-def pool_frames(fold: Fold, root: Path | str, size: tuple[int, int], limit: int = 100) -> Frames:
-    """Pictures of base training without their labels, evenly thinned to `limit`: what an encoder's mean is measured on.
-
-    Laid in the middle of the canvas whatever the corpus; bars around a picture do not count.
-    """
-    names = [frame for video in sorted(set(fold.train)) for frame in fold.frames[video]]
-    if limit < len(names):
-        names = [names[place * len(names) // limit] for place in range(limit)]
-    reader = find_dataset(fold.corpus).reader(root)
-
-    def read(place: int) -> tuple[np.ndarray, np.ndarray]:
-        picture = reader.image(names[place])
-        return picture, np.zeros(picture.shape[:2], dtype=np.uint8)
-
-    return Frames(tuple(names), read, size, OWN_RULE)
-
-
-def _frames(reader: Reader, names: tuple[str, ...], number: int, size: tuple[int, int]) -> Frames:
-    def read(place: int) -> tuple[np.ndarray, np.ndarray]:
-        return reader.image(names[place]), reader.mask(names[place], number)
-
-    return Frames(names, read, size, reader.episode_rule)
-
-
 def synthetic_clip(
     seed: int = 0, frames: int = 8, shots: int = 1, size: tuple[int, int] = (121, 217)
 ) -> Clip:
-    """A clip without data: a striped blob drifts over a cloudy ground; the stills show it elsewhere.
+    """A clip without data: a striped ellipse drifts over a cloudy background; the support shows it elsewhere.
 
-    The blob is an ellipse whose size breathes by a fifth; all pixels count and the truth is exact. Same
-    arguments, same pixels.
+    Its size varies by a fifth; all pixels are valid and the ground truth is exact. Same arguments, same pixels.
     """
     rng = np.random.default_rng(seed)
     colour, phase = rng.uniform(90, 255, size=3), rng.uniform(0, 2 * np.pi)
-    height, width = size
-    stills = [_scene(rng.uniform(0.3, 0.7, 2), 1.0, colour, _ground(rng, size)) for _ in range(shots)]
-    ground, start, step = _ground(rng, size), rng.uniform(0.3, 0.4, 2), rng.uniform(0.2, 0.35, 2)
-    film = []
-    for time in np.linspace(0, 1, frames):
-        scale = 1 + 0.2 * np.sin(2 * np.pi * time + phase)
-        film.append(_scene(start + step * time, scale, colour, ground))
-    rule = Rule(centred, True)
-    still_names = tuple(f"still {n}" for n in range(shots))
+    support = [_scene(rng.uniform(0.3, 0.7, 2), 1.0, colour, _background(rng, size)) for _ in range(shots)]
+    background, start, step = _background(rng, size), rng.uniform(0.3, 0.4, 2), rng.uniform(0.2, 0.35, 2)
+    scales = [(time, 1 + 0.2 * np.sin(2 * np.pi * time + phase)) for time in np.linspace(0, 1, frames)]
+    video = [_scene(start + step * time, scale, colour, background) for time, scale in scales]
+    support_names = tuple(f"still {n}" for n in range(shots))
     names = tuple(f"synthetic/{n:03d}" for n in range(frames))
-    shown = lay(
-        [(name, *pair) for name, pair in zip(still_names, stills, strict=True)], (height, width), rule
-    )
-    query, truth, valid = lay(
-        [(n, *pair) for n, pair in zip(names, film, strict=True)], (height, width), rule
-    )
-    return Clip(f"synthetic/{seed}", "blob", *shown, still_names, query, valid, names, truth)
+    shown = Frames(support_names, support.__getitem__, size, OWN_RULE).together()
+    query, truth, valid = Frames(names, video.__getitem__, size, OWN_RULE).together()
+    return Clip(f"synthetic/{seed}", "blob", *shown, support_names, query, valid, names, truth)
 
 
-def _ground(rng: np.random.Generator, size: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
-    """A cloudy ground: coarse random colours, smoothly enlarged, in 0..255."""
+def _background(rng: np.random.Generator, size: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
+    """Coarse random colours in 0..255, smoothly enlarged."""
     coarse = rng.uniform(20, 140, size=(5, 8, 3)).astype(np.float32)
     return cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
 
 
 def _scene(
-    centre: Sequence[float] | np.ndarray, scale: float, colour: np.ndarray, ground: Float[np.ndarray, "H W 3"]
+    centre: Sequence[float] | np.ndarray, scale: float, colour: np.ndarray, background: Float[np.ndarray, "H W 3"]
 ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-    """The striped blob (centre and radii in shares of the canvas) on a ground, with its mask."""
-    height, width = ground.shape[:2]
+    """The ellipse (centre and radii in shares of the image) on a background, with its mask."""
+    height, width = background.shape[:2]
     y, x = np.mgrid[:height, :width]
     dy, dx = y - centre[0] * height, x - centre[1] * width
     inside = (dy / (0.22 * scale * height)) ** 2 + (dx / (0.16 * scale * width)) ** 2 <= 1
     stripes = 0.75 + 0.25 * np.sin((dx + dy) * 2 * np.pi / 12)
-    picture = np.where(inside[..., None], stripes[..., None] * colour, ground)
-    return np.clip(picture, 0, 255).astype(np.uint8), inside.astype(np.uint8)
+    image = np.where(inside[..., None], stripes[..., None] * colour, background)
+    return np.clip(image, 0, 255).astype(np.uint8), inside.astype(np.uint8)

@@ -1,19 +1,16 @@
-"""An episode: a few labelled pictures of a new class, and one video in which to find it.
+"""An episode: support frames with masks of a novel class, and the frames of one query video to segment.
 
-Episodes are values made of names: which frames support, which frames are asked about. They are drawn once,
-from a generator of their own, in exactly the order of draws of the released code (throw-away draws
-included), and can be written to a readable manifest and replayed anywhere.
-
-`sample_episodes` draws within one corpus by its own protocol (a benchmark of two corpora draws by
-`benchmarks.draw_episodes`), `select_episodes` picks some; `write_episodes` and `read_episodes` keep them; `together`
-and `slices` say which of them belong together and cut a long pass into pieces.
+Episodes are values made of names, not of pixels. They are sampled once (`sample_episodes`; a benchmark with two
+datasets samples by `benchmarks.draw_episodes`), written to a manifest and read back anywhere. `together` and `slices`
+say which episodes are solved in one batch and cut a long run into pieces.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 from pathlib import Path
 
 from ttilib.datasets.catalog import Fold, find_dataset
@@ -23,12 +20,13 @@ from ttilib.files import digest, meant, read_json, write_text
 
 @dataclass(frozen=True)
 class Episode:
-    """One novel class: the frames that show it labelled, and the frames of one video to be segmented.
+    """Support frames of a novel class, and the query frames of one video; frames are named as in `Fold`.
 
-    Frames are named as in `Fold`. `support_corpus` and `support_class` are set when the support comes from
-    another corpus, where the class may have another id. `seed` and `run` say which draw this was: runs
-    follow one another in one stream of random numbers. `batch` is set where the release solved frames of
-    several videos together: the number of that batch in its run.
+    `support_corpus` and `support_class` are set only where the support is of another dataset, in which the class may
+    have another id. `seed` and `run`: runs follow one another in one stream of random numbers. `batch` is set where
+    the release solved frames of several videos together: the number of that batch in its run.
+
+    The field names are a format: manifests and keys contain them.
     """
 
     corpus: str
@@ -44,25 +42,35 @@ class Episode:
     batch: int | None = None
 
     @property
+    def support_dataset(self) -> str:
+        """The dataset of the support frames."""
+        return self.support_corpus or self.corpus
+
+    @property
+    def support_id(self) -> int:
+        """The id of the class in the support masks."""
+        return self.class_id if self.support_class is None else self.support_class
+
+    @property
     def shots(self) -> int:
         """Number of support frames, K."""
         return len(self.support)
 
     @property
     def video(self) -> str:
-        """Name of the query video; a still is its own video."""
+        """Name of the query video; an image is its own video."""
         return self.query[0].split("/")[0]
 
     @property
     def name(self) -> str:
-        """Name for people, such as "ytvis/f0/person/0043f083b5"; repeated draws of a video share it."""
+        """Name for people, such as "ytvis/f0/person/0043f083b5"; not unique."""
         return f"{self.corpus}/f{self.fold}/{self.class_name}/{self.video}"
 
     @property
     def key(self) -> str:
-        """Name for programs: 16 hex digits that differ whenever anything about the episode differs."""
+        """Name for programs: 16 hex digits, a digest of all fields."""
         entries = asdict(self)
-        if self.batch is None:  # episodes without batches keep the names they had before there were any
+        if self.batch is None:  # so that episodes without batches keep the keys of versions without this field
             del entries["batch"]
         return digest(entries)
 
@@ -70,12 +78,11 @@ class Episode:
 def sample_episodes(
     fold: Fold, shots: int, seed: int = 2020, protocol: str = "v1", run: int = 0
 ) -> tuple[Episode, ...]:
-    """Draw the episodes of one run over a fold, as the released code draws them.
+    """Sample the episodes of one run over a fold, in the order of random numbers of the release.
 
-    ytvis: each novel class with N videos gives N - shots episodes; under "v1" one support serves the whole
-    class and every other video is a query once, under "v2" each episode draws support and query anew.
-    vspw: one episode per listed video, its class and support drawn, the list gone through `fold.repeats`
-    times. pascal, coco: one episode per still. Others: every video and novel class in it, support from the others.
+    ytvis: each novel class with N videos gives N - shots episodes; under "v1" all of them share one support, under
+    "v2" each has its own. vspw: one episode per video of the list, which is repeated `fold.repeats` times. pascal,
+    coco: one episode per image. Others: one per video and novel class in it, with support from other videos.
 
     Raises ValueError naming the class if it has too few videos for `shots`.
     Source: protocol sections 1.1, 1.3 and 1.5.
@@ -90,14 +97,12 @@ def sample_episodes(
 
 
 def episode_of(draw: Draw, query_fold: Fold, support_fold: Fold, seed: int, run: int = 0) -> Episode:
-    """A draw with the names that make it an episode; those of the support only if it is of another corpus."""
-    name = query_fold.names[draw.number]
-    drawn = Episode(query_fold.corpus, query_fold.index, draw.number, name, draw.support, draw.query, seed, run=run)
-    drawn = drawn if draw.batch is None else replace(drawn, batch=draw.batch)
-    if support_fold.corpus == query_fold.corpus:
-        return drawn
-    number = shared_classes(support_fold, query_fold)[draw.number]
-    return replace(drawn, support_corpus=support_fold.corpus, support_class=number)
+    """A sample as an episode; the support's dataset and class id are set only if it is of another dataset."""
+    other: tuple[str, int] | tuple[None, None] = None, None
+    if support_fold.corpus != query_fold.corpus:
+        other = support_fold.corpus, shared_classes(support_fold, query_fold)[draw.number]
+    about = query_fold.corpus, query_fold.index, draw.number, query_fold.names[draw.number]
+    return Episode(*about, draw.support, draw.query, seed, *other, run, draw.batch)
 
 
 def select_episodes(
@@ -120,27 +125,25 @@ def select_episodes(
 
 
 def together(episodes: Sequence[Episode]) -> tuple[range, ...]:
-    """Places of the episodes that were solved together: a range for each batch, and one for every other episode."""
-    ranges: list[range] = []
-    for place, episode in enumerate(episodes):
-        before = episodes[place - 1] if place else None
-        joins = before is not None and episode.batch is not None
-        if joins and (episode.fold, episode.run, episode.batch) == (before.fold, before.run, before.batch):
-            ranges[-1] = range(ranges[-1].start, place + 1)
-        else:
-            ranges.append(range(place, place + 1))
-    return tuple(ranges)
+    """Indices of the episodes that are solved together: a range for each batch, and one for every other episode."""
+
+    def batch(index: int) -> tuple[int, ...]:
+        e = episodes[index]
+        return (index,) if e.batch is None else (e.fold, e.run, e.batch)
+
+    groups = (list(group) for _, group in groupby(range(len(episodes)), batch))
+    return tuple(range(group[0], group[-1] + 1) for group in groups)
 
 
 def slices(episodes: Sequence[Episode], frames: int) -> tuple[range, ...]:
-    """The episodes cut into pieces of about so many query frames, batches whole."""
+    """Indices of the episodes, cut into pieces of at least `frames` query frames each; batches are not cut."""
     pieces: list[range] = []
-    held = frames  # of the last piece; full, so that the first range begins one
+    start = held = 0
     for part in together(episodes):
-        count = sum(len(episodes[place].query) for place in part)
-        full = held >= frames
-        pieces = [*pieces, part] if full else [*pieces[:-1], range(pieces[-1].start, part.stop)]
-        held = count if full else held + count
+        held += sum(len(episodes[index].query) for index in part)
+        if held >= frames or part.stop == len(episodes):
+            pieces.append(range(start, part.stop))
+            start, held = part.stop, 0
     return tuple(pieces)
 
 
@@ -154,8 +157,8 @@ def write_episodes(path: Path | str, episodes: Sequence[Episode]) -> None:
 def read_episodes(path: Path | str) -> tuple[Episode, ...]:
     """Read a manifest back, the same episodes in the same order.
 
-    Raises ValueError if the hash says the episodes were changed after they were written (delete the
-    "hash" entry to accept a change made by hand), or if an episode lacks an entry.
+    Raises ValueError if the hash does not fit (delete the entry to accept a change made by hand), or if an episode
+    lacks an entry.
     """
     content = read_json(path)
     if not isinstance(content, dict) or "episodes" not in content:
@@ -163,19 +166,17 @@ def read_episodes(path: Path | str) -> tuple[Episode, ...]:
     rows = content["episodes"]
     found = digest(*rows)
     if content.get("hash", found) != found:
-        raise ValueError(
-            f"{path}: hash is {content['hash']}, the episodes give {found}; write the manifest again, or "
-            'delete the "hash" entry if it was changed on purpose'
-        )
-    return tuple(_read_row(path, place, row) for place, row in enumerate(rows))
+        about = f"hash is {content['hash']}, the episodes give {found}"
+        raise ValueError(f'{path}: {about}; write it again, or delete the "hash" entry if you changed it on purpose')
+    return tuple(_read_row(path, index, row) for index, row in enumerate(rows))
 
 
-def _read_row(path: Path | str, place: int, row: Mapping[str, object]) -> Episode:
+def _read_row(path: Path | str, index: int, row: Mapping[str, object]) -> Episode:
     known = {field.name for field in fields(Episode)}
     needed = known - {"support_corpus", "support_class", "run", "batch"}
     if (missing := needed - row.keys()) or (extra := row.keys() - known):
         wrong = f"lacks {sorted(missing)}" if missing else f"has unknown entries {sorted(extra)}"
-        raise ValueError(f"{path}: episode {place} {wrong}; write the manifest again")
+        raise ValueError(f"{path}: episode {index} {wrong}; write the manifest again")
     if not row["support"] or not row["query"]:
-        raise ValueError(f"{path}: episode {place} names no support or no query frames; write it again")
+        raise ValueError(f"{path}: episode {index} names no support or no query frames; write it again")
     return Episode(**{**row, "support": tuple(row["support"]), "query": tuple(row["query"])})

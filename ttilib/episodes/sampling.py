@@ -1,31 +1,21 @@
-"""The order of draws: how the released code picks supports and queries, number by number.
+"""How episodes are sampled from a fold: in the order of random numbers of the release, or each independently.
 
-Which support and query frames come out depends on every random number taken before, so the throw-away numbers of
-the release are taken here as well. Python's generator and NumPy's legacy one are both made here; nothing touches a
-global one.
+The released code samples from `random` and NumPy's legacy generator, seeded with 2020. What comes out depends on every
+number taken before, so the numbers that the release takes and does not use are taken here as well. Both generators
+are made here; no global generator is touched. `passes` gives the samples of one pass over a fold, `one_run` makes the
+runs of the released scripts of them, `gathered` joins frames that are solved in one batch.
 
-`draw_ytvis`, `draw_stills`, `draw_sequences`, `draw_cross` and `FrameDraws` each give one pass over a fold, and
-`passes` finds the one of a benchmark; `one_run` makes the runs of the released drivers of passes, `gathered` puts
-frames together again. A class with too few videos is told to `on_error`, and what would need it is left out if that
-returns.
+`draw_alone` samples every episode from a number made of seed, run, query and candidate. A missing video then changes
+only the episodes that would use it, and not, as in the release, every episode after it.
 
-Draws: what may be asked of a fold, and support for it by lot.
-
-A draw is a class, its support frames and its query frames. `stills`, `sequences`, `beginnings` and `pairs` go through
-what a fold can be asked about; the order of draws of the released code is in `released`.
-
-`draw_alone` is another way, under which a draw depends on nothing but itself. The release draws from one stream of
-numbers, so that a single missing video changes every episode after it. Here lots are cast instead: a lot is a number
-made of seed, run, query and candidate, and the candidates with the lowest lots are taken. Another video changes only
-the draws that it gets into, another class or another order none.
+A class with too few videos is reported to `on_error`; if that returns, the episodes of the class are left out.
 """
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
 from typing import NamedTuple
 
@@ -41,7 +31,7 @@ MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 
 class Draw(NamedTuple):
-    """Class id in the query corpus, support frames, query frames; the batch of its run, if batches matter."""
+    """Class id in the query dataset, support frames, query frames, and the batch where the release has any."""
 
     number: int
     support: Names
@@ -54,26 +44,25 @@ class Draw(NamedTuple):
         return self.query[0].split("/")[0]
 
 
+Pass = Callable[[], Iterator[Draw]]
+
+
 def enough(fold: Fold, number: int, found: int, needed: int, on_error: OnError = stop) -> bool:
-    """Whether a class can be drawn from as many videos as an episode needs; if not, an error names it."""
+    """Whether a class has as many videos as an episode needs; if not, an error names the class."""
     if found < needed:
-        on_error(
-            ValueError(
-                f"{fold.corpus} fold {fold.index}: class {number} {fold.names[number]} can be drawn from {found} "
-                f"videos, but {needed} are needed; ask for fewer shots"
-            )
-        )
+        about = f"class {number} {fold.names[number]} can be drawn from {found} videos, but {needed} are needed"
+        on_error(ValueError(f"{fold.corpus} fold {fold.index}: {about}; ask for fewer shots"))
     return found >= needed
 
 
 def shared_classes(support_fold: Fold, query_fold: Fold) -> dict[int, int]:
-    """Novel classes of the same name in two folds: id in the query corpus -> id in the support corpus."""
+    """Novel classes of the same name in two folds: id in the query dataset -> id in the support dataset."""
     ids = {support_fold.names[number]: number for number in support_fold.novel}
     return {c: ids[query_fold.names[c]] for c in query_fold.novel if query_fold.names[c] in ids}
 
 
 def stills(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Stills to be asked about, with all novel classes in each, ascending."""
+    """Query images with all novel classes in each, ascending."""
     if fold.shown:
         yield from fold.shown.items()
         return
@@ -83,25 +72,24 @@ def stills(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def sequences(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Videos to be asked about, with their novel classes in order of first appearance, then of id."""
+    """Query videos with their novel classes in order of first appearance, then of id."""
     for video, frames in fold.frames.items():
-        order = {frame: place for place, frame in enumerate(frames)}
         first = {c: fold.presence[c].get(video, ()) for c in fold.novel}
-        if here := sorted((order[seen[0]], number) for number, seen in first.items() if seen):
+        if here := sorted((frames.index(seen[0]), number) for number, seen in first.items() if seen):
             yield video, tuple(number for _, number in here)
 
 
 def beginnings(fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Videos to be asked about frame by frame, with those of the classes that their first frame shows, ascending."""
+    """Query videos with those of the classes that their first frame contains, ascending."""
     for video, frames in fold.frames.items():
         if here := tuple(number for number in sorted(ids) if frames[0] in fold.presence[number].get(video, ())):
             yield video, here
 
 
 def pairs(fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, int, Names]]:
-    """Videos and each of the classes in them, with the frames to be asked about.
+    """Query videos with each of the classes in them: video, class, query frames.
 
-    That is the whole video, except for ytvis, where frames without the class have no outlines to score.
+    These are all frames, except in ytvis, where frames without the class have no annotation to score.
     """
     for video, frames in fold.frames.items():
         for number in ids:
@@ -118,25 +106,27 @@ def draw_alone(
     run: int = 0,
     on_error: OnError = stop,
 ) -> Iterator[Draw]:
-    """One draw per query: its class, if it shows several, and one frame each of `shots` other videos of the class."""
-    whole = query_fold is support_fold
-    ids = {number: number for number in query_fold.novel} if whole else shared_classes(support_fold, query_fold)
-    pools = {number: tuple(support_fold.presence[ids[number]]) for number in ids}
-    codes = {number: _codes(pool) for number, pool in pools.items()}
-    for video, classes, frames, turn in _asked(how, query_fold, ids):
-        place = (seed, run, query_fold.corpus, video, turn)
-        number = classes[_lowest(_codes(classes), 1, *place)[0]]
-        own = support_fold.corpus == query_fold.corpus and video in support_fold.presence[ids[number]]
-        if not enough(support_fold, ids[number], len(pools[number]) - own, shots, on_error):
-            continue
-        chosen = [pools[number][n] for n in _lowest(codes[number], shots + own, *place, number)]
-        others = [other for other in chosen if not (own and other == video)][:shots]
+    """One episode per query: one of its classes, and a frame each of `shots` other videos of that class.
+
+    The candidates with the lowest random numbers are taken: a number depends on seed, run, query and candidate only.
+    """
+    same = query_fold is support_fold
+    ids = {number: number for number in query_fold.novel} if same else shared_classes(support_fold, query_fold)
+    codes = {number: _codes(support_fold.presence[ids[number]]) for number in ids}
+    for video, classes, frames, turn in _queries(how, query_fold, ids):
+        key = (seed, run, query_fold.corpus, video, turn)
+        number = classes[_lowest(_codes(classes), 1, *key)[0]]
         seen = support_fold.presence[ids[number]]
-        yield Draw(number, tuple(_one(seen[other], *place, number, other) for other in others), frames)
+        pool, own = tuple(seen), support_fold.corpus == query_fold.corpus and video in seen
+        if enough(support_fold, ids[number], len(pool) - own, shots, on_error):
+            chosen = [pool[place] for place in _lowest(codes[number], shots + own, *key, number)]
+            others = [other for other in chosen if not (own and other == video)][:shots]
+            picks = {other: int(digest(*key, number, other), 16) % len(seen[other]) for other in others}
+            yield Draw(number, tuple(seen[other][picks[other]] for other in others), frames)
 
 
-def _asked(how: str, fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tuple[int, ...], Names, int]]:
-    """Videos, the classes to choose from, the frames asked about, and how often the video was asked before."""
+def _queries(how: str, fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tuple[int, ...], Names, int]]:
+    """Query videos, the classes to choose from, the query frames, and how often the video was a query before."""
     if how in ("v1", "v2"):
         yield from ((v, (c,), seen, 0) for c in ids for v, seen in fold.presence[c].items())
     elif how == "stills":
@@ -149,12 +139,12 @@ def _asked(how: str, fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tupl
         yield from ((video, (number,), frames, 0) for video, number, frames in pairs(fold, ids))
 
 
-def _codes(names: Sequence[str | int]) -> UInt64[np.ndarray, " n"]:
+def _codes(names: Iterable[str | int]) -> UInt64[np.ndarray, " n"]:
     return np.array([int(digest(name), 16) for name in names], dtype=np.uint64)
 
 
 def _lowest(codes: UInt64[np.ndarray, " n"], count: int, *key: str | int) -> list[int]:
-    """Places of the candidates with the `count` lowest lots, lowest first."""
+    """Indices of the candidates with the `count` lowest random numbers, lowest first."""
     lots = codes ^ np.uint64(int(digest(*key), 16))
     for shift, factor in MIXING:
         lots = (lots ^ (lots >> np.uint64(shift))) * np.uint64(factor)
@@ -162,137 +152,125 @@ def _lowest(codes: UInt64[np.ndarray, " n"], count: int, *key: str | int) -> lis
     return lowest[np.argsort(lots[lowest])].tolist()
 
 
-def _one(frames: Names, *key: str | int) -> str:
-    return frames[int(digest(*key), 16) % len(frames)]
-
-
-Pass = Callable[[], Iterator[Draw]]
-
-
 def passes(
     how: str, query_fold: Fold, support_fold: Fold, shots: int, seed: int = 2020, on_error: OnError = stop
 ) -> Pass:
-    """Calling it draws a pass over the folds; further passes go on in the same stream of random numbers.
+    """Calling it samples a pass over the folds; further passes continue the same streams of random numbers.
 
-    `how`: "v1", "v2" (ytvis), "stills", "sequences" (one fold each), "frames", "cross" (stills support videos).
+    `how`: "v1", "v2" (ytvis), "stills", "sequences" (one fold each), "frames", "cross" (images support videos).
     """
-    rng, legacy = random.Random(seed), np.random.RandomState(seed)
-    if how in ("v1", "v2"):
-        return partial(draw_ytvis, query_fold, shots, rng, how, on_error)
-    if how == "stills":
-        return partial(draw_stills, query_fold, shots, rng, legacy, on_error)
-    if how == "sequences":
-        return partial(draw_sequences, query_fold, shots, legacy, on_error)
-    if how == "frames":
-        return partial(FrameDraws(query_fold, support_fold, shots, rng, legacy).one_pass, on_error)
-    return partial(draw_cross, support_fold, query_fold, shots, rng, on_error)
+    released = _Released(query_fold, support_fold, shots, seed, on_error)
+    kinds = {
+        "v1": released.ytvis_v1,
+        "v2": released.ytvis_v2,
+        "stills": released.stills,
+        "sequences": released.sequences,
+        "frames": released.single_frames,
+        "cross": released.cross,
+    }
+    return kinds[how]
 
 
-def draw_ytvis(fold: Fold, shots: int, rng: random.Random, protocol: str, on_error: OnError = stop) -> Iterator[Draw]:
-    """Draws in order: support videos, a frame of each, [v2: query video], one frame that goes unused."""
-    for number in fold.novel:
-        seen = fold.presence[number]
-        videos = list(seen)
-        if not enough(fold, number, len(videos), shots + 1, on_error):
-            continue
-        for turn in range(len(videos) - shots):
-            if turn == 0 or protocol == "v2":
-                chosen = rng.sample(videos, shots)
-                support = tuple(rng.sample(seen[video], 1)[0] for video in chosen)
-                rest = [video for video in videos if video not in chosen]
-            query = rng.choice(rest) if protocol == "v2" else rest[turn]
-            rng.sample(seen[query], 1)  # unused by the release too, but it moves the stream on
-            yield Draw(number, support, seen[query])
+class _Released:
+    """The released samplers over one pair of folds; every method is one pass.
 
-
-def draw_stills(
-    fold: Fold, shots: int, rng: random.Random, legacy: np.random.RandomState, on_error: OnError = stop
-) -> Iterator[Draw]:
-    """Draws per still: its class, among all that it shows; then its support, another still of the class per shot."""
-    pools = {number: tuple(fold.presence[number]) for number in fold.novel}
-    for still, here in stills(fold):
-        number = here[legacy.choice(len(here))]
-        others = len(pools[number]) - (still in fold.presence[number])
-        if enough(fold, number, others, shots, on_error):
-            yield Draw(number, _distinct(pools[number], shots, rng, still), fold.frames[still])
-
-
-def _distinct(pool: Names, shots: int, rng: random.Random, query: str | None = None) -> Names:
-    """Per shot one unused number, then numbers until a still comes up that is new and not the query."""
-    support: list[str] = []
-    for _ in range(shots):
-        rng.randint(1, len(pool))  # thrown away, as in the release
-        while (drawn := pool[rng.randint(1, len(pool)) - 1]) == query or drawn in support:
-            pass
-        support.append(drawn)
-    return tuple(support)
-
-
-def draw_sequences(fold: Fold, shots: int, legacy: np.random.RandomState, on_error: OnError = stop) -> Iterator[Draw]:
-    """Draws per video: its class; per shot another video of the class (perhaps again), then a frame of it."""
-    for video, here in tuple(sequences(fold)) * fold.repeats:
-        number = here[legacy.choice(len(here))]
-        seen = fold.presence[number]
-        others = [other for other in seen if other != video]
-        if not enough(fold, number, len(others), 1, on_error):
-            continue
-        support = []
-        for _ in range(shots):
-            frames = seen[others[legacy.choice(len(others))]]
-            support.append(frames[legacy.randint(0, len(frames))])
-        yield Draw(number, tuple(support), fold.frames[video])
-
-
-class FrameDraws:
-    """Draws frame by frame: whenever a frame is of another video than the one before, its class and support.
-
-    What was drawn last stays from one pass to the next, as in the release: there a list of one video is drawn
-    for only once.
+    `rng` and `legacy` are Python's and NumPy's generators. The last video of `single_frames` stays from one pass to the
+    next, as in the release: for a list of one video, class and support are sampled only once.
     """
 
-    def __init__(
-        self, query_fold: Fold, support_fold: Fold, shots: int, rng: random.Random, legacy: np.random.RandomState
-    ) -> None:
-        self.query_fold, self.support_fold, self.shots = query_fold, support_fold, shots
-        self.rng, self.legacy = rng, legacy
+    def __init__(self, query_fold: Fold, support_fold: Fold, shots: int, seed: int, on_error: OnError) -> None:
+        self.query_fold, self.support_fold, self.shots, self.on_error = query_fold, support_fold, shots, on_error
+        self.rng, self.legacy = random.Random(seed), np.random.RandomState(seed)
         self.ids = shared_classes(support_fold, query_fold)
-        self.video: str | None = None
+        self.last_video: str | None = None
         self.last: tuple[int, Names] | None = None
 
-    def one_pass(self, on_error: OnError = stop) -> Iterator[Draw]:
-        """One draw per frame, in list order."""
+    def ytvis_v1(self, anew: bool = False) -> Iterator[Draw]:
+        """Per class: support videos, a frame of each; per query video: one frame that is not used.
+
+        `anew` samples support and query for every episode.
+        """
+        fold, rng = self.query_fold, self.rng
+        for number in fold.novel:
+            seen = fold.presence[number]
+            videos = list(seen)
+            if not enough(fold, number, len(videos), self.shots + 1, self.on_error):
+                continue
+            for turn in range(len(videos) - self.shots):
+                if turn == 0 or anew:
+                    chosen = rng.sample(videos, self.shots)
+                    support = tuple(rng.sample(seen[video], 1)[0] for video in chosen)
+                    rest = [video for video in videos if video not in chosen]
+                query = rng.choice(rest) if anew else rest[turn]
+                rng.sample(seen[query], 1)  # not used by the release either, but it advances the generator
+                yield Draw(number, support, seen[query])
+
+    def ytvis_v2(self) -> Iterator[Draw]:
+        """Per episode: support videos, a frame of each, the query video, one frame that is not used."""
+        return self.ytvis_v1(anew=True)
+
+    def stills(self) -> Iterator[Draw]:
+        """Per image: one of all its classes; then per shot another image of the class."""
+        fold = self.query_fold
+        pools = {number: tuple(fold.presence[number]) for number in fold.novel}
+        for still, here in stills(fold):
+            number = here[self.legacy.choice(len(here))]
+            others = len(pools[number]) - (still in fold.presence[number])
+            if enough(fold, number, others, self.shots, self.on_error):
+                yield Draw(number, self._distinct(pools[number], still), fold.frames[still])
+
+    def sequences(self) -> Iterator[Draw]:
+        """Per video: one of its classes; per shot another video of the class (perhaps again), then a frame of it."""
+        fold, legacy = self.query_fold, self.legacy
+        for video, here in tuple(sequences(fold)) * fold.repeats:
+            number = here[legacy.choice(len(here))]
+            seen = fold.presence[number]
+            others = [other for other in seen if other != video]
+            if not enough(fold, number, len(others), 1, self.on_error):
+                continue
+            support = []
+            for _ in range(self.shots):
+                frames = seen[others[legacy.choice(len(others))]]
+                support.append(frames[legacy.randint(0, len(frames))])
+            yield Draw(number, tuple(support), fold.frames[video])
+
+    def single_frames(self) -> Iterator[Draw]:
+        """Per frame; whenever it is of another video than the frame before: one of the classes, then the support."""
         for video, here in beginnings(self.query_fold, self.ids):
-            if video != self.video:
-                self.video, self.last = video, self._draw(here, on_error)
+            if video != self.last_video:
+                self.last_video, self.last = video, None
+                number = here[self.legacy.choice(len(here))]
+                pool = tuple(self.support_fold.presence[self.ids[number]])
+                if enough(self.support_fold, self.ids[number], len(pool), self.shots, self.on_error):
+                    self.last = number, self._distinct(pool)
             if self.last is not None:
                 yield from (Draw(*self.last, (frame,)) for frame in self.query_fold.frames[video])
 
-    def _draw(self, here: tuple[int, ...], on_error: OnError) -> tuple[int, Names] | None:
-        number = here[self.legacy.choice(len(here))]
-        pool = tuple(self.support_fold.presence[self.ids[number]])
-        if not enough(self.support_fold, self.ids[number], len(pool), self.shots, on_error):
-            return None
-        return number, _distinct(pool, self.shots, self.rng)
+    def cross(self) -> Iterator[Draw]:
+        """Per video and novel class in it: support videos, then a frame of each; classes are matched by name."""
+        same = self.support_fold.corpus == self.query_fold.corpus
+        for video, number, frames in pairs(self.query_fold, self.ids):
+            pool = self.support_fold.presence[self.ids[number]]
+            others = [other for other in pool if not (same and other == video)]
+            if enough(self.support_fold, self.ids[number], len(others), self.shots, self.on_error):
+                chosen = self.rng.sample(others, self.shots)
+                yield Draw(number, tuple(self.rng.choice(pool[other]) for other in chosen), frames)
 
-
-def draw_cross(
-    support_fold: Fold, query_fold: Fold, shots: int, rng: random.Random, on_error: OnError = stop
-) -> Iterator[Draw]:
-    """Draws per video and novel class in it: support videos, then a frame of each; matched by class name."""
-    ids = shared_classes(support_fold, query_fold)
-    same = support_fold.corpus == query_fold.corpus
-    for video, number, frames in pairs(query_fold, ids):
-        pool = support_fold.presence[ids[number]]
-        others = [other for other in pool if not (same and other == video)]
-        if enough(support_fold, ids[number], len(others), shots, on_error):
-            support = tuple(rng.choice(pool[other]) for other in rng.sample(others, shots))
-            yield Draw(number, support, frames)
+    def _distinct(self, pool: Names, query: str | None = None) -> Names:
+        """Per shot one number that is not used, then numbers until an image comes up that is new and not the query."""
+        support: list[str] = []
+        for _ in range(self.shots):
+            self.rng.randint(1, len(pool))  # not used by the release either
+            while (drawn := pool[self.rng.randint(1, len(pool)) - 1]) == query or drawn in support:
+                continue
+            support.append(drawn)
+        return tuple(support)
 
 
 def one_run(one_pass: Pass, run: int, per_run: int | None = None) -> Iterator[Draw]:
-    """The draws of run number `run`: its pass, or its `per_run` draws of passes that follow one another without end.
+    """The samples of run number `run`: one pass, or `per_run` samples of passes that follow one another without end.
 
-    Earlier runs are drawn too: later ones go on where they stopped.
+    Earlier runs are sampled too, because later ones continue their random numbers.
     """
     if per_run is None:
         for _ in range(run):
@@ -303,13 +281,13 @@ def one_run(one_pass: Pass, run: int, per_run: int | None = None) -> Iterator[Dr
 
 def _endless(one_pass: Pass) -> Iterator[Draw]:
     drawn: Draw | None
-    while (drawn := next(current := one_pass(), None)) is not None:  # a pass without draws would go on for ever
+    while (drawn := next(current := one_pass(), None)) is not None:  # empty passes would never end
         yield drawn
         yield from current
 
 
 def gathered(frames: Iterable[Draw], batch: int) -> Iterator[Draw]:
-    """Draws of single frames, put together wherever neighbours are of one video and one batch."""
+    """Samples of single frames, joined wherever neighbours are of one video and one batch of `batch` frames."""
     for (number, _), group in groupby(enumerate(frames), lambda item: (item[0] // batch, item[1].video)):
         first, *rest = (draw for _, draw in group)
         yield Draw(first.number, first.support, first.query + tuple(d.query[0] for d in rest), number)

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import safetensors
 import torch
 from jaxtyping import Bool, Float
@@ -35,13 +34,12 @@ from ttilib.encoders.checkpoints import fingerprint, load_encoder
 from ttilib.encoders.external import SUFFIXES
 from ttilib.encoders.feature_cache import CachedEncoder
 from ttilib.encoders.layers import Tapped
-from ttilib.episodes.clips import OWN_RULE, Clip, Frames
-from ttilib.files import atomic, digest, natural_key
-from ttilib.images import read_image
+from ttilib.episodes.clips import Clip, Frames, unlabelled_frames
+from ttilib.files import atomic, digest
+from ttilib.images import image_files, read_image
 from ttilib.solver.settings import check
 from ttilib.solver.task import Task, downsample, extract, unit
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ENDING = ".means.safetensors"
 KIND = "means of an encoder's features"
 CHUNK = 8  # pictures given to the encoder together
@@ -223,21 +221,8 @@ def pool(folder: Path | str, size: tuple[int, int], limit: int = 0) -> Frames:
     In the order people count, evenly thinned to `limit` (0 keeps all); nothing that begins with a dot is looked at.
     Raises FileNotFoundError if there is no such folder, ValueError if no picture is in it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; give one with pictures")
-    inside = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.suffix.lower() in PICTURES}
-    names = [name for name in sorted(inside, key=natural_key) if not any(p.startswith(".") for p in Path(name).parts)]
-    if not names:
-        raise ValueError(f"{folder}: no picture in this folder; expected files in {', '.join(PICTURES)}")
-    if 0 < limit < len(names):
-        names = [names[place * len(names) // limit] for place in range(limit)]
-
-    def read(place: int) -> tuple[np.ndarray, np.ndarray]:
-        picture = read_image(inside[names[place]])
-        return picture, np.zeros(picture.shape[:2], dtype=np.uint8)
-
-    return Frames(tuple(names), read, size, OWN_RULE)
+    names = [str(path.relative_to(folder)) for path in image_files(folder, recursive=True)]
+    return unlabelled_frames(names, lambda name: read_image(Path(folder) / name), size, limit)
 
 
 _AGAIN = "measure them again with this encoder and these layers"

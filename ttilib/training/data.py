@@ -155,7 +155,7 @@ def on_canvas(
 
 def _read(reader: Reader, frame: str, base: tuple[int, ...]) -> tuple[Image, Mask]:
     picture, labels = reader.image(frame), reader.labels(frame, base)
-    check_same_size(frame, picture, labels)
+    check_same_size(frame, picture.shape, labels.shape)
     return image_tensor(picture), mask_tensor(labels)
 
 
