@@ -228,7 +228,7 @@ def test_a_cut_off_photograph_is_named(tmp_path):
     path = root / "JPEGImages" / "v.jpg"
     write_image(path, picture(1, 80, 80))
     path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(ValueError, match=r"v\.jpg: JPEG file is cut off"):
+    with pytest.raises(ValueError, match=r"v\.jpg: .*cut off"):
         reader.image("v")
     path.write_bytes(b"")
     with pytest.raises(ValueError, match=r"v\.jpg: image file is empty"):

@@ -88,7 +88,7 @@ def test_side_by_side_has_two_or_three_panels_of_even_size():
     assert not np.array_equal(names[0], names[1])
 
 
-def test_folder_of_pictures_is_read_in_natural_order(tmp_path):
+def test_a_folder_of_images_is_read_in_natural_order(tmp_path):
     for number in (10, 9, 1):
         write_image(tmp_path / f"frame{number}.png", np.full((6, 8, 3), number, np.uint8))
     (tmp_path / "notes.txt").write_text("no picture")
@@ -104,7 +104,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ValueError, match="broken.webm: no frame can be read"):
         video.read_frames(tmp_path / "broken.webm")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty: no picture in this folder"):
+    with pytest.raises(ValueError, match="empty: no image in this folder"):
         video.read_frames(tmp_path / "empty")
 
 

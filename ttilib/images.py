@@ -1,17 +1,12 @@
-"""Pictures and label maps on disk, as plain arrays.
+"""Images and label maps on disk, as plain arrays.
 
-A photograph is bytes in red, green, blue order. A label map is one small integer per pixel; what the
-integers mean is the business of the corpus, so they are handed over exactly as stored. A palette file
-keeps both a colour and an index per pixel: the index is the label, the colour is only for looking. A file with
-nothing but colours is read only where the labels can be told beyond doubt.
-
-Photographs go through OpenCV and ignore any rotation note in the file, so that picture and label map stay
-aligned; label maps go through Pillow, which does not turn a palette into grey values.
+An image is bytes in red, green, blue order. A label map is one small integer per pixel, handed over as stored: what the
+integers mean is the dataset's business. In a palette file the index is the label and the colour only for looking. A
+file with nothing but colours is read only where the labels can be derived beyond doubt.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -30,11 +25,10 @@ LABEL_MODES = ("L", "P", "1")
 """Pillow's one-channel 8-bit kinds: grey, palette, black-and-white."""
 
 COLOUR_MODES = ("RGB", "RGBA", "LA")
-"""Kinds of several channels; their labels can be told by a table of colours, or if the channels agree."""
+"""Kinds of several channels; their labels follow from a table of colours, or from equal channels."""
 
 AS_INDICES = "save it as one channel of 8-bit indices (grey or palette PNG)"
-PNG_START = b"\x89PNG\r\n\x1a\n"
-
+CODE = np.array([1 << 16, 1 << 8, 1], np.uint32)  # of a colour as one number
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -55,38 +49,33 @@ def image_files(folder: Path | str, recursive: bool = False) -> list[Path]:
 
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
-    """The photograph in `path` as red, green, blue bytes.
+    """The image in `path` as red, green, blue bytes; a rotation note in the file is ignored.
 
-    Raises FileNotFoundError if it is missing, ValueError if it is empty, cut off or not an image.
+    Raises FileNotFoundError if it is missing, ValueError if it is empty, cut off, damaged or not an image.
     """
-    data = _bytes(Path(path))
-    if data[:2] == b"\xff\xd8" and not _jpeg_complete(data):
-        # OpenCV would fill the missing rows with grey and say nothing.
-        raise ValueError(f"{path}: JPEG file is cut off ({len(data)} bytes, no end mark); copy it again")
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        image = None
-    if image is None:
-        raise ValueError(f"{path}: not an image that can be decoded ({len(data)} bytes); copy it again")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    path = Path(path)
+    data = _bytes(path)
+    image, pixels = _decoded(path, data, "image"), None
+    if image.mode not in ("RGB", "L", "P", "1"):  # 16 bits or four inks: Pillow clips them, OpenCV scales them
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return np.array(image.convert("RGB")) if pixels is None else pixels
 
 
 def read_labels(path: Path | str, colours: Colours | None = None) -> UInt8[np.ndarray, "H W"]:
     """The label map in `path`: the stored index of every pixel, palette or grey alike.
 
     A black-and-white file gives 0 and 1. A file with colours is read if all of them are in `colours`, or else if
-    its three channels agree, which then are the label; transparency says nothing.
+    its three channels agree, which then are the label; transparency is ignored.
 
-    Raises FileNotFoundError if it is missing, ValueError if it is broken or its labels cannot be told.
+    Raises FileNotFoundError if it is missing, ValueError if it is damaged or its labels are ambiguous.
     """
     path = Path(path)
     data = _bytes(path)
-    with _opened(path, data) as image:
+    with _decoded(path, data, "label map") as image:
         if image.mode in COLOUR_MODES:
-            return _labels_of_colours(path, np.asarray(image.convert("RGB")), colours or {})
-        bits = data[24] if data.startswith(PNG_START) else 8
+            return _labels_of_colours(path, image.convert("RGB"), colours or {})
+        bits = data[24] if image.format == "PNG" else 8
         # Two or four bits of grey: an index as it stands, or brightness in steps of 85 or 17? Nobody can tell.
         if image.mode not in LABEL_MODES or (image.mode == "L" and bits < 8):
             kind = f"{bits}-bit grey" if image.mode == "L" else image.mode
@@ -94,40 +83,38 @@ def read_labels(path: Path | str, colours: Colours | None = None) -> UInt8[np.nd
         return np.array(image, dtype=np.uint8)
 
 
-def _opened(path: Path, data: bytes) -> Image.Image:
-    """The decoded label map, or an error that names the file."""
+def _decoded(path: Path, data: bytes, what: str) -> Image.Image:
+    """The whole image, decoded; ValueError naming the file if it is damaged."""
     try:
-        if damage := _png_damage(data):
-            raise OSError(damage)
+        Image.open(BytesIO(data)).verify()  # compares a PNG's checksums, which load() does not
         image = Image.open(BytesIO(data))
         image.load()
-        return image
     except Exception as error:  # every decoder of Pillow fails in its own way
         why = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{path}: label map cannot be decoded ({len(data)} bytes, {why}); copy it again") from error
+        found = f"{path}: {what} cannot be decoded, it is cut off or damaged ({len(data)} bytes, {why})"
+        raise ValueError(f"{found}; copy it again") from error
+    return image
 
 
-def _labels_of_colours(path: Path, rgb: UInt8[np.ndarray, "H W 3"], colours: Colours) -> UInt8[np.ndarray, "H W"]:
-    """Labels by the table of colours, or by three equal channels."""
-    red, green, blue = (channel.ravel().astype(np.uint32) for channel in np.moveaxis(rgb, 2, 0))
-    codes = red << 16 | green << 8 | blue
-    starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1]))  # few runs of one colour, so little to sort
-    found, places = np.unique(codes[starts], return_inverse=True)
-    spelled = [(code >> 16, code >> 8 & 255, code & 255) for code in found.tolist()]
-    strange = [colour for colour in spelled if colour not in colours]
+def _labels_of_colours(path: Path, image: Image.Image, colours: Colours) -> UInt8[np.ndarray, "H W"]:
+    """Labels of an RGB image by the table of colours, or by three equal channels."""
+    rgb, found = np.array(image), sorted(colour for _, colour in image.getcolors(image.width * image.height))
+    strange = [colour for colour in found if colour not in colours]
     if not strange:
-        labels = np.array([colours[colour] for colour in spelled], dtype=np.uint8)
-        return np.repeat(labels[places], np.diff(starts, append=codes.size)).reshape(rgb.shape[:2])
-    # Asked second, because a grey may be the colour of a class: (128, 128, 128) is a car in VOC.
-    if all(len(set(colour)) == 1 for colour in spelled):
+        codes, labels = rgb.astype(np.uint32) @ CODE, np.zeros(rgb.shape[:2], np.uint8)
+        for colour in found:
+            labels[codes == colour @ CODE] = colours[colour]
+        return labels
+    # Second, because a grey may be the colour of a class: (128, 128, 128) is a car in VOC.
+    if all(len(set(colour)) == 1 for colour in found):
         return rgb[..., 0].copy()
     unknown = f", {len(strange)} of which mean no label" if colours else ""
     shown = ", ".join(map(str, strange[:3])) + (", ..." if len(strange) > 3 else "")
-    raise ValueError(f"{path}: label map has RGB pixels of {len(spelled)} colours{unknown} ({shown}); {AS_INDICES}")
+    raise ValueError(f"{path}: label map has RGB pixels of {len(found)} colours{unknown} ({shown}); {AS_INDICES}")
 
 
 def write_image(path: Path | str, rgb: UInt8[np.ndarray, "H W 3"], quality: int = 95) -> None:
-    """Write a photograph in the format of the suffix, whole or not at all; `quality` is JPEG's, 1..100."""
+    """Write an image in the format of the suffix, whole or not at all; `quality` is JPEG's, 1..100."""
     path = Path(path)
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
     try:
@@ -158,36 +145,3 @@ def _bytes(path: Path) -> bytes:
     if not data:
         raise ValueError(f"{path}: image file is empty (0 bytes); copy it again")
     return data
-
-
-def _jpeg_complete(data: bytes) -> bool:
-    """Whether a JPEG's picture data reaches its end mark (FF D9).
-
-    Header segments are stepped over by their lengths, because a thumbnail inside them has an end mark of
-    its own; bytes after the end mark, as phones append them, do no harm.
-    """
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        if data[place + 1] == 0xDA:  # start of scan: from here on FF D9 can only be the end mark
-            return data.rfind(b"\xff\xd9", place) >= 0  # from the end, where it should be
-        padding = data[place + 1] == 0xFF
-        place += 1 if padding else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return False
-
-
-def _png_damage(data: bytes) -> str:
-    """What is wrong with a PNG's checksums, or nothing.
-
-    Pillow does not compare those of the picture data: one flipped bit would quietly become other labels.
-    """
-    place = len(PNG_START)
-    while data.startswith(PNG_START) and place + 12 <= len(data):
-        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
-        kind = data[place + 4 : place + 8]
-        if end + 4 > len(data):
-            return "cut off"
-        needed = kind[:1].isupper()
-        if needed and zlib.crc32(data[place + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            return f"checksum of {kind.decode('latin-1')} is wrong"
-        place = end + 4
-    return ""

@@ -92,9 +92,7 @@ class EpisodeBrowser(ipywidgets.VBox):
 
     def _draw(self, change: object = None) -> None:
         """Show what the controls say."""
-        self.picture.value, self.caption.value = self._render(
-            self.method.value, self.step.value, self.frame.value
-        )
+        self.picture.value, self.caption.value = self._render(self.method.value, self.step.value, self.frame.value)
 
     def _picture(self, method: str, stage: int, frame: int) -> tuple[bytes, str]:
         """The PNG of one moment, and the line above it."""
@@ -137,8 +135,6 @@ def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width
     return figure
 
 
-def browse(
-    clip: Clip, task: Task, solutions: Mapping[str, Solution], headless: bool
-) -> EpisodeBrowser | Figure:
+def browse(clip: Clip, task: Task, solutions: Mapping[str, Solution], headless: bool) -> EpisodeBrowser | Figure:
     """The episode to leaf through, or with `headless` one static figure; make it a cell's last value."""
     return static_view(clip, task, solutions) if headless else EpisodeBrowser(clip, task, solutions)

@@ -1,8 +1,7 @@
-"""Video in and out: frames from a file or a folder, masks as files, and what was seen and found side by side.
+"""Video in and out: frames from a file or a folder, masks as files, and input, prediction and truth side by side.
 
-A browser plays H.264 in .mp4, which OpenCV's usual build cannot write and PyAV can; without PyAV the same
-pictures become VP9 in .webm, which browsers play too. Frames are handled one at a time, so memory does not
-grow with the video.
+A browser plays H.264 in .mp4, which OpenCV's usual build cannot write and PyAV can; without PyAV the frames become VP9
+in .webm, which browsers play too. Frames are handled one at a time, so memory does not grow with the video.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from matplotlib import get_data_path
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from ttilib.files import atomic, natural_key
-from ttilib.images import read_image, write_labels
+from ttilib.files import atomic
+from ttilib.images import image_files, read_image, write_labels
 from ttilib.plots.overlays import Image, Mask, Pixels, array, overlay, zoom_for
 
 try:
@@ -32,43 +31,32 @@ try:
 except ImportError:  # the extra `video`; OpenCV takes over
     av = None
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 PANEL = 360  # pixels: panels of smaller frames are enlarged to about this
 STRIP = 24  # pixels: height of the strip that names a panel
 
 
 def read_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The frames of a video file, or of a folder of pictures in the order people count (9 before 10).
+    """The frames of a video file or of a folder of images (9 before 10) as RGB bytes, one at a time.
 
-    Red, green, blue bytes, one frame at a time.
-    Raises FileNotFoundError if there is nothing at `path`, ValueError if it holds no frame.
+    Raises FileNotFoundError if there is nothing at `path`, ValueError if it contains no frame.
     """
     path = Path(path)
     if path.is_dir():
-        return (read_image(picture) for picture in _pictures(path))
+        return map(read_image, image_files(path))
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file or folder; give a video or a folder of pictures")
+        raise FileNotFoundError(f"{path}: no such file or folder; give a video or a folder of images")
     frames = _decode(path)
     first = next(frames, None)
     if first is None:
-        raise ValueError(f"{path}: no frame can be read; convert it to H.264 .mp4 or to pictures")
+        raise ValueError(f"{path}: no frame can be read; convert it to H.264 .mp4 or to images")
     return chain([first], frames)
 
 
 def frame_names(path: Path | str, count: int) -> tuple[str, ...]:
     """Names of the first `count` frames of `read_frames`: the files' own, or 00000, 00001, ... in a video."""
-    path = Path(path)
-    if path.is_dir():
-        return tuple(picture.stem for picture in _pictures(path)[:count])
+    if Path(path).is_dir():
+        return tuple(image.stem for image in image_files(path)[:count])
     return tuple(f"{t:05d}" for t in range(count))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder in natural order."""
-    names = [each.name for each in folder.iterdir() if each.suffix.lower() in PICTURES]
-    if not names:
-        raise ValueError(f"{folder}: no picture in this folder; expected files in {', '.join(PICTURES)}")
-    return [folder / name for name in sorted(names, key=natural_key)]
 
 
 def _decode(path: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
@@ -105,7 +93,7 @@ def write_overlay(
     truth: Iterable[Mask] | None = None,
     fps: float = 6.0,
 ) -> Path:
-    """A video of input, prediction and any truth side by side; returns the path really written.
+    """A video of `side_by_side`; returns the path that was written.
 
     `path` ends in .mp4 (H.264) or .webm (VP9); without PyAV an .mp4 becomes a .webm of the same name.
     Raises ValueError for another ending, for no frames, or if frames, masks and truth differ in number.
@@ -116,13 +104,13 @@ def write_overlay(
     if path.suffix == ".mp4" and av is None:
         path = path.with_suffix(".webm")
     given = zip(frames, masks, strict=True) if truth is None else zip(frames, masks, truth, strict=True)
-    pictures = (side_by_side(*each) for each in given)
-    first = next(pictures, None)
+    joined = (side_by_side(*each) for each in given)
+    first = next(joined, None)
     if first is None:
         raise ValueError(f"{path}: there are no frames to write; give at least one")
     with atomic(path) as temporary:
         write = _write_mp4 if path.suffix == ".mp4" else _write_webm
-        write(temporary, first, chain([first], pictures), fps)
+        write(temporary, first, chain([first], joined), fps)
     return path
 
 
@@ -134,9 +122,7 @@ def side_by_side(frame: Image, mask: Mask, truth: Mask | None = None) -> Pixels:
         panels["truth"] = overlay(frame, truth=truth, zoom=zoom)
     joined = np.hstack([np.vstack([_name_strip(name, each.shape[1]), each]) for name, each in panels.items()])
     height, width = joined.shape[:2]
-    return np.pad(
-        joined, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"
-    )  # the codecs want even sizes
+    return np.pad(joined, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # the codecs want even sizes
 
 
 @cache
@@ -148,19 +134,19 @@ def _name_strip(name: str, width: int) -> UInt8[np.ndarray, "height width 3"]:
     return np.array(strip)
 
 
-def _write_mp4(path: Path, first: Pixels, pictures: Iterable[Pixels], fps: float) -> None:
+def _write_mp4(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float) -> None:
     """H.264 in .mp4 with the 4:2:0 colours that browsers expect."""
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
 
-def _write_webm(path: Path, first: Pixels, pictures: Iterable[Pixels], fps: float) -> None:
+def _write_webm(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float) -> None:
     """VP9 in .webm through OpenCV."""
     height, width = first.shape[:2]
     with _quiet():
@@ -169,18 +155,15 @@ def _write_webm(path: Path, first: Pixels, pictures: Iterable[Pixels], fps: floa
     try:
         if not writer.isOpened():
             raise ValueError(f'{path.suffix}: this OpenCV cannot write VP9; pip install "av>=13"')
-        for picture in pictures:
-            writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        for frame in frames:
+            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     finally:
         writer.release()
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No chatter on standard error: OpenCV complains about the container's tag, then writes a good file.
-
-    Its own log level does not silence that line, so the stream is closed while the file is opened.
-    """
+    """Standard error closed: OpenCV complains about the container's tag at any log level, then writes a good file."""
     keep = os.dup(2)
     try:
         with open(os.devnull, "w") as nowhere:

@@ -1,26 +1,20 @@
-"""Making the corpus: once, completely, and the same bytes for the same request wherever it is made.
+"""The synthetic dataset: complete, in the folder layouts of three benchmarks, the same bytes for the same request.
 
-Every video and every still is a job of its own with its own random stream, so jobs can run in any order in
-any number of processes. A finished job leaves a note; the tables are assembled from all notes; a marker is
-written last. An interrupted corpus is continued from its notes, a finished one is left untouched.
+Every video and every image is a job with a random stream of its own, so jobs run in any order in any number of
+processes. A finished job leaves a note (JSON: what it wrote); the tables are assembled from all notes and a marker is
+written last. An interrupted dataset is continued from its notes, a finished one is left untouched.
 
-Shelving: filmed frames are written the way three well-known benchmarks keep theirs on disk.
-
-Real readers should read the made corpus without knowing it was made, so nothing is simplified: compressed
-run-length masks with `null` where a thing is absent, index PNGs with a void ring around things, optical-flow
-files for every frame of a sequence but the last, and lists in each benchmark's own form.
-Each video or still leaves a small JSON-able note (what it holds); the tables are assembled from the notes.
-Source: protocol sections 1.1, 1.3, 1.4 and 1.5.
+The readers of the real datasets read it, so nothing is simplified: compressed run-length masks with `null` where an
+object is absent, index PNGs with a ring of the ignore label around objects, a flow file for every frame of a sequence
+but the last, and lists in each benchmark's own form (protocol sections 1.1, 1.3, 1.4 and 1.5).
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -32,7 +26,7 @@ from jaxtyping import Bool, UInt8
 from pycocotools import mask as rle
 
 from ttilib.datasets.base import IGNORED
-from ttilib.files import atomic, digest, read_json, write_json, write_text
+from ttilib.files import atomic, digest, parallel_map, read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
 from ttilib.synthetic.scenery import STUFF
 from ttilib.synthetic.scenes import Frame, Scene, film, stage
@@ -40,11 +34,11 @@ from ttilib.synthetic.shapes import FAMILIES
 
 FOLDS = 4
 MIN_PIXELS = 400  # Pascal's size rule (2048 of about 180,000 pixels) carried over to stills of about 60,000
-VSPW_FIRST, VSPW_STEP = 41, 4  # ids of things on the VSPW shelf: 41, 45, ...
+VSPW_FIRST, VSPW_STEP = 41, 4  # VSPW class ids of objects: 41, 45, ...
 
 
 def vspw_id(kind: int) -> int:
-    """Id of a kind (index into FAMILIES) on the VSPW shelf, above those of all stuff."""
+    """VSPW class id of a kind (index into FAMILIES), above those of all stuff."""
     return VSPW_FIRST + VSPW_STEP * kind
 
 
@@ -55,14 +49,14 @@ def encode(mask: Bool[np.ndarray, "H W"]) -> dict:
 
 
 def void_ring(frame: Frame, things: Sequence[int]) -> Bool[np.ndarray, "H W"]:
-    """Pixels within one pixel of the visible edge of a thing: a ring two pixels wide, void in index PNGs."""
+    """Pixels within one pixel of the visible edge of an object: two pixels wide, the ignore label in index PNGs."""
     instances = np.where(np.isin(frame.owner, [i + 1 for i in things]), frame.owner, 0).astype(np.uint8)
     brick = np.ones((3, 3), np.uint8)
     return cv2.dilate(instances, brick) != cv2.erode(instances, brick)
 
 
 def paint(frame: Frame, scene: Scene, ground: UInt8[np.ndarray, "H W"], ids: Sequence[int]) -> np.ndarray:
-    """Index picture: every visible thing in `ids[kind]` over `ground`, void around it."""
+    """Label map: every visible object as `ids[kind]` over `ground`, the ignore label around it."""
     labels, visible = ground.copy(), frame.visible(scene)
     for position, mask in visible.items():
         labels[mask] = ids[scene.actors[position].kind]
@@ -80,7 +74,7 @@ def write_still(root: Path, name: str, frame: Frame, scene: Scene) -> dict:
 
 
 def write_ytvis_video(root: Path, name: str, frames: Sequence[Frame], scene: Scene) -> dict:
-    """JPEG frames 00000, 00005, ... of one video; returns its note: file names and one track per thing."""
+    """JPEG frames 00000, 00005, ... of one video; returns its note: file names and one track per object."""
     names = [f"{name}/{5 * t:05d}.jpg" for t in range(len(frames))]
     for frame, file in zip(frames, names, strict=True):
         write_image(root / "train/JPEGImages" / file, frame.image, quality=88)
@@ -110,7 +104,7 @@ def write_vspw_sequence(root: Path, name: str, first: int, frames: Sequence[Fram
 
 
 def class_tables(classes: int) -> dict[str, dict]:
-    """Class table and folds of each corpus, in the form of `lists.json`."""
+    """Class table and folds of each dataset, in the form of `lists.json`."""
     per_fold, names = classes // FOLDS, [family.name for family in FAMILIES[:classes]]
     blocks = [list(range(per_fold * k, per_fold * (k + 1))) for k in range(FOLDS)]
     plain = {str(i + 1): name for i, name in enumerate(names)}
@@ -127,7 +121,7 @@ def class_tables(classes: int) -> dict[str, dict]:
 
 
 def write_tables(root: Path, classes: int, notes: Mapping[str, Sequence[dict]]) -> list[str]:
-    """Write lists and annotation tables of the three corpora from all notes (in order); returns the files."""
+    """Write lists and annotation tables of the three datasets from all notes (in order); returns the files."""
     for corpus, table in class_tables(classes).items():
         write_json(root / corpus / "lists.json", table)
     for split in ("train", "val"):
@@ -161,7 +155,7 @@ SIZE = (180, 320)  # height, width of a video frame
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be made; two equal requests give equal bytes."""
+    """What to make; equal requests give equal bytes."""
 
     seed: int
     classes: int
@@ -181,13 +175,13 @@ def generate(
     workers: int = 2,
     progress: Callable[[int, int], object] | None = None,
 ) -> Path:
-    """Make sure the embedded corpus lies under `root`, and return it: pascal/, ytvis/, vspw/ in real layouts.
+    """Write the synthetic dataset to `root`, unless it is there, and return `root`: pascal/, ytvis/, vspw/.
 
-    classes: 4, 8 or 12 kinds; frames: shortest and longest video; stills_per_class: train and val.
-    workers: processes (1: this one; more start fresh interpreters, so a script needs its `__main__` guard).
-    progress: called with (jobs done, jobs in all) after each video or still.
-    The bytes depend on everything but `workers` and `progress`; a finished corpus is left as it is.
-    Raises ValueError if the request makes no sense or `root` holds a corpus made with another request.
+    classes: 4, 8 or 12; frames: shortest and longest video; stills_per_class: training and validation images.
+    workers: processes (1: this one; more are spawned, so a script needs its `__main__` guard).
+    progress: called with (jobs done, jobs in all) after each video or image.
+    The bytes depend on everything but `workers` and `progress`.
+    Raises ValueError if the request is impossible or `root` contains a dataset made with another request.
     """
     request = Request(seed, classes, videos_per_class, tuple(frames), tuple(stills_per_class))
     _check(request)
@@ -195,9 +189,13 @@ def generate(
     if _finished(root, request):
         return root
     folder = root / f".unfinished-{digest(VERSION, asdict(request))}"
-    _refuse_strangers(root, folder)
+    if other := next((name for name in sorted(root.glob(".unfinished-*")) if name != folder), None):
+        raise ValueError(
+            f"{root}: contains an unfinished mini dataset of another request ({other.name}); "
+            "delete the folder or choose another"
+        )
     jobs, notes = _jobs(request), []
-    with closing(_work(partial(_job, root, folder, request), jobs, workers)) as work:  # stops early if asked
+    with closing(parallel_map(partial(_job, root, folder, request), jobs, workers, chunk=2)) as work:
         for note in work:
             notes.append(note)
             if progress is not None:
@@ -208,21 +206,19 @@ def generate(
 
 
 def _check(request: Request) -> None:
-    """Refuse what cannot be made, in one sentence."""
+    """Raise ValueError for an impossible request."""
     shortest, longest = request.frames
     if request.classes not in range(FOLDS, len(FAMILIES) + 1, FOLDS):
-        raise ValueError(
-            f"mini corpus: {request.classes} classes cannot be made; take 4, 8 or {len(FAMILIES)}"
-        )
+        raise ValueError(f"mini dataset: {request.classes} classes cannot be made; take 4, 8 or {len(FAMILIES)}")
     if request.videos_per_class < 1 or not 2 <= shortest <= longest or min(request.stills_per_class) < 1:
         raise ValueError(
-            f"mini corpus: {request.videos_per_class} videos of {shortest} to {longest} frames and "
+            f"mini dataset: {request.videos_per_class} videos of {shortest} to {longest} frames and "
             f"{request.stills_per_class} stills per class cannot be made; ask for at least 1, 2 and (1, 1)"
         )
 
 
 def _finished(root: Path, request: Request) -> bool:
-    """Whether this very corpus is complete; another one under the same root is an error."""
+    """Whether this dataset is complete; another one under the same root is an error."""
     marker, listed = root / MARKER, root / LIST
     if not marker.is_file():
         return False
@@ -232,7 +228,7 @@ def _finished(root: Path, request: Request) -> bool:
     for key, value in asked.items():
         if digest(made.get(key)) != digest(value):
             raise ValueError(
-                f"{root}: holds a mini corpus made with {key} {made.get(key)}, asked for {value}; "
+                f"{root}: contains a mini dataset made with {key} {made.get(key)}, asked for {value}; "
                 "delete the folder or choose another"
             )
     files = listed.read_text().split("\n")[:-1] if listed.is_file() else []
@@ -240,29 +236,20 @@ def _finished(root: Path, request: Request) -> bool:
 
 
 def _complete(root: Path, request: Request, notes: list[dict]) -> None:
-    """Write the tables, look for files that do not belong, and only then the marker."""
-    files = sorted(_assemble(root, request, notes))
-    strangers = sorted(
-        name for name in _present(root) - set(files) if name.endswith((".jpg", ".png", ".pkl"))
-    )
+    """Write the tables, refuse files that do not belong, and only then write the marker."""
+    shelves = {corpus: [note[corpus] for note in notes if corpus in note] for corpus in CORPORA}
+    files = write_tables(root, request.classes, shelves)
+    files += [f"{corpus}/{file}" for corpus in CORPORA for note in shelves[corpus] for file in note["files"]]
+    files.sort()
+    strangers = sorted(name for name in _present(root) - set(files) if name.endswith((".jpg", ".png", ".pkl")))
     if strangers:
-        raise ValueError(f"{root}: holds files of another corpus, such as {strangers[0]}; delete the folder")
+        raise ValueError(f"{root}: contains files of another dataset, such as {strangers[0]}; delete the folder")
     write_text(root / LIST, "".join(f"{name}\n" for name in files))
     write_json(root / MARKER, {"version": VERSION, "request": asdict(request), "files": digest(files)})
 
 
-def _refuse_strangers(root: Path, folder: Path) -> None:
-    """Do not mix two corpora: an unfinished one of another request has to go first."""
-    for other in sorted(root.glob(".unfinished-*")):
-        if other != folder:
-            raise ValueError(
-                f"{root}: holds an unfinished mini corpus of another request ({other.name}); "
-                "delete the folder or choose another"
-            )
-
-
 def _present(root: Path) -> set[str]:
-    """All files of the three corpora under `root`, hidden ones left out."""
+    """All files of the three datasets under `root`, hidden ones left out."""
     return {
         (Path(folder) / name).relative_to(root).as_posix()
         for corpus in CORPORA
@@ -273,23 +260,13 @@ def _present(root: Path) -> set[str]:
 
 
 def _jobs(request: Request) -> list[tuple[int, int]]:
-    """Kind and index of everything to film; classes take turns, so that lists are not sorted by class."""
+    """Kind and index of every video and image; classes take turns, so that lists are not sorted by class."""
     videos = [(VIDEO, i) for i in range(request.classes * request.videos_per_class)]
     return videos + [(STILL, i) for i in range(request.classes * sum(request.stills_per_class))]
 
 
-def _work(job: Callable, jobs: list, workers: int) -> Iterator[dict]:
-    """Do all jobs, in this process or in fresh ones, and hand over the notes in the order of the jobs."""
-    if workers <= 1:
-        yield from map(job, jobs)
-        return
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, fresh, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(job, jobs, chunksize=2)
-
-
 def _job(root: Path, folder: Path, request: Request, job: tuple[int, int]) -> dict:
-    """Film and write one video or still, unless its note says that this was done before the interruption."""
+    """Render and write one video or image, unless its note is there already."""
     kind, index = job
     note = folder / f"{kind}-{index}.json"
     if note.is_file():
@@ -308,24 +285,20 @@ def _others(rng: np.random.Generator, classes: int, kind: int, shares: tuple[flo
 
 
 def _video(root: Path, request: Request, index: int, rng: np.random.Generator) -> dict:
-    """One video on both video shelves; its round (one per class) decides whether it leaves, and its split."""
+    """One video in both video datasets; its turn (one per class) decides its split, and whether its object leaves."""
     turn, kind = divmod(index, request.classes)
     length = int(rng.integers(request.frames[0], request.frames[1] + 1))
-    scene = stage(
-        rng, kind, _others(rng, request.classes, kind, (0.4, 0.4, 0.2)), length, SIZE, leaves=turn % 4 == 3
-    )
+    scene = stage(rng, kind, _others(rng, request.classes, kind, (0.4, 0.4, 0.2)), length, SIZE, leaves=turn % 4 == 3)
     frames = list(film(scene, rng))
     name = digest("video", request.seed, index)
     video = write_ytvis_video(root / "ytvis", name[:10], frames, scene)
-    sequence = write_vspw_sequence(
-        root / "vspw", f"{index}_{name[5:]}", int(rng.integers(1, 9000)), frames, scene
-    )
+    sequence = write_vspw_sequence(root / "vspw", f"{index}_{name[5:]}", int(rng.integers(1, 9000)), frames, scene)
     split = "val" if turn % 2 else "train"
     return {"ytvis": video, "vspw": sequence | {"split": split}}
 
 
 def _still(root: Path, request: Request, index: int, rng: np.random.Generator) -> dict:
-    """One Pascal image; the first rounds are for training, the rest for validation."""
+    """One Pascal image; the first turns are for training, the rest for validation."""
     turn, kind = divmod(index, request.classes)
     size = tuple(int(side) for side in 2 * rng.integers((100, 120), (141, 161)))
     others = _others(rng, request.classes, kind, (0.35, 0.5, 0.15))
@@ -333,12 +306,3 @@ def _still(root: Path, request: Request, index: int, rng: np.random.Generator) -
     frame = next(film(scene, rng))
     note = write_still(root / "pascal", f"2020_{index:06d}", frame, scene)
     return {"pascal": note | {"split": "train" if turn < request.stills_per_class[0] else "val"}}
-
-
-def _assemble(root: Path, request: Request, notes: list[dict]) -> list[str]:
-    """Write the tables; returns every file of the corpus, relative to its root."""
-    shelves = {corpus: [note[corpus] for note in notes if corpus in note] for corpus in CORPORA}
-    tables = write_tables(root, request.classes, shelves)
-    return tables + [
-        f"{corpus}/{file}" for corpus in CORPORA for note in shelves[corpus] for file in note["files"]
-    ]

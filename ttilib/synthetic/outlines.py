@@ -1,12 +1,8 @@
-"""Silhouettes: what each kind of thing looks like when it is cut out of paper.
+"""Silhouettes of the object classes, and what sprites are painted with: noise, palettes, blending, spots.
 
-A silhouette is drawn on a `Sheet`, a square of unit coordinates (x right, y down, both in [-1, 1]) on which
-every pixel says which *part* of the thing it belongs to: 0 nothing, 1 body, 2 second part, 3 dark fittings.
-All functions take the sheet and a generator; two calls never give the same individual.
-
-Painting tools: clouds of noise, families of colours, blending, spots.
-
-Colours are RGB in [0, 1], either one colour [3] or a field of colours [h, w, 3]; weights are fields [h, w].
+A silhouette is drawn on a `Sheet`, a square of unit coordinates (x right, y down, both in [-1, 1]) in which every pixel
+says which part of the object it belongs to: 0 none, 1 body, 2 second part, 3 dark fittings. Colours are RGB in [0, 1],
+one colour [3] or a field [h, w, 3]; weights are fields [h, w].
 """
 
 from __future__ import annotations
@@ -49,9 +45,7 @@ class Sheet:
         reached = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
         along = np.linspace(0, reached[-1], 2 + int(1.6 * reached[-1] / min(max(w, 0.008) for w in widths)))
         x, y = (np.interp(along, reached, points[:, i]) for i in (0, 1))
-        radii = (
-            np.maximum(np.linspace(widths[0], widths[1], len(along)), 0.008) * REACH * SIDE * FINE / 2 * 16
-        )
+        radii = np.maximum(np.linspace(widths[0], widths[1], len(along)), 0.008) * REACH * SIDE * FINE / 2 * 16
         for centre, radius in zip(self._pixels(np.stack([x, y], 1)).tolist(), radii.tolist(), strict=True):
             cv2.circle(self.parts, centre, int(radius), int(part), -1, shift=4)
 
@@ -64,9 +58,7 @@ def starfish(sheet: Sheet, rng: np.random.Generator) -> None:
     """Five to seven tapered arms of unequal length."""
     arms = int(rng.integers(5, 8))
     t = np.linspace(0, 2 * np.pi, 360, endpoint=False)
-    length = np.interp(
-        t, np.linspace(0, 2 * np.pi, arms + 1), rng.uniform(0.8, 1, arms + 1), period=2 * np.pi
-    )
+    length = np.interp(t, np.linspace(0, 2 * np.pi, arms + 1), rng.uniform(0.8, 1, arms + 1), period=2 * np.pi)
     sheet.polygon(_polar(length * (0.3 + 0.7 * np.abs(np.cos(arms * t / 2)) ** rng.uniform(1.3, 3)), t))
 
 
@@ -77,9 +69,7 @@ def kite(sheet: Sheet, rng: np.random.Generator) -> None:
     tail = np.stack([sway, np.linspace(foot, 0.98, 4)], 1)
     sheet.stroke(tail, (0.03, 0.02), 3)
     for x, y in tail[1:]:
-        sheet.polygon(
-            [(x - 0.11, y - 0.07), (x + 0.11, y + 0.07), (x + 0.11, y - 0.07), (x - 0.11, y + 0.07)], 2
-        )
+        sheet.polygon([(x - 0.11, y - 0.07), (x + 0.11, y + 0.07), (x + 0.11, y - 0.07), (x - 0.11, y + 0.07)], 2)
     sheet.polygon([(0, -0.98), (wide, cross), (0, foot), (-wide, cross)])
 
 
@@ -144,9 +134,7 @@ def snail(sheet: Sheet, rng: np.random.Generator) -> None:
     """A round shell riding on a long foot with two eye stalks."""
     shell = rng.uniform(0.5, 0.64)
     neck = rng.uniform(0.05, 0.3)
-    sheet.stroke(
-        [(-0.95, 0.66), (-0.3, 0.58), (0.5, 0.58), (0.75, neck), (0.84, neck - 0.08)], (0.06, 0.17), 2
-    )
+    sheet.stroke([(-0.95, 0.66), (-0.3, 0.58), (0.5, 0.58), (0.75, neck), (0.84, neck - 0.08)], (0.06, 0.17), 2)
     for x in (0.78, 0.96):
         sheet.stroke([(0.8, neck), (x, neck - rng.uniform(0.3, 0.45))], (0.035, 0.045), 2)
     sheet.ellipse((-0.1, -0.05), (shell, shell * rng.uniform(0.9, 1.1)))
@@ -161,9 +149,7 @@ def lantern(sheet: Sheet, rng: np.random.Generator) -> None:
     x, y = (np.sign(f(t)) * np.abs(f(t)) ** (2 / square) for f in (np.cos, np.sin))
     sheet.polygon(np.stack([wide * x, high * y], 1))
     for y0 in (-high - 0.07, high - 0.05):
-        sheet.polygon(
-            [(-wide * 0.55, y0), (wide * 0.55, y0), (wide * 0.55, y0 + 0.13), (-wide * 0.55, y0 + 0.13)], 3
-        )
+        sheet.polygon([(-wide * 0.55, y0), (wide * 0.55, y0), (wide * 0.55, y0 + 0.13), (-wide * 0.55, y0 + 0.13)], 3)
 
 
 def cactus(sheet: Sheet, rng: np.random.Generator) -> None:
@@ -201,9 +187,7 @@ def beetle(sheet: Sheet, rng: np.random.Generator) -> None:
     sheet.ellipse((0, 0.2), (wide, long))
 
 
-def smooth_noise(
-    rng: np.random.Generator, height: int, width: int, cells: int, octaves: int = 3
-) -> np.ndarray:
+def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int, octaves: int = 3) -> np.ndarray:
     """Cloud-like noise in [0, 1]: octaves of random values, `cells` of the coarsest along the longer side."""
     total, weight = np.zeros((height, width), np.float32), 0.0
     for octave in range(octaves):
@@ -262,9 +246,7 @@ def dots(rng: np.random.Generator, count: int, low: float, high: float, twins: b
     return cv2.GaussianBlur(spots, (0, 0), 1.2).astype(np.float32) / 255
 
 
-def fittings(
-    colour: np.ndarray, parts: np.ndarray, tones: np.ndarray, second: np.ndarray | None = None
-) -> np.ndarray:
+def fittings(colour: np.ndarray, parts: np.ndarray, tones: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
     """Paint part 2 in the second colour (or a given field) and part 3 dark."""
     colour = colour.astype(np.float32)
     colour[parts == 2] = tones[1] if second is None else second[parts == 2]

@@ -1,8 +1,7 @@
-"""Places: the textured ground, the backdrop behind it, and the plants, stones and poles that stand around.
+"""Backgrounds: textured ground, a backdrop behind it, and props (stones, bushes, poles, reeds) that belong to no class.
 
-A place is a picture larger than the frame, over which a camera can wander, with the id of the stuff at every
-pixel. Either the camera looks down on ground that fills the view, or ahead over the ground to a backdrop.
-Props are sprites like the things of interest, but belong to no class: they clutter the place and hide things.
+A place is an image larger than the frame, over which a camera moves, with a stuff id for every pixel. The camera looks
+either down on ground that fills the view or ahead over the ground to a backdrop.
 """
 
 from __future__ import annotations
@@ -35,9 +34,7 @@ class Place:
     horizon: float  # fraction of the height; 0 = looking down
 
 
-def _specks(
-    rng: np.random.Generator, field: np.ndarray, tones: np.ndarray, count: int, kind: str
-) -> np.ndarray:
+def _specks(rng: np.random.Generator, field: np.ndarray, tones: np.ndarray, count: int, kind: str) -> np.ndarray:
     """Scatter small strokes, ovals or pebbles over a uint8 picture."""
     height, width = field.shape[:2]
     xs, ys = rng.integers(0, width, count), rng.integers(0, height, count)
@@ -56,9 +53,7 @@ def _specks(
     return field
 
 
-def _slabs(
-    rng: np.random.Generator, height: int, width: int, brick: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _slabs(rng: np.random.Generator, height: int, width: int, brick: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Bond of bricks or boards: a random value per piece, and 1 in the joints."""
     values = rng.random((height // brick[0] + 2, width // brick[1] + 3), dtype=np.float32)
     pieces, joints = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
@@ -72,9 +67,7 @@ def _slabs(
 
 def _ground(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
     """A flat field [height, width, 3] of one kind of ground, seen from straight above."""
-    hue = {"grass": 0.25, "sand": 0.1, "paving": 0.08, "fallen_leaves": 0.07, "pebbles": 0.1, "water": 0.52}[
-        kind
-    ]
+    hue = {"grass": 0.25, "sand": 0.1, "paving": 0.08, "fallen_leaves": 0.07, "pebbles": 0.1, "water": 0.52}[kind]
     tones = palette(rng, hue, 0.2 if kind in ("paving", "pebbles") else 0.5, spread=0.09)
     tones = 0.8 * tones + 0.08
     cloud, fine = smooth_noise(rng, height, width, 6, 4), smooth_noise(rng, height, width, 200, 2)
@@ -97,9 +90,7 @@ def _ground(rng: np.random.Generator, kind: str, height: int, width: int) -> np.
 
 def _backdrop(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
     """What stands behind the ground, slightly out of focus."""
-    tones = (
-        0.8 * palette(rng, {"wall": 0.06, "hedge": 0.28, "sky": 0.57, "fence": 0.08}[kind], 0.35, 0.09) + 0.08
-    )
+    tones = 0.8 * palette(rng, {"wall": 0.06, "hedge": 0.28, "sky": 0.57, "fence": 0.08}[kind], 0.35, 0.09) + 0.08
     cloud = smooth_noise(rng, height, width, 9, 5)
     if kind == "sky":
         fall = np.linspace(0, 1, height, dtype=np.float32)[:, None] * np.ones((1, width), np.float32)
@@ -180,8 +171,6 @@ def make_prop(kind: str, rng: np.random.Generator) -> Sprite:
         rough = np.abs(np.sin(9 * rough + 22 * x)) * (0.6 + 0.4 * rough)
     colour = mix(tones[0], 0.5 * (tones[2] + tones[1]), 0.75 * rough)
     if kind == "bush":
-        leaves = _specks(
-            rng, (255 * colour).astype(np.uint8), 0.3 + 0.6 * tones[[0, 0, 1, 0]], 280, "fallen_leaves"
-        )
+        leaves = _specks(rng, (255 * colour).astype(np.uint8), 0.3 + 0.6 * tones[[0, 0, 1, 0]], 280, "fallen_leaves")
         colour = shaded(leaves.astype(np.float32) / 255, 0.95 - 0.35 * y)
     return sprite_from_parts(sheet.parts, np.clip(colour * 0.9, 0, 1), 0.8)

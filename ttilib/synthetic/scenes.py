@@ -1,15 +1,10 @@
-"""Filming: a place, the things in it, a moving camera and a changing light become frames with exact masks.
+"""Scenes: what happens in a video is decided first (`stage`), then rendered to frames with exact masks (`film`).
 
-Things follow smooth paths, turn, grow, shrink, bend and tilt; props stand still in the place and slide past
-with parallax, hiding what is behind them; a distractor of another kind is filmed and annotated like the main
-thing. Every frame is composed at twice its size, back to front; each thing casts a soft shadow. The owner
-of a pixel is the frontmost thing that covers most of it: masks are what is *visible*.
-
-Directing: what happens in a video, decided before the first frame is filmed.
-
-A video has one main thing that moves through the view, up to two distractors of other kinds, and props before
-and behind it. Some main things leave the view for a while. Everything is drawn from one generator, so a video
-depends on its own seed only, not on which process films it or what was filmed before.
+A video has one main object that moves through the view, up to two distractors of other classes (annotated as well),
+and props before and behind it. Objects follow smooth paths, turn, scale, bend and tilt; some leave the view at times.
+Props stand still in the place and pass with parallax. Frames are composed at twice their size, back to front, with soft
+shadows. The owner of a pixel is the frontmost actor that covers most of it: masks are what is visible. All is drawn
+from one generator, so a video depends on its own seed only.
 """
 
 from __future__ import annotations
@@ -179,10 +174,7 @@ def film_frame(scene: Scene, t: int, grain: Float[np.ndarray, "H W 3"]) -> Frame
     image = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
     drift = int(3 * t) % (scene.clouds.shape[1] - width)
     image = shaded(image, scene.clouds[:, drift : drift + width])
-    image = (
-        cv2.transform(image, np.diag(255 * scene.gain[t]).astype(np.float32))
-        + np.float32(scene.noise) * grain
-    )
+    image = cv2.transform(image, np.diag(255 * scene.gain[t]).astype(np.float32)) + np.float32(scene.noise) * grain
     seen = np.zeros((height, width), np.uint8)
     for number, actor in enumerate(scene.actors, start=1):
         mine = _share(owner, number) >= 0.5
@@ -204,9 +196,7 @@ def film(scene: Scene, rng: np.random.Generator) -> Iterator[Frame]:
 MARGIN, STILL_MARGIN = 1.6, 1.2  # size of a place over the size of the frame, for videos and for stills
 
 
-def walk(
-    rng: np.random.Generator, frames: int, low: float, high: float, knots: int = 4
-) -> Float[np.ndarray, " T"]:
+def walk(rng: np.random.Generator, frames: int, low: float, high: float, knots: int = 4) -> Float[np.ndarray, " T"]:
     """A smooth wandering value in [low, high]: random knots, eased between them."""
     values = rng.uniform(low, high, knots)
     place = np.linspace(0, knots - 1, frames) if frames > 1 else np.zeros(1)
@@ -223,9 +213,7 @@ def _wander(rng: np.random.Generator, frames: int, low: float, high: float) -> F
     return walk(rng, frames, start, start + part, int(rng.integers(2, 5)))
 
 
-def _camera(
-    rng: np.random.Generator, frames: int, size: tuple[int, int], margin: float
-) -> Float[np.ndarray, "T 4"]:
+def _camera(rng: np.random.Generator, frames: int, size: tuple[int, int], margin: float) -> Float[np.ndarray, "T 4"]:
     """Pan, zoom and roll over the place, with the tremor of a hand."""
     height, width = size
     reach = (margin - 1) / 2 * rng.uniform(0.2, 1)
@@ -235,9 +223,7 @@ def _camera(
     return np.stack([x, y, walk(rng, frames, 0.95, 1.25, 3), walk(rng, frames, -0.06, 0.06, 3)], 1)
 
 
-def _leave(
-    rng: np.random.Generator, where: np.ndarray, radius: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
+def _leave(rng: np.random.Generator, where: np.ndarray, radius: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Carry a path out of the view at one side for part of the time, out and (if time is left) back in."""
     frames = len(where)
     start, stay = int(frames * rng.uniform(0.25, 0.6)), int(frames * rng.uniform(0.2, 0.35))
@@ -280,9 +266,7 @@ def _prop(rng: np.random.Generator, camera: np.ndarray, size: tuple[int, int], b
     frames, (height, width) = len(camera), size
     kind = str(
         rng.choice(
-            ("bush", "bush", "pole", "reed", "stone")
-            if before is None
-            else ("bush", "pole", "reed", "reed", "stone")
+            ("bush", "bush", "pole", "reed", "stone") if before is None else ("bush", "pole", "reed", "reed", "stone")
         )
     )
     size_range = (0.75, 1.3) if kind == "pole" else (0.15, 0.4)
@@ -294,16 +278,12 @@ def _prop(rng: np.random.Generator, camera: np.ndarray, size: tuple[int, int], b
         spot, parallax = before.where[t0] + rng.normal(0, 0.55, 2) * before.radius[t0], rng.uniform(1.15, 1.6)
     zoom = camera[:, 2] / camera[t0, 2]
     middle = np.array([width, height]) / 2
-    where = middle + zoom[:, None] * (
-        spot - middle - parallax * camera[t0, 2] * (camera[:, :2] - camera[t0, :2])
-    )
+    where = middle + zoom[:, None] * (spot - middle - parallax * camera[t0, 2] * (camera[:, :2] - camera[t0, :2]))
     angle = rng.normal(0, 0.12) - camera[:, 3]
     sway = rng.uniform(0, 6) + 0.25 * np.arange(frames)
     flex = 0.03 if kind == "reed" else 0.0
     ones = np.full(frames, float(rng.choice([-1.0, 1.0])))
-    return Actor(
-        scenery.make_prop(kind, rng), -1, scenery.STUFF[kind], where, base * zoom, angle, ones, flex, sway
-    )
+    return Actor(scenery.make_prop(kind, rng), -1, scenery.STUFF[kind], where, base * zoom, angle, ones, flex, sway)
 
 
 def _light(rng: np.random.Generator, frames: int) -> Float[np.ndarray, "T 3"]:

@@ -1,14 +1,11 @@
-"""The inhabitants: twelve kinds of things, each with its own silhouette family and its own surface.
+"""The twelve object classes, each with its own silhouette and surface, as sprites.
 
-Hues are drawn from a wide range around a centre of the kind, and the ranges of different kinds overlap;
-proportions, counts and patterns differ between individuals. Colour alone does not say which kind it is.
-A thing is stored as a `Sprite`: painted once, flat, and later bent, turned, lit and pasted into frames.
+Hues are drawn from a wide range around a centre of the class, and the ranges of classes overlap, so colour alone does
+not give the class away. A sprite is painted once, flat, and later bent, turned, lit and composed into frames.
 
-Surfaces: how each kind of thing is painted, as a colour for every point of its unit square.
-
-A surface takes (rng, x, y, parts, tones): unit coordinates [S, S], part numbers [S, S] and a palette of four
-RGB colours (main, second, dark, light; in [0, 1]); it returns float32 colours [S, S, 3]. Points outside the
-silhouette are painted too, so that nothing foreign bleeds in at the edge.
+A surface takes (rng, x, y, parts, tones): unit coordinates [S, S], part numbers [S, S] and a palette of four colours
+(main, second, dark, light); it returns float32 colours [S, S, 3], also outside the silhouette, so that nothing foreign
+shows at the edge.
 """
 
 from __future__ import annotations
@@ -154,9 +151,7 @@ class Sprite:
     colour: Float[np.ndarray, "S S 3"]
     alpha: Float[np.ndarray, "S S"]
     relief: Float[np.ndarray, "2 S S"]
-    box: Float[
-        np.ndarray, "2 2"
-    ]  # unit coordinates between which anything is painted: (x, y) low, (x, y) high
+    box: Float[np.ndarray, "2 2"]  # unit coordinates between which anything is painted: (x, y) low, (x, y) high
 
 
 @dataclass(frozen=True)
@@ -207,9 +202,7 @@ def sprite_from_parts(parts: np.ndarray, colour: np.ndarray, bulge: float) -> Sp
     alpha = cv2.resize(inside.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
     depth = cv2.distanceTransform((alpha >= 0.5).astype(np.uint8), cv2.DIST_L2, 3)
     height = np.sqrt(np.minimum(depth / side, 0.06) / 0.06) * 0.11 * side
-    grey = cv2.cvtColor(
-        colour.astype(np.float32), cv2.COLOR_RGB2GRAY
-    )  # painted patterns are slightly embossed
+    grey = cv2.cvtColor(colour.astype(np.float32), cv2.COLOR_RGB2GRAY)  # painted patterns are slightly embossed
     height = cv2.GaussianBlur(height + 1.5 * grey, (0, 0), side / 110)
     slope = np.stack([cv2.Sobel(height, cv2.CV_32F, 1, 0), cv2.Sobel(height, cv2.CV_32F, 0, 1)]) / 8
     ends = [np.flatnonzero(alpha.any(axis))[[0, -1]] + np.array([-0.5, 1.5]) for axis in (0, 1)]
