@@ -9,8 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ttilib.encoders.architectures import Architecture, find_architecture
-from ttilib.encoders.pspnet import PSPNet
+from ttilib.encoders.pspnet import Architecture, PSPNet, find_architecture
 
 SETTINGS = """
 class CfgNode(dict):

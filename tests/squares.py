@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ttilib.encoders.architectures import Architecture
-from ttilib.encoders.pspnet import build_encoder
+from ttilib.encoders.pspnet import Architecture, build_encoder
 from ttilib.training import distributed
 from ttilib.training.config import ContrastConfig, TrainConfig
 from ttilib.training.train import Items, fit

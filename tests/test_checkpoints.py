@@ -15,9 +15,8 @@ from folds import fold
 from foreign import HEAD, save_with_settings, state
 from safetensors.torch import load_file, save_file
 
-from ttilib.encoders.architectures import Architecture
 from ttilib.encoders.checkpoints import convert, fingerprint, load_encoder, load_state, save_encoder, save_state
-from ttilib.encoders.pspnet import PSPNet, build_encoder
+from ttilib.encoders.pspnet import Architecture, PSPNet, build_encoder
 
 TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (4, 4, 8, 8), stem="plain", pyramid=2, features=6)
 
@@ -54,7 +53,10 @@ def test_a_fingerprint_notices_any_tensor() -> None:
     seen.add(fingerprint(network))
     with torch.no_grad():
         network.classifier.bias[2] += 1
-    assert len(seen | {fingerprint(network)}) == 3
+    seen.add(fingerprint(network))
+    norm = network.bottleneck[1]
+    norm.num_batches_tracked = norm.num_batches_tracked.double()  # 0 in both types, the same bytes
+    assert len(seen | {fingerprint(network)}) == 4
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(saved: Path) -> None:
@@ -149,8 +151,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_was_there(tmp_path: Path) ->
     ):
         with no_file_larger_than(4096), pytest.raises(OSError) as caught:
             write()
-        told = rf"{re.escape(str(path))}: cannot be written \(.+\); what was there stays; .+"
-        assert re.fullmatch(told, str(caught.value))
+        assert str(caught.value).startswith(f"{path}: cannot be written (") and "\n" not in str(caught.value)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -17,7 +17,7 @@ PACKAGES = (
     ("", "files images"),
     ("datasets", "transforms base masks pascal youtube_vis vspw davis coco catalog"),
     ("episodes", "sampling episode benchmarks clips"),
-    ("encoders", "architectures external pspnet layers checkpoints feature_cache"),
+    ("encoders", "external pspnet layers checkpoints feature_cache"),
     ("solver", "settings task classifier losses objective solver edges extraction methods"),
     ("results", "metrics evaluation provenance records tables statistics export"),
     ("synthetic", "outlines shapes scenery scenes dataset"),

@@ -113,7 +113,7 @@ def test_of_a_layer_that_is_used_twice_the_last_output_counts() -> None:
         (small(), ["xyz"], "name one of first, second, or one inside them"),
         (small(), ["first", "first"], "layer 'first': named twice"),
         (small(), [""], "layer ''"),
-        (lambda images: images, ["layer2"], "layers layer2: the encoder is a function; only a torch.nn.Module has"),
+        (lambda images: images, ["layer2"], "layers layer2: the encoder function has no layers"),
         (nn.Conv2d(3, 4, 3), ["layer2"], "the encoder Conv2d has no layers inside"),
         (Odd(), ["pair"], r"layer 'pair' is no map \[N, C, h, w\] but a tuple"),
         (Odd(), ["tokens"], r"layer 'tokens' is no map \[N, C, h, w\] but shape \[1, 3, 50176\]"),

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ttilib.encoders.architectures import Architecture, find_architecture
 from ttilib.encoders.checkpoints import fingerprint
-from ttilib.encoders.pspnet import PSPNet, Pyramid, build_encoder, resize, seeded
+from ttilib.encoders.pspnet import Architecture, PSPNet, Pyramid, build_encoder, find_architecture, resize, seeded
 
 TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (4, 4, 8, 8), stem="plain", pyramid=2, features=6)
 
@@ -120,6 +119,7 @@ def test_pyramid_adds_the_mean_of_the_whole_picture() -> None:
     assert out.shape == (1, 3 + 4, 4, 5) and torch.equal(out[:, :3], x)
     expected = (x.mean((2, 3)) @ torch.tensor([1.0, 2.0, 3.0])) / (1 + 1e-5) ** 0.5  # batch norm as it starts
     torch.testing.assert_close(out[:, 3], expected.view(1, 1, 1).expand(1, 4, 5))
+    assert [pooled[0].output_size for pooled in pyramid.features] == [1, 2, 3, 6]
 
 
 def test_resize_keeps_corners() -> None:
@@ -269,6 +269,6 @@ def test_torchvision_weights_fit_the_plain_stem(monkeypatch: pytest.MonkeyPatch,
 def test_no_imagenet_weights_for_the_deep_stem() -> None:
     with pytest.raises(
         ValueError,
-        match="'resnet18-mini' has no ImageNet weights in torchvision: ask for one of resnet50-plain",
+        match="'resnet18-mini' has no ImageNet weights in torchvision: choose one of resnet50-plain",
     ):
         build_encoder("resnet18-mini", pretrained="imagenet")

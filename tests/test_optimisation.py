@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
-from ttilib.encoders.architectures import Architecture
-from ttilib.encoders.pspnet import build_encoder
+from ttilib.encoders.pspnet import Architecture, build_encoder
 from ttilib.training.config import CHOICES, TrainConfig
 from ttilib.training.model import ContrastHead, build_optimizer, parameter_groups, rate
 

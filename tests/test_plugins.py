@@ -98,7 +98,7 @@ def test_the_adapter_in_the_documentation_works(page: str, tmp_path: Path, size:
 
 
 def test_the_documentation_names_every_encoder_and_file(page: str) -> None:
-    from ttilib.encoders.architectures import ARCHITECTURES, INITIAL
+    from ttilib.encoders.pspnet import ARCHITECTURES, INITIAL
 
     for name in (*ARCHITECTURES, *INITIAL.values()):
         assert f"`{name}`" in page, name

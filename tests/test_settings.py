@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ttilib.encoders.architectures import ARCHITECTURES
+from ttilib.encoders.pspnet import ARCHITECTURES
 from ttilib.episodes.benchmarks import BENCHMARKS, benchmark
 from ttilib.training.config import BASE, CHOICES, LEAK, UNRELATED, ContrastConfig, TrainConfig, changed
 

@@ -153,3 +153,15 @@ def _divided(corpus: str, table: Mapping[str, Any], fold: int) -> tuple[tuple[in
     novel = tuple(table["novel"][fold])
     others = sorted(set(table["classes"]) - set(novel))
     return tuple(table["base"][fold] if "base" in table else others), novel
+
+
+COCO_NAMES = {  # of Pascal's classes
+    **{"aeroplane": "airplane", "motorbike": "motorcycle", "diningtable": "dining table"},
+    **{"pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"},
+}
+
+
+def coco_name(name: str) -> str:
+    """A class name in COCO's spelling and in lower case, by which classes of different datasets are compared."""
+    name = name.lower().replace("_", " ")
+    return COCO_NAMES.get(name, name)

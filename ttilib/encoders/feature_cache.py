@@ -1,10 +1,8 @@
-"""Features that are computed once: an encoder that remembers what it has seen.
+"""Features on disk: an encoder that computes each batch of images once.
 
-Several methods, shots and settings are tried on the same videos, and the encoder is by far the slowest part of each
-try. `CachedEncoder` stands in for an encoder and keeps every answer in a folder, under a name made of the pixels that
-were asked about. An answer that is read back has the very bits that were computed. Nothing depends on the folder:
-files may vanish at any moment, the disk may be full, several processes may share it, and the worst that happens is
-that features are computed again.
+Several methods, shots and settings use the same videos, and the encoder is by far the slowest part. `CachedEncoder`
+keeps features in a folder under a name made of the pixels; what is read back is bit-identical to what was computed.
+Nothing depends on the folder: if files vanish, the disk is full or processes share it, features are computed again.
 """
 
 from __future__ import annotations
@@ -25,20 +23,19 @@ from torch import Tensor
 
 from ttilib.files import atomic
 
-SLACK = 0.1  # share of the limit by which the folder is emptied below it, and grows before it is looked at again
-EXACT = (torch.float32, torch.float16, torch.bfloat16)  # kinds of numbers that float32 holds without rounding
+SLACK = 0.1  # share of the limit that is freed in addition, and that is written before the folder is measured again
+EXACT = (torch.float32, torch.float16, torch.bfloat16)  # types that float32 holds without rounding
 
 
 class CachedEncoder:
-    """An encoder [N, 3, H, W] -> [N, C, h, w] whose answers are kept in `folder`/`weights`/<pixels>.npy.
+    """An encoder [N, 3, H, W] -> [N, C, h, w] whose features are cached in `folder`/`weights`/<pixels>.npy.
 
-    `weights` names the encoder (its fingerprint): features of other weights are never mixed with these. A file is
-    named by the pixels and shape of its batch of images, the kind of device, the number type and the version of torch;
-    other processors and versions round otherwise. Features are float32 in the file and come back on the images'
-    device and in their type; those of another type, or finer than float32, are not kept.
-    `hits` and `misses` count the batches; `seconds` is what all of them took to compute, those read back included,
-    so that what a method costs does not depend on who came first.
-    When all that lies in `folder` takes more than `limit_gb` (10^9 bytes), what was used longest ago goes.
+    `weights` names the encoder (its fingerprint). A file is named by the pixels and shape of its batch of images, the
+    kind of device, the number type and the version of torch; other devices and versions round differently. Features
+    are float32 in the file and come back on the images' device and in their type; those of another type, or finer
+    than float32, are not cached.
+    `hits` and `misses` count batches; `seconds` is what all of them took to compute, those read back included, so that
+    the cost of a method does not depend on the order. Above `limit_gb` (10^9 bytes) the least recently used files go.
 
     Raises ValueError if `weights` cannot name a folder or the limit is not above 0.
     """
@@ -53,11 +50,11 @@ class CachedEncoder:
         self.encoder, self.folder, self.weights = encoder, Path(folder), weights
         self.limit = int(limit_gb * 10**9)  # bytes
         self.hits, self.misses, self.seconds = 0, 0, 0.0
-        self.writable, self.unseen = True, 0  # bytes written since the folder was last looked at
+        self.writable, self.unseen = True, 0  # bytes written since the folder was last measured
         self._tidy()
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
-        """The features of a batch of images, from the folder if they are there."""
+        """The features of a batch of normalised images."""
         path = self.folder / self.weights / f"{self._name(images)}.npy"
         kept = self._read(path, len(images))
         if kept is not None:
@@ -75,17 +72,17 @@ class CachedEncoder:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Those that the encoder is seen at, if it says so (see `Tapped`)."""
+        """Those of a `Tapped` encoder."""
         return self.encoder.layers
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """How many belong to each of the layers, if the encoder says so."""
+        """Of each layer of a `Tapped` encoder."""
         return self.encoder.channels
 
     @staticmethod
     def _name(images: Tensor) -> str:
-        """What the features depend on, besides the weights, as 32 hex digits."""
+        """What the features depend on besides the weights, as 32 hex digits."""
         about = f"{tuple(images.shape)} {images.dtype} {images.device.type} {torch.__version__};"
         total = hashlib.blake2b(about.encode(), digest_size=16)
         total.update(images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -93,29 +90,26 @@ class CachedEncoder:
 
     @staticmethod
     def _read(path: Path, count: int) -> tuple[np.ndarray, float] | None:
-        """The features in the file and the seconds they took; None if there is no file, or none that can be used."""
+        """The features in the file and the seconds they took; None if the file is missing or unusable."""
         try:
             with path.open("rb") as file:
                 features = np.lib.format.read_array(file, allow_pickle=False)
                 (took,) = struct.unpack("<d", file.read())
-        except Exception:  # a damaged file fails in as many ways as there are bytes in it; it is made again
+        except Exception:  # a damaged file can raise anything; it is written again
             return None
         if features.dtype != np.float32 or features.ndim != 4 or len(features) != count:
             return None
-        with suppress(OSError):  # in a folder that may only be read, or removed meanwhile
+        with suppress(OSError):  # in a read-only folder, or removed in the meantime
             os.utime(path)
         return features, took
 
     def _write(self, path: Path, features: np.ndarray, took: float) -> None:
-        """Keep the features; if that cannot be done, say so once and compute from then on.
-
-        The seconds they took follow in 8 bytes, where other readers of .npy do not look.
-        """
+        """Write the features, then their seconds in 8 bytes that other readers of .npy ignore; warn once on failure."""
         try:
             with atomic(path) as temporary, temporary.open("wb") as file:
                 np.lib.format.write_array(file, features, allow_pickle=False)
                 file.write(struct.pack("<d", took))
-        except FileNotFoundError:  # another process emptied the folder under our hands
+        except FileNotFoundError:  # removed by another process in the meantime
             return
         except OSError as error:
             self.writable = False
@@ -127,10 +121,10 @@ class CachedEncoder:
             self._tidy()
 
     def _tidy(self) -> None:
-        """Remove what was used longest ago until the folder is well below its limit, if it is over it."""
+        """If the folder is above its limit, remove the least recently used files until it is well below."""
         self.unseen, files = 0, []
-        for place, _, names in os.walk(self.folder):  # which, unlike rglob, bears that folders vanish
-            for path in (Path(place, name) for name in names if name.endswith(".npy")):
+        for parent, _, names in os.walk(self.folder):  # unlike rglob, tolerates folders that vanish
+            for path in (Path(parent, name) for name in names if name.endswith(".npy")):
                 with suppress(OSError):  # it is gone already
                     about = path.stat()
                     files.append((about.st_mtime_ns, about.st_size, path))

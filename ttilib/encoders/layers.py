@@ -1,12 +1,7 @@
-"""An encoder seen at some of its depths: early layers know where an edge is, late ones what it belongs to.
+"""Intermediate layers of an encoder, and torchvision's ResNet-50 as a frozen encoder.
 
-`Tapped` runs an encoder once and joins what comes out of the layers that are named. It is an encoder itself, so
-whatever takes one takes it too.
-
-Networks that have learned from ImageNet alone, used as they are: encoders that were never trained on episodes.
-
-Named as encoders by "ttilib.networks.imagenet:resnet50". What they need before the solver can work on them, a constant
-mean and several layers, is the business of `ttilib.inference.centring`.
+The plug-in name of the latter is "ttilib.networks.imagenet:resnet50". Its features need a constant mean subtracted
+before the solver can use them, see `ttilib.solver.extraction`.
 """
 
 from __future__ import annotations
@@ -23,32 +18,34 @@ from torchvision.models import ResNet50_Weights
 from torchvision.models import resnet50 as published
 
 from ttilib.encoders.external import differences
-from ttilib.encoders.pspnet import resize, seeded
+from ttilib.encoders.pspnet import imagenet_tensors, resize, seeded
 from ttilib.files import meant
 
-PROBE = 224  # pixels: the sides that every network of pictures takes, those with patches of 14 or 16 among them
+PROBE = 224  # pixels: a size that every image network accepts, those with patches of 14 or 16 among them
+WEIGHTS = ResNet50_Weights.IMAGENET1K_V1  # by the recipe of He et al. 2016; V2 scores higher, on ImageNet's classes
+CUT = ("layer4", "avgpool", "fc")  # parts that are specific to ImageNet's classes
 
 
 class Tapped:
-    """An encoder [N, 3, H, W] -> [N, sum C_l, h, w]: the outputs of `layers`, one after the other along the channels.
+    """An encoder [N, 3, H, W] -> [N, sum C_l, h, w]: the outputs of `layers`, joined along the channels.
 
     `layers` are names of the encoder's submodules, such as "layer2" or "layer3.5"; without any it is the encoder's own
     output, and the encoder may be any callable. Maps of fewer cells are enlarged (bilinear, corners aligned) to the
-    grid of the one with most. Of a layer that is used several times in one pass, the last output counts. `channels`
-    says how many belong to each layer; to know them, one picture of zeros is shown to the encoder here, on the device
-    where it lies.
+    grid of the largest. Of a layer that runs several times in one pass, the last output counts. `channels` are the
+    channels of each layer; an image of zeros is passed through the encoder here to find them.
 
-    Raises ValueError if there is no such layer, or its output is no map [N, C, h, w], or the encoder has no layers.
+    Raises ValueError if there is no such layer, its output is no map [N, C, h, w], or the encoder has no layers.
     """
 
     def __init__(self, encoder: Callable[[Tensor], Tensor], layers: Sequence[str] = ()) -> None:
         self.encoder, self.layers = encoder, tuple(layers)
-        _check_names(encoder, self.layers)
-        with _at_rest(encoder), torch.no_grad():
+        if self.layers:
+            _check_names(encoder, self.layers)
+        with _evaluation_mode(encoder), torch.no_grad():
             self.channels = tuple(each.shape[1] for each in self._maps(_probe(encoder)))
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
-        """Features of normalised pictures."""
+        """Features of normalised images."""
         maps = self._maps(images)
         grid = max((each.shape[-2:] for each in maps), key=lambda size: size[0] * size[1])
         return torch.cat([each if each.shape[-2:] == grid else resize(each, grid) for each in maps], dim=1)
@@ -72,25 +69,20 @@ class Tapped:
 
 
 def _check_names(encoder: Callable[[Tensor], Tensor], layers: tuple[str, ...]) -> None:
-    if not layers:
-        return
     kind = type(encoder).__name__
-    if not isinstance(encoder, nn.Module):
-        raise ValueError(
-            f"layers {', '.join(layers)}: the encoder is a {kind}; only a torch.nn.Module has layers, leave them out"
-        )
-    known = [name for name, _ in encoder.named_modules() if name]
+    known = [name for name, _ in encoder.named_modules() if name] if isinstance(encoder, nn.Module) else []
     if not known:
-        raise ValueError(f"layers {', '.join(layers)}: the encoder {kind} has no layers inside; leave them out")
+        raise ValueError(
+            f"layers {', '.join(layers)}: the encoder {kind} has no layers inside, as only a torch.nn.Module with "
+            "submodules has; leave them out"
+        )
     for name in layers:
         if name not in known:
-            begin = ", ".join(child for child, _ in encoder.named_children())
-            raise ValueError(
-                f"layer {name!r}: the encoder {kind} has none of that name; "
-                f"{meant(name, known, f'name one of {begin}, or one inside them')}"
-            )
-    if twice := [name for name in layers if layers.count(name) > 1]:
-        raise ValueError(f"layer {twice[0]!r}: named twice; name it once")
+            top = ", ".join(child for child, _ in encoder.named_children())
+            hint = meant(name, known, f"name one of {top}, or one inside them")
+            raise ValueError(f"layer {name!r}: the encoder {kind} has none of that name; {hint}")
+        if layers.count(name) > 1:
+            raise ValueError(f"layer {name!r}: named twice; name it once")
 
 
 def _map(what: str, output: object) -> Float[Tensor, "N C h w"]:
@@ -102,18 +94,18 @@ def _map(what: str, output: object) -> Float[Tensor, "N C h w"]:
 
 
 def _probe(encoder: Callable[[Tensor], Tensor]) -> Float[Tensor, "1 3 H W"]:
-    """A picture of zeros where the encoder lies and in its type of numbers; on the CPU if that cannot be told."""
+    """An image of zeros on the encoder's device and in its type; on the CPU if it has no parameters."""
     about = {}
     if isinstance(encoder, nn.Module):
-        numbers = (each for each in chain(encoder.parameters(), encoder.buffers()) if each.is_floating_point())
-        if (first := next(numbers, None)) is not None:
+        values = (each for each in chain(encoder.parameters(), encoder.buffers()) if each.is_floating_point())
+        if (first := next(values, None)) is not None:
             about = {"device": first.device, "dtype": first.dtype}
     return torch.zeros((1, 3, PROBE, PROBE), **about)
 
 
 @contextmanager
-def _at_rest(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """In evaluation mode for a while, so that looking at a network does not move its running means."""
+def _evaluation_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Every module in evaluation mode, so that running means do not change; afterwards as before."""
     modules = list(encoder.modules()) if isinstance(encoder, nn.Module) else []
     before = [module.training for module in modules]
     try:
@@ -125,26 +117,15 @@ def _at_rest(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
             module.training = training
 
 
-WEIGHTS = ResNet50_Weights.IMAGENET1K_V1  # by the recipe of He et al. 2016; V2 scores higher, on ImageNet's classes
-CUT = ("layer4", "avgpool", "fc")  # what serves to tell ImageNet's classes apart
-
-
 def resnet50() -> nn.Sequential:
-    """ResNet-50 as torchvision trained it on ImageNet, up to layer3, one cell of 1024 channels per 8 x 8 pixels.
+    """ResNet-50 with torchvision's ImageNet weights, up to layer3: 1024 channels, one cell per 8 x 8 pixels.
 
-    Frozen, in evaluation mode, on the CPU; its parts are named as torchvision's: conv1, ..., layer2, layer3.
-    Raises FileNotFoundError naming the file and its place if the weights are neither there nor can be fetched,
-    ValueError if the file that is there holds those of another network.
+    Frozen, in evaluation mode, on the CPU; submodules are named as torchvision's: conv1, ..., layer2, layer3.
+    Raises FileNotFoundError naming file and folder if the weights are neither there nor can be fetched, ValueError if
+    the file holds those of another network.
     """
-    try:
-        found = WEIGHTS.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise FileNotFoundError(
-            f"ImageNet weights of ResNet-50 could not be read or fetched ({reason}): put {WEIGHTS.url} into "
-            f"{torch.hub.get_dir()}/checkpoints by hand"
-        ) from error
-    with torch.device("meta"):  # shapes without numbers: nothing is drawn that would be overwritten
+    found = imagenet_tensors(WEIGHTS)
+    with torch.device("meta"):  # shapes without values: nothing is drawn that would be overwritten
         network = _until_layer3()
     kept = {name: value for name, value in found.items() if name.partition(".")[0] not in CUT}
     if problem := differences(network.state_dict(), kept):
@@ -160,6 +141,6 @@ def resnet50_untrained() -> nn.Sequential:
 
 
 def _until_layer3() -> nn.Sequential:
-    """The stages of the published network in a row, the last one dilated where it was strided."""
+    """The stages of the published network in a row, the last one dilated instead of strided."""
     network = published(replace_stride_with_dilation=[False, True, True])
     return nn.Sequential(OrderedDict((name, part) for name, part in network.named_children() if name not in CUT))

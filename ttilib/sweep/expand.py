@@ -22,6 +22,7 @@ from typing import Any
 
 from ttilib.datasets.base import OnError, stop
 from ttilib.encoders.checkpoints import fingerprint, load_encoder
+from ttilib.encoders.external import is_plugin
 from ttilib.episodes.benchmarks import BenchmarkData, benchmark, draw_episodes, read_benchmark
 from ttilib.episodes.episode import Episode, select_episodes, slices, write_episodes
 from ttilib.files import digest, write_json
@@ -130,11 +131,6 @@ def _pieces(
             key = _key(setting, data, place, [e.key for e in episodes], part.start, weights, code)
             task = _task(key, name, about, methods, _cost(setting, frames, len(methods)), place)
             yield Piece(task, setting, fold, len(episodes), frames, manifest, weights)
-
-
-def is_plugin(spec: str) -> bool:
-    """Whether an encoder is a function of somebody's own, module:function or file.py:function."""
-    return ":" in Path(spec).name
 
 
 def _weights(setting: Setting, fold: int, place: Place) -> tuple[str, str]:

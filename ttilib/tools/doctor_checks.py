@@ -45,7 +45,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ttilib.datasets.base import Dataset, FrameFiles
-from ttilib.datasets.catalog import Fold
+from ttilib.datasets.catalog import Fold, coco_name
 from ttilib.datasets.masks import decode
 from ttilib.episodes.sampling import Draw, shared_classes
 from ttilib.files import read_json
@@ -279,12 +279,6 @@ def _any_file(root: Path, pattern: str) -> bool:
 
 
 AS_RELEASED = "nothing to do: as in the release; know it when you compare"
-COCO_WORDS = {
-    "aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle", "pottedplant": "potted plant",
-    "sofa": "couch", "tvmonitor": "tv",
-}  # fmt: skip
-"""Pascal's names of classes that COCO calls otherwise."""
-
 EVERY_CLASS = ("v1", "v2")
 """Draws that go through the classes; the others go through the videos and never meet a class without any."""
 
@@ -359,7 +353,7 @@ def check_names(query: Fold, trained_on: str, trained: Collection[str]) -> Itera
     """Whether training on another corpus has named novel classes of this one; `trained`: its base classes."""
     for number in query.novel:
         name = query.names[number]
-        if {name, COCO_WORDS.get(name)} & set(trained):
+        if {name, coco_name(name)} & set(trained):
             about = f"novel class {number} {name} is a base class of {trained_on} fold {query.index}, so it is not new"
             mend = "take the mended benchmark if there is one; the release's own table has this flaw"
             yield Finding(WARNING, f"{query.corpus} fold {query.index}", about, mend)
