@@ -154,7 +154,7 @@ def test_a_change_of_the_contrast_switches_it_on() -> None:
     ("name", "hint"),
     [
         ("epoch", "did you mean epochs?"), ("learning_rat", "did you mean learning_rate?"),
-        ("contrast.wieght", "did you mean contrast.weight?"), ("contrast.epochs", "choose one of contrast.videos, "),
+        ("contrast.wieght", "did you mean weight?"), ("contrast.epochs", ""),
         ("zzz", "choose one of encoder, pretrained, "), ("temperature", "choose one of "),
     ],
 )  # fmt: skip

@@ -265,7 +265,7 @@ def _writing(path: Path) -> Iterator[Path]:
     except (RuntimeError, safetensors.SafetensorError) as error:  # these writers hide the operating system's error
         reason = " ".join(str(error).split())[:120]
         raise OSError(
-            f"{path}: cannot be written ({reason}); the previous file stays; free some space and give the same "
+            f"{path}: cannot be written ({reason}); what was there stays; free some space and give the same "
             "command again"
         ) from error
 
