@@ -1,4 +1,4 @@
-"""Methods against each other: every mark lies where its number says, and no name hides another."""
+"""Methods against each other: every mark lies where its number says."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ def table(*lines, **same):
 
 def texts(ax):
     return [text.get_text() for text in ax.texts]
+
+
+def legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
 def rows_of(ax):
@@ -162,7 +166,7 @@ def test_poolings_join_a_methods_figures_and_want_one_block(ax):
     comparisons.poolings(ax, scores)
     assert [list(line.get_ydata()) for line in ax.lines] == [[30, 20], [25, 40]]
     assert sorted(texts(ax)) == ["RePRI", "TTI"]
-    with pytest.raises(ValueError, match=r"the table holds 1-shot; 5-shot; draw one of them per axes"):
+    with pytest.raises(ValueError, match=r"the table has 1-shot; 5-shot; draw one of them per axes"):
         comparisons.poolings(ax, pd.concat([scores, scores.assign(shots=5)]))
 
 
@@ -175,19 +179,15 @@ def test_cost_runs_from_cheap_to_dear_and_names_each_method_once(ax):
     comparisons.cost_accuracy(ax, scores)
     assert ax.get_xscale() == "log"
     assert list(ax.lines[0].get_xdata()) == [0.5, 2.0] and list(ax.lines[0].get_ydata()) == [25, 30]
-    assert sorted(texts(ax)) == ["1-shot", "5-shot", "RePRI", "TTI"]
-    named = {text.get_text(): text.xy for text in ax.texts}
-    assert named["TTI"] == (2.0, 30.0) and named["5-shot"] == (4.0, 50.0)
+    assert {text.get_text(): text.xy for text in ax.texts} == {"1-shot": (2.0, 30.0), "5-shot": (4.0, 50.0)}
+    assert legend(ax) == ["RePRI", "TTI"]
 
 
-@settings(deadline=None)
-@given(st.floats(1e-3, 1e4), st.floats(1.02, 1e3))
-def test_a_cost_axis_has_some_numbers_between_its_limits(low, ratio):
-    found = style.round_numbers(low, low * ratio)
-    assert 1 <= len(found) <= 20 and all(low <= number <= low * ratio for number in found)
-    assert found == sorted(set(found))
-    assert style.round_numbers(0.04, 2.1) == pytest.approx([0.05, 0.1, 0.2, 0.5, 1, 2])
-    assert style.round_numbers(4.3, 6.3) == pytest.approx([4.5, 5, 5.5, 6])
+@pytest.mark.parametrize("costs", [(0.05, 2.1), (4.3, 6.3), (0.01, 90.0)])
+def test_a_cost_axis_has_some_numbers_between_its_limits(ax, costs):
+    comparisons.cost_accuracy(ax, table(*((1, f"m{c}", {"s/episode": c, "mIoU": c}) for c in costs)))
+    low, high = ax.get_xlim()
+    assert 2 <= sum(low <= tick <= high for tick in ax.get_xticks()) <= 20
 
 
 def test_of_many_methods_the_front_is_named_and_nothing_joined(ax):
@@ -195,27 +195,8 @@ def test_of_many_methods_the_front_is_named_and_nothing_joined(ax):
     figures |= {f"dear {n}": (10.0 + n, 10.0) for n in range(4)}
     many = table(*((1, name, {"s/episode": cost, "mIoU": value}) for name, (cost, value) in figures.items()))
     comparisons.cost_accuracy(ax, many)
-    assert sorted(texts(ax)) == ["RePRI", "TTI", "a", "c"]
+    assert sorted(legend(ax)) == ["RePRI", "TTI", "a", "c"]
     assert len(ax.lines) == 9 == len(dots(ax))
-
-
-@settings(deadline=None, max_examples=10)
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=8, unique=True))
-def test_names_beside_dots_do_not_cover_each_other(places):
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.subplots()
-    ax.set(xlim=(-1, 5), ylim=(-1, 5))
-    ax.plot(*zip(*places, strict=True), "o")
-    style.label_dots(ax, [(float(x), float(y), "TTI+keyframe", "black") for x, y in places], size=7)
-    figure.canvas.draw()
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert len(boxes) == len(places)
-    for place, one in enumerate(boxes):
-        for other in boxes[place + 1 :]:
-            wide = min(one.x1, other.x1) - max(one.x0, other.x0)
-            high = min(one.y1, other.y1) - max(one.y0, other.y0)
-            assert wide <= 0 or high <= 0.35 * one.height, "names cover each other"
 
 
 def test_twenty_methods_have_looks_and_the_first_seven_differ():
@@ -233,27 +214,23 @@ def test_twenty_methods_have_looks_and_the_first_seven_differ():
 def test_text_follows_the_readers_size(ax):
     with style.paper_style():
         assert style.text_size() == 8 and style.text_size(0.5) == 4
-    style.label_ends(ax, [(0.0, 0.5, "TTI", "black")])
+    ax.plot([0.5], label="TTI")
+    style.label_ends(ax)
     assert ax.texts[0].get_fontsize() == pytest.approx(0.95 * matplotlib.rcParams["font.size"])
-
-
-def test_bars_reach_from_low_to_high(ax):
-    lines = table((1, "TTI", {"mIoU": 50.0, "mIoU low": 45.0, "mIoU high": 52.0}))
-    comparisons.method_bars(ax, lines, ["mIoU"])
-    (spread,) = [segment for collection in ax.collections for segment in collection.get_segments()]
-    np.testing.assert_allclose(spread[:, 1], [45, 52])
 
 
 def test_bars_of_classes_have_error_bars_at_their_own_bar(ax):
     lines = pd.DataFrame({"method": ["RePRI", "RePRI", "TTI"], "class_name": ["bird", "fish", "fish"],
                           "IoU": [70.0, 10.0, 60.0], "± IoU": [5.0, np.nan, 2.0]})  # fmt: skip
+    lines["IoU low"], lines["IoU high"] = lines["IoU"] - [5, 1, 4], lines["IoU"] + [5, 1, 2]
+    lines.loc[1, "IoU low"] = np.nan
     comparisons.per_class_bars(ax, lines)
     spans = [segment for collection in ax.collections for segment in collection.get_segments()]
     found = {tuple(span[:, 0]): span[0, 1] for span in spans}
-    assert set(found) == {(65, 75), (58, 62)}
+    assert set(found) == {(65, 75), (56, 62)}
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert found[65, 75] == pytest.approx(names.index("bird") + 0.205)
-    assert found[58, 62] == pytest.approx(names.index("fish") - 0.205)
+    assert found[56, 62] == pytest.approx(names.index("fish") - 0.205)
     with pytest.raises(ValueError, match="several lines per class and method"):
         comparisons.per_class_bars(ax, pd.concat([lines, lines]))
 

@@ -1,4 +1,4 @@
-"""Pictures, curves and bars: what is drawn is what was given."""
+"""Images, curves and bars: what is drawn is what was given."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_overlay_takes_tensors_and_arrays_alike_and_zooms():
     )
     np.testing.assert_array_equal(overlays.overlay(tensor.permute(1, 2, 0).numpy(), mask, mask), expected)
     assert overlays.overlay(tensor, mask, zoom=3).shape == (60, 90, 3)
-    with pytest.raises(ValueError, match=r"the truth is \[5, 6\], the picture \[20, 30\]"):
+    with pytest.raises(ValueError, match=r"the truth is \[5, 6\], the image \[20, 30\]"):
         overlays.overlay(tensor, truth=np.ones((5, 6), bool))
 
 
@@ -184,14 +184,16 @@ def test_loss_terms_together_are_named_at_their_ends():
 def test_names_at_line_ends_do_not_overlap():
     figure, grid = axes()
     ax = grid[0, 0]
-    for height in (0.50, 0.501, 0.502, 0.503, 5):
-        ax.plot([0, 1], [0, height])
-    style.label_ends(ax, [(1.0, h, f"{h}", "black") for h in (0.502, 0.50, 0.503, 0.501, 5.0)])
+    for height in (0.502, 0.50, 0.503, 0.501, 5.0):
+        ax.plot([0, 1, 2], [0, height, np.nan], label=f"{height}")
+    ax.plot([0, 1], [1, 2])  # without a name
+    style.label_ends(ax)
     figure.canvas.draw()
     boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
     assert all(below.y1 <= above.y0 + 1 for below, above in zip(boxes, boxes[1:], strict=False))
     order = sorted(ax.texts, key=lambda text: text.get_window_extent().y0)
     assert [text.get_text() for text in order] == ["0.5", "0.501", "0.502", "0.503", "5.0"]
+    assert [text.xy for text in order] == [(1.0, float(text.get_text())) for text in order]
 
 
 def test_per_frame_draws_bars_and_steps_for_long_videos():
@@ -220,10 +222,10 @@ def test_methods_keep_their_looks_in_every_figure():
     curves.vc_curve(grid[0, 0], {"TTI": {5: 0.4, 3: 0.6}, "ours": {3: 0.5}})
     curves.vc_time(grid[0, 1], {"RePRI": [0.1, 0.3], "TTI": [0.5, float("nan")]}, k=3)
     table = pd.DataFrame({"method": ["TTI", "RePRI"], "mIoU": [50.0, 40.0]})
-    comparisons.method_bars(grid[0, 2], table, ["mIoU"])
+    comparisons.estimates(grid[0, 2], table)
     tti = {grid[0, 0].lines[0].get_color(), grid[0, 1].lines[1].get_color()}
     assert tti == {style.STYLES["TTI"]["color"]}
-    assert to_rgb(grid[0, 2].patches[0].get_facecolor()) == to_rgb(style.STYLES["TTI"]["color"])
+    assert style.STYLES["TTI"]["color"] in {line.get_color() for line in grid[0, 2].lines if line.get_ydata()[0] == 0}
     np.testing.assert_array_equal(grid[0, 0].lines[0].get_xdata(), [3, 5])
     np.testing.assert_array_equal(grid[0, 0].lines[0].get_ydata(), [0.6, 0.4])
     assert list(grid[0, 0].get_xticks()) == [3, 5]
@@ -248,28 +250,6 @@ def test_training_curves_show_the_log():
     np.testing.assert_array_equal(miou.lines[0].get_xdata(), [50, 100])
     np.testing.assert_array_equal(miou.lines[0].get_ydata(), [0.3, 0.5])
     assert rate.lines[0].get_ydata()[0] == 0.1
-
-
-def test_method_bars_write_the_numbers_and_the_spread():
-    table = pd.DataFrame(
-        {
-            "method": ["RePRI", "TTI"],
-            "mIoU": [40.0, 50.26],
-            "± mIoU": [1.0, 2.0],
-            "VC_3": [60.0, float("nan")],
-        }
-    )
-    figure, grid = axes()
-    ax = grid[0, 0]
-    comparisons.method_bars(ax, table, ["mIoU", "VC_3"])
-    assert sorted(texts(ax)) == ["40.0", "50.3", "60.0"]
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["mIoU", "VC$_{3}$"]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["RePRI", "TTI"]
-    spread = [s for c in ax.collections for s in c.get_segments()]
-    np.testing.assert_allclose(sorted(np.ravel([s[:, 1] for s in spread])), [39, 41, 48.26, 52.26])
-    pixels(figure)
-    with pytest.raises(ValueError, match="several lines per method"):
-        comparisons.method_bars(ax, pd.concat([table, table]), ["mIoU"])
 
 
 def test_per_class_bars_put_the_best_class_first():

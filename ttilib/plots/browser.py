@@ -1,8 +1,7 @@
-"""Leafing through a solved episode: any frame, any step of the descent, any method.
+"""A solved episode in a notebook: any frame, any step, any method, with sliders; in a headless run one static figure.
 
-In a notebook that is a widget with sliders; where nobody can move them (a headless run) the same pictures
-come as one static figure. The widget is an image whose bytes are replaced: it prints nothing and captures no
-output, for captured output can hang a notebook that runs without a browser.
+The widget is an image whose bytes are replaced: it prints nothing and captures no output, because captured output can
+hang a notebook that runs without a browser.
 """
 
 from __future__ import annotations
@@ -24,19 +23,18 @@ from ttilib.solver.classifier import Classifier
 from ttilib.solver.solver import Solution, upsampled_probabilities
 from ttilib.solver.task import Task
 
-KEPT = 64  # pictures kept as PNG, some 20 MB
+KEPT = 64  # images kept as PNG, some 20 MB
 
 
 def stages(solution: Solution) -> int:
-    """How many moments a solution has: the start, one after each step, and the refinement if any."""
+    """Number of stages of a solution: the start, one after each step, and the keyframe refinement if any."""
     return len(solution.history) + (solution.keyframe is not None)
 
 
 def mask_at(task: Task, solution: Solution, stage: int, frame: int) -> Bool[np.ndarray, "H W"]:
-    """The mask of one frame at one stage: probability above one half at the clip's size.
+    """The mask of one frame at one stage: probability above one half at the clip's size; padding frames are empty.
 
-    Stage n is the classifier after n steps; one past the last is the one after keyframe refinement. A frame
-    that is all padding has no object.
+    Stage n is the classifier after n steps; one past the last is the one after keyframe refinement.
     """
     present = task.query_valid.flatten(1).any(dim=1)
     if not present[frame]:
@@ -58,7 +56,7 @@ def stage_name(solution: Solution, stage: int) -> str:
 
 
 class EpisodeBrowser(ipywidgets.VBox):
-    """Method buttons, a frame slider, a step slider, and the frame with its mask and true contour.
+    """Method buttons, a frame slider, a step slider, and the frame with its mask and the ground truth as a line.
 
     `picture.value` holds the PNG shown; `method`, `frame` and `step` are the controls, also from code.
     """
@@ -83,7 +81,7 @@ class EpisodeBrowser(ipywidgets.VBox):
         super().__init__([self.method, frames, self.step, self.caption, self.picture])
 
     def _follow_method(self, change: object = None) -> None:
-        """A method has its own number of stages; whoever stood at the end stays at the end."""
+        """A method has its own number of stages; the last one stays selected if it was."""
         at_end = self.step.value == self.step.max
         self.step.max = stages(self.solutions[self.method.value]) - 1
         if at_end:
@@ -91,17 +89,13 @@ class EpisodeBrowser(ipywidgets.VBox):
         self._draw()
 
     def _draw(self, change: object = None) -> None:
-        """Show what the controls say."""
+        """Show the frame that the controls select."""
         self.picture.value, self.caption.value = self._render(self.method.value, self.step.value, self.frame.value)
 
     def _picture(self, method: str, stage: int, frame: int) -> tuple[bytes, str]:
-        """The PNG of one moment, and the line above it."""
+        """The PNG of one frame at one stage, and the caption above it."""
         mask = mask_at(self.task, self.solutions[method], stage, frame)
-        parts = [
-            method,
-            stage_name(self.solutions[method], stage),
-            f"frame {frame} of {len(self.clip.query) - 1}",
-        ]
+        parts = [method, stage_name(self.solutions[method], stage), f"frame {frame} of {len(self.clip.query) - 1}"]
         truth = None if self.clip.truth is None else self.clip.truth[frame]
         if truth is not None:
             valid = self.clip.query_valid[frame].cpu().numpy()
@@ -112,12 +106,12 @@ class EpisodeBrowser(ipywidgets.VBox):
 
 
 def png(pixels: Pixels) -> bytes:
-    """A picture as PNG bytes."""
+    """An image as PNG bytes."""
     return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width: float = 9.5) -> Figure:
-    """The browser as a figure, a row per method: one frame early in the descent, then frames at its end."""
+    """The browser as a figure, a row per method: one frame at two early steps, then frames at the last stage."""
     frames = evenly_spaced(len(clip.query), 4)
     early = frames[len(frames) // 2]
     figure = plt.figure(figsize=(width, 0.2 + 1.07 * len(solutions)), layout="compressed")
@@ -136,5 +130,5 @@ def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width
 
 
 def browse(clip: Clip, task: Task, solutions: Mapping[str, Solution], headless: bool) -> EpisodeBrowser | Figure:
-    """The episode to leaf through, or with `headless` one static figure; make it a cell's last value."""
+    """An `EpisodeBrowser`, or with `headless` the static figure; make it a cell's last value."""
     return static_view(clip, task, solutions) if headless else EpisodeBrowser(clip, task, solutions)

@@ -1,16 +1,8 @@
-"""Methods against each other: which is better, by how much, how surely, and at what price.
+"""Methods against each other: which is better, by how much, how surely, and at what cost.
 
-Methods lie one above the other, so that twenty of an ablation are as easily read as two. `estimates` shows each
-method's figure with its interval, `forest` what each gains over a baseline on identical episodes, `run_dots` how it
-moves from run to run, `poolings` how the same masks look in two statistics, `cost_accuracy` what a point costs.
-
-Functions draw tables of `tables` and `statistics` (percent) on the axes they are given; `looks` of `style.styles` over
-all methods gives a method one look in several figures. `blocks` cuts a table where its lines cannot be compared.
-
-Tables as bars: methods beside each other, and class by class.
-
-Takes the tables that `tables` makes (figures in percent) and draws the numbers a reader compares, on the axes
-it is given.
+Functions draw tables of `results.tables` and `results.statistics` (percent) on the axes they are given. Methods are
+stacked, so that twenty of an ablation are read as easily as two; `blocks` cuts a table where its lines cannot be
+compared. `looks` of `style.styles` over all methods give a method one look in several figures.
 """
 
 from __future__ import annotations
@@ -20,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from ttilib.plots import style
-from ttilib.plots.style import Looks, Style, figure_name, short, styles, text_size, tidy
+from ttilib.plots.style import Looks, Style, figure_name, label_ends, short, styles, text_size, tidy
 
 CHAIN = 8  # methods that a line joins at most; the path through more is a scrawl
 BLOCK = ("benchmark", "shots", "encoder")
@@ -32,10 +24,6 @@ BLOCK = ("benchmark", "shots", "encoder")
 DOT = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.4}
 INK = "0.25"
 COLUMNS = (4.0, 7.3, 10.9)  # where the columns of a forest end, in widths of a letter
-
-
-def _words(key: str, value: object) -> str:
-    return f"{value}-shot" if key == "shots" else str(value)
 
 
 def blocks(table: pd.DataFrame, by: Sequence[str] = BLOCK) -> list[tuple[str, pd.DataFrame]]:
@@ -49,13 +37,13 @@ def blocks(table: pd.DataFrame, by: Sequence[str] = BLOCK) -> list[tuple[str, pd
         return [("", table)]
     groups = table.groupby(telling, sort=False)
     return [
-        (", ".join(_words(key, value) for key, value in zip(telling, values, strict=True)), part)
+        (", ".join(f"{v}-shot" if key == "shots" else str(v) for key, v in zip(telling, values, strict=True)), part)
         for values, part in groups
     ]
 
 
 def _stack(ax: Axes, parts: Sequence[tuple[str, Sequence[str]]], xlabel: str) -> list[int]:
-    """Names below each other on the left, a bold heading above each part that has a title; where each part begins."""
+    """Names stacked on the left, a bold heading above each part that has a title; the row where each part begins."""
     names: list[str] = []
     heads, begins = set(), []
     for title, texts in parts:
@@ -119,13 +107,12 @@ def won(better: int, worse: int) -> str:
 
 
 def forest(ax: Axes, paired_lines: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
-    """What each method gains over the baseline, in points: dot and interval, zero line; n, won and p to the right.
+    """What each method gains over the baseline on identical episodes, in points, with intervals; n, won and p beside.
 
-    "n" counts the episodes, "won" says in how many percent of those that differ the method has the higher IoU, and "p"
-    how likely such a share is if it were one half. The gain may point elsewhere: it weighs long videos more.
-    Takes lines of `statistics.paired`, all blocks together: a heading stands above each if there are several. A
-    comparison is called "TTI - RePRI"; where all have one baseline, the axis names it and the rows do not.
-    `figure` is "mIoU" (the gain of the table) or "IoU" (the mean over episodes).
+    "n" counts the episodes, "won" is the share of those that differ in which the method has the higher IoU, "p" how
+    likely such a share is if it were one half. The gain may have another sign: it weighs long videos more.
+    Takes lines of `statistics.paired`, whose methods are called "TTI - RePRI"; if all have one baseline, only the axis
+    names it. `figure` is "mIoU" (the gain of the table) or "IoU" (the mean over episodes).
     """
     pairs = [name.rpartition(" - ") for name in paired_lines["method"]]
     baselines = sorted({baseline for _, _, baseline in pairs})
@@ -146,11 +133,10 @@ def forest(ax: Axes, paired_lines: pd.DataFrame, figure: str = "mIoU", looks: Lo
 
 
 def run_dots(ax: Axes, run_table: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
-    """How a method moves from run to run: a dot per run (mean over folds), a bar at their mean, percent.
+    """How a method varies from run to run: a dot per run (mean over folds), a bar at their mean, percent.
 
-    A thin line follows each run through the methods: they rise and fall together, because a run draws the same
-    support for all. Only runs with every fold of the method are drawn. Takes `tables.run_table`; a heading stands
-    above each block.
+    A thin line follows each run through the methods: they rise and fall together, because a run draws the same support
+    for all. Only runs with every fold of the method are drawn. Takes `tables.run_table`.
     """
     looks, parts = looks or styles(run_table["method"]), blocks(run_table)
     stacked = [(title, list(dict.fromkeys(part["method"]))) for title, part in parts]
@@ -170,76 +156,55 @@ def run_dots(ax: Axes, run_table: pd.DataFrame, figure: str = "mIoU", looks: Loo
 def poolings(ax: Axes, table: pd.DataFrame, figures: Sequence[str] = ("mIoU", "J"), looks: Looks | None = None) -> None:
     """The same masks in several statistics: a line per method through its figures, in percent.
 
-    Where lines cross, the statistic decides which method is the better one. Takes `tables.score_table` of one block.
-    Raises ValueError if the table holds several blocks.
+    Where lines cross, the statistic decides which method is better. Takes `tables.score_table`.
+    Raises ValueError if the table has several blocks.
     """
     if len(parts := blocks(table)) > 1:
         names = "; ".join(title for title, _ in parts)
-        raise ValueError(f"the table holds {names}; draw one of them per axes, see comparisons.blocks")
+        raise ValueError(f"the table has {names}; draw one of them per axes, see comparisons.blocks")
     looks = looks or styles(table["method"])
-    ends, places = [], np.arange(len(figures))
+    places = np.arange(len(figures))
     for _, line in table.iterrows():
-        look, values = looks[line["method"]], np.array([line[name] for name in figures], dtype=float)
-        ax.plot(places, values, **look)
-        ends.append(style.line_end(places, values, line["method"], look["color"]))
+        ax.plot(places, line[list(figures)].astype(float), label=line["method"], **looks[line["method"]])
     tidy(ax, ylabel="percent", integers=False)
     ax.set_xticks(places, [figure_name(name) for name in figures])
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.margins(x=0.08)
-    style.label_ends(ax, ends, text_size(0.92))
+    label_ends(ax, text_size(0.92))
 
 
 def cost_accuracy(ax: Axes, table: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
-    """What a point costs: seconds per episode (log) against the figure in percent, a named dot per method.
+    """What a point costs: seconds per episode (log) against the figure in percent, a dot per method, a legend below.
 
     A line joins the methods of one block from cheap to dear, with the block's title at its end if there are several.
-    Of more than `CHAIN` methods there is no line, and only those of fixed looks and those that no cheaper one beats
-    are named. Takes `tables.score_table`; lines without seconds or figure are left out.
+    Of more than `CHAIN` methods there is no line, and the legend has only those of fixed looks and those that no
+    cheaper one beats. Takes `tables.score_table`; lines without seconds or figure are left out.
     """
     known = table[table["s/episode"].gt(0) & table[figure].notna()]
-    looks = looks or styles(known["method"])
-    names: dict[str, style.End] = {}
+    looks, named = looks or styles(known["method"]), {}
     for title, part in blocks(known):
         part = part.sort_values("s/episode")
         seconds, values = part["s/episode"].to_numpy(dtype=float), part[figure].to_numpy(dtype=float)
         if len(part) <= CHAIN:
             ax.plot(seconds, values, color="0.75", linewidth=0.9, zorder=1)
-        names[f"block {title}"] = style.line_end(seconds, values, title, INK)
+        ax.annotate(title, (seconds[-1], values[-1]), (5, 0), textcoords="offset points", va="center", color=INK)
         front = np.maximum.accumulate(values)
         for method, x, y, top in zip(part["method"], seconds, values, front, strict=True):
-            look = looks[method]
-            ax.plot(x, y, color=look["color"], marker=look["marker"], **DOT)
+            (dot,) = ax.plot(x, y, color=looks[method]["color"], marker=looks[method]["marker"], **DOT)
             if len(part) <= CHAIN or method in style.STYLES or y == top:
-                names.setdefault(method, (x, y, method, look["color"]))
+                named.setdefault(short(method), dot)
     tidy(ax, "seconds per episode", f"{figure_name(figure)} [percent]", integers=False)
     ax.set_xscale("log")
     ax.margins(x=0.1, y=0.12)
-    ax.set_xticks(style.round_numbers(*ax.get_xlim()))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
-    dots = list(zip(known["s/episode"], known[figure], strict=True))
-    style.label_dots(ax, [name for name in names.values() if name[2]], clear=dots)
+    below = {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 4.2}  # leaves room for the axis' label
+    columns = 2 if max(map(len, named), default=0) < 20 else 1
+    ax.legend(named.values(), named, ncols=columns, frameon=False, handlelength=1, labelspacing=0.3, **below)
 
 
 WHISKER = {"elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
-
-
-def _dodge(place: int, count: int) -> tuple[float, float]:
-    """Offset and width of bar `place` of `count` in a group one unit apart."""
-    width = 0.82 / count
-    return (place - (count - 1) / 2) * width, width
-
-
-def _points(ax: Axes) -> float:
-    """Width of the axes, in points."""
-    return ax.get_window_extent().width * 72 / ax.figure.dpi
-
-
-def _names_above(ax: Axes, count: int) -> None:
-    """The methods' colours above the axes, in as many columns as fit."""
-    columns = max(1, min(count, int(_points(ax) / (8.8 * text_size()))))
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    ax.legend(frameon=False, ncols=columns, fontsize=text_size(0.95), handlelength=1.2, columnspacing=1.2, **place)
 
 
 def _bounds(table: pd.DataFrame, name: str) -> np.ndarray:
@@ -256,59 +221,30 @@ def _bounds(table: pd.DataFrame, name: str) -> np.ndarray:
     return np.full((2, len(table)), np.nan)
 
 
-def method_bars(ax: Axes, table: pd.DataFrame, columns: Sequence[str], looks: Looks | None = None) -> None:
-    """Methods compared: a group of bars per figure in `columns`, one bar per line of `table`, in percent.
-
-    Lines are named by `method`. Error bars are drawn from columns "figure low" and "figure high", or "± figure".
-    Raises ValueError if a method has several lines: choose one benchmark and number of shots first.
-    """
-    if table["method"].duplicated().any():
-        raise ValueError("several lines per method; choose one benchmark, fold and number of shots first")
-    looks, reach = looks or styles(table["method"]), {name: _bounds(table, name) for name in columns}
-    for place, (_, line) in enumerate(table.iterrows()):
-        offset, width = _dodge(place, len(table))
-        x = np.arange(len(columns)) + offset
-        heights = np.array([line[name] for name in columns], dtype=float)
-        spread = np.array([reach[name][:, place] for name in columns]).T
-        ax.bar(x, heights, width * 0.94, color=looks[line["method"]]["color"], label=line["method"])
-        known = np.isfinite(heights) & np.isfinite(spread).all(axis=0)
-        ax.errorbar(x[known], heights[known], spread[:, known], fmt="none", ecolor="0.2", **WHISKER)
-        narrow = _points(ax) / len(columns) * width < 2.6 * text_size()  # a number of four characters needs as much
-        for at, height, top in zip(x, heights, heights + np.nan_to_num(spread[1]), strict=True):
-            if np.isfinite(height):
-                look = {"rotation": 90 if narrow else 0, "ha": "center", "fontsize": text_size(0.9)}
-                ax.annotate(f"{height:.1f}", (at, top), xytext=(0, 4), textcoords="offset points", **look)
-    tidy(ax, ylabel="percent", integers=False)
-    ax.set_xticks(range(len(columns)), [figure_name(name) for name in columns])
-    ax.tick_params(axis="x", length=0)
-    ax.margins(y=0.15)
-    _names_above(ax, len(table))
-
-
 def per_class_bars(ax: Axes, table: pd.DataFrame, figure: str = "IoU", looks: Looks | None = None) -> None:
-    """Classes compared: per class one bar for each method, the classes sorted by the last method's figure.
+    """Classes compared: per class one bar for each method, the best class of the last method on top.
 
-    Takes a `tables.class_table` of one benchmark and number of shots; the best class comes first. Error bars are
-    drawn from columns "IoU low" and "IoU high", or "± IoU".
-    Raises ValueError if a method has several lines for a class.
+    Takes a `tables.class_table` of one benchmark and number of shots. Error bars are drawn from the columns "IoU low"
+    and "IoU high", or "± IoU". Raises ValueError if a method has several lines for a class.
     """
     if table.duplicated(["class_name", "method"]).any():
         raise ValueError("several lines per class and method; choose one benchmark and number of shots first")
-    wide = table.pivot_table(index="class_name", columns="method", values=figure, sort=False)
-    methods = [name for name in dict.fromkeys(table["method"])]
-    wide = wide.reindex(columns=methods).sort_values(methods[-1], ascending=True)
-    looks, reach = looks or styles(methods), _bounds(table, figure)
+    methods = list(dict.fromkeys(table["method"]))
+    last = table[table["method"] == methods[-1]].set_index("class_name")[figure]
+    classes = last.reindex(table["class_name"].unique()).sort_values().index
+    looks, width = looks or styles(methods), 0.82 / len(methods)
     for place, method in enumerate(methods):
-        offset, width = _dodge(len(methods) - 1 - place, len(methods))  # the first method on top
-        y = np.arange(len(wide)) + offset
-        ax.barh(y, wide[method], width * 0.94, color=looks[method]["color"], label=method)
-        own = (table["method"] == method).to_numpy() & np.isfinite(reach).all(axis=0)
-        at = offset + wide.index.get_indexer(table["class_name"][own])
-        ax.errorbar(table[figure][own], at, xerr=reach[:, own], fmt="none", ecolor="0.2", **WHISKER)
+        own = table[table["method"] == method]
+        y = classes.get_indexer(own["class_name"]) + ((len(methods) - 1) / 2 - place) * width  # the first on top
+        ax.barh(y, own[figure], width * 0.94, color=looks[method]["color"], label=method)
+        reach = _bounds(own, figure)
+        known = np.isfinite(reach).all(axis=0)
+        ax.errorbar(own[figure][known], y[known], xerr=reach[:, known], fmt="none", ecolor="0.2", **WHISKER)
     tidy(ax, f"{figure} [percent]", integers=False)
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", color="0.9", linewidth=0.8)
-    ax.set_yticks(range(len(wide)), wide.index)
-    ax.set_ylim(-0.6, len(wide) - 0.4)
+    ax.set_yticks(range(len(classes)), classes)
+    ax.set_ylim(-0.6, len(classes) - 0.4)
     ax.tick_params(axis="y", length=0)
-    _names_above(ax, len(methods))
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    ax.legend(ncols=min(3, len(methods)), frameon=False, handlelength=1.2, columnspacing=1.2, **place)

@@ -1,11 +1,7 @@
-"""What happens over steps, frames and windows, as lines with their names beside them.
+"""What happens over steps, frames and windows, and how a network learns, as lines with their names beside them.
 
-Functions draw on the axes they are given; they neither save nor show. Values may be tensors or NumPy arrays.
-
-How a network learns, as curves over the steps of its log: loss, judgement, learning rate, and time spent waiting.
-
-`training_curves` draws on the axes it is given, `training_figure` makes a whole figure that knows nothing of pyplot.
-Rows are those of a training run's `log.jsonl`; older ones with fewer entries are drawn as far as they go.
+Functions draw on the axes they are given; `training_figure` makes a whole figure without pyplot. Values may be tensors
+or arrays. Rows of training are those of `log.jsonl`; older ones with fewer entries are drawn as far as they go.
 """
 
 from __future__ import annotations
@@ -21,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ttilib.plots.overlays import SomeAxes, array, each_of
-from ttilib.plots.style import STYLES, Looks, label_ends, line_end, styles, tidy
+from ttilib.plots.style import STYLES, Looks, label_ends, styles, tidy
 from ttilib.solver.objective import Terms
 
 Series = Float[Tensor, "_"] | Float[np.ndarray, "_"] | Sequence[float]
@@ -82,13 +78,11 @@ def loss_terms(
 
 def _terms_together(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
     """Every term's mean over frames in one axes."""
-    ends = []
     for name, value in values.items():
-        mean, steps = value.mean(axis=1), np.arange(len(value))
-        ax.plot(steps, mean, color=TERM_COLOURS[name], linewidth=2)
-        ends.append(line_end(steps, mean, TERMS[name].removesuffix(" [nats]"), TERM_COLOURS[name]))
+        label = TERMS[name].removesuffix(" [nats]")
+        ax.plot(value.mean(axis=1), color=TERM_COLOURS[name], linewidth=2, label=label)
     tidy(ax, "step", "mean over frames")
-    label_ends(ax, ends)
+    label_ends(ax)
 
 
 def _term_alone(ax: Axes, name: str, value: Float[np.ndarray, "steps T"]) -> None:
@@ -117,16 +111,12 @@ def prior_trace(ax: Axes, prior: Series, marginal: Series, truth: Series | None 
         (marginal, "predicted", {"color": STYLES["TTI"]["color"], "linestyle": "-"}),
         (truth, "truth", {"color": "#000000", "linestyle": "-"}),
     ]
-    ends = []
     for values, name, look in lines:
         if values is not None:
-            numbers = array(values)
-            frames = np.arange(len(numbers))
-            ax.plot(frames, numbers, linewidth=2, label=name, **look)
-            ends.append(line_end(frames, numbers, name, look["color"]))
+            ax.plot(array(values), linewidth=2, label=name, **look)
     ax.set_ylim(bottom=0)
     tidy(ax, "query frame", "foreground proportion")
-    label_ends(ax, ends)
+    label_ends(ax)
 
 
 def vc_curve(
@@ -140,24 +130,15 @@ def vc_curve(
     `released` are the same methods' values as the released loop counts them, drawn thin and without marks; `looks` of
     `style.styles` over all methods give a method one look in several panels.
     """
-    ends, windows = [], sorted({k for curve in values.values() for k in curve})
     looks = looks or styles(values)
     for method, curve in values.items():
-        look = looks[method]
-        k, vc = _by_window(curve)
-        ax.plot(k, vc, label=method, **look)
-        ends.append(line_end(k, vc, method, look["color"]))
+        ax.plot(*zip(*sorted(curve.items()), strict=True), label=method, **looks[method])
         if released and method in released:
-            ax.plot(*_by_window(released[method]), color=look["color"], linewidth=0.6, alpha=0.8)
+            thin = {"color": looks[method]["color"], "linewidth": 0.6, "alpha": 0.8}
+            ax.plot(*zip(*sorted(released[method].items()), strict=True), **thin)
     tidy(ax, "window k [frames]", "VC$_k$", integers=False)
-    ax.set_xticks(windows)
-    label_ends(ax, ends)
-
-
-def _by_window(curve: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Windows in order, and the value of each."""
-    k = np.array(sorted(curve))
-    return k, np.array([curve[int(each)] for each in k], dtype=float)
+    ax.set_xticks(sorted({k for curve in values.values() for k in curve}))
+    label_ends(ax)
 
 
 def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:
@@ -165,16 +146,13 @@ def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:
 
     A window that says nothing (nan: no common truth) leaves a gap.
     """
-    ends = []
-    for (method, series), look in zip(values.items(), styles(values).values(), strict=True):
-        vc = array(series).astype(float)
-        first = np.arange(len(vc))
+    for method, look in styles(values).items():
+        vc = array(values[method])
         marks = {"markersize": 5, "markevery": max(1, len(vc) // 12)}
-        ax.plot(first, vc, linewidth=2, label=method, clip_on=False, **marks, **look)
-        ends.append(line_end(first, vc, method, look["color"]))
+        ax.plot(vc, linewidth=2, label=method, clip_on=False, **marks, **look)
     ax.set_ylim(top=1)
     tidy(ax, "first frame of the window", f"VC of {k} frames")
-    label_ends(ax, ends)
+    label_ends(ax)
 
 
 HELD_OUT = "#D55E00"
@@ -215,40 +193,36 @@ def _losses(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int)
     if len(names) > 1:
         parts = [np.array([(each.get("parts") or {}).get(name, np.nan) for each in log], dtype=float) for name in names]
         lines = [("loss", loss, "#000000"), *zip(names, parts, PARTS[: len(names)], strict=True)]
-    ends = []
     for name, values, colour in lines:
-        smooth = _means(values, span)
-        ax.plot(step[span - 1 :], smooth, color=colour, linewidth=2, label=name)
-        ends.append(line_end(step[span - 1 :], smooth, name, colour))
-    judged = [(each["step"], each["val_loss"]) for each in log if each.get("val_loss") is not None]
-    if judged:
-        at, held_out = np.array(judged, dtype=float).T
-        ax.plot(at, held_out, color=HELD_OUT, marker="o", linewidth=2, markersize=5, label="held out", clip_on=False)
-        ends.append(line_end(at, held_out, "held out", HELD_OUT))
+        ax.plot(step[span - 1 :], _means(values, span), color=colour, linewidth=2, label=name)
+    measured = _measured(ax, log, "val_loss", "held out", HELD_OUT, "o")
     what = "training loss, and its parts before weighting" if len(names) > 1 else "training loss [nats]"
     tidy(ax, "step", title=what + (f", mean of {span} steps" if span > 1 else ""))
-    if len(ends) > 1:
-        label_ends(ax, ends)
+    if len(lines) > 1 or measured:
+        label_ends(ax)
+
+
+def _measured(ax: Axes, log: list[Mapping[str, Any]], key: str, label: str, colour: str, marker: str) -> bool:
+    """A marked line through the rows that have a value of `key`; whether there is any."""
+    known = [(each["step"], each[key]) for each in log if each.get(key) is not None]
+    if known:
+        look = {"color": colour, "marker": marker, "linewidth": 2, "markersize": 5, "clip_on": False}
+        ax.plot(*np.array(known, dtype=float).T, label=label, **look)
+    return bool(known)
 
 
 def _judgements(ax: Axes, log: list[Mapping[str, Any]]) -> None:
-    """mIoU over all outputs where it was measured: on held-out pictures, and on those learned from."""
-    ends = []
-    for name, key, colour, marker in (("held out", "val_miou", HELD_OUT, "o"), ("training", "train_miou", "0.4", "s")):
-        known = [(each["step"], each[key]) for each in log if each.get(key) is not None]
-        if not known:
-            continue
-        at, miou = np.array(known, dtype=float).T
-        ax.plot(at, miou, color=colour, marker=marker, linewidth=2, markersize=5, label=name, clip_on=False)
-        ends.append(line_end(at, miou, name, colour))
+    """mIoU over all outputs where it was measured: on held-out and on training images."""
+    _measured(ax, log, "val_miou", "held out", HELD_OUT, "o")
+    _measured(ax, log, "train_miou", "training", "0.4", "s")
     top = max((float(line.get_ydata().max()) for line in ax.lines), default=1.0)
     ax.set(xlim=(0, max((each["step"] for each in log), default=1)), ylim=(0, 1.1 * top or 1.0))
     tidy(ax, "step", title="mIoU while training")
-    label_ends(ax, ends)
+    label_ends(ax)
 
 
 def _waiting(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int) -> None:
-    """Share of the time of `span` steps in which the network waited for pictures."""
+    """Share of the time of `span` steps in which the network waited for images."""
     waited = np.array([each.get("waited", np.nan) for each in log], dtype=float)
     took = np.diff([each.get("seconds", np.nan) for each in log], prepend=0.0)
     share = _means(waited, span) / np.maximum(_means(took, span), 1e-9)

@@ -1,8 +1,7 @@
-"""The best, the median and the worst episode: what the figures of a table look like.
+"""The best, the median and the worst episode: what the numbers of a table look like.
 
-A mean hides what goes wrong. `chosen` takes three rows by rule and not by taste, `recorded` finds the pixels and the
-stored masks of a row again, without running a model, and `gallery` shows them: the labelled support, some frames with
-truth and prediction, and the overlap in every frame.
+A mean hides what goes wrong. `chosen` takes three rows by rule and not by taste, `recorded` reads the frames and the
+stored masks of a row again, without running a model, and `gallery` shows them with the IoU of every frame.
 """
 
 from __future__ import annotations
@@ -19,35 +18,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
 from ttilib.episodes.benchmarks import read_benchmark
 from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import read_episodes
-from ttilib.plots.overlays import PREDICTION, SHARP, Mask, Pixels, array, evenly_spaced, overlay, show, zoom_for
+from ttilib.plots.overlays import PREDICTION, RIM, SHARP, Mask, Pixels, array, evenly_spaced, overlay, show, zoom_for
 from ttilib.plots.style import text_size, tidy
 from ttilib.results.metrics import intersection_union
 from ttilib.results.records import read_masks
 
 LABEL = "#56B4E9"  # of the labelled support: what was given is blue, what was found is magenta
-FRAMES = 5  # pictures of the query, so that each is an inch wide on a page
+FRAMES = 5  # of the query shown, each an inch wide on a page
 LINE = 0.36  # inches, height of the line of overlaps
-RIM = [Stroke(linewidth=1.5, foreground="0.1"), Normal()]  # a white line is seen on snow, too
 
 Row = Mapping[str, Any]
 Predicted = Bool[np.ndarray, "T H W"] | Bool[Tensor, "T H W"]
 Item = tuple[str, Clip, Predicted]
-"""Title, pictures and predicted masks of one episode."""
+"""Title, frames and predicted masks of one episode."""
 
 
 def chosen(rows: Iterable[Row] | pd.DataFrame, method: str, figure: str = "iou") -> dict[str, Row]:
     """The "best", "median" and "worst" episode of a method by one figure of its rows.
 
-    "iou" is the episode's own, intersection / union; any other figure is a key of the rows, such as "j" or "vc_3".
-    Rows without the figure are left out. Of an even number the median is the lower of the middle two; equal values
-    go by episode and index, so that the choice does not depend on the order of the rows.
-    Raises ValueError if the method has no row with that figure.
+    "iou" is the episode's own, intersection / union; any other figure is a key of the rows, such as "j" or "vc_3". Rows
+    without it are left out. Of an even number the median is the lower of the middle two; equal values go by episode and
+    index, not by the order of the rows. Raises ValueError if the method has no row with that figure.
     """
     every = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
     own = [(_value(row, figure), row) for row in every if row["method"] == method]
@@ -64,19 +60,19 @@ def chosen(rows: Iterable[Row] | pd.DataFrame, method: str, figure: str = "iou")
 
 def _value(row: Row, figure: str) -> float | None:
     """A figure of one row; None if it is not defined there."""
-    if figure != "iou":
-        return row.get(figure)
-    return row["intersection"] / row["union"] if row["union"] else None
+    if figure == "iou":
+        return row["intersection"] / row["union"] if row["union"] else None
+    return row.get(figure)
 
 
 def recorded(
     row: Row, index: Mapping[str, Any], file: str, out: Path | str, root: Path | str
 ) -> tuple[Clip, Bool[Tensor, "T H W"]]:
-    """The pictures and the stored masks of a row, found again by the index of its table.
+    """The clip and the stored masks of a row.
 
-    `file` is the file of rows as the index names it, `out` the run folder, `root` the data folder.
-    Raises ValueError if the index knows no masks or manifest for the file, if the manifest holds another episode at
-    the row's place, or if the masks are not those that were scored.
+    `index` is that of the table, `file` the file of rows as it names it, `out` the run folder, `root` the data folder.
+    Raises ValueError if the index has no masks or manifest for the file, if the manifest has another episode at the
+    row's index, or if the masks are not those that were scored.
     """
     manifest, masks = index.get("manifests", {}).get(file), index.get("masks", {}).get(file)
     if not manifest or not masks:
@@ -97,7 +93,7 @@ def recorded(
 
 
 def support_mosaic(clip: Clip) -> Pixels:
-    """All support pictures in one, labels filled: one column for one or two, two columns up to six, then three."""
+    """All support images in one, labels filled: one column for one or two, two columns up to six, then three."""
     shots = len(clip.support)
     columns = 1 if shots <= 2 else 2 if shots <= 6 else 3
     zoom = max(1, zoom_for(clip.support[0], SHARP // columns))
@@ -115,25 +111,20 @@ def support_mosaic(clip: Clip) -> Pixels:
 
 
 def height(items: Sequence[Item]) -> float:
-    """Inches that the episodes need below each other on a page, their pictures an inch wide."""
-    return 0.25 + sum(_shape(clip) + LINE + 0.5 for _, clip, _ in items)
-
-
-def _shape(clip: Clip) -> float:
-    """Height of a picture over its width."""
-    return clip.size[0] / clip.size[1]
+    """Inches that the episodes need below each other on a page, their frames an inch wide."""
+    return 0.25 + sum(clip.size[0] / clip.size[1] + LINE + 0.5 for _, clip, _ in items)
 
 
 def gallery(figure: Figure | SubFigure, items: Sequence[Item]) -> None:
-    """One row of pictures per episode: the support, `FRAMES` frames with truth and prediction, IoU per frame below.
+    """One row per episode: the support, `FRAMES` frames with ground truth and prediction, the IoU of every frame below.
 
-    The line below says in percent how well each frame is covered, with a dot under every frame shown; where nothing
-    is predicted and nothing true it has a gap, and a clip without truth has no line. A width of `paper.PAGE` and the
-    `height` of the items suit. Raises ValueError if there is nothing to show.
+    The line of IoU has a dot under every frame shown and a gap where prediction and ground truth are both empty; a clip
+    without ground truth has none. A width of `style.PAGE` and the `height` of the items suit.
+    Raises ValueError if there is nothing to show.
     """
     if not items:
         raise ValueError("there is no episode to show; give at least one")
-    ratios = [part for _, clip, _ in items for part in (_shape(clip), LINE)]
+    ratios = [part for _, clip, _ in items for part in (clip.size[0] / clip.size[1], LINE)]
     grid = figure.add_gridspec(len(ratios), FRAMES + 1, height_ratios=ratios)
     for place, (title, clip, masks) in enumerate(items):
         above, below = 2 * place, 2 * place + 1
@@ -146,11 +137,17 @@ def gallery(figure: Figure | SubFigure, items: Sequence[Item]) -> None:
             _frame(figure.add_subplot(grid[above, column]), clip, masks[t], t)
         if clip.truth is not None:
             _overlap_line(figure.add_subplot(grid[below, 1:]), clip, masks, at)
-    _key(figure)
+    marks = [
+        Patch(color=LABEL, alpha=0.7, label="labelled support"),
+        Patch(color=PREDICTION, alpha=0.6, label="predicted"),
+        Line2D([], [], color="white", linewidth=0.7, label="truth"),
+    ]
+    legend = figure.legend(handles=marks, loc="outside lower right", ncols=3, fontsize=text_size(0.92), frameon=False)
+    legend.get_lines()[0].set_path_effects(RIM)
 
 
 def _frame(ax: Axes, clip: Clip, mask: Mask, t: int) -> None:
-    """One frame with its prediction, and the truth as a line whose width is that of print."""
+    """One frame with its prediction, and the ground truth as a line whose width is that of print."""
     show(ax, overlay(clip.query[t], mask, zoom=zoom_for(clip.query[t])))
     ax.set_title(" ", fontsize=text_size(), pad=3)  # keeps the line free in which the episode's title stands
     rows, columns = clip.size
@@ -163,7 +160,7 @@ def _frame(ax: Axes, clip: Clip, mask: Mask, t: int) -> None:
 
 
 def _overlap_line(ax: Axes, clip: Clip, masks: Predicted, at: list[int]) -> None:
-    """IoU of every frame in percent; the frames shown have a dot, right below their pictures."""
+    """IoU of every frame in percent; the frames shown have a dot, right below them."""
     intersection, union = intersection_union(array(masks), array(clip.truth), array(clip.query_valid))
     iou = np.where(union > 0, 100 * intersection / np.maximum(union, 1), np.nan)
     ax.plot(np.arange(len(iou)), iou, color=PREDICTION, clip_on=False)
@@ -172,16 +169,5 @@ def _overlap_line(ax: Axes, clip: Clip, masks: Predicted, at: list[int]) -> None
     ax.set_ylim(0, 100)
     ax.set_yticks([0, 50, 100])
     ax.set_xticks(at, [f"frame {at[0]}", *at[1:]])
-    step = (len(iou) - 1) / (len(at) - 1) if len(at) > 1 else 1.0  # frames from picture to picture
+    step = (len(iou) - 1) / (len(at) - 1) if len(at) > 1 else 1.0  # between frames that are shown
     ax.set_xlim(-step / 2, (FRAMES - 0.5) * step)
-
-
-def _key(figure: Figure | SubFigure) -> None:
-    """What the colours mean, below everything."""
-    marks = [
-        Patch(color=LABEL, alpha=0.7, label="labelled support"),
-        Patch(color=PREDICTION, alpha=0.6, label="predicted"),
-        Line2D([], [], color="white", linewidth=0.7, label="truth"),
-    ]
-    legend = figure.legend(handles=marks, loc="outside lower right", ncols=3, fontsize=text_size(0.92), frameon=False)
-    legend.get_lines()[0].set_path_effects(RIM)

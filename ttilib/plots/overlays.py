@@ -1,44 +1,33 @@
-"""Frames, masks and features as pictures a reader can judge at a glance.
+"""Frames, masks, labels and features as images that a reader can judge at a glance.
 
-A prediction is a translucent fill with a crisp edge, the truth a white line with a dark rim over it, so that
-agreement and error show in one picture. Feature vectors become colours, gradients a map around zero.
+A prediction is a translucent fill with a crisp edge, the ground truth a white line with a dark rim over it. Feature
+vectors become colours, gradients a map around zero, class labels a colour and a name on their region.
 
-Functions draw on the axes they are given or return pixels; they neither save nor show. Pictures may be
-tensors [3, H, W] in [0, 1], as clips hold them, or NumPy images [H, W, 3]. Lines are in `curves`, tables in
-`bars`.
-
-What a training run is looked at with: labels as colours, sheets of samples and pairs.
-
-A class has one colour and one weave for ever, by its label: seven colours that readers with any colour vision tell
-apart, and from the eighth class on lines woven into them. The legend shows both, for the classes on the sheet only.
-Background is the grey picture itself; what is not judged is plain light grey.
-
-`label_map` colours one picture; `sample_sheet` and `pairs_sheet` make whole figures, which know
-nothing of pyplot: drawing them changes nothing in a notebook or script that runs the training.
+Functions return pixels, draw on the axes they are given, or (`sample_sheet`, `pairs_sheet`) make a whole figure without
+pyplot; they neither save nor show. Images may be tensors [3, H, W] in [0, 1], as clips hold them, or arrays [H, W, 3].
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
-from matplotlib.layout_engine import PlaceHolderLayoutEngine
+from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
 from ttilib.episodes.clips import IGNORED, Clip
 
 PREDICTION = "#E6007E"  # magenta: next to no object or ground in nature has it
 FILL = 0.45  # share of the colour inside a mask; more hides the object, less hides the mask
-SHARP = 360  # pixels: smaller pictures are enlarged in film strips so that contours stay thin
+SHARP = 360  # pixels: smaller images are enlarged in film strips so that contours stay thin
 
 Image = Float[Tensor, "3 H W"] | UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"]
 Mask = Bool[Tensor, "_ _"] | Bool[np.ndarray, "_ _"]
@@ -59,7 +48,7 @@ def each_of(axes: SomeAxes) -> list[Axes]:
 
 
 def as_rgb(image: Image) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture as red, green, blue bytes; floats are in [0, 1] and clipped to it."""
+    """An image as red, green, blue bytes; floats are in [0, 1] and clipped to it."""
     pixels = array(image)
     if isinstance(image, Tensor):
         pixels = pixels.transpose(1, 2, 0)
@@ -69,26 +58,32 @@ def as_rgb(image: Image) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def evenly_spaced(count: int, n: int) -> list[int]:
-    """At most n of the indices 0 .. count - 1, first and last among them, as evenly as integers allow."""
+    """At most n of the indices 0 .. count - 1 with the first and last, as evenly as integers allow."""
     return [int(index) for index in np.linspace(0, count - 1, min(n, count)).round()]
 
 
 def zoom_for(image: Image, wanted: int = SHARP) -> int:
-    """How many times a picture is to be enlarged so that its longer side has about `wanted` pixels."""
+    """The whole factor that enlarges the longer side of an image to about `wanted` pixels."""
     return max(1, round(wanted / max(as_rgb(image).shape[:2])))
 
 
 def _edge(mask: Bool[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:
-    """The outermost `width` pixels of a mask; where the picture cuts the object there is no edge."""
+    """The outermost `width` pixels of a mask; where the image border cuts the object there is no edge."""
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     return mask & ~(cv2.erode(mask.astype(np.uint8), kernel) > 0)
 
 
-def _fitted(mask: Mask, shape: tuple[int, int], zoom: int, what: str) -> Bool[np.ndarray, "H W"]:
-    """The mask of a picture, enlarged as the picture is."""
+def _enlarged(pixels: np.ndarray, zoom: int) -> np.ndarray:
+    """An image [H, W] or [H, W, 3] `zoom` times as large."""
+    size = pixels.shape[1] * zoom, pixels.shape[0] * zoom
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC) if zoom > 1 else pixels
+
+
+def _fitted(mask: Mask | LabelMap, shape: tuple[int, int], zoom: int, what: str) -> np.ndarray:
+    """The mask or labels of an image of this shape, enlarged as the image is."""
     pixels = array(mask)
     if pixels.shape != shape:
-        found = f"{list(pixels.shape)}, the picture {list(shape)}"
+        found = f"{list(pixels.shape)}, the image {list(shape)}"
         raise ValueError(f"the {what} is {found}; give both at the same height and width")
     return pixels.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
@@ -100,17 +95,14 @@ def overlay(
     colour: str = PREDICTION,
     zoom: int = 1,
 ) -> Pixels:
-    """The picture with a mask as a translucent fill and edge in `colour`, and the truth as a white line.
+    """The image with a mask as a translucent fill and edge in `colour`, and the ground truth as a white line.
 
-    `zoom` enlarges the picture first (whole factor), which keeps lines thin on small frames. Edges lie inside
-    the masks, so nothing outside is touched but the dark rim of the truth line, one `zoom` wide.
-    Raises ValueError if a mask has another size than the picture.
+    `zoom` enlarges the image first (whole factor), which keeps lines thin on small frames. Edges lie inside the masks;
+    outside, only the dark rim of the white line is drawn. Raises ValueError if a mask has another size than the image.
     """
     rgb = as_rgb(image)
     shape = rgb.shape[:2]
-    if zoom > 1:
-        rgb = cv2.resize(rgb, (shape[1] * zoom, shape[0] * zoom), interpolation=cv2.INTER_CUBIC)
-    out = rgb.astype(np.float32)
+    out = _enlarged(rgb, zoom).astype(np.float32)
     paint = 255 * np.array(to_rgb(colour), dtype=np.float32)
     if mask is not None:
         inside = _fitted(mask, shape, zoom, "mask")
@@ -126,9 +118,9 @@ def overlay(
     return out.round().astype(np.uint8)
 
 
-def show(ax: Axes, picture: Image, title: str = "") -> AxesImage:
-    """One picture without ticks or frame."""
-    drawn = ax.imshow(as_rgb(picture), interpolation="antialiased")
+def show(ax: Axes, image: Image, title: str = "") -> AxesImage:
+    """One image without ticks or frame."""
+    drawn = ax.imshow(as_rgb(image), interpolation="antialiased")
     ax.set_axis_off()
     if title:
         ax.set_title(title, fontsize=9, pad=3)
@@ -148,18 +140,18 @@ def filmstrip(
     Choose frames beforehand (`evenly_spaced`). Raises ValueError if there are more frames than axes.
     """
     row = each_of(axes)
-    pictures = list(frames)
-    if len(pictures) > len(row):
-        raise ValueError(f"{len(pictures)} frames for {len(row)} axes; choose fewer or draw a wider strip")
-    for ax in row[len(pictures) :]:
+    images = list(frames)
+    if len(images) > len(row):
+        raise ValueError(f"{len(images)} frames for {len(row)} axes; choose fewer or draw a wider strip")
+    for ax in row[len(images) :]:
         ax.set_axis_off()
-    given = [[None] * len(pictures) if each is None else list(each) for each in (masks, truths, titles)]
-    for ax, picture, mask, truth, title in zip(row[: len(pictures)], pictures, *given, strict=True):
-        show(ax, overlay(picture, mask, truth, colour, zoom_for(picture)), title or "")
+    given = [[None] * len(images) if each is None else list(each) for each in (masks, truths, titles)]
+    for ax, image, mask, truth, title in zip(row[: len(images)], images, *given, strict=True):
+        show(ax, overlay(image, mask, truth, colour, zoom_for(image)), title or "")
 
 
 def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> None:
-    """An episode on one card: the labelled support above, `frames` of the query below with their truth.
+    """An episode: the labelled support above, `frames` of the query below with their ground truth.
 
     Labels are outlined in white. A figure of 9.5 x 2.8 inches with layout "compressed" suits.
     """
@@ -176,10 +168,10 @@ def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> Non
 def gradient_map(
     ax: Axes, image: Image, gradient: Map, label: str = "gradient", limit: float | None = None
 ) -> AxesImage:
-    """A signed map over the grey picture: blue below zero, white at zero, red above; the bar says how much.
+    """A signed map over the grey image, with a colour bar: blue below zero, white at zero, red above.
 
-    The map is at feature size and is laid where the features lie: its corner cells on the corner pixels.
-    Colours end at plus and minus `limit`, by default the largest magnitude; maps with one limit compare.
+    The map is at feature size, its corner cells are centred on the corner pixels. Colours end at plus and minus
+    `limit`, by default the largest magnitude.
     """
     values = array(gradient)
     grey = cv2.cvtColor(as_rgb(image), cv2.COLOR_RGB2GRAY)
@@ -207,11 +199,10 @@ def gradient_map(
 def feature_colours(
     features: Float[Tensor, "N C h w"] | Float[np.ndarray, "N C h w"],
 ) -> Float[np.ndarray, "N h w 3"]:
-    """What the encoder tells apart, as colours in [0, 1]: cells with like features get like colours.
+    """Features as colours in [0, 1]: the first three principal components of all N h w cells as red, green and blue.
 
-    The three directions of largest variance of all N h w cells together become red, green and blue, each
-    stretched from its 1st to its 99th percentile. The sign of a direction makes its largest component
-    positive: the same features always get the same colours.
+    Each is stretched from its 1st to its 99th percentile; its sign makes the largest component of its direction
+    positive, so that the same features always get the same colours.
     """
     values = array(features).astype(np.float64)
     count, channels, rows, columns = values.shape
@@ -227,47 +218,32 @@ def feature_colours(
     return colours.reshape(count, rows, columns, 3)
 
 
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")  # Okabe and Ito's
-WEAVES = ((), ((1, 1),), ((0, 1),), ((1, -1),), ((1, 0),), ((1, 1), (1, -1)), ((1, 0), (0, 1)), ((1, 2),), ((1, -2),))
-"""Directions (x, y) across which dark lines follow each other."""
+COLOURS = (
+    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+    "#332288", "#882255", "#117733", "#999933", "#661100", "#88CCEE", "#DDCC77", "#AA4499",
+)  # fmt: skip
+"""Of classes, by label, again from the 16th on; the first seven (Okabe and Ito's) differ for any colour vision."""
 
-THREAD = 12  # pixels from line to line
-FILLED = 0.8  # share of a class's colour; the rest is the grey picture
-UNKNOWN = 217  # grey value
+FILLED = 0.8  # share of a class's colour; the rest is the grey image
+UNKNOWN = 217  # grey value of ignored pixels
 WIDTH = 12.0  # inches of a sheet
+RIM = [Stroke(linewidth=1.5, foreground="0.1"), Normal()]  # white lines and letters are seen on snow, too
 
 LabelMap = Int64[Tensor, "_ _"]
 
 
-def class_colours(labels: Int64[np.ndarray, "H W"]) -> Float[np.ndarray, "H W 3"]:
-    """Colour and weave of the class at every pixel, in [0, 255]; labels 1, 2, ... are classes."""
-    rows, columns = np.indices(labels.shape)
-    classes = np.clip(labels - 1, 0, None)
-    paint = 255 * np.array([to_rgb(colour) for colour in COLOURS])[classes % len(COLOURS)]
-    kinds = classes // len(COLOURS) % len(WEAVES)
-    for kind in np.unique(kinds):
-        for x, y in WEAVES[kind]:
-            line = (x * columns + y * rows) % THREAD < THREAD / 3
-            paint[line & (kinds == kind)] *= 0.35
-    return paint
-
-
 def label_map(image: Image, labels: LabelMap, zoom: int = 1) -> Pixels:
-    """The grey picture with every class in its colour; what is labelled unknown is light grey.
+    """The image in grey with every class (1, 2, ...) in its colour; what the ignore label covers is light grey.
 
-    `zoom` enlarges picture and labels first (whole factor). Raises ValueError if they differ in size.
+    `zoom` enlarges both first (whole factor). Raises ValueError if they differ in size.
     """
-    rgb, known = as_rgb(image), array(labels)
-    if rgb.shape[:2] != known.shape:
-        found = f"{list(known.shape)}, the picture {list(rgb.shape[:2])}"
-        raise ValueError(f"the label map is {found}; give both at the same height and width")
-    grey = np.repeat(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2)
-    if zoom > 1:
-        grey = cv2.resize(grey, (grey.shape[1] * zoom, grey.shape[0] * zoom), interpolation=cv2.INTER_CUBIC)
-        known = known.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    out = 0.6 * grey.astype(np.float64)
+    rgb = as_rgb(image)
+    known = _fitted(labels, rgb.shape[:2], zoom, "label map")
+    grey = _enlarged(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), zoom)
+    out = np.repeat(0.6 * grey[..., None], 3, axis=2)
     inside = (known > 0) & (known != IGNORED)
-    out[inside] = ((1 - FILLED) * out + FILLED * class_colours(known))[inside]
+    paint = 255 * np.array([to_rgb(colour) for colour in COLOURS])[(known[inside] - 1) % len(COLOURS)]
+    out[inside] = (1 - FILLED) * out[inside] + FILLED * paint
     out[known == IGNORED] = UNKNOWN
     return out.round().astype(np.uint8)
 
@@ -279,80 +255,62 @@ def sample_sheet(
     names: Sequence[str],
     title: str = "",
 ) -> Figure:
-    """Picture, truth and prediction side by side, with a legend of the classes that occur.
+    """Image, ground truth and prediction side by side, the classes named on their regions.
 
-    Pictures are in [0, 1]; `names` are those of the labels 0, 1, 2, ..., background first. Predictions are blanked
-    where the truth is unknown, and their titles say which share of the known pixels is right.
+    Images are in [0, 1]; `names` are those of the labels 0, 1, 2, ..., background first. Predictions are blanked where
+    the ground truth is ignored, and their titles say which share of the other pixels is right.
     Raises ValueError if a label has no name.
     """
     truth = labels.cpu()
     shown = found.cpu().where(truth != IGNORED, IGNORED)
-    present = _named(sorted({*truth.unique().tolist(), *shown.unique().tolist()}), names)
-    columns = max(1, min(6, int(WIDTH / (0.7 + 0.09 * max(map(len, present.values()))))))  # of the legend
+    present = {*truth.unique().tolist(), *shown.unique().tolist()} - {IGNORED}
+    if nameless := sorted(label for label in present if not 0 <= label < len(names)):
+        raise ValueError(f"label {nameless[0]} has no name among {len(names)}; name every label, background first")
     blocks = 1 if len(images) < 4 else 2
-    rows, lines = math.ceil(len(images) / blocks), math.ceil(len(present) / columns)
-    figure, grid, below = _sheet(rows, 3 * blocks, images.shape[-2] / images.shape[-1], title, 0.28 * lines)
+    figure, grid = _sheet(math.ceil(len(images) / blocks), 3 * blocks, images.shape[-2] / images.shape[-1], title)
     for axes, image, true, guess in zip(grid.reshape(-1, 3), images.cpu(), truth, shown, strict=False):
-        zoom = zoom_for(image)
         right = (true == guess)[true != IGNORED].double().mean().nan_to_num()
-        show(axes[0], image, "picture")
-        show(axes[1], label_map(image, true, zoom), "truth")
-        show(axes[2], label_map(image, guess, zoom), f"prediction, {100 * right:.0f}% right")
-    _legend(below, present, lines, columns)
+        show(axes[0], image, "image")
+        _named_regions(axes[1], image, true, names, "truth")
+        _named_regions(axes[2], image, guess, names, f"prediction, {100 * right:.0f}% right")
     return figure
 
 
-def _sheet(rows: int, columns: int, ratio: float, title: str, below: float) -> tuple[Figure, np.ndarray, Axes]:
-    """A figure of equal cells for pictures of height / width `ratio`, and a strip of `below` inches under them.
+def _named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str], title: str) -> None:
+    """A label map with the name of each class on its pixels, near their top, so that nested regions keep theirs."""
+    zoom, known = zoom_for(image), array(labels)
+    show(ax, label_map(image, labels, zoom), title)
+    for label in np.setdiff1d(known, (0, IGNORED)):
+        rows, columns = np.nonzero(known == label)
+        row, column = zoom * np.quantile(rows, 0.15), zoom * columns.mean()
+        look = {"color": "white", "fontsize": 7, "ha": "center", "va": "center", "path_effects": RIM}
+        ax.text(column, row, names[label], clip_on=True, **look)
 
-    Laid out by hand, because a run waits for it: finding the layout takes matplotlib longer than drawing.
+
+def _sheet(rows: int, columns: int, ratio: float, title: str) -> tuple[Figure, np.ndarray]:
+    """A figure of equal cells for images of height / width `ratio`.
+
+    Without a layout engine, because a training run waits for it: finding the layout takes longer than drawing.
     """
-    width = WIDTH / columns
-    head, height = (0.28 if title else 0.05), width * ratio + 0.3  # inches, of the title and of a cell
-    total = head + rows * height + below
-    by_hand = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=False)  # "none" yields to matplotlibrc
-    figure = Figure(figsize=(WIDTH, total), layout=by_hand, dpi=120)
+    head, above, height = (0.28 if title else 0.05), 0.3, WIDTH / columns * ratio  # inches; above: title of a cell
+    total = head + rows * (height + above)
+    figure = Figure(figsize=(WIDTH, total), dpi=120)
+    figure.set_layout_engine("none")
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.005, y=1 - 0.08 / total, ha="left", va="top", fontsize=11)
-    grid = np.empty((rows, columns), dtype=object)
-    for row, column in np.ndindex(rows, columns):
-        bottom = below + (rows - row - 1) * height + 0.04
-        box = ((column * width + 0.03) / WIDTH, bottom / total, (width - 0.06) / WIDTH, (height - 0.3) / total)
-        grid[row, column] = figure.add_axes(box, frame_on=False, xticks=(), yticks=())
-    return figure, grid, figure.add_axes((0.0025, 0, 0.9975, below / total), frame_on=False, xticks=(), yticks=())
+    place = {"left": 0.002, "right": 0.998, "bottom": 0.02 / total, "top": 1 - (head + above) / total}
+    blank = {"frame_on": False, "xticks": (), "yticks": ()}
+    spaces = {"wspace": 0.03, "hspace": above / height}
+    return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=blank, gridspec_kw=place | spaces)
 
 
-def _named(labels: Sequence[int], names: Sequence[str]) -> dict[int, str]:
-    nameless = [each for each in labels if each != IGNORED and not 0 <= each < len(names)]
-    if nameless:
-        raise ValueError(f"label {nameless[0]} has no name among {len(names)}; name every label, background first")
-    return {label: "not judged" if label == IGNORED else names[label] for label in labels}
-
-
-def _legend(ax: Axes, names: Mapping[int, str], lines: int, columns: int) -> None:
-    """A swatch and a name for every label, `columns` in a line."""
-    grey = np.full((18, 36, 3), 150, np.uint8)
-    width = 0.4 * columns / WIDTH  # of a swatch, in columns
-    for place, (label, name) in enumerate(names.items()):
-        line, column = divmod(place, columns)
-        swatch = label_map(grey, _full(label, grey.shape[:2]))
-        box = (column, column + width, line + 0.8, line + 0.2)
-        ax.imshow(swatch, extent=box, aspect="auto", interpolation="nearest")
-        ax.text(column + 1.2 * width, line + 0.5, name, va="center", fontsize=10)
-    ax.set(xlim=(0, columns), ylim=(lines, 0), xticks=(), yticks=())
-
-
-def _full(label: int, shape: tuple[int, int]) -> LabelMap:
-    return torch.full(shape, label)
-
-
-def pairs_sheet(pictures: Float[Tensor, "n 2 3 H W"], title: str = "") -> Figure:
+def pairs_sheet(images: Float[Tensor, "n 2 3 H W"], title: str = "") -> Figure:
     """The pairs whose features are contrasted: a frame above, the one it is compared with below.
 
-    Pictures are in [0, 1]; at most six pairs are shown.
+    Images are in [0, 1]; at most six pairs are shown.
     """
-    shown = pictures[:6].cpu()
-    figure, grid, _ = _sheet(2, max(4, len(shown)), pictures.shape[-2] / pictures.shape[-1], title, 0.05)
+    shown = images[:6].cpu()
+    figure, grid = _sheet(2, max(4, len(shown)), images.shape[-2] / images.shape[-1], title)
     for column, pair in enumerate(shown):
         show(grid[0, column], pair[0], f"frame of pair {column + 1}")
         show(grid[1, column], pair[1], "compared with")

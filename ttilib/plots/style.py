@@ -1,20 +1,16 @@
-"""The look of charts: what each method is drawn with, quiet axes, names beside lines.
+"""The look of charts: what each method is drawn with, quiet axes, names beside lines, figures at their printed size.
 
-A method looks the same in every figure: `styles` gives each its colour, marker and dash, which are told apart
-without colour vision and in grey. The truth is black. Text is sized by the reader's own setting, so that the same
-function draws for a screen and for a column of paper.
+A method looks the same in every figure: `styles` gives each its colour, marker and dash, which are told apart without
+colour vision and in grey. The ground truth is black. Text is sized by the reader's own setting (`text_size`).
 
-Figures at the size they are printed: one column or one page wide, with text that is still read there.
-
-A figure drawn large and shrunk by the journal ends with letters of four points. So every figure is drawn at its
-final width: `STYLE` holds the sizes, `paper_style` applies them to a block, `panels` makes a figure with as many axes
-as there is something to show, and `save` writes it twice, as pixels for a screen and as vectors for print.
+A figure that is drawn large and shrunk for print ends with letters of four points, so figures are drawn at their final
+width: `STYLE` holds the sizes, `paper_style` applies them, `panels` makes axes and `save` writes PNG and PDF.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -31,10 +27,6 @@ from ttilib.files import atomic
 Style = dict[str, Any]
 Looks = Mapping[str, Style]
 """How each method is drawn; `styles` over all methods of a study gives each one look in all its figures."""
-
-End = tuple[float, float, str, str]
-"""x, y, text and colour of a name at the end of a line."""
-
 
 STYLES: dict[str, Style] = {
     "fine-tune": {"color": "#E69F00", "marker": "^", "linestyle": ":"},
@@ -94,100 +86,34 @@ def tidy(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "", integers
         ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
-def line_end(x: np.ndarray, y: np.ndarray, text: str, colour: str) -> End:
-    """Where the name of a line goes: its last finite point; a line without any has none (nan)."""
-    known = np.flatnonzero(np.isfinite(y))
-    return (float(x[known[-1]]), float(y[known[-1]]), text, colour) if len(known) else (0.0, np.nan, text, colour)
-
-
-def label_ends(ax: Axes, ends: Iterable[End], size: float | None = None) -> None:
-    """Names beside the right ends of lines, moved apart up and down where they would overlap.
+def label_ends(ax: Axes, size: float | None = None) -> None:
+    """The label of each labelled line beside its last finite point, in its colour; names are moved apart vertically.
 
     `size` in points; by default a little smaller than the reader's text.
     """
-    size = size or text_size(0.95)
+    size, ends = size or text_size(0.95), []
+    for line in ax.lines:
+        points = line.get_xydata()[np.isfinite(line.get_ydata())]
+        if len(points) and not line.get_label().startswith("_"):  # matplotlib's mark of a line without a label
+            ends.append((*points[-1], line))
+    ends.sort(key=lambda end: end[1])
     lower, upper = ax.get_ylim()
     height = ax.get_window_extent().height * 72 / ax.figure.dpi  # points
-    known = sorted((end for end in ends if np.isfinite(end[1])), key=lambda end: end[1])
-    wanted = np.array([(y - lower) / (upper - lower) * height for _, y, _, _ in known])
+    wanted = np.array([(y - lower) / (upper - lower) * height for _, y, _ in ends])
     placed = wanted.copy()
     for place in range(1, len(placed)):
         placed[place] = max(placed[place], placed[place - 1] + 1.25 * size)
     if len(placed):
         placed -= (placed - wanted).mean()
         placed += max(0, 0.8 * size - placed[0]) - max(0, placed[-1] - height)  # stay beside the axes
-    for (x, y, text, colour), move in zip(known, placed - wanted, strict=True):
-        at = {"xytext": (6, move), "textcoords": "offset points", "va": "center"}
-        ax.annotate(short(text), (x, y), **at, color=colour, fontsize=size, annotation_clip=False)
+    for (x, y, line), move in zip(ends, placed - wanted, strict=True):
+        look = {"color": line.get_color(), "fontsize": size, "va": "center", "annotation_clip": False}
+        ax.annotate(short(line.get_label()), (x, y), (6, move), textcoords="offset points", **look)
 
 
 def short(name: str, most: int = 30) -> str:
     """A name that fits beside a figure; a longer one ends in an ellipsis."""
     return name if len(name) <= most else f"{name[: most - 1].rstrip()}\u2026"
-
-
-LEAD = {"arrowstyle": "-", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2}
-
-
-def _overlap(box: np.ndarray, others: Iterable[np.ndarray]) -> float:
-    """Area that a box (left, bottom, right, top) shares with others."""
-    shared = (np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2]) for other in others)
-    return float(sum(np.prod(sides.clip(min=0)) for sides in shared))
-
-
-def round_numbers(low: float, high: float) -> list[float]:
-    """Numbers for a log axis: 1, 2 and 5 times powers of ten between the limits, or any round ones if these are few."""
-    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    found = [first * 10.0**power for power in powers for first in (1, 2, 5) if low <= first * 10.0**power <= high]
-    return found if len(found) > 1 else [n for n in MaxNLocator(4).tick_values(low, high) if low <= n <= high]
-
-
-def label_dots(
-    ax: Axes, dots: Sequence[End], size: float | None = None, clear: Sequence[tuple[float, float]] = ()
-) -> None:
-    """Names beside dots, each on the side where it covers least: right, left, above or below, then further off.
-
-    A thin line leads from a name that is not beside its dot. `size` in points; `clear` are places of
-    other dots, which names keep off, too. Call it when everything else is drawn.
-    """
-    size = size or text_size(0.92)
-    for last in (False, True):  # the first names take room from the axes, so that dots lie elsewhere then
-        ax.figure.draw_without_rendering()
-        moves = _beside_dots(ax, dots, size, clear)
-        names = [
-            ax.annotate(
-                text, (x, y), move, textcoords="offset points", va="center", ha="left", color=colour, fontsize=size,
-                annotation_clip=False, arrowprops=LEAD | {"color": colour} if abs(move[1]) > 1.2 * size else None,
-            )
-            for (x, y, text, colour), move in zip(dots, moves, strict=True)
-        ]  # fmt: skip
-        for name in () if last else names:
-            ax.figure.draw_without_rendering()
-            name.remove()
-
-
-def _beside_dots(
-    ax: Axes, dots: Sequence[End], size: float, clear: Sequence[tuple[float, float]]
-) -> list[tuple[float, float]]:
-    """How many points the middle of each name's left end lies from its dot."""
-    scale, height, gap = 72 / ax.figure.dpi, 1.15 * size, 0.6 * size
-    places = [ax.transData.transform(dot[:2]) * scale for dot in dots]
-    others = [ax.transData.transform(dot) * scale for dot in clear]
-    taken = [np.concatenate([place - gap / 2, place + gap / 2]) for place in [*places, *others]]
-    left, moves = ax.get_window_extent().x0 * scale, []
-    for (_, _, text, _), place in zip(dots, places, strict=True):
-        width, costs = 0.56 * size * len(text), {}
-        for rise in (0, 1, -1, 1.6, -1.6, 2.4, -2.4, 3.4, -3.4):
-            for start in (gap, -gap - width) if abs(rise) != 1 else (-width / 2, gap / 2, -gap / 2 - width):
-                corner = place + (start, (rise - 0.5) * height)
-                box = np.concatenate([corner, corner + (width, height)])
-                outside = 3 * height * max(0, left - box[0])  # to the right the layout makes room
-                cost = _overlap(box, taken) + outside + 0.05 * height * abs(rise) * size
-                costs[start, rise * height] = cost, box
-        move = min(costs, key=lambda at: round(costs[at][0], 6))
-        taken.append(costs[move][1])
-        moves.append(move)
-    return moves
 
 
 COLUMN, PAGE = 3.35, 6.9
@@ -223,7 +149,7 @@ STYLE: dict[str, Any] = {
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Draw what is made inside the block for print: eight points, thin lines; afterwards all is as before."""
+    """Figures made inside the block are for print: eight points, thin lines."""
     with rc_context(STYLE):
         yield
 
