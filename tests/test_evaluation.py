@@ -1,12 +1,25 @@
 """A row holds what tables need, by counts done by hand, and sees the group in which the release solved the episode."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 
 from ttilib.episodes.clips import Clip
 from ttilib.episodes.episode import Episode
+from ttilib.results import evaluation
 from ttilib.results.evaluation import Answer, score_group
-from ttilib.results.metrics import j_and_f, precision, recall, released_video_consistency, video_consistency
+from ttilib.results.metrics import (
+    METRICS,
+    Metric,
+    boundary_f,
+    precision,
+    recall,
+    region_similarity,
+    released_video_consistency,
+    video_consistency,
+)
 from ttilib.results.records import append_row, read_rows
 
 MADE = {"ttilib": "0.1.0", "code": "c0de", "weights": "beef"}
@@ -37,8 +50,19 @@ def second() -> Answer:
     return answer("B", truth, strip("x..x", "...x", "...x", "...."), 5, valid, seconds=2.0, memory=None)
 
 
-def rows_of(*answers, windows=(2,)):
-    return score_group("ytvis-v1", "resnet50", "TTI window=5", answers, MADE, windows)
+@pytest.fixture(autouse=True)
+def windows_of_two(monkeypatch):
+    """VC over two frames in place of the windows of the tables."""
+    kept = {name: metric for name, metric in METRICS.items() if "VC" not in name}
+    for released in (False, True):
+        other = METRICS["VC_3 released" if released else "VC_3"]
+        key = "released_vc_2" if released else "vc_2"
+        kept[key] = replace(other, name=key, key=key, score=partial(other.score, k=2))
+    monkeypatch.setattr(evaluation, "METRICS", kept)
+
+
+def rows_of(*answers):
+    return score_group("ytvis-v1", "resnet50", "TTI window=5", answers, MADE)
 
 
 def test_a_row_by_hand():
@@ -86,11 +110,13 @@ def test_a_video_that_comes_twice_in_a_group_is_one_video_to_the_release():
     assert [row["frames"] for row in rows_of(*twice)] == [3, 2]
 
 
-def test_figures_are_those_of_the_metrics_on_a_real_canvas():
+def test_figures_are_those_of_the_metrics_on_a_real_canvas(monkeypatch):
+    monkeypatch.setattr(evaluation, "METRICS", METRICS)
     generator = torch.Generator().manual_seed(0)
     masks, truth, valid = (torch.rand(9, 33, 41, generator=generator) < share for share in (0.5, 0.6, 0.9))
     (row,) = score_group("b", "e", "RePRI", [answer("A", truth, masks, valid=valid)], MADE)
-    assert (row["j"], row["f"]) == pytest.approx(j_and_f(masks, truth, valid)[:2], rel=1e-12)
+    assert row["j"] == pytest.approx(region_similarity(masks, truth, valid).mean(), rel=1e-12)
+    assert row["f"] == pytest.approx(boundary_f(masks, truth, valid).mean(), rel=1e-12)
     assert row["f"] == pytest.approx(sum(row["f_frames"]) / 9)
     assert (sum(row["intersections"]), sum(row["unions"])) == (row["intersection"], row["union"])
     shares = row["intersection"] / row["predicted"], row["intersection"] / row["true"]
@@ -103,8 +129,8 @@ def test_figures_are_those_of_the_metrics_on_a_real_canvas():
 
 def test_what_is_undefined_is_none_and_a_row_is_plain_json(tmp_path):
     nothing = strip("....", "....")
-    (row,) = rows_of(answer("A", nothing, nothing), windows=(2, 3))
-    assert row["vc_2"] is None and row["vc_3"] is None and row["released_vc_3"] == 0.0
+    (row,) = rows_of(answer("A", nothing, nothing))
+    assert row["vc_2"] is None and row["released_vc_2"] == 0.0
     assert (row["intersection"], row["union"], row["j"], row["f"]) == (0, 0, 1.0, 1.0)
     assert (row["predicted"], row["true"]) == (0, 0)
     append_row(tmp_path / "rows.jsonl", row)
@@ -117,10 +143,19 @@ def test_an_empty_group_has_no_rows():
 
 def test_an_episode_that_cannot_be_scored_is_named():
     blind = answer("C", None, strip("x..."))
-    with pytest.raises(ValueError, match="episode ytvis/f2/cat/C: there is no truth"):
+    with pytest.raises(ValueError, match="episode ytvis/f2/cat/C: there is no ground truth"):
         rows_of(first(), blind)
     with pytest.raises(ValueError, match=r"episode ytvis/f2/cat/D: its frames are \(1, 3\), those of ytvis/f2/cat/A"):
         rows_of(first(), answer("D", strip("x.."), strip("x..")))
     short = answer("E", strip("x...", "x..."), strip("x...", "x..."))
     with pytest.raises(Exception, match="episode ytvis/f2/cat/E: masks, truth and valid|[Tt]ype-check"):
         rows_of(Answer(short.episode, 0, short.clip, short.masks[:1], 1.0))
+
+
+def test_a_metric_is_one_entry_and_may_not_take_the_field_of_another(monkeypatch):
+    absent = Metric("found nothing", lambda masks, truth, valid: float((~masks).all((1, 2)).mean()))
+    monkeypatch.setitem(evaluation.METRICS, absent.name, absent)
+    assert rows_of(second())[0]["found nothing"] == 0.25
+    monkeypatch.setitem(evaluation.METRICS, "Frames", Metric("Frames", lambda *_: 1.0))
+    with pytest.raises(ValueError, match="'Frames'.* another key"):
+        rows_of(second())

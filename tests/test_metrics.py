@@ -64,7 +64,7 @@ def test_torch_masks_score_the_same_and_stay_unchanged():
     predicted, truth = torch.from_numpy(PREDICTED.copy()), torch.from_numpy(TRUTH.copy())
     valid = torch.ones(PREDICTED.shape, dtype=torch.bool)
     assert metrics.iou(predicted, truth, valid) == metrics.iou(PREDICTED, TRUTH)
-    assert metrics.j_and_f(predicted, truth) == metrics.j_and_f(PREDICTED, TRUTH)
+    assert (metrics.boundary_f(predicted, truth) == metrics.boundary_f(PREDICTED, TRUTH)).all()
     kept = metrics.video_consistency(predicted, truth, 1)
     assert (
         kept == metrics.video_consistency(PREDICTED, TRUTH, 1) == pytest.approx((1 / 2 + 1 / 2 + 0) / 3)
@@ -105,17 +105,13 @@ def test_the_truth_itself_is_perfect(truth):
     truth[0, 0, 0] = True
     for score in (metrics.iou, metrics.dice, metrics.precision, metrics.recall):
         assert score(truth, truth) == pytest.approx(1, abs=1e-9)
-    assert metrics.j_and_f(truth, truth) == (1, 1, 1)
+    assert metrics.region_similarity(truth, truth).min() == metrics.boundary_f(truth, truth).min() == 1
 
 
-def test_classes_are_pooled_before_they_are_averaged():
-    scores = metrics.class_scores([(1, 1, 10), (7, 3, 4), (1, 5, 10)])
-    assert scores.iou == pytest.approx({1: 6 / 20, 7: 3 / 4})
-    assert scores.dice == pytest.approx({1: 12 / 26, 7: 6 / 7})
-    assert scores.miou == pytest.approx((6 / 20 + 3 / 4) / 2)  # two classes seen, not three episodes
-    assert scores.mean_dice == pytest.approx((12 / 26 + 6 / 7) / 2)
+def test_counts_are_summed_within_a_class():
+    assert metrics.pooled_iou([(1, 1, 10), (7, 3, 4), (1, 5, 10)]) == pytest.approx({1: 6 / 20, 7: 3 / 4})
     with pytest.raises(ValueError, match="no episode"):
-        metrics.class_scores([])
+        metrics.pooled_iou([])
 
 
 @quick
@@ -124,14 +120,12 @@ def test_order_and_splitting_of_counts_do_not_matter(counts):
     counts = [(key, i, i + more) for key, i, more in counts]
     halves = [(key, i // 2, u // 2) for key, i, u in counts]
     halves += [(key, i - i // 2, u - u // 2) for key, i, u in counts]
-    assert metrics.class_scores(counts).iou == metrics.class_scores(halves[::-1]).iou
-    assert 0 <= metrics.class_scores(counts).miou <= metrics.class_scores(counts).mean_dice <= 1
+    assert metrics.pooled_iou(counts) == metrics.pooled_iou(halves[::-1])
 
 
 def test_one_class_in_a_run_is_the_pooled_score_of_the_long_clip():
     counts = [(3, int(i), int(u)) for i, u in zip(*metrics.intersection_union(PREDICTED, TRUTH), strict=True)]
-    assert metrics.class_scores(counts).iou[3] == metrics.iou(PREDICTED, TRUTH)
-    assert metrics.class_scores(counts).dice[3] == metrics.dice(PREDICTED, TRUTH)
+    assert metrics.pooled_iou(counts)[3] == metrics.iou(PREDICTED, TRUTH)
 
 
 # ---- per frame, as DAVIS defines them ------------------------------------------------------------------
@@ -228,21 +222,13 @@ def test_contour_moves_with_the_object():
     assert metrics.boundary_f(*moved) == pytest.approx(metrics.boundary_f(predicted, truth))
 
 
-def test_j_and_f_are_means_over_frames():
-    j, f, both = metrics.j_and_f(PREDICTED, TRUTH)
-    assert j == pytest.approx((1 / 3 + 1 / 2 + 0) / 3)
-    assert f == pytest.approx(metrics.boundary_f(PREDICTED, TRUTH).mean())
-    assert both == pytest.approx((j + f) / 2)
-    assert all(map(math.isnan, metrics.j_and_f(PREDICTED[:0], TRUTH[:0])))
-
-
 def test_valid_takes_pixels_out_of_j_and_f():
     truth = clip("..... .##.. .##.. .....")
     predicted = truth.copy()
     predicted[0, 3, 4] = True
     valid = ~(predicted ^ truth)
-    assert metrics.j_and_f(predicted, truth)[0] == pytest.approx(4 / 5)
-    assert metrics.j_and_f(predicted, truth, valid) == (1, 1, 1)
+    assert metrics.region_similarity(predicted, truth) == pytest.approx([4 / 5])
+    assert metrics.region_similarity(predicted, truth, valid) == metrics.boundary_f(predicted, truth, valid) == [1]
 
 
 # ---- video consistency ---------------------------------------------------------------------------------
@@ -337,54 +323,3 @@ def test_released_loop_is_the_definition_without_the_last_window(predicted, trut
     released = metrics.released_video_consistency(predicted, truth, None, [7] * 4, k)[7]
     assert released == pytest.approx(metrics.video_consistency(predicted[:-1], truth[:-1], k))
 
-
-# ---- consistency along the flow ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def moving():
-    """A textured scene that slides by (3, 2) pixels per frame, and a square painted on it."""
-    rng = np.random.default_rng(0)
-    scene = cv2.GaussianBlur(rng.integers(0, 256, (160, 240, 3)).astype(np.uint8), (0, 0), 2)
-    scene = cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX)
-    square = np.zeros((160, 240), bool)
-    square[50:90, 70:120] = True
-    cut = [(slice(10 + 2 * t, 110 + 2 * t), slice(10 + 3 * t, 160 + 3 * t)) for t in range(4)]
-    return np.stack([square[c] for c in cut]), np.stack([scene[c] for c in cut])
-
-
-def test_masks_that_move_with_the_scene_are_consistent(moving):
-    masks, frames = moving
-    assert metrics.warped_consistency(masks, frames) > 0.99
-    still = np.repeat(masks[:1], 4, axis=0)
-    # the square lags by (3, 2) pixels: the overlap is 47 x 38 of 50 x 40 pixels
-    lag = 47 * 38 / (2 * 50 * 40 - 47 * 38)
-    assert metrics.warped_consistency(still, frames) == pytest.approx(lag, abs=0.01)
-
-
-def test_masks_that_come_and_go_are_not(moving):
-    masks, frames = moving
-    blinking = masks & (np.arange(4) % 2 == 0)[:, None, None]
-    assert metrics.warped_consistency(blinking, frames) == 0
-    assert metrics.warped_consistency(masks & False, frames) == 1  # nothing stays nothing
-    once = masks & (np.arange(4) >= 2)[:, None, None]
-    assert metrics.warped_consistency(once, frames) == pytest.approx(2 / 3, abs=0.01)  # (1 + 0 + 1) / 3
-
-
-def test_warped_consistency_takes_tensors_and_valid(moving):
-    masks, frames = moving
-    tensor = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
-    still = np.repeat(masks[:1], 4, axis=0)
-    score = metrics.warped_consistency(torch.from_numpy(still), tensor)
-    assert score == pytest.approx(metrics.warped_consistency(still, frames), abs=1e-6)
-    assert metrics.warped_consistency(still, frames, masks & still) == 1  # where they agree, they agree
-
-
-def test_warped_consistency_without_a_pair_or_with_wrong_frames(moving):
-    masks, frames = moving
-    assert math.isnan(metrics.warped_consistency(masks[:1], frames[:1]))
-    assert math.isnan(metrics.warped_consistency(masks, frames, masks & False))
-    with pytest.raises(Exception, match=r"\[T, H, W\]|[Tt]ype-check"):
-        metrics.warped_consistency(masks[:3], frames)
-    with pytest.raises(ValueError, match="at least 24"):
-        metrics.warped_consistency(masks[:, :20, :20], frames[:, :20, :20])

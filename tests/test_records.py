@@ -108,24 +108,14 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
 def test_missing_file_and_empty_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"rows\.jsonl"):
         records.read_rows(tmp_path / "rows.jsonl")
-    assert records.done_keys(tmp_path / "rows.jsonl", ["episode"]) == set()
     (tmp_path / "rows.jsonl").touch()
     assert records.read_rows(tmp_path / "rows.jsonl") == []
-
-
-def test_done_keys_say_what_need_not_be_done_again(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    for run, episode in ((0, "a"), (0, "b"), (1, "a")):
-        records.append_row(path, {"run": run, "episode": episode, "iou": 0.5})
-    assert records.done_keys(path, ["run", "episode"]) == {(0, "a"), (0, "b"), (1, "a")}
-    with pytest.raises(ValueError, match="row 1 has no 'fold'"):
-        records.done_keys(path, ["fold"])
 
 
 WRITER = """
 import sys
 from pathlib import Path
-from ttilib.scores.records import append_row
+from ttilib.results.records import append_row
 path, name, count, ready = sys.argv[1:]
 Path(ready).touch()
 for i in range(int(count)):
@@ -149,8 +139,8 @@ def test_several_writers_lose_nothing(tmp_path):
 STUCK = """
 import sys, time
 from pathlib import Path
-from ttilib.scores import records
-with open(sys.argv[1], "ab") as file, records._alone(file):
+from ttilib.results import records
+with records.holding(sys.argv[1]), open(sys.argv[1], "ab") as file:
     file.write(b'{"writer": "killed", "filling": "xxxxx')
     file.flush()
     Path(sys.argv[2]).touch()
@@ -165,17 +155,14 @@ def test_a_writer_killed_in_mid_line_harms_nobody(tmp_path):
     try:
         await_file(tmp_path / "stuck")
         torn = path.read_bytes()
-        if records.fcntl is not None:  # a second writer has to wait for the lock, not write into the line
-            waiting = start(WRITER, path, "second", 2, tmp_path / "second")
-            await_file(tmp_path / "second")
-            with pytest.raises(subprocess.TimeoutExpired):
-                waiting.wait(timeout=1)
-            assert path.read_bytes() == torn
+        waiting = start(WRITER, path, "second", 2, tmp_path / "second")
+        await_file(tmp_path / "second")  # it has to wait for the lock, not write into the line
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(timeout=1)
+        assert path.read_bytes() == torn
     finally:
         stuck.kill()
         stuck.wait(timeout=60)
-    if records.fcntl is None:
-        waiting = start(WRITER, path, "second", 2, tmp_path / "second")
     assert waiting.wait(timeout=60) == 0  # the lock died with its holder
     assert [(r["writer"], r["i"]) for r in records.read_rows(path)] == [
         ("first", 0),
@@ -188,7 +175,7 @@ def test_a_writer_killed_in_mid_line_harms_nobody(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ttilib.scores.records import append_row, holding
+from ttilib.results.records import append_row, holding
 path, name, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 Path(path + "." + name).touch()
 with holding(path):
@@ -198,7 +185,6 @@ with holding(path):
 """
 
 
-@pytest.mark.skipif(records.fcntl is None, reason="no advisory locks here")
 def test_two_processes_with_the_same_work_do_it_one_after_the_other(tmp_path):
     path = tmp_path / "new" / "rows.jsonl"
     path.parent.mkdir()
@@ -208,7 +194,6 @@ def test_two_processes_with_the_same_work_do_it_one_after_the_other(tmp_path):
     assert names in (list("aabb"), list("bbaa"))
 
 
-@pytest.mark.skipif(records.fcntl is None, reason="no advisory locks here")
 def test_work_whose_holder_was_killed_is_taken_over(tmp_path):
     path = tmp_path / "rows.jsonl"
     stuck = start(HOLDER, path, "stuck", 60)
@@ -218,12 +203,11 @@ def test_work_whose_holder_was_killed_is_taken_over(tmp_path):
         await_file(Path(f"{path}.next"))
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(timeout=1)
-        records.append_row(path, {"name": "bystander"})  # writers are not hindered
     finally:
         stuck.kill()
         stuck.wait(timeout=60)
     assert waiting.wait(timeout=60) == 0
-    assert [row["name"] for row in records.read_rows(path)] == ["stuck", "bystander", "next", "next"]
+    assert [row["name"] for row in records.read_rows(path)] == ["stuck", "next", "next"]
 
 
 def test_holding_ends_with_an_error_and_makes_the_folder(tmp_path):

@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 
 from ttilib.results import tables
+from ttilib.results.metrics import METRICS, Metric, over_frames
+from ttilib.results.statistics import intervals
 
 
 def row(method="TTI", fold=0, run=0, episode="a", class_id=1, counts=(1, 2), frames=4, **more):
@@ -18,11 +20,11 @@ def row(method="TTI", fold=0, run=0, episode="a", class_id=1, counts=(1, 2), fra
 
 # fold 0, run 0: class 1 pooled 4/12, class 2 1/2; run 1: class 1 only, 3/4; fold 1, run 0: class 3, 0/5
 ROWS = [
-    row(episode="a", counts=(1, 2), j=0.5, f=0.25, vc_3=0.5, vc_10=None, frames=1, seconds=1.0),
-    row(episode="b", counts=(3, 10), j=0.1, f=0.75, vc_3=None, vc_10=None, frames=3, seconds=2.0),
-    row(episode="c", counts=(1, 2), class_id=2, j=0.3, f=0.5, vc_3=0.1, vc_10=0.9, frames=8, seconds=6.0),
-    row(episode="a", counts=(3, 4), run=1, j=0.6, f=0.1, vc_3=0.7, vc_10=0.2, frames=2, seconds=5.0),
-    row(episode="d", counts=(0, 5), fold=1, class_id=3, j=0.0, f=0.0, vc_3=0.0, vc_10=0.0, seconds=2.0),
+    row(episode="a", counts=(1, 2), j=0.5, f=0.25, vc_3=0.5, vc_11=None, frames=1, seconds=1.0),
+    row(episode="b", counts=(3, 10), j=0.1, f=0.75, vc_3=None, vc_11=None, frames=3, seconds=2.0),
+    row(episode="c", counts=(1, 2), class_id=2, j=0.3, f=0.5, vc_3=0.1, vc_11=0.9, frames=8, seconds=6.0),
+    row(episode="a", counts=(3, 4), run=1, j=0.6, f=0.1, vc_3=0.7, vc_11=0.2, frames=2, seconds=5.0),
+    row(episode="d", counts=(0, 5), fold=1, class_id=3, j=0.0, f=0.0, vc_3=0.0, vc_11=0.0, seconds=2.0),
 ]
 
 
@@ -51,11 +53,11 @@ def test_per_frame_figures_weigh_videos_by_frames_within_a_class():
     assert first["F"] == pytest.approx(100 * (0.25 * 1 + 0.75 * 3) / 4)
     assert first["J&F"] == pytest.approx((first["J"] + first["F"]) / 2)
     assert first["VC_3"] == pytest.approx(50)  # the video without VC_3 is left out
-    assert math.isnan(first["VC_10"])
+    assert math.isnan(first["VC_11"])
     line = only(tables.run_table(ROWS[:3]), run=0)
     assert line["J"] == pytest.approx((20 + 30) / 2)
     assert line["VC_3"] == pytest.approx((50 + 10) / 2)
-    assert line["VC_10"] == pytest.approx(90)
+    assert line["VC_11"] == pytest.approx(90)
     assert line["s/episode"] == pytest.approx(3)  # over episodes, not over classes
 
 
@@ -67,10 +69,10 @@ def test_class_table_averages_over_runs():
 
 def test_columns_and_their_order():
     table = tables.score_table(ROWS)
-    figures = ["mIoU", "Dice", "precision", "recall", "J", "F", "J&F", "VC_3", "VC_10", "s/episode", "MB/episode"]
+    figures = ["mIoU", "Dice", "precision", "recall", "J", "F", "J&F", *(f"VC_{k}" for k in (3, 5, 7, 9, 11))]
+    figures += [f"VC_{k} released" for k in (3, 5, 7, 9, 11)] + ["s/episode", "MB/episode"]
     assert list(table.columns) == ["benchmark", "shots", "encoder", "method", "folds", "episodes", *figures]
     with_released = tables.score_table([{**r, "released_vc_3": 0.5} for r in ROWS])
-    assert list(with_released.columns)[-5:-1] == ["VC_3", "VC_10", "VC_3 released", "s/episode"]
     assert only(with_released)["VC_3 released"] == pytest.approx(50)
 
 
@@ -180,6 +182,23 @@ def test_rows_of_different_programs_are_not_averaged():
         tables.video_table(pd.DataFrame(made))
 
 
+def test_rows_that_were_scored_by_different_metrics_are_not_averaged():
+    made = [{**r, "made": {"code": "ab12", "metrics": "1"}} for r in ROWS]
+    made[1]["made"] = {"code": "ab12", "metrics": "2"}
+    with pytest.raises(ValueError, match=r"2 versions of the metrics \(1: 4 rows, 2: 1 rows\); score again"):
+        tables.score_table(made)
+
+
+def test_a_metric_of_ones_own_is_a_column_of_every_table_and_has_an_interval(monkeypatch):
+    monkeypatch.setitem(METRICS, "empty", Metric("empty", key="e", pool=over_frames, percent=False))
+    rows = [{**r, "e": e} for r, e in zip(ROWS, (0.5, 1.5, None, 3.0, 0.0), strict=True)]
+    assert only(tables.class_table(rows[:3]), class_id=1)["empty"] == pytest.approx((0.5 * 1 + 1.5 * 3) / 4)
+    assert only(tables.score_table(rows))["empty"] == pytest.approx(((1.25 + 3.0) / 2 + 0) / 2)
+    found = only(intervals(rows, ["empty"], samples=20))
+    assert found["empty"] == pytest.approx(only(tables.score_table(rows))["empty"])
+    assert found["empty low"] <= found["empty"] <= found["empty high"]
+
+
 def test_lists_of_a_row_do_not_disturb():
     long = [{**r, "intersections": [1, 2], "f_frames": [None, 0.5], "unions": []} for r in ROWS]
     pd.testing.assert_frame_equal(tables.fold_table(long), tables.fold_table(ROWS))
@@ -192,7 +211,7 @@ def test_video_table_pools_the_runs_of_a_video():
     assert video["IoU"] == pytest.approx(100 * 4 / 6) and video["Dice"] == pytest.approx(100 * 8 / 10)
     assert video["J"] == pytest.approx(100 * (0.5 + 2 * 0.6) / 3)
     assert video["F"] == pytest.approx(100 * (0.25 + 2 * 0.1) / 3)
-    assert video["VC_3"] == pytest.approx(60) and video["VC_10"] == pytest.approx(20)
+    assert video["VC_3"] == pytest.approx(60) and video["VC_11"] == pytest.approx(20)
     assert (video["frames"], video["episodes"], video["class_name"], video["fold"]) == (2, 2, "class 1", 0)
     assert list(table.columns)[:9] == [*tables.METHOD, "fold", "class_id", "video", "class_name", "episodes"]
     assert list(table.columns)[9:12] == ["frames", "IoU", "Dice"]

@@ -1,19 +1,17 @@
-"""Scoring solved episodes: everything a table needs, in one row per episode and method.
+"""Evaluating methods on episodes: solve, keep the masks, score them, and score stored masks again.
+
+Masks and rows meet on disk: what solves an episode writes its masks, and every row can be made again from these
+(`rescore`), so that a metric that is added later costs seconds.
 
 The release solves some benchmarks video by video and others in batches of frames of several videos. Its consistency
 of a video then depends on the batch, so episodes are scored in the groups in which they would be solved together.
-
-What a piece of work costs: seconds on the clock, and memory beyond what was in use before.
-
-Memory is the peak inside the block minus what was there at its start. On a graphics card that is what torch had
-allocated; on Linux it is the resident memory of the process, whose high-water mark is set back first. Where neither
-can be known it is None, which is not zero.
 """
 
 from __future__ import annotations
 
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,16 +23,149 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ttilib.episodes.clips import Clip
-from ttilib.episodes.episode import Episode
-from ttilib.results.metrics import (
-    as_masks,
-    boundary_f,
-    intersection_union,
-    region_similarity,
-    released_video_consistency,
-    video_consistency,
-)
+from ttilib.episodes.benchmarks import find_roots
+from ttilib.episodes.clips import Clip, load_clip
+from ttilib.episodes.episode import Episode, read_episodes, together
+from ttilib.files import read_json, write_text
+from ttilib.results.metrics import METRICS, as_masks
+from ttilib.results.provenance import metrics_digest
+from ttilib.results.records import as_line, holding, key_of, mask_rows, masks_beside, masks_of, plain, read_rows
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One episode as one method solved it, and what that cost.
+
+    `index` numbers the episodes of a pass, which may draw the same one twice; `memory_mb` is None where unknown.
+    """
+
+    episode: Episode
+    index: int
+    clip: Clip
+    masks: Bool[Tensor, "T H W"]
+    seconds: float
+    memory_mb: float | None = None
+
+
+def score_group(
+    benchmark: str, encoder: str, method: str, answers: Sequence[Answer], made: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """One row per answer: which episode it is, the fields of every metric in `METRICS`, cost, and what `made` it.
+
+    `answers` are the episodes that the release solves together, in order: those of one batch, or a single one. Values
+    are fractions, None where undefined. Raises ValueError naming the episode that has no ground truth, or frames of
+    another size, and the metric whose field is taken.
+    """
+    if not answers:
+        return []
+    masks, truth, valid = _together(answers)
+    videos = [answer.episode.video for answer in answers for _ in answer.masks]
+    batch = {metric.key: metric.score(masks, truth, valid, videos) for metric in METRICS.values() if metric.grouped}
+    rows, end = [], 0
+    for answer in answers:
+        at, end = slice(end, end + len(answer.masks)), end + len(answer.masks)
+        row = {"benchmark": benchmark, "encoder": encoder, "method": method, **_about(answer)}
+        cost = {"seconds": answer.seconds, "memory_mb": answer.memory_mb, "made": dict(made)}
+        for metric in METRICS.values():
+            if metric.grouped:
+                found = {metric.key: batch[metric.key].get(answer.episode.video, 0.0)}
+            else:
+                found = metric.fields(masks[at], truth[at], valid[at])
+            if taken := found.keys() & {*row, *cost}:
+                raise ValueError(f"metric {metric.name!r}: rows have a {min(taken)!r} already; give it another key")
+            row |= found
+        rows.append(plain(row | cost))
+    return rows
+
+
+def _together(answers: Sequence[Answer]) -> tuple[Bool[np.ndarray, "frames H W"], ...]:
+    """Masks, ground truth and valid pixels of the group, frame after frame."""
+    parts = []
+    for answer in answers:
+        name, clip = answer.episode.name, answer.clip
+        if clip.truth is None:
+            raise ValueError(f"episode {name}: there is no ground truth to score against; leave it out")
+        if clip.size != answers[0].clip.size:
+            about = f"its frames are {clip.size}, those of {answers[0].episode.name} {answers[0].clip.size}"
+            raise ValueError(f"episode {name}: {about}; score frames of one size together")
+        try:
+            parts.append(as_masks(answer.masks, clip.truth, clip.query_valid))
+        except ValueError as error:
+            raise ValueError(f"episode {name}: {error}") from error
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _about(answer: Answer) -> dict[str, Any]:
+    """Which episode of which pass this is."""
+    episode = answer.episode
+    return {
+        "fold": episode.fold, "run": episode.run, "shots": episode.shots, "seed": episode.seed,
+        "episode": episode.name, "index": answer.index, "key": episode.key, "class_id": episode.class_id,
+        "class_name": episode.class_name, "video": episode.video, "frames": len(answer.masks),
+    }  # fmt: skip
+
+
+def rescore(out: Path | str, name: str, root: Path | str) -> int:
+    """Score the stored masks of a table again and renew its rows in place; how many there are.
+
+    The index <out>/rows/<name>.json says where rows, masks and manifests are; `root` is the data folder, for the ground
+    truth. Nothing is solved. Fields of metrics are replaced or added, everything else stays as it was.
+
+    Raises ValueError if the masks or the episode of a row are missing. Masks without a row are left alone, with a
+    warning: their evaluation was stopped between the two.
+    """
+    out, count = Path(out), 0
+    for file, about in read_json(out / "rows" / f"{name}.json")["manifests"].items():
+        if not (out / file).is_file():
+            continue  # a line of the table that was never run
+        episodes = read_episodes(out / about["path"])
+        roots = find_roots(about["benchmark"], root)
+        with holding(out / file):
+            rows = {key_of(row): row for row in read_rows(out / file)}
+            masks = {key_of(row): row for row in mask_rows(masks_beside(out / file))}
+            _check_pairs(out / file, rows, masks, episodes)
+            for group in together(episodes):
+                members = [(index, episodes[index]) for index in group]
+                rows |= _scored_again(members, rows, masks, roots, tuple(about["size"]))
+            write_text(out / file, "".join(map(as_line, rows.values())))
+        count += len(rows)
+    return count
+
+
+def _check_pairs(path: Path, rows: Mapping, masks: Mapping, episodes: Sequence[Episode]) -> None:
+    """Every row has its masks and its episode."""
+    for key, index, _ in rows:
+        if index >= len(episodes) or episodes[index].key != key:
+            raise ValueError(f"{path}: episode {key} (index {index}) is not in the manifest; evaluate again")
+    if missing := [key for key in rows if key not in masks]:
+        key, index, method = missing[0]
+        about = f"{len(missing)} of {len(rows)} rows have no masks, such as episode {key} (index {index}) by {method!r}"
+        raise ValueError(f"{masks_beside(path)}: {about}; evaluate them again")
+    if more := masks.keys() - rows.keys():
+        warnings.warn(f"{path}: {len(more)} stored masks have no row; evaluate again to add them", stacklevel=3)
+
+
+def _scored_again(
+    members: Members, rows: Mapping, masks: Mapping, roots: tuple[Path, Path], size: tuple[int, int]
+) -> dict[tuple, dict[str, Any]]:
+    """The rows of episodes that were solved together, with the metrics of today."""
+    answers: dict[str, list[Answer]] = {}
+    for index, episode in members:
+        methods = [method for key, place, method in rows if (key, place) == (episode.key, index)]
+        clip = load_clip(episode, roots[0], size, roots[1]) if methods else None
+        for method in methods:
+            row, stored = rows[episode.key, index, method], masks_of(masks[episode.key, index, method])
+            answers.setdefault(method, []).append(
+                Answer(episode, index, clip, stored, row["seconds"], row["memory_mb"])
+            )
+    found = {}
+    for method, group in answers.items():
+        for new in score_group("", "", method, group, {}):
+            row = rows[key_of(new)]
+            made = row["made"] | {"metrics": metrics_digest()}
+            found[key_of(new)] = row | new | {name: row[name] for name in ("benchmark", "encoder")} | {"made": made}
+    return found
+
 
 SELF = Path("/proc/self")
 MEGABYTE = 10**6
@@ -98,98 +229,3 @@ def _status(field: str) -> int | None:
     except OSError:
         return None
     return 1024 * int(found[1]) if found else None
-
-
-WINDOWS = (3, 5, 7, 9, 11)
-"""Lengths k of VC_k, frames. Source: protocol section 5.5."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One episode as one method solved it, and what that cost.
-
-    `index` numbers the episodes of a pass, which may draw the same one twice; `memory_mb` is None where unknown.
-    """
-
-    episode: Episode
-    index: int
-    clip: Clip
-    masks: Bool[Tensor, "T H W"]
-    seconds: float
-    memory_mb: float | None = None
-
-
-def score_group(
-    benchmark: str,
-    encoder: str,
-    method: str,
-    answers: Sequence[Answer],
-    made: Mapping[str, Any],
-    windows: Sequence[int] = WINDOWS,
-) -> list[dict[str, Any]]:
-    """One row per answer: overlap per frame and summed, areas, J, boundary F, VC_k both ways, cost, what `made` it.
-
-    `answers` are the episodes that the release solves together, in order: those of one batch, or a single one.
-    VC_k by definition is of each video; as released it is taken over the frames of the whole group. Figures are
-    fractions, None where undefined. Raises ValueError naming the episode that has no truth, or frames of another size.
-    """
-    if not answers:
-        return []
-    masks, truth, valid = _together(answers)
-    videos = [answer.episode.video for answer in answers for _ in answer.masks]
-    released = {k: released_video_consistency(masks, truth, valid, videos, k) for k in windows}
-    rows, end = [], 0
-    for answer in answers:
-        at, end = slice(end, end + len(answer.masks)), end + len(answer.masks)
-        row = {"benchmark": benchmark, "encoder": encoder, "method": method, **_about(answer)}
-        row.update(_overlap(masks[at], truth[at], valid[at]))
-        for k in windows:
-            row[f"vc_{k}"] = _number(video_consistency(masks[at], truth[at], k, valid[at]))
-            row[f"released_vc_{k}"] = float(released[k].get(answer.episode.video, 0.0))
-        row.update(seconds=answer.seconds, memory_mb=answer.memory_mb, made=dict(made))
-        rows.append(row)
-    return rows
-
-
-def _together(answers: Sequence[Answer]) -> tuple[Bool[np.ndarray, "frames H W"], ...]:
-    """Masks, truth and valid pixels of the group, frame after frame."""
-    parts = []
-    for answer in answers:
-        name, clip = answer.episode.name, answer.clip
-        if clip.truth is None:
-            raise ValueError(f"episode {name}: there is no truth to score against; leave it out of the evaluation")
-        if clip.size != answers[0].clip.size:
-            about = f"its frames are {clip.size}, those of {answers[0].episode.name} {answers[0].clip.size}"
-            raise ValueError(f"episode {name}: {about}; score frames of one size together")
-        try:
-            parts.append(as_masks(answer.masks, clip.truth, clip.query_valid))
-        except ValueError as error:
-            raise ValueError(f"episode {name}: {error}") from error
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-
-
-def _about(answer: Answer) -> dict[str, Any]:
-    """Which episode of which pass this is."""
-    episode = answer.episode
-    return {
-        "fold": episode.fold, "run": episode.run, "shots": episode.shots, "seed": episode.seed,
-        "episode": episode.name, "index": answer.index, "key": episode.key, "class_id": episode.class_id,
-        "class_name": episode.class_name, "video": episode.video, "frames": len(answer.masks),
-    }  # fmt: skip
-
-
-def _overlap(predicted: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
-    """Intersection and union, summed and per frame; area of either mask; J and F, means over frames; F per frame."""
-    intersection, union = intersection_union(predicted, truth, valid)
-    region, contour = region_similarity(predicted, truth, valid), boundary_f(predicted, truth, valid)
-    j, f = (_number(figure.mean()) if len(figure) else None for figure in (region, contour))
-    return {
-        "intersection": int(intersection.sum()), "union": int(union.sum()),
-        "predicted": int((predicted & valid).sum()), "true": int((truth & valid).sum()),
-        "intersections": intersection.tolist(), "unions": union.tolist(), "j": j, "f": f, "f_frames": contour.tolist(),
-    }  # fmt: skip
-
-
-def _number(value: float) -> float | None:
-    """The value, or None where it is not defined: JSON has no NaN."""
-    return None if np.isnan(value) else float(value)

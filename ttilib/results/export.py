@@ -1,8 +1,8 @@
-"""A table on a page: for the screen, for a README, for a paper, and for other programs.
+"""Tables for the screen, for a README, for a paper, and for other programs.
 
-`styled` shows a table in a notebook, `to_markdown` and `to_latex` print it as text, `write_all` puts it into a
-folder as CSV, Markdown and LaTeX. All print the same digits: one decimal for percent, two for seconds, none for
-counts and megabytes. The CSV has four decimals, for programs.
+`styled` shows a table in a notebook, `to_markdown` and `to_latex` print it as text, `write_all` writes it as CSV,
+Markdown and LaTeX. All print the same digits: those that `METRICS` gives a metric (one decimal unless it says
+otherwise), two for seconds, none for counts and megabytes. The CSV has four decimals, for programs.
 """
 
 from __future__ import annotations
@@ -16,16 +16,22 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from ttilib import files
+from ttilib.results.metrics import METRICS, Metric
 
 DIGITS = dict.fromkeys(("MB/episode", "shots", "folds", "runs", "episodes", "frames", "better", "worse"), 0)
 DIGITS["s/episode"] = 2
 WORDS = ("note", "source")  # columns of text where nothing to say is ""
 LONG = 40  # characters of a note that a line of a printed table still has room for
-FIGURE = re.compile(r"mIoU|IoU|Dice|precision|recall|J|F|J&F|VC_\d+( released)?")  # columns where more is better
 BLOCK = ["benchmark", "shots", "fold", "run", "class_id", "video"]  # methods are compared where these are the same
 BLUE, ORANGE = (0, 114, 178), (230, 159, 0)  # Okabe and Ito's: told apart without colour vision
 ESCAPED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
            "|": "$|$", "±": r"$\pm$", **{c: f"{{{c}}}" for c in "[]*"}, **{c: f"\\{c}" for c in "&%$#_{}"}}  # fmt: skip
+
+
+def _metric(name: Hashable) -> Metric | None:
+    """The metric of a column, "mIoU" as well as "IoU", "mIoU low" or "mIoU difference"."""
+    known = {name: metric for metric in METRICS.values() for name in (metric.name, metric.alone)}
+    return known.get(name) or known.get(str(name).rpartition(" ")[0])
 
 
 def _text(name: Hashable, value: Any) -> str:
@@ -37,7 +43,8 @@ def _text(name: Hashable, value: Any) -> str:
     if name == "p":
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
     if name in DIGITS or isinstance(value, float):
-        text = f"{value:.{DIGITS.get(str(name), 1)}f}"
+        metric = _metric(name)
+        text = f"{value:.{metric.digits if metric else DIGITS.get(str(name), 1)}f}"
         return text.lstrip("-") if float(text) == 0 else text  # no minus before a zero
     return str(value)
 
@@ -72,41 +79,39 @@ def _escaped(text: str) -> str:
 
 
 def to_latex(table: pd.DataFrame, caption: str = "", label: str = "") -> str:
-    r"""The table in LaTeX, for a paper that loads booktabs; figures to the right, as `formatted` prints them.
+    r"""The table in LaTeX, for a paper that loads booktabs; numbers to the right, as `formatted` prints them.
 
     Text is escaped, the caption too. A rule parts benchmarks and shots; long notes are broken into lines. Without
-    caption and label it is the tabular alone, to be put into a float of one's own. Negative figures get a true minus.
+    caption and label it is the tabular alone, to be put into a float of one's own. Negative numbers get a true minus.
     """
     right = _numeric(table)
     long = [name in WORDS and bool((table[name].astype(str).str.len() > LONG).any()) for name in table]
-    block = [name for name in BLOCK[:2] if name in table]
-    starts = (table[block] != table[block].shift()).any(axis=1).tolist() if block else [False] * len(table)
-    lines = [" & ".join(_escaped(str(name)) for name in table), r"\midrule"]
-    for place, cells in enumerate(formatted(table).to_numpy().tolist()):
-        if place and starts[place]:
-            lines.append(r"\midrule")
-        words = [_escaped(cell) for cell in cells]
-        words = [re.sub(r"^-(?=\d)", "$-$", word) if r else word for word, r in zip(words, right, strict=True)]
-        lines.append(" & ".join(words))
-    body = [line if line.startswith("\\midrule") else f"{line} \\\\" for line in lines]
-    columns = "".join("r" if r else "p{5cm}" if n else "l" for r, n in zip(right, long, strict=True))
-    text = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]
-    if caption or label:
-        about = [rf"\caption{{{_escaped(caption)}}}"] * bool(caption) + [rf"\label{{{label}}}"] * bool(label)
-        text = [r"\begin{table}", r"\centering", *about, *text, r"\end{table}"]
-    return "\n".join(text) + "\n"
+    words = formatted(table).reset_index(drop=True).map(_escaped)
+    for name in table.columns[right]:
+        words[name] = words[name].str.replace(r"^-(?=\d)", "$-$", regex=True)
+    text = words.style.hide(axis="index").format_index(_escaped, axis="columns").to_latex(
+        column_format="".join("r" if r else "p{5cm}" if n else "l" for r, n in zip(right, long, strict=True)),
+        caption=_escaped(caption) or None, label=label or None, hrules=True,
+        position_float="centering" if caption or label else None,
+    )  # fmt: skip
+    block, lines = [name for name in BLOCK[:2] if name in table], text.splitlines()
+    starts = (table[block] != table[block].shift()).any(axis=1).to_numpy().nonzero()[0] if block else []
+    for row in reversed([row for row in starts if row]):
+        lines.insert(lines.index(r"\midrule") + 1 + row, r"\midrule")
+    return "\n".join(lines) + "\n"
 
 
 def _best(table: pd.DataFrame) -> pd.DataFrame:
-    """Bold where a figure is, as printed, the best of several lines that may be compared."""
+    """Bold where a metric is, as printed, the best of several lines that may be compared."""
     css = pd.DataFrame("", index=table.index, columns=table.columns)
     block = [name for name in BLOCK if name in table]
     for name in table:
-        if FIGURE.fullmatch(str(name)) and pd.api.types.is_numeric_dtype(table[name]):
-            values = table[name].round(1)
+        metric = _metric(name)
+        if metric and name in (metric.name, metric.alone) and pd.api.types.is_numeric_dtype(table[name]):
+            values = table[name].round(metric.digits)
             groups = values.groupby([table[key] for key in block]) if block else values.groupby(lambda _: 0)
-            best = (values == groups.transform("max")) & (groups.transform("count") > 1)
-            css.loc[best, name] = "font-weight: bold"
+            best = groups.transform("max" if metric.larger_is_better else "min")
+            css.loc[(values == best) & (groups.transform("count") > 1), name] = "font-weight: bold"
     return css
 
 

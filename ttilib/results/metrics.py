@@ -1,37 +1,29 @@
-"""How well do predicted masks cover the true ones? Counting pixels, frame by frame.
+"""Metrics: how well predicted masks cover the ground truth, how well their contours fit, how steady they are.
 
-Two families of papers report on the same benchmarks and do not mean the same number. One *pools*: pixels of
-the intersection and of the union are summed over every frame and episode of a class and divided once, so a
-big object in a long video weighs most. The other *averages*: one number per frame, then the mean, with a
-second number for how well the contour fits. Both are here, so that both can be reported.
+Two families of papers report on the same benchmarks and do not mean the same number. One *pools*: pixels of the
+intersection and of the union are summed over every frame and episode of a class and divided once, so a big object in a
+long video weighs most. The other *averages*: one number per frame, then the mean. Overlap alone does not see flicker:
+*video consistency* VC_k asks how much of what stays in place for k frames was found in all of them.
 
-Pooled: `intersection_union`, `iou`, `dice`, `precision`, `recall`, and `class_scores` over a whole run.
-Per frame, as DAVIS defines them: `region_similarity` (J), `boundary_f` (F), `j_and_f`.
+`METRICS` declares the columns of the tables; rows, tables, statistics and export read it. Adding a metric is adding an
+entry: `METRICS["recall of frames"] = Metric("recall of frames", score)`.
+
 Masks may be NumPy or torch; `valid` marks the pixels that count (all of them by default). Nothing is changed.
-How steady masks are over time is the subject of `consistency`.
-
-How steady are masks from frame to frame? Two answers: one that knows the truth, one that does not.
-
-Overlap alone does not see flicker: a mask that loses a different leg in every frame has the same IoU as one
-that always loses the same leg. *Video consistency* VC_k looks at the part of the object that stays in place
-for k frames and asks how much of it was found in all of them. *Warped consistency* needs no truth: it moves
-each mask along the optical flow into the next frame and asks whether the next mask agrees.
-
-`video_consistency` follows the definition; `released_video_consistency` repeats the published loop with its
-two slips, so that the gap between definition and printed table can be shown; `warped_consistency` is ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+NAN = float("nan")
 EPSILON = 1e-10  # added to every pooled denominator, as released: nothing predicted, nothing true scores 0
 BOUND = 0.008  # DAVIS: contours may be apart by this share of the image diagonal
 
@@ -108,32 +100,10 @@ def recall(masks: Masks, truth: Masks, valid: Masks | None = None) -> float:
     return precision(truth, masks, valid)
 
 
-@dataclass(frozen=True)
-class ClassScores:
-    """The overlap of each class seen in a run, and the means that papers print."""
+def pooled_iou(counts: Iterable[tuple[Hashable, int, int]]) -> dict[Hashable, float]:
+    """IoU of each class from (class, I, U) counts per frame or episode: I_c / (U_c + 1e-10), summed within the class.
 
-    iou: Mapping[Hashable, float]
-    dice: Mapping[Hashable, float]
-
-    @property
-    def miou(self) -> float:
-        """Mean IoU over the classes seen."""
-        return fmean(self.iou.values())
-
-    @property
-    def mean_dice(self) -> float:
-        """Mean Dice over the classes seen."""
-        return fmean(self.dice.values())
-
-
-def class_scores(counts: Iterable[tuple[Hashable, int, int]]) -> ClassScores:
-    """Scores of a run from its (class, I, U) counts: pooled within each class, one value per class.
-
-    IoU_c = ΣI / (ΣU + 1e-10) and Dice_c = 2ΣI / (ΣU + ΣI + 1e-10) over all counts with that class. A class
-    of which the run drew no episode is not a zero; it is not there. Counts may be per frame or per episode.
-
-    Raises ValueError if there are no counts.
-    Source: protocol section 5.4.
+    Raises ValueError if there are no counts. Source: protocol section 5.4.
     """
     sums: dict[Hashable, list[int]] = {}
     for key, intersection, union in counts:
@@ -141,11 +111,8 @@ def class_scores(counts: Iterable[tuple[Hashable, int, int]]) -> ClassScores:
         total[0] += int(intersection)
         total[1] += int(union)
     if not sums:
-        raise ValueError("no counts to score: the run holds no episode; evaluate at least one")
-    return ClassScores(
-        iou={key: i / (u + EPSILON) for key, (i, u) in sums.items()},
-        dice={key: 2 * i / (u + i + EPSILON) for key, (i, u) in sums.items()},
-    )
+        raise ValueError("no counts to score: there is no episode; evaluate at least one")
+    return {key: i / (u + EPSILON) for key, (i, u) in sums.items()}
 
 
 def region_similarity(masks: Masks, truth: Masks, valid: Masks | None = None) -> PerFrame:
@@ -200,24 +167,6 @@ def boundary_f(
     kernel = _disk(int(bound) if bound >= 1 else int(np.ceil(bound * diagonal)))
     scores = [_contour_f(p, t, kernel) for p, t in zip(predicted, true, strict=True)]
     return np.array(scores, dtype=np.float64)
-
-
-def j_and_f(masks: Masks, truth: Masks, valid: Masks | None = None) -> tuple[float, float, float]:
-    """J, F and J&F of a clip: the means over its frames of region and contour fit, and the mean of the two.
-
-    DANet and HPAN report J and F averaged over all frames of a class and then over classes; a table gets
-    there from these figures by weighting each clip with its number of frames. A clip without frames is nan.
-    """
-    if not len(masks):
-        return float("nan"), float("nan"), float("nan")
-    j = float(region_similarity(masks, truth, valid).mean())
-    f = float(boundary_f(masks, truth, valid).mean())
-    return j, f, (j + f) / 2
-
-
-NAN = float("nan")
-Frames = UInt8[np.ndarray, "T H W 3"] | Float[Tensor, "T 3 H W"]
-Flow = Float32[np.ndarray, "H W 2"]
 
 
 def _window(predicted: np.ndarray, true: np.ndarray, start: int, k: int) -> tuple[int, int]:
@@ -291,60 +240,102 @@ def released_video_consistency(
     return result
 
 
-def _grey(frames: Frames) -> UInt8[np.ndarray, "T H W"]:
-    """Frames (RGB, 0..255, or a tensor in [0, 1]) as grey images for the flow."""
-    if isinstance(frames, Tensor):
-        rgb = frames.detach().cpu().float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-    else:
-        rgb = frames
-    grey = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in rgb]
-    return np.array(grey, dtype=np.uint8).reshape(rgb.shape[:3])
+
+WINDOWS = (3, 5, 7, 9, 11)
+"""Lengths k of VC_k, frames. Source: protocol section 5.5."""
+
+Score = Callable[..., float | Mapping[str, Any]]
+Table = Any  # a table of rows, or anything that has a column under every field
+Sums = tuple[Any, Any]
 
 
-def _pull(image: np.ndarray, flow: Flow, how: int) -> np.ndarray:
-    """The image seen from the flow's frame: value at y is image(y + flow(y)), 0 outside the image."""
-    height, width = flow.shape[:2]
-    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
-    return cv2.remap(image, x + flow[..., 0], y + flow[..., 1], how, borderMode=cv2.BORDER_CONSTANT)
+def over_episodes(rows: Table, key: str) -> Sums:
+    """Mean over the episodes that have a value."""
+    return rows[key], 1.0
 
 
-def _trusted(forward: Flow, backward: Flow) -> Bool[np.ndarray, "H W"]:
-    """Pixels of the later frame whose way back and forth ends where it began.
+def over_frames(rows: Table, key: str) -> Sums:
+    """Mean over the frames of the episodes that have a value."""
+    return rows[key] * rows["frames"], rows["frames"]
 
-    |b(y) + f(y + b(y))|² < 0.01 (|b|² + |f|²) + 0.5 px²; what was hidden or outside before fails.
-    Source: Sundaram, Brox and Keutzer, ECCV 2010, section 3.
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the tables: what an episode's row keeps for it, and how rows become one number per class.
+
+    `score(masks, ground_truth, valid)`, all bool [T, H, W], gives the number that the row keeps under `key` (by default
+    the name in lower case), or a mapping of several fields; None if fields of another metric are enough. `grouped`: it
+    is called once for all episodes that are solved together, as `released_video_consistency` is.
+    `pool(rows, key)` gives two numbers per episode, whose sums over a class are divided: sum / (sum + `epsilon`);
+    `mean_of` averages other metrics of the class instead. Classes are then averaged, then runs, then folds.
+    `alone` is the column's name where classes are not averaged. The best of a block is bold if `larger_is_better`.
     """
-    there = np.dstack([_pull(forward[..., c], backward, cv2.INTER_LINEAR) for c in (0, 1)])
-    inside = _pull(np.ones(forward.shape[:2], np.uint8), backward, cv2.INTER_NEAREST) > 0
-    size = (there**2).sum(axis=-1) + (backward**2).sum(axis=-1)
-    return inside & (((there + backward) ** 2).sum(axis=-1) < 0.01 * size + 0.5)
+
+    name: str
+    score: Score | None = None
+    key: str = ""
+    pool: Callable[[Table, str], Sums] = over_episodes
+    epsilon: float = 0.0
+    mean_of: tuple[str, ...] = ()
+    grouped: bool = False
+    percent: bool = True
+    digits: int = 1
+    alone: str = ""
+    larger_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.key or self.name.lower())
+        object.__setattr__(self, "alone", self.alone or self.name)
+
+    def fields(self, *masks: Any) -> Mapping[str, Any]:
+        """What the row of one episode keeps."""
+        found = self.score(*masks) if self.score else {}
+        return found if isinstance(found, Mapping) else {self.key: found}
 
 
-def warped_consistency(masks: Masks, frames: Frames, valid: Masks | None = None) -> float:
-    """Does each mask, moved along with the image, become the next one? No truth needed; in [0, 1].
+def _areas(masks: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
+    """Pixels of intersection, union, prediction and ground truth; the first two per frame as well."""
+    intersection, union = intersection_union(masks, truth, valid)
+    return {
+        "intersection": int(intersection.sum()), "union": int(union.sum()),
+        "predicted": int((masks & valid).sum()), "true": int((truth & valid).sum()),
+        "intersections": intersection.tolist(), "unions": union.tolist(),
+    }  # fmt: skip
 
-    The mask of frame t is warped to t + 1 with dense inverse-search flow (OpenCV, medium preset), and
-    compared with the mask of t + 1 by IoU over the pixels where forward and backward flow agree (and that
-    are `valid` in frame t + 1); two empty masks agree (1). Mean over the T - 1 pairs; pairs where the flow
-    agrees nowhere (a cut) are left out; nan if no pair is left. `frames` are RGB images of the same size:
-    uint8 [T, H, W, 3], or a tensor [T, 3, H, W] in [0, 1], at least 24 x 24 pixels.
-    A constant mask over a still camera scores 1 whether it is right or wrong: read it beside IoU.
 
-    Raises ValueError if frames and masks differ in number or size, or are too small for the flow.
-    """
-    predicted, counts = as_masks(masks, valid)
-    grey = _grey(frames)
-    if grey.shape != predicted.shape or min(grey.shape[1:]) < 24:
-        found = f"frames {list(grey.shape)}, masks {list(predicted.shape)}"
-        raise ValueError(f"frames and masks must agree in [T, H, W], with H and W at least 24; found {found}")
-    motion = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    scores = []
-    for t in range(len(grey) - 1):
-        backward = motion.calc(grey[t + 1], grey[t], None)
-        sure = _trusted(motion.calc(grey[t], grey[t + 1], None), backward)
-        sure = sure if counts is None else sure & counts[t + 1]
-        if sure.any():
-            moved = _pull(predicted[t].astype(np.uint8), backward, cv2.INTER_NEAREST) > 0
-            union = int((sure & (moved | predicted[t + 1])).sum())
-            scores.append(int((sure & moved & predicted[t + 1]).sum()) / union if union else 1.0)
-    return float(np.mean(scores)) if scores else NAN
+def _mean(values: PerFrame) -> float:
+    return float(values.mean()) if len(values) else NAN
+
+
+def _contours(masks: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> dict[str, Any]:
+    values = boundary_f(masks, truth, valid)
+    return {"f": _mean(values), "f_frames": values.tolist()}
+
+
+def _shared(column: str) -> Callable[[Table, str], Sums]:
+    return lambda rows, _: (rows["intersection"], rows[column])
+
+
+def _vc(masks: np.ndarray, truth: np.ndarray, valid: np.ndarray, k: int) -> float:
+    return video_consistency(masks, truth, k, valid)
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("mIoU", _areas, pool=_shared("union"), epsilon=EPSILON, alone="IoU"),
+        Metric(
+            "Dice", pool=lambda rows, _: (2 * rows["intersection"], rows["union"] + rows["intersection"]),
+            epsilon=EPSILON,
+        ),
+        Metric("precision", pool=_shared("predicted"), epsilon=EPSILON),
+        Metric("recall", pool=_shared("true"), epsilon=EPSILON),
+        Metric("J", lambda *masks: _mean(region_similarity(*masks)), pool=over_frames),
+        Metric("F", _contours, pool=over_frames),
+        Metric("J&F", mean_of=("J", "F")),
+        *(Metric(f"VC_{k}", partial(_vc, k=k)) for k in WINDOWS),
+        *(Metric(f"VC_{k} released", partial(released_video_consistency, k=k), f"released_vc_{k}", grouped=True)
+          for k in WINDOWS),
+    )
+}  # fmt: skip
+"""The columns of the tables in their order. Source: protocol sections 5.4 and 5.5; DAVIS for J and F."""

@@ -1,8 +1,8 @@
-"""With what numbers were made: the program's text, versions, machine, weights.
+"""With what values were made: the program's text, versions, machine, weights.
 
-Two rows belong in one table if nothing that could change them differs. `code_digest` names the part of the program
-that makes numbers; a change of a plot, a command or a docstring leaves it, and with it the results
-of weeks, as they are. `made` is what every row carries, `provenance` what a run writes down once.
+Two rows belong in one table if nothing that could change them differs. `code_digest` names the part of the program that
+makes masks; a change of a plot, a command, a metric or a docstring leaves it, and with it the results of weeks, as they
+are. `metrics_digest` names the part that scores. `made` is what every row carries, `provenance` what a run writes once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ttilib.files import digest
 
 HOME = Path(__file__).resolve().parents[1]  # the library
 HERE = Path(__file__).resolve().relative_to(HOME)
-EVALUATION = ("results.evaluation", "solver.methods", "solver.extraction", "episodes.benchmarks")
-"""Modules that an evaluation begins with; what they import counts as well."""
+START = ("results.evaluation", "solver.methods", "solver.extraction")  # with what they import from the library, except:
+SCORING = ("results.metrics", "results.records", "results.provenance")  # score and store what was solved
 
 CARRIED = ("ttilib", "torch", "python", "numpy", "cv2", "commit", "device", "device_name", "threads")
 
@@ -42,9 +42,9 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip()
 
 
-def _version(package: str) -> str | None:
+def _version() -> str | None:
     try:
-        return version(package)
+        return version("ttilib")
     except PackageNotFoundError:
         return None
 
@@ -68,7 +68,7 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
     tracked = _git("ls-files", "--error-unmatch", str(HERE)) is not None
     changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
     return {
-        "ttilib": _version("ttilib"),
+        "ttilib": _version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "cv2": cv2.__version__,
@@ -83,27 +83,38 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def code_digest() -> str:
-    """Name of the code that makes numbers: 16 hex digits of the syntax trees of what an evaluation imports.
+    """Name of the code that makes masks: 16 hex digits of the syntax trees of what an evaluation imports.
 
-    Docstrings and comments are not part of it, so a corrected sentence keeps every finished row. Results of other code
-    are not mixed with new ones. It is the same on every machine.
+    Docstrings and comments are not part of it, so a corrected sentence keeps every finished row; nor are the metrics,
+    for masks can be scored again. Results of other code are not mixed with new ones. It is the same on every machine.
     """
-    return digest(sorted([name, _shape(tree)] for name, tree in _imported(EVALUATION).items()))
+    return digest(sorted([name, _shape(tree)] for name, tree in _imported(START).items() if name not in SCORING))
 
 
-def _imported(names: Iterable[str]) -> dict[str, ast.Module]:
-    """These modules of the library and all that they import from it, by name, as syntax trees without docstrings."""
+def metrics_digest() -> str:
+    """Name of the code that scores masks, in the same way."""
+    return digest(_shape(_parsed("results.metrics")))
+
+
+def _parsed(name: str) -> ast.Module:
+    """A module of the library as a syntax tree without docstrings."""
+    tree = ast.parse(HOME.joinpath(*name.split(".")).with_suffix(".py").read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            del node.body[0]
+    return tree
+
+
+def _imported(start: Iterable[str]) -> dict[str, ast.Module]:
+    """Modules and all that they import from the library, directly or not."""
     found: dict[str, ast.Module] = {}
-    due = list(names)
+    due = list(start)
     while due:
         name = due.pop()
-        path = HOME.joinpath(*name.split(".")).with_suffix(".py")
-        if name in found or not path.is_file():
+        if name in found or not HOME.joinpath(*name.split(".")).with_suffix(".py").is_file():
             continue
-        found[name] = tree = ast.parse(path.read_bytes())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-                del node.body[0]
+        found[name] = _parsed(name)
+        for node in ast.walk(found[name]):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ttilib"):
                 base = node.module.removeprefix("ttilib").removeprefix(".")
                 due += [base, *(f"{base}.{alias.name}".strip(".") for alias in node.names)]
@@ -119,10 +130,10 @@ def _shape(node: Any) -> Any:
 
 
 def made(device: torch.device | str = "cpu", weights: str | None = None) -> dict[str, Any]:
-    """What a row says about its making: versions, commit, device, threads, `code` and the encoder's `weights`.
+    """What a row says about its making: versions, commit, device, threads, digests of code and metrics, and `weights`.
 
-    `weights` is a fingerprint, None for an encoder that has none. No time, so that equal work gives equal rows. The
-    program's text is looked at once per process: that which runs, whatever is edited meanwhile.
+    `weights` is the encoder's fingerprint, None for one that has none. No time, so that equal work gives equal rows.
+    The program's text is looked at once per process: that which runs, whatever is edited meanwhile.
     """
     return _lasting(str(device), HOME) | {"threads": torch.get_num_threads(), "weights": weights}
 
@@ -131,4 +142,4 @@ def made(device: torch.device | str = "cpu", weights: str | None = None) -> dict
 def _lasting(device: str, home: Path) -> dict[str, Any]:
     """What does not change while a process runs; `home` is where the program lies."""
     about = provenance(device)
-    return {name: about[name] for name in CARRIED} | {"code": code_digest()}
+    return {name: about[name] for name in CARRIED} | {"code": code_digest(), "metrics": metrics_digest()}

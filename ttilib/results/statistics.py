@@ -1,18 +1,12 @@
-"""How sure is a figure? Episodes drawn again, methods compared on the same ones, runs beside runs.
+"""How sure is a metric? Episodes drawn again, methods compared on the same ones, runs beside runs.
 
-`intervals` draws the episodes of each class a thousand times and tells between which bounds 95% of the tables' figures
-fell; `paired` does so for the gain of one method over another on identical episodes; `run_spread` is what changes from
-run to run. Everything follows from the rows and a seed. Classes and folds stay as they are: they are the benchmark.
+`intervals` draws the episodes of each class a thousand times, with replacement, and gives the bounds between which 95%
+of the values fell; `paired` does so for the gain of one method over another on identical episodes; `run_spread` is what
+changes from run to run. For every sample the *whole* chain of averages that `tables` describes is computed anew: an
+episode that was drawn twice has weight 2, one that was not has none. Everything follows from the rows and a seed.
 
-Classes with few episodes hardly change when they are drawn again: intervals from them are too narrow.
-
-Drawing the episodes again: the chain of averages for any weights of the episodes.
-
-A table's figure comes from the episodes that happened to be drawn. The bootstrap asks what it would have been with
-others: within every class of a pass its episodes are drawn again, with replacement, and the *whole* chain of averages
-that `tables` describes is computed anew. An episode that was drawn twice has weight 2, one that was not has none.
-
-`Chain` is that chain, its `figure` takes weights and its `draws` makes them; `bounded` gives a figure its interval.
+Classes and folds stay as they are: they are the benchmark. Classes with few episodes hardly change when they are drawn
+again: intervals from them are too narrow.
 """
 
 from __future__ import annotations
@@ -26,14 +20,13 @@ import pandas as pd
 from jaxtyping import Float64, Int64
 
 from ttilib.files import meant
-from ttilib.results.metrics import EPSILON
-from ttilib.results.tables import METHOD, Rows, episode_frame, episode_keys, run_table, vc_columns
+from ttilib.results.metrics import METRICS
+from ttilib.results.tables import METHOD, Rows, episode_frame, episode_keys, run_table, sums_of
 
 UNITS = ("episode", "video")
 AT_ONCE = 500_000  # weights held at a time: 4 MB, a few times over
-OVERLAPS = ("mIoU", "Dice", "J", "F", "J&F")
 
-Values = Float64[np.ndarray, " N"]  # one per episode
+Values = Float64[np.ndarray, " B"]  # one per sample
 Weights = Float64[np.ndarray, "B N"]  # one per sample and episode
 Starts = Int64[np.ndarray, " groups"]
 
@@ -78,30 +71,24 @@ class Chain:
         passes = _starts(data.iloc[cells], by[:2])
         return Chain(data, cells, passes, _starts(data.iloc[cells].iloc[passes], by[:1]))
 
-    def _terms(self, figure: str) -> list[tuple[Values, Values]]:
-        """What is summed over a cell, above and below the line; a figure is the mean of its ratios."""
-        if figure == "J&F":
-            return [*self._terms("J"), *self._terms("F")]
-        column = {name: key for key, name in vc_columns(self.data.columns).items()}
-        i, u, frames = (self.data[key].to_numpy(float) for key in ("intersection", "union", "frames"))
-        if figure in ("mIoU", "Dice"):  # the tiny term makes no pixels at all a zero, as released, and no episode a nan
-            return [(i, u + EPSILON)] if figure == "mIoU" else [(2 * i, u + i + EPSILON)]
-        if figure not in ("J", "F", *column):
-            _refuse(figure, [*OVERLAPS, *column], "figure")
-        values = self.data[column.get(figure, figure.lower())].to_numpy(float)
-        weight = np.where(np.isfinite(values), 1.0 if figure in column else frames, 0.0)
-        return [(np.where(weight > 0, values, 0.0) * weight, weight)]
+    def _pooled(self, name: str, weights: Weights) -> Float64[np.ndarray, "B cells"]:
+        """A metric of every cell; nan where no episode with a value was drawn."""
+        if name not in METRICS:
+            _refuse(name, list(METRICS), "metric")
+        metric = METRICS[name]
+        if metric.mean_of:
+            return sum(self._pooled(other, weights) for other in metric.mean_of) / len(metric.mean_of)
+        above, below, known = (
+            np.add.reduceat(weights * part, self.cells, axis=1) for part in sums_of(metric, self.data)
+        )
+        return _ratio(np.where(known > 0, above, np.nan), below + metric.epsilon) * (100 if metric.percent else 1)
 
     def figure(self, name: str, weights: Weights) -> Float64[np.ndarray, " B"]:
-        """The figure in percent for each line of weights; a class without weight was not seen."""
-        ratios = [
-            _ratio(*(np.add.reduceat(weights * part, self.cells, axis=1) for part in term))
-            for term in self._terms(name)
-        ]
-        means = sum(ratios) / len(ratios)
+        """The metric of the line, in percent, for each sample of weights; a class without weight was not seen."""
+        means = self._pooled(name, weights)
         for starts in (self.passes, self.folds, np.zeros(1, int)):
             means = _mean_known(means, starts)
-        return 100 * means[:, 0]
+        return means[:, 0]
 
     def draws(self, samples: int, seed: int, unit: str = "episode", within: bool = True) -> Iterator[Weights]:
         """How often each episode was drawn, in chunks of samples; numbers of its own, from the seed.

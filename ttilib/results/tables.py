@@ -1,43 +1,32 @@
-"""From recorded episodes to the tables of the papers.
+"""From the rows of episodes to the tables of papers, and beside the values that others report.
 
-How an average is taken decides what it says. As released: pixels are pooled within each class of one pass
-(fold and run), then classes are averaged, then runs, then folds. Every table here goes through that one
-chain. J and F, which other papers average over frames, weigh each video of a class with its frames first.
+How an average is taken decides what it says. As released: pixels are pooled within each class of one pass (fold and
+run), then classes are averaged, then runs, then folds. Every table here goes through that one chain; which columns
+there are and how each is pooled is declared in `metrics.METRICS`. Rows are what `records` reads: one per episode and
+method, values as fractions. Tables hold percent, in full precision.
 
-Rows are what `records` reads: one per episode and method, figures as fractions. Tables hold percent, in full
-precision. `statistics` says how sure the figures are, `reported` puts them beside those of others, `typeset`
-prints them.
-
-Measured beside reported: the figures that papers and their authors' logs give for the same setting.
-
-`lists/reported.csv` holds them, each with its source. A figure is put beside one that means the same: pooled
-mIoU beside pooled mIoU, per-frame J beside J, the Dice that the release prints as "F-score" beside Dice and never
-beside the boundary measure F; a mean over all folds beside a mean over all folds.
+`lists/reported.csv` holds the values of papers and their authors' logs, each with its source. A value is put beside one
+that means the same: pooled mIoU beside pooled mIoU, per-frame J beside J, the Dice that the release prints as "F-score"
+beside Dice and never beside the boundary measure F; a mean over all folds beside a mean over all folds.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ttilib.files import lists_folder, meant
-from ttilib.results.metrics import EPSILON, ClassScores, class_scores
+from ttilib.results.metrics import METRICS, Metric
 
 METHOD = ["benchmark", "shots", "encoder", "method"]  # what a line of a table is about
 PASS = [*METHOD, "fold", "run"]  # one pass over all episodes with one seed
 NEEDED = [*PASS, "episode", "class_id", "class_name", "frames", "intersection", "union"]
+COST = {"seconds": "s/episode", "memory_mb": "MB/episode"}  # row key: column
 Rows = Iterable[Mapping[str, Any]] | pd.DataFrame
-
-
-def vc_columns(columns: Iterable[Hashable]) -> dict[str, str]:
-    """Row keys vc_3, released_vc_3, ... and what their columns are called, by window length."""
-    found = [m for m in (re.fullmatch(r"(released_)?vc_(\d+)", str(c)) for c in columns) if m]
-    found.sort(key=lambda m: (m[1] or "", int(m[2])))
-    return {m[0]: f"VC_{m[2]}" + (" released" if m[1] else "") for m in found}
 
 
 def episode_keys(data: pd.DataFrame) -> list[str]:
@@ -48,12 +37,15 @@ def episode_keys(data: pd.DataFrame) -> list[str]:
 def episode_frame(rows: Rows) -> pd.DataFrame:
     """The rows as a table, checked: every needed key is there, no episode counts twice, one program made them.
 
-    An episode may come up more than once in a pass (drawn with replacement) if rows carry its `index`. Figures
-    that a row lacks are nan. Lists (one value per frame) stay in the rows.
+    An episode may come up more than once in a pass (drawn with replacement) if rows carry its `index`. Values that a
+    row lacks are nan. Lists (one value per frame) stay in the rows.
 
     Raises ValueError naming the missing key, the repeated episode, or the versions of the code.
     """
-    data = rows.copy() if isinstance(rows, pd.DataFrame) else pd.DataFrame([_without_lists(row) for row in rows])
+    if isinstance(rows, pd.DataFrame):
+        data = rows.copy()
+    else:
+        data = pd.DataFrame([{k: v for k, v in row.items() if not isinstance(v, list)} for row in rows])
     if data.empty:
         raise ValueError("there are no rows to tabulate; evaluate at least one episode")
     missing = [key for key in NEEDED if key not in data or data[key].isna().any()]
@@ -64,77 +56,64 @@ def episode_frame(rows: Rows) -> pd.DataFrame:
             f"episode {row.episode} is recorded twice for {row.method} (fold {row.fold}, run {row.run}); "
             "remove one, or number the episodes of a pass by an 'index' if it was drawn twice"
         )
-    _check_versions(data)
-    for key in ["predicted", "true", "j", "f", "seconds", "memory_mb", *vc_columns(data.columns)]:
+    for about, advice in {"code": "evaluate", "metrics": "score again (notebook 05, rescore)"}.items():
+        _check_versions(data, about, advice)
+    for key in ["predicted", "true", *(metric.key for metric in METRICS.values() if metric.score), *COST]:
         data[key] = pd.to_numeric(data[key]) if key in data else float("nan")
     return data
 
 
-def _without_lists(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if not isinstance(value, list)}
-
-
-def _check_versions(data: pd.DataFrame) -> None:
-    """Numbers of different programs do not belong into one average."""
-    if "made" not in data:
-        return
-    codes = [made.get("code") if isinstance(made, Mapping) else None for made in data["made"]]
-    counts = pd.Series(["unknown" if code is None else str(code) for code in codes]).value_counts()
+def _check_versions(data: pd.DataFrame, about: str, advice: str) -> None:
+    """Values of different programs do not belong into one average."""
+    made = [made if isinstance(made, Mapping) else {} for made in data.get("made", ())]
+    found = pd.Series([str(each.get(about) or "unknown") for each in made], dtype=str)
+    counts = found.value_counts().sort_index()
     if len(counts) > 1:
-        found = ", ".join(f"{code}: {count} rows" for code, count in sorted(counts.items()))
+        versions = ", ".join(f"{version}: {count} rows" for version, count in counts.items())
         raise ValueError(
-            f"the rows come from {len(counts)} versions of the code ({found}); "
-            "evaluate all of them with one version, or tabulate each version by itself"
+            f"the rows come from {len(counts)} versions of the {about} ({versions}); "
+            f"{advice} all of them with one version, or tabulate each version by itself"
         )
 
 
-def _weighted(data: pd.DataFrame, key: str, by: list[str]) -> pd.Series:
-    """Mean of a figure over all frames of each group."""
-    known = data[data[key].notna()]
-    total = known.assign(total=known[key] * known["frames"]).groupby(by)[["total", "frames"]].sum()
-    return total["total"] / total["frames"]
-
-
-def _share(data: pd.DataFrame, of: str, by: list[str]) -> pd.Series:
-    """What is predicted and true as a share of the pixels counted under `of`, pooled over the rows that count them."""
-    known = data[data[of].notna()]
-    total = known.groupby(by)[["intersection", of]].sum()
-    return total["intersection"] / (total[of] + EPSILON)
-
-
-def _scores(data: pd.DataFrame, keys: Iterable[Hashable]) -> ClassScores:
-    """Pooled scores of the rows that share a key."""
-    return class_scores(zip(keys, data["intersection"], data["union"], strict=True))
+def sums_of(metric: Metric, data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What is summed over a class, above and below the line, and which episodes have a value at all (0 else)."""
+    above, below = (np.broadcast_to(np.asarray(part, float), len(data)) for part in metric.pool(data, metric.key))
+    known = np.isfinite(above) & np.isfinite(below)
+    return np.where(known, above, 0.0), np.where(known, below, 0.0), known
 
 
 def _pooled(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Every group: pooled overlap and shares, J and F over frames, VC over episodes that have one; in percent."""
-    scores = _scores(data, data[by].itertuples(index=False, name=None))
+    """Every group of episodes with its metrics, as `METRICS` says; nan where no episode has a value."""
     groups = data.groupby(by, sort=False)
     table = groups["class_name"].first().to_frame().assign(episodes=groups.size())
-    table["mIoU"] = [100 * scores.iou[key] for key in table.index]
-    table["Dice"] = [100 * scores.dice[key] for key in table.index]
-    table["precision"] = 100 * _share(data, "predicted", by)
-    table["recall"] = 100 * _share(data, "true", by)
-    table["J"] = 100 * _weighted(data, "j", by)
-    table["F"] = 100 * _weighted(data, "f", by)
-    table["J&F"] = (table["J"] + table["F"]) / 2
-    for key, name in vc_columns(data.columns).items():
-        table[name] = 100 * groups[key].mean()
+    for metric in METRICS.values():
+        if metric.mean_of:
+            table[metric.name] = table[list(metric.mean_of)].mean(axis=1, skipna=False)
+            continue
+        parts = data[by].assign(**dict(zip(("above", "below", "known"), sums_of(metric, data), strict=True)))
+        total = parts.groupby(by, sort=False).sum()
+        value = total["above"] / (total["below"] + metric.epsilon) * (100 if metric.percent else 1)
+        table[metric.name] = value.where(total["known"] > 0)
     return table.reset_index()
 
 
 def _mean(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Means of the figures (mIoU and what follows it) within each group; episodes add up."""
+    """Means of metrics and cost within each group; episodes add up, folds are counted."""
     groups = table.groupby(by, sort=False)
-    result = groups[list(table.columns[table.columns.get_loc("mIoU") :])].mean()
+    result = groups[[name for name in table if name in METRICS or name in COST.values()]].mean()
     result.insert(0, "episodes", groups["episodes"].sum())
     result.insert(0, "folds", table["fold"].groupby([table[k] for k in by], sort=False).nunique())
     return result.reset_index()
 
 
+def _alone(column: Hashable) -> Hashable:
+    """What a column is called where classes are not averaged: IoU for mIoU."""
+    return METRICS[column].alone if column in METRICS else column
+
+
 def video_table(rows: Rows) -> pd.DataFrame:
-    """Every query video: IoU, Dice, precision, recall pooled over its episodes (all runs), J, F, J&F, VC_k in percent.
+    """Every query video: the metrics over its episodes (all runs), in percent.
 
     `frames` are those of its longest episode. A video is one line per class that is looked for in it.
     Raises ValueError if a row does not name its video.
@@ -143,16 +122,16 @@ def video_table(rows: Rows) -> pd.DataFrame:
     if "video" not in data or data["video"].isna().any():
         raise ValueError("some rows have no 'video'; a table of videos needs it in each")
     by = [*METHOD, "fold", "class_id", "video"]
-    table = _pooled(data, by).rename(columns={"mIoU": "IoU"})
+    table = _pooled(data, by).rename(columns=_alone)
     frames = data.groupby(by, sort=False)["frames"].max()
-    table.insert(table.columns.get_loc("IoU"), "frames", frames.to_numpy())
+    table.insert(table.columns.get_loc("episodes") + 1, "frames", frames.to_numpy())
     return table
 
 
 def class_table(rows: Rows) -> pd.DataFrame:
-    """Every novel class: its pooled IoU and the other figures in percent, means over runs."""
+    """Every novel class: its metrics in percent, means over runs."""
     table = _mean(_pooled(episode_frame(rows), [*PASS, "class_id"]), [*METHOD, "fold", "class_id", "class_name"])
-    return table.drop(columns="folds").rename(columns={"mIoU": "IoU"})
+    return table.drop(columns="folds").rename(columns=_alone)
 
 
 def run_table(rows: Rows) -> pd.DataFrame:
@@ -161,13 +140,12 @@ def run_table(rows: Rows) -> pd.DataFrame:
     "s/episode" and "MB/episode" are means over episodes (seconds; peak memory in 10^6 bytes), nan where unknown.
     """
     data = episode_frame(rows)
-    cost = data.groupby(PASS)[["seconds", "memory_mb"]].mean()
-    cost.columns = ["s/episode", "MB/episode"]
+    cost = data.groupby(PASS)[list(COST)].mean().rename(columns=COST)
     return _mean(_pooled(data, [*PASS, "class_id"]), PASS).drop(columns="folds").join(cost, on=PASS)
 
 
 def score_table(rows: Rows) -> pd.DataFrame:
-    """The table of a paper: mIoU, Dice, precision, recall, J, F, J&F, VC_k in percent, seconds and MB per episode.
+    """The table of a paper: every metric of `METRICS` in percent, seconds and MB per episode.
 
     One line per benchmark, shots, encoder and method: pooled per class in each pass, then the mean over
     classes, over runs, over folds. `folds` says over how many. Source: protocol section 5.4.

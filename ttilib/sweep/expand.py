@@ -27,7 +27,7 @@ from ttilib.episodes.benchmarks import BenchmarkData, benchmark, draw_episodes, 
 from ttilib.episodes.episode import Episode, select_episodes, slices, write_episodes
 from ttilib.files import digest, write_json
 from ttilib.files import fingerprint as file_fingerprint
-from ttilib.results.records import code_digest
+from ttilib.results.provenance import code_digest
 from ttilib.solver.methods import read_method
 from ttilib.sweep.notebooks import check_parameters
 from ttilib.sweep.tables import Setting, Table, changed, on_mini, table

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from ttilib.encoders.pspnet import PSPNet
 from ttilib.episodes.benchmarks import BenchmarkData, draw_episodes, read_benchmark
 from ttilib.episodes.clips import load_clip
-from ttilib.results.metrics import class_scores, intersection_union
+from ttilib.results.metrics import intersection_union, pooled_iou
 from ttilib.solver.solver import SolverConfig, solve
 from ttilib.solver.task import extract
 from ttilib.training import distributed
@@ -94,4 +95,4 @@ class Quickly:
             counts = intersection_union(masks.cpu(), clip.truth, clip.query_valid)
             sums[classes.index(episode.class_id)] += torch.tensor([int(each.sum()) for each in counts], device=device)
         rows = distributed.total(sums).tolist()
-        return Verdict(class_scores((number, *row) for number, row in zip(classes, rows, strict=True)).miou)
+        return Verdict(fmean(pooled_iou((number, *row) for number, row in zip(classes, rows, strict=True)).values()))
