@@ -1,4 +1,4 @@
-"""Masks on disk are enough to make every row again, with metrics that came later."""
+"""The loop over episodes and methods: nothing is done twice, and stored masks are enough to make every row again."""
 
 from dataclasses import replace
 
@@ -6,23 +6,116 @@ import numpy as np
 import pytest
 import torch
 from corpora import ytvis
+from tasks import toy_encoder
 
 import ttilib as tti
 from ttilib.episodes.episode import write_episodes
-from ttilib.results.evaluation import Answer, rescore, score_group
+from ttilib.results import evaluation
+from ttilib.results.evaluation import Answer, evaluate, rescore, score_group
 from ttilib.results.metrics import METRICS, Metric
-from ttilib.results.records import Source, append_masks, append_row, masks_beside, read_rows, write_index
+from ttilib.results.records import (
+    Source,
+    append_masks,
+    append_row,
+    masks_beside,
+    read_masks,
+    read_rows,
+    write_index,
+)
 from ttilib.results.tables import score_table
+from ttilib.solver.extraction import FeatureExtractor
+from ttilib.solver.methods import read_method
 
 SIZE = (33, 57)
 
 
+SHOWS = {f"v{n}": [[1], [1], [], [1], [1]][: 5 - n % 2] for n in range(4)}
+
+
 @pytest.fixture
-def run(tmp_path):
+def drawn(tmp_path):
+    """Data of fold 0 and three episodes, the last two of which are solved together."""
+    data = tti.read_benchmark("ytvis-v1", 0, ytvis(tmp_path / "data" / "ytvis", SHOWS, classes=4))
+    return data, [replace(e, batch=0) if n else e for n, e in enumerate(tti.draw_episodes(data, 1))]
+
+
+class Counting(FeatureExtractor):
+    """A toy extractor that counts how often its network is used, and takes half a second each time."""
+
+    used = 0
+
+    def __init__(self):
+        super().__init__(toy_encoder, "w31ght5")
+
+    def _extracted(self, clip, recipe):
+        self.used += 1
+        return super()._extracted(clip, recipe)[0], 0.5
+
+
+def run_it(drawn, places=(0, 1, 2), **more):
+    data, episodes = drawn
+    texts = ("fine-tune steps=3", "TTI steps=3", "TTI steps=3 centring=episode")
+    extractor, chosen = Counting(), [read_method(text) for text in texts]
+    rows = evaluate({p: episodes[p] for p in places}, chosen, {0: extractor}, {0: data}, SIZE, "mine", "toy", **more)
+    return list(rows), extractor
+
+
+def same(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "memory_mb")} for row in rows]
+
+
+def test_every_method_answers_every_episode_and_features_are_shared(drawn, tmp_path):
+    path = tmp_path / "out" / "rows" / "r.jsonl"
+    rows, extractor = run_it(drawn, rows=path)
+    assert [(row["method"].split("=")[-1], row["index"]) for row in rows] == [
+        *((m, 0) for m in ("3", "3", "episode")), *((m, n) for m in ("3", "3", "episode") for n in (1, 2)),
+    ]  # fmt: skip
+    assert extractor.used == 6  # with and without centring, three clips
+    assert all(0.5 < row["seconds"] < 60 for row in rows)  # every method is charged for its features
+    assert read_rows(path) == rows and {row["made"]["weights"] for row in rows} == {"w31ght5"}
+    alone = [row for place in (0, 1, 2) for row in run_it(drawn, places=(place,))[0]]
+    key = lambda row: (row["index"], row["method"])  # noqa: E731
+    for row, other in zip(sorted(rows, key=key), sorted(alone, key=key), strict=True):
+        released = {name for name in row if name.startswith("released")}  # of the batch
+        (row,), (other,) = same([row]), same([other])
+        assert {k: row[k] for k in row.keys() - released} == {k: other[k] for k in row.keys() - released}
+    episode = drawn[1][1]
+    masks = read_masks(masks_beside(path), episode.key, 1, "TTI steps=3")
+    clip = tti.load_clip(episode, drawn[0].query_root, SIZE)
+    row = next(row for row in rows if key(row) == (1, "TTI steps=3"))
+    assert row["intersection"] == int((masks & clip.truth & clip.query_valid).sum())
+
+
+def test_what_is_recorded_is_given_back_and_not_made_again(drawn, tmp_path, monkeypatch):
+    path = tmp_path / "out" / "rows" / "r.jsonl"
+    whole, _ = run_it(drawn)
+    first = evaluate(dict(enumerate(drawn[1])), [read_method("TTI steps=3")], {0: Counting()}, {0: drawn[0]}, SIZE,
+                     "mine", "toy", path)  # fmt: skip
+    next(first), next(first)
+    first.close()  # stopped after the second row; the group was recorded as a whole
+    assert len(read_rows(path)) == 3
+    rows, extractor = run_it(drawn, rows=path)
+    assert same(rows) == same(whole) and len(read_rows(path)) == 9 == len({(r["key"], r["method"]) for r in rows})
+    monkeypatch.setattr(evaluation, "load_clip", None)  # nothing is read any more
+    assert run_it(drawn, rows=path)[0] == rows
+
+
+def test_an_episode_that_cannot_be_read_is_reported_and_left_out(drawn):
+    data, episodes = drawn
+    frame = data.query_root / "train" / "JPEGImages" / f"{episodes[2].query[1]}"
+    (frame if frame.is_file() else frame.with_suffix(".jpg")).unlink()
+    with pytest.raises(ValueError, match=episodes[2].name):
+        run_it(drawn)
+    problems = []
+    rows, _ = run_it(drawn, on_problem=problems.append)
+    assert {row["index"] for row in rows} == {0, 1} and len(rows) == 6
+    assert len(problems) == 1 and str(problems[0]).startswith(f"episode {episodes[2].name}: ")
+
+
+@pytest.fixture
+def run(tmp_path, drawn):
     """A run folder with rows and masks of three episodes, two of them solved together, by two methods."""
-    root = ytvis(tmp_path / "data" / "ytvis", {f"v{n}": [[1], [1], [], [1], [1]][: 5 - n % 2] for n in range(4)}, classes=4)
-    data = tti.read_benchmark("ytvis-v1", 0, root)
-    episodes = tuple(replace(e, batch=0) if n else e for n, e in enumerate(tti.draw_episodes(data, 1)))
+    data, episodes = drawn
     out, generator = tmp_path / "out", torch.Generator().manual_seed(1)
     rows, manifest = out / "rows" / "r.jsonl", out / "episodes" / "m.json"
     write_episodes(manifest, episodes)

@@ -13,7 +13,7 @@ import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,27 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ttilib.episodes.benchmarks import find_roots
+from ttilib.datasets.base import OnError, stop
+from ttilib.episodes.benchmarks import BenchmarkData, find_roots
 from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import Episode, read_episodes, together
 from ttilib.files import read_json, write_text
+from ttilib.results import provenance
 from ttilib.results.metrics import METRICS, as_masks
-from ttilib.results.provenance import metrics_digest
-from ttilib.results.records import as_line, holding, key_of, mask_rows, masks_beside, masks_of, plain, read_rows
+from ttilib.results.records import (
+    append_masks,
+    append_row,
+    as_line,
+    holding,
+    key_of,
+    mask_rows,
+    masks_beside,
+    masks_of,
+    plain,
+    read_rows,
+)
+from ttilib.solver.extraction import FeatureExtractor
+from ttilib.solver.methods import Method
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,75 @@ class Answer:
     masks: Bool[Tensor, "T H W"]
     seconds: float
     memory_mb: float | None = None
+
+
+def evaluate(
+    episodes: Mapping[int, Episode],
+    methods: Sequence[Method],
+    extractors: Mapping[int, FeatureExtractor],
+    data: Mapping[int, BenchmarkData],
+    size: tuple[int, int],
+    name: str,
+    encoder: str,
+    rows: Path | str | None = None,
+    on_problem: OnError = stop,
+) -> Iterator[dict[str, Any]]:
+    """Solve and score every episode by every method, one row after another; see `score_group` for what a row holds.
+
+    `episodes` of one pass by their places in it; `extractors` and `data` by fold; `size`: height and width of the
+    network's input; rows call the benchmark `name` and the encoder `encoder`. A clip is read once, and methods that
+    need the same features share them. The seconds of a method are those of extracting its features and of predicting,
+    its memory that of the features and of what predicting takes beside them.
+
+    With a file of `rows`, each new row is appended to it, and its masks beside it; rows that are there are given back
+    and not made again. Others who want the same file wait until the generator ends. An episode whose files cannot be
+    read is reported to `on_problem` and left out; the default raises.
+    """
+    with holding(rows) if rows else nullcontext():
+        done = {key_of(row): row for row in read_rows(rows)} if rows and Path(rows).is_file() else {}
+        places = list(episodes)
+        for group in together([episodes[place] for place in places]):
+            members = [(places[at], episodes[places[at]]) for at in group]
+            missing = [m for m in methods if any((e.key, place, m.name) not in done for place, e in members)]
+            for method, answers in _solved(members, missing, extractors, data, size, on_problem).items():
+                extractor = extractors[members[0][1].fold]
+                made = provenance.made(extractor.device, extractor.weights)
+                for row, answer in zip(score_group(name, encoder, method, answers, made), answers, strict=True):
+                    if key_of(row) not in done:
+                        if rows:
+                            append_masks(masks_beside(rows), row, answer.masks)
+                            append_row(rows, row)
+                        done[key_of(row)] = row
+            keys = [(episode.key, place, method.name) for method in methods for place, episode in members]
+            yield from (done[key] for key in keys if key in done)
+
+
+def _solved(
+    members: Members,
+    methods: Sequence[Method],
+    extractors: Mapping[int, FeatureExtractor],
+    data: Mapping[int, BenchmarkData],
+    size: tuple[int, int],
+    on_problem: OnError,
+) -> dict[str, list[Answer]]:
+    """The answers of the methods to the episodes of a group that can be read."""
+    answers: dict[str, list[Answer]] = {method.name: [] for method in methods}
+    for place, episode in members if methods else ():
+        where, extractor = data[episode.fold], extractors[episode.fold]
+        try:
+            clip = load_clip(episode, where.query_root, size, where.support_root)
+        except (ValueError, OSError) as error:
+            on_problem(ValueError(f"episode {episode.name}: {str(error).removeprefix(f'episode {episode.name}: ')}"))
+            continue
+        for method in methods:
+            before = extractor.seconds
+            task = extractor.task(clip, method.recipe)
+            extraction = extractor.seconds - before
+            with measured(extractor.device) as cost:
+                masks = method.predict(clip, extractor, clip.truth).masks
+            memory = None if cost.memory_mb is None else cost.memory_mb + task.query.nbytes / MEGABYTE
+            answers[method.name].append(Answer(episode, place, clip, masks, extraction + cost.seconds, memory))
+    return answers
 
 
 def score_group(
@@ -162,7 +245,7 @@ def _scored_again(
     for method, group in answers.items():
         for new in score_group("", "", method, group, {}):
             row = rows[key_of(new)]
-            made = row["made"] | {"metrics": metrics_digest()}
+            made = row["made"] | {"metrics": provenance.metrics_digest()}
             found[key_of(new)] = row | new | {name: row[name] for name in ("benchmark", "encoder")} | {"made": made}
     return found
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import platform
 import subprocess
-from collections.abc import Iterable
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +24,7 @@ from ttilib.files import digest
 
 HOME = Path(__file__).resolve().parents[1]  # the library
 HERE = Path(__file__).resolve().relative_to(HOME)
-START = ("results.evaluation", "solver.methods", "solver.extraction")  # with what they import from the library, except:
+START = "results.evaluation"  # with all that it imports from the library, except:
 SCORING = ("results.metrics", "results.records", "results.provenance")  # score and store what was solved
 
 CARRIED = ("ttilib", "torch", "python", "numpy", "cv2", "commit", "device", "device_name", "threads")
@@ -105,10 +104,10 @@ def _parsed(name: str) -> ast.Module:
     return tree
 
 
-def _imported(start: Iterable[str]) -> dict[str, ast.Module]:
-    """Modules and all that they import from the library, directly or not."""
+def _imported(start: str) -> dict[str, ast.Module]:
+    """A module and all that it imports from the library, directly or not."""
     found: dict[str, ast.Module] = {}
-    due = list(start)
+    due = [start]
     while due:
         name = due.pop()
         if name in found or not HOME.joinpath(*name.split(".")).with_suffix(".py").is_file():
