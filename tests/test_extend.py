@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from corpora import block, picture
+from corpora import block, picture, ytvis
 from tasks import toy_encoder
 
 from ttilib.datasets.base import Dataset, Rule, Scan
 from ttilib.datasets.catalog import DATASETS, read_fold
 from ttilib.datasets.transforms import centred
+from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.clips import load_clip, synthetic_clip
 from ttilib.episodes.episode import sample_episodes
 from ttilib.files import write_json
 from ttilib.images import read_image, read_labels, write_image, write_labels
+from ttilib.results.evaluation import evaluate
+from ttilib.results.metrics import METRICS, Metric
+from ttilib.results.tables import score_table
 from ttilib.solver.extraction import FeatureExtractor, Recipe
 from ttilib.solver.methods import METHODS, Prediction, read_method
 
@@ -86,3 +90,17 @@ def test_an_algorithm_of_ones_own_is_a_class_with_predict(monkeypatch):
     assert strict.predict(clip, extractor).masks.any()
     with pytest.raises(ValueError, match=r"no setting 'margn'; did you mean margin\?"):
         read_method("nearest margn=2")
+
+
+def test_a_metric_and_an_algorithm_of_ones_own_are_in_the_table(tmp_path, monkeypatch):
+    found = Metric("frames found", lambda masks, ground_truth, valid: (masks & ground_truth).any(axis=(1, 2)).mean())
+    monkeypatch.setitem(METRICS, "frames found", found)
+    monkeypatch.setitem(METHODS, "nearest", Nearest())
+    data = read_benchmark("ytvis-v1", 0, ytvis(tmp_path, {f"v{n}": [[1], [1], []] for n in range(3)}, classes=4))
+    episodes = dict(enumerate(draw_episodes(data, 1)))
+    methods = [read_method(text) for text in ("fine-tune steps=3", "nearest")]
+    extractors = {0: FeatureExtractor(toy_encoder)}
+    rows = evaluate(episodes, methods, extractors, {0: data}, (33, 57), "ytvis-v1", "toy")
+    table = score_table(rows).set_index("method")
+    assert list(table.index) == ["fine-tune steps=3", "nearest"] and (table["episodes"] == len(episodes)).all()
+    assert 0 < table.loc["nearest", "frames found"] <= 100 * 2 / 3 + 1e-9 and table.loc["nearest", "mIoU"] > 0
