@@ -19,7 +19,7 @@ PACKAGES = (
     ("episodes", "sampling episode benchmarks clips"),
     ("encoders", "external pspnet layers checkpoints feature_cache"),
     ("solver", "settings task classifier losses objective solver edges extraction methods"),
-    ("results", "metrics evaluation provenance records tables statistics export"),
+    ("results", "metrics provenance records evaluation tables statistics export"),
     ("synthetic", "outlines shapes scenery scenes dataset"),
     ("", "synthetic"),
     ("networks", "imagenet"),
