@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from corpora import HEIGHT, WIDTH, picture
 
 from ttilib.files import write_json
@@ -59,14 +57,3 @@ def coco(root: Path, annotations: dict[str, list[dict]], images: dict[str, list[
         content = {"images": listed, "annotations": entries, "categories": categories, "licenses": []}
         write_json(root / "annotations" / f"instances_{split}2014.json", content)
     return root
-
-
-def polygons(count: int, spread: int, beyond: int) -> Iterator[np.ndarray]:
-    """Polygons of 3 to 9 corners from -beyond to spread + beyond, the same on every machine and version."""
-    state = 12345
-    for place in range(count):
-        numbers = []
-        for _ in range(2 * (3 + place % 7)):
-            state = (1103515245 * state + 12345) % 2**31
-            numbers.append((state >> 8) % (spread + 2 * beyond) - beyond)
-        yield np.array(numbers, dtype=np.int32).reshape(-1, 2)

@@ -1,11 +1,10 @@
 """COCO's masks are the released ones to the pixel, its lists complete, and its stills scanned as Pascal's are."""
 
-import hashlib
 import os
 
 import numpy as np
 import pytest
-from coco_corpus import TABLE, box, coco, instance, name, polygons
+from coco_corpus import TABLE, box, coco, instance, name
 from corpora import HEIGHT, WIDTH, picture, run_lengths
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,89 +13,23 @@ from PIL import Image
 from ttilib.datasets.base import Reader
 from ttilib.datasets.catalog import TABLES
 from ttilib.datasets.coco import (
+    COCO_FULL,
     CocoFullReader,
     CocoReader,
     coco_annotations,
-    coco_lines,
+    coco_list,
     coco_masks,
-    fill_polygon,
     make_masks,
     scan_coco,
-    scan_coco_full,
 )
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import read_labels, write_labels
-
-OLD_FILL = {0: "1274fde801e9b9e68e9279f11330f345", 30: "0f0bfe59d05c5d29b9b5baf5cd7dd18b"}
-"""md5 of 300 polygons within and far beyond a picture of 48 x 48, as opencv-python-headless 4.2.0.34 filled them."""
-
-# Polygons that OpenCV 4.10 (the first two) and 5.0 (the last two) fill otherwise.
-DRAWN = {
-    ((8, 1), (5, 8), (4, 3), (0, 3), (5, 0)): """
-        .....##...
-        ...######.
-        .#######..
-        ########..
-        ....###...
-        ....###...
-        .....#....
-        .....#....""",
-    ((3, 8), (1, 3), (3, 3), (7, 0), (1, 0)): """
-        .#######..
-        .######...
-        ..####....
-        .###......
-        .##.......
-        ..#.......
-        ..##......
-        ...#......""",
-    ((9, 7), (-2, 3), (4, 4), (11, 5)): """
-        ..........
-        ..........
-        ..........
-        ###.......
-        .######...
-        ....######
-        ......####
-        ........##""",
-    ((-2, 0), (10, 0), (0, 11), (4, -3)): """
-        ##########
-        ...#######
-        ...######.
-        ...#####..
-        ..#####...
-        ..####....
-        .####.....
-        .###......""",
-}
-
-
-def drawing(text):
-    return np.array([[mark == "#" for mark in line.strip()] for line in text.strip().splitlines()], dtype=np.uint8)
-
-
-@pytest.mark.parametrize("corners", DRAWN)
-def test_polygons_are_filled_as_they_were(corners):
-    canvas = np.zeros((8, 10), dtype=np.uint8)
-    fill_polygon(canvas, np.array(corners, dtype=np.int32), 1)
-    np.testing.assert_array_equal(canvas, drawing(DRAWN[corners]))
-
-
-@pytest.mark.parametrize("beyond", OLD_FILL)
-def test_three_hundred_polygons_are_filled_as_they_were(beyond):
-    found = hashlib.md5()
-    for corners in polygons(300, 48, beyond):
-        canvas = np.zeros((48, 48), dtype=np.uint8)
-        fill_polygon(canvas, corners, 9)
-        found.update(canvas.tobytes())
-    assert found.hexdigest() == OLD_FILL[beyond]
 
 
 @settings(max_examples=80, deadline=None)
 @given(corners=st.lists(st.tuples(st.integers(0, 21), st.integers(0, 19)), min_size=3, max_size=3))
 def test_a_triangle_is_its_inside_and_its_outline(corners):
-    canvas = np.zeros((20, 22), dtype=np.uint8)
-    fill_polygon(canvas, np.array(corners, dtype=np.int32), 1)
+    canvas = coco_masks([(1, 1, [[float(x) for corner in corners for x in corner]])], 20, 22)
     y, x = np.mgrid[:20, :22]
     sides, apart = [], []
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -185,23 +118,22 @@ def small(root):
     return coco(root, {"train": train, "val": val}, {"train": [9], "val": [30, 6, 4, 5]})
 
 
+def listed(root, split):
+    return coco_list(CocoReader(root), split, TABLE)
+
+
 def test_lists_follow_the_annotation_file_and_leave_out_what_shows_no_object(tmp_path):
     root = small(tmp_path)
-    assert coco_lines(root, "val") == (
-        "val2014/COCO_val2014_000000000030.jpg val/COCO_val2014_000000000030.png",
-        "val2014/COCO_val2014_000000000004.jpg val/COCO_val2014_000000000004.png",
-    )
-    assert coco_lines(root, "train") == (
-        "train2014/COCO_train2014_000000000009.jpg train/COCO_train2014_000000000009.png",
-    )
+    assert listed(root, "val") == ("COCO_val2014_000000000030", "COCO_val2014_000000000004")
+    assert listed(root, "train") == ("COCO_train2014_000000000009",)
     content = read_json(root / "annotations" / "instances_val2014.json")
     write_json(root / "annotations" / "instances_val2014.json", {**content, "images": content["images"][::-1]})
     os.utime(root / "annotations" / "instances_val2014.json", ns=(1, 1))
-    assert [line.split("/")[-1] for line in coco_lines(root, "val")] == [f"{name('val', n)}.png" for n in (4, 30)]
+    assert listed(root, "val") == (name("val", 4), name("val", 30))
 
 
 def test_labels_are_places_in_the_category_list_and_objects_keep_the_order_of_the_file(tmp_path):
-    first, second = coco_annotations(small(tmp_path), "val")
+    first, second = coco_annotations(small(tmp_path), "val").images
     assert (first.name, first.height, first.width) == (name("val", 30), HEIGHT, WIDTH)
     assert [(number, label) for number, label, _ in first.objects] == [(2, 1), (3, 2)]
     assert [(number, label) for number, label, _ in second.objects] == [(1, 2), (5, 4)]
@@ -262,7 +194,7 @@ def test_many_masks_are_painted_by_several_processes(tmp_path, capsys):
     errors = []
     assert make_masks(tmp_path, on_error=errors.append, workers=2) == {"train": 502}
     assert [type(error) for error in errors] == [ValueError, FileNotFoundError]
-    assert "painting train" in capsys.readouterr().err
+    assert "drawing train" in capsys.readouterr().err
     for number in (1, 37, 501):
         mask = read_labels(tmp_path / "train" / f"{name('train', number)}.png")
         assert mask.sum() == 9 and mask[0, number % 20] == 1
@@ -276,17 +208,17 @@ def test_annotation_files_that_cannot_be_used_are_named(tmp_path):
     for broken in ([], {**content, "categories": [{}]}, {**content, "annotations": [{"id": 1}]}, {"images": []}):
         write_json(path, broken)
         with pytest.raises(ValueError, match=r"instances_val2014\.json: not the instances of COCO 2014"):
-            coco_lines(root, "val")
+            listed(root, "val")
     content["images"][1]["file_name"] = "000000000006.jpg"
     write_json(path, content)
     with pytest.raises(ValueError, match="an image is called 000000000006, not COCO_val2014_<id>; use the 2014"):
-        coco_lines(root, "val")
+        listed(root, "val")
     path.write_text('{"images": [')
     with pytest.raises(ValueError, match="not valid JSON at line 1"):
-        coco_lines(root, "val")
+        listed(root, "val")
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"instances_val2014\.json: no such file"):
-        coco_lines(root, "val")
+        listed(root, "val")
 
 
 def test_the_scan_asks_for_large_objects_in_the_pool_but_not_in_the_query(tmp_path):
@@ -306,11 +238,11 @@ def test_the_scan_asks_for_large_objects_in_the_pool_but_not_in_the_query(tmp_pa
 def test_full_masks_are_another_corpus(tmp_path):
     root = small(tmp_path)
     make_masks(root)
-    with pytest.raises(FileNotFoundError, match=r"train_full: no such folder.*python -m ttilib lists coco-full --root"):
-        scan_coco_full(root, TABLE, (1, 3), (2, 4))
+    with pytest.raises(FileNotFoundError, match=r"train_full: no such folder.* prepare coco-full --root"):
+        COCO_FULL.scan(root, TABLE, (1, 3), (2, 4))
     make_masks(root, "full")
     assert read_labels(CocoFullReader(root).mask_path(name("val", 4)))[4, 24] == 2
-    assert scan_coco_full(root, {**TABLE, "min_pixels": 80}, (1, 3), (2, 4)).presence[2] == {
+    assert COCO_FULL.scan(root, {**TABLE, "min_pixels": 80}, (1, 3), (2, 4)).presence[2] == {
         name("val", 4): (name("val", 4),)
     }
     assert scan_coco(root, {**TABLE, "min_pixels": 80}, (1, 3), (2, 4)).presence[2] == {}
@@ -319,18 +251,18 @@ def test_full_masks_are_another_corpus(tmp_path):
 def test_a_list_file_decides_the_order_and_its_broken_lines_are_told(tmp_path):
     root = small(tmp_path)
     make_masks(root)
-    lines = coco_lines(root, "val")
+    lines = [f"val2014/{one}.jpg val/{one}.png" for one in listed(root, "val")]
     write_text(root / "val.txt", "\n".join(lines[::-1]) + "\n")
     assert list(scan_coco(root, TABLE, (1,), (2,)).frames)[1:] == [name("val", 4), name("val", 30)]
     bad = ["val2014/x.jpg val/x.png", lines[0] + " third", lines[0].replace("val/", "train/"), "", lines[0].split()[0]]
     write_text(root / "val.txt", "\n".join([*bad, lines[1]]) + "\n")
-    with pytest.raises(ValueError, match=r"val\.txt, line 1: x: no still of COCO 2014"):
+    with pytest.raises(ValueError, match=r"val\.txt, line 1: found .val2014/x"):
         scan_coco(root, TABLE, (1,), (2,))
     errors = []
     assert list(scan_coco(root, TABLE, (1,), (2,), errors.append).frames)[1:] == [name("val", 4)]
     assert [str(error).split(", line ")[1][0] for error in errors] == ["1", "2", "3", "4", "5"]
     # Four of the folder's own lists and the annotations are not needed any more.
-    write_text(root / "train.txt", "\n".join(coco_lines(root, "train")) + "\n")
+    write_text(root / "train.txt", f"train2014/{name('train', 9)}.jpg train/{name('train', 9)}.png\n")
     (root / "annotations").rename(root / "elsewhere")
     assert len(scan_coco(root, TABLE, (1,), (2,), [].append).frames) == 2
 
@@ -338,7 +270,7 @@ def test_a_list_file_decides_the_order_and_its_broken_lines_are_told(tmp_path):
 def test_what_is_missing_is_named_with_the_way_out(tmp_path):
     root = small(tmp_path)
     with pytest.raises(
-        FileNotFoundError, match=r"train: no such folder of masks; .*python -m ttilib lists coco --root"
+        FileNotFoundError, match=r"train: no such folder of masks; .*python -m ttilib prepare coco --root"
     ):
         scan_coco(root, TABLE, (1,), (2,))
     make_masks(root)
@@ -366,7 +298,7 @@ def test_the_reader_hands_over_photographs_masks_and_training_labels(tmp_path):
     assert cup.sum() == 96 and set(np.unique(cup)) == {0, 1} and not cup[5, 5]
     labels = reader.labels(name("val", 30), (1, 3))
     assert {int(v): int((labels == v).sum()) for v in np.unique(labels)} == {0: HEIGHT * WIDTH - 100, 1: 96, 255: 4}
-    with pytest.raises(ValueError, match="no still of COCO 2014"):
+    with pytest.raises(ValueError, match="no image of COCO 2014"):
         reader.image("000000000030")
 
 
@@ -388,9 +320,6 @@ def test_the_class_table_follows_both_rules():
     assert table["novel"] == [[n for n in range(1, 81) if n % 4 == (fold + 1) % 4] for fold in range(4)]
     assert table["novel_block"] == [[n for n in range(1, 81) if (n - 1) // 20 == fold] for fold in range(4)]
     assert table["min_pixels"] == 2 * 32 * 32
-    expected = table["expected"]
-    assert (expected["train.txt"]["lines"], expected["val.txt"]["lines"]) == (82081, 40137)
-    assert [len(line.split()) for line in expected["val.txt"]["first"]] == [2, 2]
 
 
 IN_COCO = {

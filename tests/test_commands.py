@@ -87,21 +87,19 @@ def test_the_doctor_ends_with_a_status_and_writes_its_report(data, tmp_path, cap
     assert any("v3/00005.jpg" in finding["file"] for finding in read_json(tmp_path / "report.json")["findings"])
 
 
-def test_lists_from_the_shell(tmp_path, capsys):
+def test_prepare_from_the_shell_and_under_its_former_name(tmp_path, capsys):
     masks = {f"{n}_x": [block(41, 0, 0, 11, 11, size=(30, 40)), np.zeros((30, 40), np.uint8)] for n in range(3)}
     vspw(tmp_path / "vspw", {**masks, "t": [block(53, 0, 0, 11, 11, size=(30, 40))]}, train=("t",))
-    words = ("lists", "minivspw", "--root", tmp_path, "--workers", 1, "--out", tmp_path / "out")
-    assert call(*words) == 0
-    (made,) = (path for path in (tmp_path / "out").rglob("test_0.txt"))
-    assert made.read_text() == "".join(f"{n}_x {n}_x/mask/8.png\n" for n in range(3))
-    write_text(tmp_path / "released" / "test_0.txt", made.read_text().replace("1_x/mask/8", "1_x/mask/9"))
-    capsys.readouterr()
-    assert call(*words, "--against", tmp_path / "released") == 1
-    said = capsys.readouterr().out
-    assert "line 2" in said and "1_x 1_x/mask/9.png" in said
+    for command in ("prepare", "lists"):
+        assert call(command, "minivspw", "--root", tmp_path, "--workers", 1) == 0
+        out, err = capsys.readouterr()
+        assert "labels of 7 masks" in out and "census.json" in out and ("prepare" in err) == (command == "lists")
+    (tmp_path / "vspw" / "data" / "0_x" / "mask" / "8.png").write_bytes(b"x")
+    assert call("prepare", "minivspw", "--root", tmp_path) == 1
+    assert "0_x/mask/8.png" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["doctor", "lists", "episodes"])
+@pytest.mark.parametrize("command", ["doctor", "prepare", "episodes"])
 def test_an_unknown_benchmark_or_root_is_one_sentence(command, tmp_path, capsys):
     assert call(command, "ytvis_v1", "--root", tmp_path) == 2
     assert "ytvis-v1" in capsys.readouterr().err

@@ -320,7 +320,7 @@ def test_coco_wants_its_masks_painted(tmp_path):
     coco(tmp_path, entries, {"train": [1, 2, 3], "val": [1, 2, 3]})
     report = examine("coco", tmp_path, **ONE)
     assert [file for file, _ in errors(report)] == ["<name>.png"] * 2
-    assert "python -m ttilib lists coco --root" in report.findings[0].mend
+    assert "python -m ttilib prepare coco --root" in report.findings[0].mend
     make_masks(tmp_path)
     report = examine("coco", tmp_path, **ONE)
     assert report.ok and report.files == {"pictures": 6, "masks": 6} and report.folds["0"]["asked"] == 3
@@ -359,7 +359,7 @@ def test_no_data_is_one_error_with_the_expected_tree(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "build", "gone", "entries"),
     [
-        ("pascal", stills, ["train.txt", "JPEGImages"], ["train.txt", "JPEGImages/<id>.jpg"]),
+        ("pascal", stills, ["JPEGImages"], ["JPEGImages/<id>.jpg"]),
         ("pascal", stills, ["SegmentationClassAug"], ["SegmentationClassAug/<id>.png"]),
         ("ytvis-v1", videos, ["train/train.json"], ["train/train.json"]),
         ("ytvis-v2", videos, ["train/JPEGImages"], ["train/JPEGImages/<video>/<frame>.jpg"]),

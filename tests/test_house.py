@@ -25,7 +25,7 @@ PACKAGES = (
     ("networks", "imagenet"),
     ("plots", "style overlays curves comparisons gallery video browser"),
     ("training", "config distributed data model validation log run train"),
-    ("tools", "doctor_checks doctor frame_lists"),
+    ("tools", "doctor_checks doctor prepare"),
     ("sweep", "notebooks tables tasks clusters expand driver study"),
     ("", "segment"),
 )

@@ -49,8 +49,6 @@ def test_vspw_table_divides_the_25_classes_in_every_fold():
     assert table["base"][0][:3] == [50, 49, 62] and table["novel"][2] == [63, 64, 53, 61, 90]
     assert table["classes"][41] == "billboard_or_Bulletin_Board" and table["classes"][124] == "train"
     assert len(set(table["pascal_to_vspw"]["ignored"])) == 19
-    lists = table["pascal_to_vspw"]["expected"]
-    assert sum(entry["lines"] for entry in lists.values()) == 2735 + 4028 + 6496 + 2109
     pascal_names = set(read_table("pascal")["classes"].values())
     assert set(table["pascal_to_vspw"]["names"].values()) <= pascal_names
 

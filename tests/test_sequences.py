@@ -214,15 +214,15 @@ def test_minivspw_names_come_from_the_folder_or_else_the_project(tmp_path):
 
 def test_minivspw_lists_what_the_release_lists(tmp_path):
     root = mini(tmp_path)
-    listed = minivspw_listed(root, [49, 50, 65])
+    listed, _ = minivspw_listed(root, [49, 50, 65])
     assert list(listed.items()) == [  # sequences as text: 10 before 118 before 9; frames in time
         ("10_x", ("10_x/9", "10_x/11")),
         ("118_fgmRMeHommU", ("118_fgmRMeHommU/8", "118_fgmRMeHommU/9")),
         ("9_x", ("9_x/8", "9_x/10")),
     ]
-    assert minivspw_listed(root, [57]) == {"10_x": ("10_x/8",), "7_x": ("7_x/8",)}
+    assert minivspw_listed(root, [57])[0] == {"10_x": ("10_x/8",), "7_x": ("7_x/8",)}
     write_text(root / "vspw_videolist.txt", "9_x 24 frames\n118_fgmRMeHommU\n777_absent\n")
-    assert list(minivspw_listed(root, [49, 50, 65])) == ["118_fgmRMeHommU", "9_x"]
+    assert list(minivspw_listed(root, [49, 50, 65])[0]) == ["118_fgmRMeHommU", "9_x"]
 
 
 def test_minivspw_scan_without_any_flow_keeps_every_listed_frame(tmp_path):
@@ -241,7 +241,7 @@ def test_minivspw_scan_drops_frames_without_flow_once_there_is_any(tmp_path):
     assert mini_fold(root).frames == {"10_x": ("10_x/9",), "9_x": ("9_x/8",)}
     assert mini_fold(root).presence[50] == {}
     assert mini_fold(root, 0).frames == {"10_x": ("10_x/8",)}  # 7_x has no flow at all
-    assert list(minivspw_listed(root, [57])) == ["10_x", "7_x"]  # but is in the list
+    assert list(minivspw_listed(root, [57])[0]) == ["10_x", "7_x"]  # but is in the list
     shutil.rmtree(root / "data" / "9_x" / "flow")
     shutil.rmtree(root / "data" / "10_x" / "flow")
     flow(root, {"118_fgmRMeHommU": [8]})  # the flow of an ignored sequence is flow all the same

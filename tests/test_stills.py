@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ttilib.datasets.base import IGNORED, Reader
-from ttilib.datasets.catalog import TABLES, read_fold, read_table
-from ttilib.datasets.pascal import VOC_COLOURS, PascalReader, pascal_ids, pascal_list, scan_pascal, voc_colour
+from ttilib.datasets.catalog import TABLES, read_table
+from ttilib.datasets.pascal import VOC_COLOURS, PascalReader, pascal_list, scan_pascal, voc_colour
 from ttilib.files import read_json, write_text
 from ttilib.images import read_labels, write_image, write_labels
 
@@ -40,59 +40,10 @@ def test_voc_colours_are_those_of_voc():
     assert all(VOC_COLOURS[colour] == label for label, colour in KNOWN.items())
 
 
-def official(root, train=("2007_b", "2007_a"), noval=("2008_z", "2007_a", "2008_c"), val=("2009_y", "2009_x")):
-    """The id lists as VOC and SBD ship them."""
-    for split, ids in (("train", train), ("val", val), ("trainval", train + val)):
-        write_text(root / "ImageSets" / "Segmentation" / f"{split}.txt", "".join(f"{one}\n" for one in ids))
-    write_text(root / "SBD" / "train_noval.txt", "".join(f"{one}\n" for one in noval))
-    return root
-
-
-def test_the_official_layout_gives_the_released_lists(tmp_path):
-    root = official(tmp_path)
-    assert pascal_ids(root, "train") == ("2008_z", "2007_a", "2008_c", "2007_b")
-    assert pascal_ids(root, "val") == ("2009_y", "2009_x")
-    stills = {
-        name: block(1 + place % 4, 0, 0, 6, 6)
-        for place, name in enumerate(("2008_z", "2007_a", "2008_c", "2007_b", "2009_y", "2009_x"))
-    }
-    pascal(root, stills, ("2009_y", "2009_x"))
-    released = read_fold("pascal", 0, root)
-    listed = [pascal_list(root, f"{split}.txt") for split in ("train", "val")]
-    for split in ("train", "val"):
-        (root / f"{split}.txt").unlink()
-    assert [pascal_list(root, f"{split}.txt") for split in ("train", "val")] == listed
-    assert read_fold("pascal", 0, root) == released
-
-
-@pytest.mark.parametrize("place", [".", "SBD", "sbd", "ImageSets/Segmentation"])
-def test_the_list_of_sbd_is_found_where_people_put_it(tmp_path, place):
-    (official(tmp_path) / "SBD" / "train_noval.txt").rename(tmp_path / "elsewhere.txt")
-    with pytest.raises(FileNotFoundError, match=r"no train_noval\.txt of SBD in .*/SBD, .*Segmentation; fetch it"):
-        pascal_ids(tmp_path, "train")
-    (tmp_path / place).mkdir(exist_ok=True)
-    (tmp_path / "elsewhere.txt").rename(tmp_path / place / "train_noval.txt")
-    assert pascal_list(tmp_path, "train.txt")[:2] == ("2008_z", "2007_a")
-
-
-def test_id_lists_that_cannot_be_read_are_named(tmp_path):
-    root = official(tmp_path, train=("2007_b", "2007_a 1"))
-    with pytest.raises(ValueError, match=r"Segmentation/train\.txt, line 2: found '2007_a 1'; expected one id"):
-        pascal_ids(root, "train")
-    errors = []
-    assert pascal_ids(root, "train", errors.append) == ("2008_z", "2007_a", "2008_c", "2007_b")
-    assert len(errors) == 1
-    with pytest.raises(FileNotFoundError, match=r"Segmentation/test\.txt: no such list"):
-        pascal_list(root, "test.txt")
-    (root / "SBD" / "train_noval.txt").write_bytes(b"2008_\xff\n")
-    with pytest.raises(ValueError, match=r"train_noval\.txt: not UTF-8 text \(byte 5\)"):
-        pascal_ids(root, "train")
-
-
 def test_lists_from_another_system_are_read(tmp_path):
     line = "JPEGImages/{0}.jpg SegmentationClassAug/{0}.png\r\n"
     (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbf" + "".join(map(line.format, "ab")).encode())
-    assert pascal_list(tmp_path, "val.txt") == ("a", "b")
+    assert pascal_list(tmp_path, "val") == ("a", "b")
 
 
 def test_a_broken_line_is_told_and_the_others_are_read(tmp_path):
@@ -238,7 +189,7 @@ def test_a_cut_off_photograph_is_named(tmp_path):
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real stills are not beside the project")
 def test_real_stills_are_scanned_as_their_masks_show():
     table = {**read_table("pascal"), "min_pixels": 800}  # these are half as wide and high
-    val = pascal_list(REAL, "val.txt")
+    val = pascal_list(REAL, "val")
     for novel in table["novel"][::3]:
         found = scan_pascal(REAL, table, [n for n in table["classes"] if n not in novel], novel)
         queries = {}

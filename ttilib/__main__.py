@@ -275,22 +275,29 @@ def doctor(options: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
+@command(*DATA)
+def prepare(options: argparse.Namespace) -> int:
+    """Draw COCO's masks and count the labels of all masks, once; exit status 1 if a file cannot be used."""
+    from ttilib.tools.prepare import prepare
+
+    errors: list[Exception] = []
+    made = prepare(options.benchmark, options.root, options.support_root, options.workers, errors.append)
+    for path, count in made.items():
+        print(f"labels of {count} masks: {path}")
+    _print_left_out(errors)
+    return 1 if errors else 0
+
+
 @command(
     *DATA,
-    given("--out", "folder for the lists (default: ROOT/<corpus>/lists)"),
-    given("--against", "a released list, or a folder of them, to compare line by line"),
-    option("--keep-going", False, "write the lists though they differ"),
-)
+    given("--out", "no longer used"),
+    given("--against", "no longer used"),
+    option("--keep-going", False, "no longer used"),
+)  # fmt: skip
 def lists(options: argparse.Namespace) -> int:
-    """Make the release's frame lists and check them; exit status 1 if they differ."""
-    from ttilib.tools.frame_lists import write_lists
-
-    report = write_lists(
-        options.benchmark, options.root, options.out, against=options.against, keep_going=options.keep_going,
-        workers=options.workers, support_root=options.support_root,
-    )  # fmt: skip
-    print(report.text())
-    return 0 if report.ok else 1
+    """The former name of prepare: the published lists are in lists/ and need not be made again."""
+    print("lists is now called prepare: the published lists need not be made again", file=sys.stderr)
+    return prepare(options)
 
 
 @command(

@@ -97,8 +97,8 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file; an unreadable one is reported with its name, line and column.
+def read_json(path: Path | str, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Read a JSON file; an unreadable one is reported with its name, line and column. `hook`: as for `json.loads`.
 
     Raises FileNotFoundError if it is missing, ValueError if it is not UTF-8 JSON.
     """
@@ -107,7 +107,7 @@ def read_json(path: Path | str) -> Any:
         found = "is a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {found}; expected a JSON file")
     try:
-        return json.loads(path.read_bytes().decode("utf-8"))
+        return json.loads(path.read_bytes().decode("utf-8"), object_hook=hook)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
@@ -115,6 +115,26 @@ def read_json(path: Path | str) -> Any:
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); fetch or write it again") from error
+
+
+def read_lines(path: Path | str) -> list[str]:
+    """The lines of a text file. Raises ValueError naming it if it is not UTF-8."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); fetch or write it again") from error
+
+
+Stamp = tuple[int, int]
+
+
+def file_stamp(path: Path | str) -> Stamp | None:
+    """Size and time of change of a file, by which one knows that it is unchanged; None if there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def digest(*values: Any) -> str:
@@ -171,6 +191,12 @@ def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     """
     parts = re.split(r"([0-9]+)", name)
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
+
+
+def file_names(folder: Path, ending: str) -> list[str]:
+    """Names of the files of a folder without their ending, in natural order; hidden ones left out."""
+    files = (path.name for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
+    return sorted((name.removesuffix(ending) for name in files), key=natural_key)
 
 
 def meant(word: str, known: Iterable[object], otherwise: str = "", most: int = 3) -> str:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 import numpy as np
 from jaxtyping import UInt8
 
+from ttilib.files import lists_folder
+
 if TYPE_CHECKING:  # processes that only count labels need not wait for torch
     from ttilib.datasets.transforms import Placement
 
@@ -57,6 +59,38 @@ class Scan(NamedTuple):
     train: Names
     val: Names
     shown: Mapping[str, tuple[int, ...]] = {}
+
+
+LISTED = {
+    "pascal": "JPEGImages/{0}.jpg SegmentationClassAug/{0}.png",
+    "coco": "val2014/COCO_val2014_{0:0>12}.jpg val/COCO_val2014_{0:0>12}.png",
+    "minivspw": "data/{0}/mask/{1:0>8}.png",
+    "vspw": "{0} {0}/mask/{1:0>8}.png",
+}
+"""A line of the published lists: {0} is an image id or a sequence, {1} the number of a frame."""
+
+
+def published_lines(name: str) -> Names:
+    """The lines of a published list, such as "pascal/val", from its short form in lists/.
+
+    A short line is an image id, or a sequence followed by frame numbers and ranges first-last.
+    """
+    lines = []
+    for line in (lists_folder() / f"{name}.txt").read_text(encoding="utf-8").splitlines():
+        first, *spans = line.split()
+        ends = [span.split("-") for span in spans]
+        numbers = [str(number) for end in ends for number in range(int(end[0]), int(end[-1]) + 1)]
+        lines += [LISTED[name.split("/")[0]].format(first, number) for number in numbers or [""]]
+    return tuple(lines)
+
+
+def only_present(names: Sequence[str], there: Collection[str], name: str, root: Path, on_error: OnError) -> Names:
+    """Those names of a published list whose files are there; one sentence says how many are not, and which."""
+    if missing := [entry for entry in names if entry not in there]:
+        about = f"{len(missing)} of the {len(names)} frames of the published list {name} are not here"
+        about += f", first {', '.join(missing[:3])}"
+        on_error(FileNotFoundError(f"{root}: {about}; complete the folder, see docs/data.md"))
+    return tuple(entry for entry in names if entry in there)
 
 
 class Rule(NamedTuple):

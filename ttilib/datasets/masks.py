@@ -1,26 +1,17 @@
-"""COCO outlines: polygons, or run lengths plain or compressed, as one mask.
+"""Masks: COCO outlines (polygons, or run lengths plain or compressed) decoded, and the labels of label maps counted.
 
-Annotation files of the COCO family say where an object is in one of three ways. `decode` paints any of them,
-`misfit` says at a glance whether one can belong to a picture, `packed` keeps run lengths in little memory.
-
-How many pixels of each label: the one question that is asked of every mask of a corpus.
-
-Lists of frames are made from these counts, and nothing else has to open a hundred thousand masks. A mask is
-counted once while it is unchanged (same size, same time of change): in this process always, and from one process
-to the next where a kept file says so.
-
-`census` counts, `write_census` keeps the counts in a file beside the data.
+Where classes are present follows from the pixels of each label, so `census` counts these for all masks of a dataset.
+A mask is counted once while its file is unchanged: in one process always, and from one process to the next through
+the file of `write_census`.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
@@ -33,7 +24,7 @@ from pycocotools import mask as coco
 from tqdm import tqdm
 
 from ttilib.datasets.base import OnError, stop
-from ttilib.files import read_json, write_text
+from ttilib.files import Stamp, file_stamp, parallel_map, read_json, write_text
 from ttilib.images import Colours, read_labels
 
 ONE_AT_A_TIME = threading.Lock()
@@ -93,7 +84,6 @@ def _inside(lengths: dict[str, Any]) -> Bool[np.ndarray, "h w"]:
 
 
 Counts = Mapping[int, int]
-Stamp = tuple[int, int]
 
 MANY = 500
 """So many masks take long enough for a bar, and for other processes to be worth their start."""
@@ -114,13 +104,15 @@ def census(
     of `write_census` with earlier counts; absent is as good as empty. `colours`: what the colours of an RGB label
     map mean, as for `read_labels`. A mask that cannot be read is told to `on_error` and left out.
     """
-    stamps = {path: _stamp(path) for path in paths}
+    stamps = {path: file_stamp(path) for path in paths}
     due = [path for path, stamp in stamps.items() if not _known(path, stamp)]
     if due and kept is not None and kept.is_file():
         _recall(kept, {path: stamps[path] for path in due}, on_error)
         due = [path for path in due if not _known(path, stamps[path])]
-    bar = tqdm(total=len(due), desc="counting labels", unit=" masks", mininterval=1.0, disable=len(due) <= MANY)
-    with bar, closing(_work(due, workers, colours)) as work:
+    few = len(due) <= MANY
+    bar = tqdm(total=len(due), desc="counting labels", unit=" masks", mininterval=1.0, disable=few)
+    work = parallel_map(partial(_count, colours), due, 1 if few else workers, chunk=64)
+    with bar, closing(work):
         for path, found in zip(due, work, strict=True):
             stamp = stamps[path]
             if isinstance(found, Exception):
@@ -139,7 +131,7 @@ def write_census(path: Path, counts: Mapping[Path, Counts]) -> None:
     """
     folders: dict[Path, dict[str, list[int]]] = {}
     for mask, found in counts.items():
-        stamp = _counted[mask][0] if mask in _counted else _stamp(mask)
+        stamp = _counted[mask][0] if mask in _counted else file_stamp(mask)
         if stamp is not None:
             entry = [*stamp, *(number for pair in found.items() for number in pair)]
             folders.setdefault(mask.parent, {})[mask.name] = entry
@@ -156,15 +148,6 @@ def _seen_from(kept: Path, folder: Path) -> str:
     return Path(os.path.relpath(folder, kept.parent)).as_posix()
 
 
-def _stamp(path: Path) -> Stamp | None:
-    """Size and time of change of a file; None if there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
-
-
 def _known(path: Path, stamp: Stamp | None) -> bool:
     return stamp is not None and path in _counted and _counted[path][0] == stamp
 
@@ -179,20 +162,6 @@ def _recall(kept: Path, wanted: Mapping[Path, Stamp | None], on_error: OnError) 
                 _counted[path] = stamp, dict(zip(entry[2::2], entry[3::2], strict=True))
     except (AttributeError, TypeError, ValueError) as error:
         on_error(ValueError(f"{kept}: not a file of label counts ({error}); delete it, it will be made again"))
-
-
-def _work(paths: Sequence[Path], workers: int, colours: Colours | None) -> Iterator[Counts | Exception]:
-    """Count in this process, or in fresh ones; either way in order, and stopping at once when asked to."""
-    job = partial(_count, colours)
-    if workers <= 1 or len(paths) <= MANY:
-        yield from map(job, paths)
-        return
-    fresh = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, fresh, initializer=cv2.setNumThreads, initargs=(1,))
-    try:
-        yield from pool.map(job, paths, chunksize=64)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _count(colours: Colours | None, path: Path) -> Counts | Exception:

@@ -1,13 +1,12 @@
-"""Stills with a label map each: Pascal VOC with SBD masks, and what other corpora of stills share with it.
+"""Images with a label map each: Pascal VOC with SBD masks, and what other datasets of images share with it.
 
-`pascal_list` reads a list of stills, or makes it from the id lists that VOC and SBD ship (`pascal_ids`);
-`scan_pascal` tells which classes each still shows, `PascalReader` reads photographs and masks. `scan_stills` is the
-rule of the scan for any reader of stills, `VOC_COLOURS` the colours in which VOC shows its labels.
-Source: protocol sections 1.1 and 7.
+`pascal_list` gives the images of a split, `scan_stills` the rule by which classes count as present in them, and
+`VOC_COLOURS` the colours in which VOC shows its labels. Source: protocol sections 1.1 and 7.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +16,7 @@ from jaxtyping import UInt8
 
 from ttilib.datasets.base import (
     IGNORED,
+    LISTED,
     Dataset,
     FrameFiles,
     Names,
@@ -25,10 +25,13 @@ from ttilib.datasets.base import (
     Rule,
     Scan,
     large,
+    only_present,
+    published_lines,
     stop,
 )
 from ttilib.datasets.masks import census
 from ttilib.datasets.transforms import static
+from ttilib.files import file_names, read_lines
 from ttilib.images import Colours, read_image, read_labels
 
 
@@ -41,69 +44,45 @@ def voc_colour(label: int) -> tuple[int, int, int]:
 VOC_COLOURS: Colours = {voc_colour(label): label for label in range(256)}
 """Red, green, blue to label: 0 black, 1 (128, 0, 0), ..., 255 the cream of the void ring."""
 
-SBD_PLACES = (".", "SBD", "sbd", "ImageSets/Segmentation")
-"""Where SBD's train_noval.txt is looked for under a Pascal root."""
 
 
-def text_lines(path: Path) -> list[str]:
-    """The lines of a text file; one that is not text is named."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); fetch or write it again") from error
+def read_list(path: Path, form: str, on_error: OnError = stop) -> Names:
+    """What stands for {} in the lines of a list; `form`: how each line must read.
 
-
-def pascal_ids(root: Path, split: str, on_error: OnError = stop) -> Names:
-    """The ids of the released "train" or "val" list, made from the id lists that VOC and SBD ship.
-
-    val is VOC's own list; train is SBD's train_noval.txt followed by VOC's train list, each in file order, the
-    first of repeated ids kept. A line that is not one id is told to `on_error` and left out.
-
-    Raises FileNotFoundError saying which list is missing and where it was looked for.
-    Source: protocol section 7.
+    A line that reads otherwise is reported to `on_error` and left out.
     """
-    paths = [root / "ImageSets" / "Segmentation" / f"{split}.txt"]
-    if not paths[0].is_file():
-        raise FileNotFoundError(f"{paths[0]}: no such list; expected the segmentation lists of VOC 2012 there")
-    if split == "train":
-        places = [root / place / "train_noval.txt" for place in SBD_PLACES]
-        if not (found := [path for path in places if path.is_file()]):
-            looked = ", ".join(str(path.parent) for path in places)
-            raise FileNotFoundError(f"{root}: no train_noval.txt of SBD in {looked}; fetch it, or give train.txt")
-        paths.insert(0, found[0])
+    first, *others = (re.escape(part) for part in form.split("{}"))
+    pattern = re.compile(f"{first}(?P<id>[^/ ]+)" + "(?P=id)".join(others))
     ids = []
-    for path in paths:
-        for number, line in enumerate(text_lines(path), start=1):
-            if len(line.split()) == 1:
-                ids.append(line.strip())
-            else:
-                on_error(ValueError(f"{path}, line {number}: found {line!r}; expected one id"))
-    return tuple(dict.fromkeys(ids))
-
-
-def pascal_list(root: Path, name: str, on_error: OnError = stop) -> Names:
-    """The stills of a list in file order; lines are JPEGImages/<id>.jpg SegmentationClassAug/<id>.png.
-
-    Without train.txt or val.txt the folder may be as VOC ships it: see `pascal_ids`. A line that cannot be read is
-    told to `on_error` and left out.
-    """
-    path = root / name
-    if not path.is_file() and (root / "ImageSets" / "Segmentation").is_dir():
-        return pascal_ids(root, path.stem, on_error)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such list; expected lines 'JPEGImages/<id>.jpg <mask path>', or VOC's own ImageSets beside it"
-        )
-    names = []
-    for number, line in enumerate(text_lines(path), start=1):
-        fields = line.split()
-        still = PurePosixPath(fields[0]).stem if fields else ""
-        if fields == [f"JPEGImages/{still}.jpg", f"SegmentationClassAug/{still}.png"]:
-            names.append(still)
+    for number, line in enumerate(read_lines(path), start=1):
+        if match := pattern.fullmatch(" ".join(line.split())):
+            ids.append(match["id"])
         else:
-            expected = "expected two fields, JPEGImages/<id>.jpg SegmentationClassAug/<id>.png"
+            expected = f"expected two fields, {form.replace('{}', '<id>')}"
             on_error(ValueError(f"{path}, line {number}: found {line!r}; {expected}"))
-    return tuple(names)
+    return tuple(ids)
+
+
+def published_names(reader: PascalReader, name: str, on_error: OnError = stop) -> Names:
+    """The images of a published list, such as "pascal/val", that are there with their masks."""
+    names = [PurePosixPath(line.split()[0]).stem for line in published_lines(name)]
+    files = ({reader.picture_path(names[0]).parent: ".jpg", reader.mask_path(names[0]).parent: ".png"}).items()
+    there = set.intersection(*(set(file_names(folder, ending)) for folder, ending in files))
+    return only_present(names, there, name, reader.root, on_error)
+
+
+def pascal_list(root: Path, split: str, on_error: OnError = stop) -> Names:
+    """The images of <root>/<split>.txt in file order, or without it those of the published list.
+
+    A folder with its own lists.json is not the data that was published on, and needs lists of its own.
+    """
+    path = root / f"{split}.txt"
+    if path.is_file():
+        return read_list(path, LISTED["pascal"].replace("{0}", "{}"), on_error)
+    if (root / "lists.json").is_file():
+        lines = "'JPEGImages/<id>.jpg SegmentationClassAug/<id>.png'"
+        raise FileNotFoundError(f"{path}: no such list; a folder with its own lists.json needs one with lines {lines}")
+    return published_names(PascalReader(root), f"pascal/{split}", on_error)
 
 
 def known(path: Path, counts: Mapping[int, int], table: Mapping[str, Any]) -> Mapping[int, int]:
@@ -121,11 +100,11 @@ def scan_pascal(
     novel: Sequence[int],
     on_error: OnError = stop,
 ) -> Scan:
-    """Which stills of train.txt and val.txt show which class: the rule of `scan_stills`."""
-    train, val = (pascal_list(root, f"{split}.txt", on_error) for split in ("train", "val"))
+    """Which images of the train and val lists contain which class: the rule of `scan_stills`."""
     reader = PascalReader(root)
     if not (root / reader.masks).is_dir():
-        raise FileNotFoundError(f"{root / reader.masks}: no such folder; expected a label map <id>.png for each still")
+        raise FileNotFoundError(f"{root / reader.masks}: no such folder; expected a label map <id>.png for each image")
+    train, val = (pascal_list(root, split, on_error) for split in ("train", "val"))
     return scan_stills(reader, train, val, table, base, novel, on_error)
 
 
@@ -205,7 +184,7 @@ class PascalReader:
 def pascal_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
     """Image and mask of every still in train.txt and val.txt."""
     reader = PascalReader(root)
-    stills = [still for split in ("train", "val") for still in pascal_list(root, f"{split}.txt", on_error)]
+    stills = [still for split in ("train", "val") for still in pascal_list(root, split, on_error)]
     return {still: FrameFiles(reader.picture_path(still), reader.mask_path(still)) for still in stills}
 
 
@@ -218,8 +197,6 @@ PASCAL = Dataset(
     sampling="stills",
     others_ignored=True,
     layout={
-        "train.txt or ImageSets/Segmentation/train.txt": "",
-        "val.txt or ImageSets/Segmentation/val.txt": "",
         "JPEGImages/<id>.jpg": "",
         "SegmentationClassAug/<id>.png": "",
     },

@@ -1,15 +1,8 @@
-"""Sequences with a label map per frame, above all VSPW.
+"""Sequences with a label map per frame: VSPW, and MiniVSPW, in which the novel classes of Pascal are looked for.
 
-`sequence_folders`, `sequence_frames` and `counted` find the frames of such a corpus and count their labels;
-`scan_vspw` tells where each class of VSPW is visible, `VspwReader` reads its photographs and masks.
-Source: protocol section 1.5 (VSPW).
-
-MiniVSPW: the sequences of VSPW on which the novel classes of Pascal are looked for, frame by frame.
-
-The folder has label_num_dic_final.json, VSPW's names of its ids, and data/<sequence>/{origin,mask,flow}. Nothing
-is trained on it. `minivspw_table` says which VSPW class is which Pascal class, `minivspw_listed` gives the frames
-of the released lists, `scan_minivspw` those of them that the released code asks about.
-Source: protocol sections 1.4 and 7.
+`sequence_folders`, `sequence_frames` and `counted` find the frames of any such dataset and count their labels.
+VSPW's folder has data/<sequence>/{origin,mask}, train.txt and val.txt; MiniVSPW's has data/<sequence>/
+{origin,mask,flow} and label_num_dic_final.json, VSPW's names of its ids. Source: protocol sections 1.4, 1.5 and 7.
 """
 
 from __future__ import annotations
@@ -32,19 +25,14 @@ from ttilib.datasets.base import (
     Rule,
     Scan,
     large,
+    only_present,
+    published_lines,
     stop,
 )
 from ttilib.datasets.masks import Counts, census
-from ttilib.datasets.pascal import text_lines
 from ttilib.datasets.transforms import centred, static
-from ttilib.files import lists_folder, natural_key, read_json
+from ttilib.files import file_names, lists_folder, natural_key, read_json, read_lines
 from ttilib.images import read_image, read_labels
-
-
-def file_names(folder: Path, ending: str) -> list[str]:
-    """Names of the files of a folder without their ending, in the order people count in; hidden ones left out."""
-    files = (path.name for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
-    return sorted((name.removesuffix(ending) for name in files), key=natural_key)
 
 
 def sequence_folders(place: Path, inside: str = "") -> list[str]:
@@ -99,6 +87,38 @@ def vspw_folder(root: Path) -> Path:
     return root / "data" if (root / "data").is_dir() else root
 
 
+def read_words(path: Path) -> list[str]:
+    """The first word of every line of a list; none if there is no such file."""
+    return [line.split()[0] for line in read_lines(path) if line.strip()] if path.is_file() else []
+
+
+def published_list(root: Path, classes: Collection[int], lists: Mapping[str, Sequence[Collection[int]]]) -> str:
+    """The name of the published list of these classes, "" if there is none.
+
+    `lists`: names with {} for the fold, to the classes of each fold. A folder with its own lists.json is not the data
+    that was published on.
+    """
+    wanted = set(classes)
+    names = [name.format(k) for name, folds in lists.items() for k, ids in enumerate(folds) if set(ids) == wanted]
+    there = [name for name in names if (lists_folder() / f"{name}.txt").is_file()]
+    return there[0] if there and not (root / "lists.json").is_file() else ""
+
+
+def published_frames(
+    root: Path, name: str, wanted: Callable[[str], bool], there: Callable[[str], bool], on_error: OnError
+) -> dict[str, Names]:
+    """The frames of a published list in the sequences that are wanted; those that are not there are reported once."""
+    frames: list[str] = []
+    for line in published_lines(name) if name else ():
+        *_, sequence, _, file = line.split("/")
+        if wanted(sequence := sequence.split(" ")[-1]):
+            frames.append(f"{sequence}/{file.removesuffix('.png')}")
+    found: dict[str, list[str]] = {}
+    for frame in only_present(frames, {frame for frame in frames if there(frame)}, name, root, on_error):
+        found.setdefault(frame.split("/")[0], []).append(frame)
+    return {sequence: tuple(names) for sequence, names in found.items()}
+
+
 def scan_vspw(
     root: Path,
     table: Mapping[str, Any],
@@ -106,53 +126,55 @@ def scan_vspw(
     novel: Sequence[int],
     on_error: OnError = stop,
 ) -> Scan:
-    """Where each class is visible: base classes in sequences of either list, novel ones in those of val.txt.
+    """Where each class is visible: base classes in sequences of train.txt and val.txt, novel ones in those of val.txt.
 
-    A frame is listed for the base or for the novel classes if one of them covers `min_pixels` of it; there every
-    one of them is present, however small. All frames of a sequence are in `frames`, also those not listed.
+    A frame is listed for the base or for the novel classes if the published list of these classes has it, or, where
+    none was published, if one of them covers `min_pixels` of it. In a listed frame every one of them is present,
+    however small. All frames of a sequence are in `frames`, also those not listed.
     """
-    folder = vspw_folder(root)
+    reader = VspwReader(root)
     train, val = (read_words(root / f"{split}.txt") for split in ("train", "val"))
     # Sequences of no list are test material: to train on them by accident would spoil every number.
-    val = val or [name for name in sequence_folders(folder, "origin") if name not in set(train)]
+    val = val or [name for name in sequence_folders(reader.folder, "origin") if name not in set(train)]
     videos = [name for name in dict.fromkeys(train + val) if name not in table.get("ignored", ())]
-    frames = sequence_frames(folder, videos, "origin", ".jpg", on_error)
-    frames, counts = counted(root, frames, lambda frame: _vspw_mask(folder, frame), on_error)
+    frames = sequence_frames(reader.folder, videos, "origin", ".jpg", on_error)
+    frames, counts = counted(root, frames, reader.mask_path, on_error)
     tested, trained = set(val), set(train)
+    query_frames = {video: names for video, names in frames.items() if video in tested}
     presence = {
-        **_where(base, {video: _listed_frames(names, counts, base, table) for video, names in frames.items()}, counts),
-        **_where(novel, {v: _listed_frames(f, counts, novel, table) for v, f in frames.items() if v in tested}, counts),
+        **_present(root, base, frames, counts, table, trained, on_error),
+        **_present(root, novel, query_frames, counts, table, None, on_error),
     }
     shown = {video for number in base for video in presence[number]}
     kept = [tuple(video for video in frames if video in split and video in shown) for split in (trained, tested)]
     return Scan(frames, presence, *kept)
 
 
-def read_words(path: Path) -> list[str]:
-    """The first word of every line of a list; none if there is no such file."""
-    return [line.split()[0] for line in text_lines(path) if line.strip()] if path.is_file() else []
-
-
-def _listed_frames(
-    frames: Names, counts: Mapping[str, Counts], classes: Collection[int], table: Mapping[str, Any]
-) -> list[str]:
-    return [frame for frame in frames if large(counts[frame], table) & set(classes)]
-
-
-def _where(
-    classes: Sequence[int], listed: Mapping[str, Sequence[str]], counts: Mapping[str, Counts]
+def _present(
+    root: Path,
+    classes: Sequence[int],
+    frames: Mapping[str, Names],
+    counts: Mapping[str, Counts],
+    table: Mapping[str, Any],
+    split: Collection[str] | None,
+    on_error: OnError,
 ) -> Presence:
+    """Where classes are present: in the frames listed for them, in sequences of `split` (None: all) as published."""
+    own, name = read_json(VSPW_TABLE), ""
+    if table.get("min_pixels") == own["min_pixels"]:
+        splits = {"vspw/train_{}": own["base"], "vspw/val_{}": own["validation"], "vspw/test_{}": own["novel"]}
+        name = published_list(root, classes, splits)
+    wanted = bool if split is None else split.__contains__
+    published = published_frames(root, name, wanted, counts.__contains__, on_error)
     presence: Presence = {number: {} for number in classes}
-    for video, frames in listed.items():
+    for video, names in frames.items():
+        listed: Sequence[str] = [frame for frame in names if large(counts[frame], table) & set(classes)]
+        if name and wanted(video):
+            listed = published.get(video, ())
         for number in classes:
-            if seen := tuple(frame for frame in frames if number in counts[frame]):
+            if seen := tuple(frame for frame in listed if number in counts[frame]):
                 presence[number][video] = seen
     return presence
-
-
-def _vspw_mask(folder: Path, frame: str) -> Path:
-    sequence, name = frame.split("/")
-    return folder / sequence / "mask" / f"{name}.png"
 
 
 class VspwReader:
@@ -171,7 +193,8 @@ class VspwReader:
 
     def mask_path(self, frame: str) -> Path:
         """The file of a frame's label map."""
-        return _vspw_mask(self.folder, frame)
+        sequence, name = frame.split("/")
+        return self.folder / sequence / "mask" / f"{name}.png"
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
         """The photograph of a frame, red green blue."""
@@ -232,12 +255,24 @@ def _names(root: Path, vspw: Mapping[str, Any]) -> tuple[Path, dict[int, str]]:
         raise ValueError(f"{path}: not a file of names and ids ({error}); give the one VSPW ships") from error
 
 
-def minivspw_listed(root: Path, ids: Collection[int], on_error: OnError = stop) -> dict[str, Names]:
-    """The frames of the released list of a fold: of each sequence those with a pixel of one of these classes.
+def minivspw_listed(
+    root: Path, ids: Collection[int], ignored: Collection[str] = (), on_error: OnError = stop
+) -> tuple[dict[str, Names], dict[str, Counts]]:
+    """The frames of the released list of a fold with their counts: the published one if these are its classes.
 
-    Sequences come in plain text order; if there is a vspw_videolist.txt, only those whose name begins a line.
+    Otherwise, of each sequence in plain text order, the frames with a pixel of one of these classes. If there is a
+    vspw_videolist.txt, only sequences whose name begins a line of it count.
     """
-    return _listed(root, ids, _sequences(root), on_error)[0]
+    reader, named = VspwReader(root), set(read_words(root / VIDEOS))
+    wanted = lambda video: video not in ignored and (not named or video in named)  # noqa: E731
+    folds = read_json(VSPW_TABLE)["pascal_to_vspw"]["novel"]
+    if name := published_list(root, ids, {"minivspw/{}": folds}):
+        listed = published_frames(root, name, wanted, lambda frame: reader.mask_path(frame).is_file(), on_error)
+        return counted(root, listed, reader.mask_path, on_error)
+    names = sorted(sequence_folders(reader.folder, "origin"))  # 10_x before 9_x, as in the released lists
+    masks = sequence_frames(reader.folder, filter(wanted, names), "mask", ".png", on_error)
+    masks, counts = counted(root, masks, reader.mask_path, on_error)
+    return keep(masks, lambda frame: not counts[frame].keys().isdisjoint(ids)), counts
 
 
 def scan_minivspw(
@@ -252,31 +287,12 @@ def scan_minivspw(
     The release drops a frame whose flow file is missing, though it never opens one (quirk Q10). A folder without
     any flow cannot be asked that, so there nothing is dropped.
     """
-    names = [name for name in _sequences(root) if name not in table.get("ignored", ())]
-    frames, counts = _listed(root, novel, names, on_error)
+    frames, counts = minivspw_listed(root, novel, table.get("ignored", ()), on_error)
     frames = _with_pictures(root, _with_flow(root, frames), on_error)
     presence: Presence = {number: {} for number in table["classes"]}
     for number in novel:
         presence[number] = keep(frames, lambda frame, number=number: number in counts[frame])
     return Scan(frames, presence, (), ())
-
-
-def _sequences(root: Path) -> list[str]:
-    names = sorted(sequence_folders(vspw_folder(root), "origin"))  # 10_x before 9_x, as in the released lists
-    if (path := root / VIDEOS).is_file():
-        wanted = set(read_words(path))
-        names = [name for name in names if name in wanted]
-    return names
-
-
-def _listed(
-    root: Path, ids: Collection[int], names: Sequence[str], on_error: OnError
-) -> tuple[dict[str, Names], dict[str, Counts]]:
-    reader = VspwReader(root)
-    masks = sequence_frames(reader.folder, names, "mask", ".png", on_error)
-    masks, counts = counted(root, masks, reader.mask_path, on_error)
-    wanted = set(ids)
-    return keep(masks, lambda frame: bool(wanted & counts[frame].keys())), counts
 
 
 def _with_flow(root: Path, frames: Mapping[str, Names]) -> dict[str, Names]:

@@ -6,7 +6,6 @@ Source: protocol section 1.3.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ from jaxtyping import UInt8
 from ttilib.datasets.base import Dataset, FrameFiles, OnError, Presence, Rule, Scan, stop
 from ttilib.datasets.masks import decode, misfit, packed
 from ttilib.datasets.transforms import centred
-from ttilib.files import read_json
+from ttilib.files import Stamp, file_stamp, read_json
 from ttilib.images import read_image
 
 
@@ -46,13 +45,12 @@ def ytvis_index(root: Path | str) -> dict[str, Any]:
     out. Run lengths are kept as arrays, a tenth of the size of lists.
     """
     path = Path(root) / "train" / "train.json"
-    stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return _ytvis_index(path, stamp)
+    return _ytvis_index(path, file_stamp(path))
 
 
 @lru_cache(maxsize=4)
-def _ytvis_index(path: Path, stamp: int) -> dict[str, Any]:
-    content = _read(path)
+def _ytvis_index(path: Path, stamp: Stamp | None) -> dict[str, Any]:
+    content = read_json(path, packed)
     given = content if isinstance(content, dict) else {}
     if missing := [key for key in ("annotations", "categories", "videos") if not given.get(key)]:
         raise ValueError(f"{path}: no {missing} in it; expected the train.json of YouTube-VIS 2019")
@@ -79,13 +77,6 @@ def _ytvis_index(path: Path, stamp: int) -> dict[str, Any]:
     sentences = tuple(f"{path}: {complaint}; fetch the file again" for complaint in complaints)
     return {"videos": videos, "annotations": annotations, "categories": categories, "path": path,
             "complaints": sentences}  # fmt: skip
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes(), object_hook=packed)
-    except (OSError, ValueError):
-        return read_json(path)  # says where it is broken
 
 
 def _wrong_video(name: str, files: Sequence[str], videos: Mapping[str, Any]) -> str:

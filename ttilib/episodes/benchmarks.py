@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ttilib.datasets.base import OnError, once, stop
 from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, read_table
@@ -121,6 +122,15 @@ def find_roots(plan: Benchmark | str, root: Path | str, support_root: Path | str
     return query_root, query_root if one else find_root(plan.support, support_root or root, itself=bool(support_root))
 
 
+def read_tables(plan: Benchmark, query_root: Path, support_root: Path) -> dict[str, dict[str, Any]]:
+    """The class tables of a benchmark's datasets, by dataset."""
+    if plan.query == plan.support:
+        return {plan.query: read_table(plan.query, query_root, plan.novel)}
+    support, own_table = read_table(plan.support, support_root), find_dataset(plan.query).own_table
+    query = own_table(query_root, support) if own_table else read_table(plan.query, query_root)
+    return {plan.query: query, plan.support: support}
+
+
 def read_benchmark(
     plan: Benchmark | str,
     fold: int,
@@ -130,16 +140,12 @@ def read_benchmark(
 ) -> BenchmarkData:
     """Read one fold of a benchmark from a data folder; see `find_roots` for `root`, `read_fold` for `on_error`."""
     plan = benchmark(plan) if isinstance(plan, str) else plan
-    query_root, support_root = find_roots(plan, root, support_root)
-    if plan.query == plan.support:
-        both = read_fold(plan.query, fold, query_root, read_table(plan.query, query_root, plan.novel), on_error)
-        return BenchmarkData(plan, both, both, query_root, support_root)
-    table = read_table(plan.support, support_root)
-    own_table = find_dataset(plan.query).own_table
-    own = own_table(query_root, table) if own_table else read_table(plan.query, query_root)
-    query = read_fold(plan.query, fold, query_root, own, on_error)
-    support = read_fold(plan.support, fold, support_root, table, on_error)
-    return BenchmarkData(plan, query, support, query_root, support_root)
+    roots = find_roots(plan, root, support_root)
+    tables = read_tables(plan, *roots)
+    query = read_fold(plan.query, fold, roots[0], tables[plan.query], on_error)
+    one = plan.query == plan.support
+    support = query if one else read_fold(plan.support, fold, roots[1], tables[plan.support], on_error)
+    return BenchmarkData(plan, query, support, *roots)
 
 
 def read_training(plan: Benchmark | str, fold: int, root: Path | str) -> tuple[Fold, Path]:

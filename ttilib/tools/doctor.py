@@ -30,10 +30,10 @@ from ttilib.datasets.catalog import Fold, find_dataset, read_table
 from ttilib.datasets.masks import census
 from ttilib.datasets.vspw import FLOW, minivspw_listed, vspw_folder
 from ttilib.datasets.youtube_vis import ytvis_index
-from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, find_roots, read_benchmark
+from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, find_roots, read_benchmark, read_tables
 from ttilib.episodes.benchmarks import benchmark as find_benchmark
 from ttilib.episodes.sampling import passes, shared_classes
-from ttilib.files import write_json
+from ttilib.files import natural_key, write_json
 from ttilib.tools.doctor_checks import (
     ERROR,
     NOTE,
@@ -266,7 +266,7 @@ class _Visit:
             if corpus == "ytvis" and (wrong := ytvis_form(root / "train" / "train.json")):
                 self.add(wrong)
                 return False
-            table = self._table(corpus)
+            table = read_tables(self.plan, self.roots[self.plan.query], self.roots[self.plan.support])[corpus]
             files = find_dataset(corpus).files
             frames = files(root, table, self.tell) if files else {}
             self.files["pictures"] += len(frames)
@@ -283,13 +283,6 @@ class _Visit:
             return False
         return True
 
-    def _table(self, corpus: str) -> dict[str, Any]:
-        if own_table := find_dataset(corpus).own_table:
-            support = self.plan.support
-            return own_table(self.roots[corpus], read_table(support, self.roots[support]))
-        novel = self.plan.novel if corpus == self.plan.query else "novel"
-        return read_table(corpus, self.roots[corpus], novel)
-
     def _masks(self, corpus: str, table: Mapping[str, Any], frames: Mapping[str, FrameFiles]) -> None:
         """Count the labels of all masks, once and for all scans to come, and look at what they are."""
         root, names = self.roots[corpus], {shown.mask: frame for frame, shown in frames.items()}
@@ -305,8 +298,10 @@ class _Visit:
     def _flow(self, table: Mapping[str, Any]) -> None:
         """The flow that the release asks for, of all frames in its lists; without any, the layout was told of."""
         root = self.roots["minivspw"]
-        folder, listed = vspw_folder(root), minivspw_listed(root, set(table["classes"]), self.tell)
-        kept = {name: frames for name, frames in listed.items() if name not in table["ignored"]}
+        folder, kept = vspw_folder(root), {}
+        for novel in table["novel"]:
+            for name, frames in minivspw_listed(root, novel, table["ignored"], self.tell)[0].items():
+                kept[name] = tuple(sorted({*kept.get(name, ()), *frames}, key=natural_key))
         if any(folder.glob(f"*/flow/*{FLOW}")):
             names = {name: [frame.split("/")[1] for frame in frames] for name, frames in kept.items()}
             self.add(check_flow(folder, names))

@@ -266,7 +266,7 @@ def check_layout(dataset: Dataset, root: Path) -> list[Finding]:
         if not any(_any_file(root, pattern) for pattern in name.split(" or ")):
             mend = "copy it, if that is not intended" if without else tree(dataset, root)
             if dataset.make_masks and name.endswith(".png"):
-                mend = f"paint the masks: python -m ttilib lists {dataset.name} --root {root}"
+                mend = f"draw the masks: python -m ttilib prepare {dataset.name} --root {root}"
             about = "no such file" + (f", {without}" if without else "")
             findings.append(Finding(WARNING if without else ERROR, str(root / name), about, mend))
     return findings

@@ -1,0 +1,159 @@
+"""The published lists expand to the very bytes they were published as, and are what readers use."""
+
+import hashlib
+import os
+import shutil
+
+import pytest
+from corpora import block, minivspw, picture, sequences
+
+from ttilib.datasets.base import published_lines
+from ttilib.datasets.catalog import find_dataset, read_fold, read_table
+from ttilib.datasets.coco import CocoReader, coco_list
+from ttilib.datasets.pascal import pascal_list
+from ttilib.datasets.vspw import minivspw_listed, minivspw_table, published_list
+from ttilib.files import lists_folder, write_json, write_text
+from ttilib.images import write_image, write_labels
+from ttilib.tools.doctor import examine
+from ttilib.tools.prepare import prepare
+
+
+def table_of_readme():
+    """List to lines, sequences, md5 and first line, from lists/README.md."""
+    rows = [line.split(" | ") for line in (lists_folder() / "README.md").read_text().splitlines()]
+    rows = [[cell.strip("|` ") for cell in row] for row in rows if len(row) == 5 and ".txt`" in row[0]]
+    return {name: cells for name, *cells in rows}
+
+
+RELEASED = {"vspw": "minivspw", "nminivspw_pascal": "vspw"}
+"""Folders of the release that have another name here."""
+
+
+def test_every_list_expands_to_the_published_bytes():
+    lists = {path.relative_to(lists_folder()).with_suffix("").as_posix() for path in lists_folder().glob("*/*.txt")}
+    seen = set()
+    for released, (count, sequence_count, md5, first) in table_of_readme().items():
+        if md5 == "not known":
+            continue
+        folder, name = released.removesuffix(".txt").split("/")
+        ours = f"{RELEASED.get(folder, folder)}/{name}"
+        lines = published_lines(ours)
+        text = "".join(f"{line}\n" for line in lines)
+        assert hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() == md5, ours
+        assert str(len(lines)) == count and lines[0] == first
+        if sequence_count:
+            assert str(len({line.split("/mask/")[0] for line in lines})) == sequence_count
+        seen.add(ours)
+    assert seen == lists and len(lists) == 16
+
+
+def test_classes_lead_to_the_published_lists(tmp_path):
+    pascal, vspw = read_table("pascal"), read_table("vspw")
+    names = {name: number for number, name in vspw["classes"].items()}
+    write_json(tmp_path / "label_num_dic_final.json", names)
+    known = vspw["pascal_to_vspw"]["novel"]
+    assert [sorted(ids) for ids in minivspw_table(tmp_path, pascal)["novel"]] == [sorted(ids) for ids in known]
+    splits = {"vspw/train_{}": vspw["base"], "vspw/val_{}": vspw["validation"], "vspw/test_{}": vspw["novel"]}
+    found = [[published_list(tmp_path, vspw[entry][k], splits) for k in range(4)] for entry in ("base", "novel")]
+    assert found == [["", "", "vspw/train_2", ""], [f"vspw/test_{k}" for k in range(4)]]
+    assert [published_list(tmp_path, vspw["validation"][k], splits) for k in (0, 1)] == ["vspw/val_0", "vspw/val_1"]
+    write_json(tmp_path / "lists.json", {})
+    assert published_list(tmp_path, vspw["novel"][0], splits) == ""  # a folder with classes of its own
+
+
+def images(root, files):
+    """An image and a mask for each pair of names."""
+    for place, (image, mask) in enumerate(files):
+        write_image(root / image, picture(place))
+        write_labels(root / mask, block(1, 2, 2, 9, 9))
+
+
+def test_pascal_and_coco_take_the_published_order_and_say_in_one_sentence_what_is_missing(tmp_path):
+    lines = [line.split() for line in published_lines("pascal/val")]
+    images(tmp_path / "pascal", [lines[n] for n in (700, 5, 9)])
+    errors = []
+    ids = [lines[n][0].split("/")[1].removesuffix(".jpg") for n in (5, 9, 700)]
+    assert pascal_list(tmp_path / "pascal", "val", errors.append) == tuple(ids)
+    (about,) = map(str, errors)
+    assert "1446 of the 1449 frames of the published list pascal/val are not here, first 2007_000033" in about
+    with pytest.raises(FileNotFoundError, match="5953 of the 5953"):
+        pascal_list(tmp_path / "pascal", "train")
+    (tmp_path / "pascal" / "JPEGImages" / f"{ids[0]}.jpg").unlink()
+    assert pascal_list(tmp_path / "pascal", "val", errors.append) == tuple(ids[1:])
+    write_text(tmp_path / "pascal" / "val.txt", " ".join(lines[0]) + "\n")  # one's own list wins
+    assert pascal_list(tmp_path / "pascal", "val") == ("2007_000033",)
+    lines = [line.split() for line in published_lines("coco/val")]
+    images(tmp_path / "coco", [lines[n] for n in (9, 0, 3)])
+    names = tuple(lines[n][0].split("/")[1].removesuffix(".jpg") for n in (0, 3, 9))
+    assert coco_list(CocoReader(tmp_path / "coco"), "val", {}, errors.append) == names
+
+
+def test_doctor_names_what_the_published_lists_have_and_the_disk_lacks(tmp_path):
+    for split in ("train", "val"):
+        images(tmp_path, [line.split() for line in published_lines(f"pascal/{split}")[:3]])
+    report = examine("pascal", tmp_path, folds=(0,), shots=(1,))
+    missing = [f.found for f in report.findings if "published list" in f.found]
+    assert [text.split(",")[0] for text in missing] == [
+        "5950 of the 5953 frames of the published list pascal/train are not here",
+        "1446 of the 1449 frames of the published list pascal/val are not here",
+    ]
+    assert not report.ok and report.files == {"pictures": 6, "masks": 6}
+
+
+def test_minivspw_takes_the_frames_of_the_published_list(tmp_path):
+    names = {name: str(number) for number, name in read_table("vspw")["classes"].items()}
+    frames = [line.removeprefix("data/").removesuffix(".png") for line in published_lines("minivspw/3")]
+    root, (sequence, _, first) = minivspw(tmp_path, {}, names), frames[0].split("/")
+    for number in (int(first), int(first) + 1, 3):  # frame 3 is in no list, though a mask shows a plant
+        images(root / "data" / sequence, [(f"origin/{number:08d}.jpg", f"mask/{number:08d}.png")])
+        write_labels(root / "data" / sequence / "mask" / f"{number:08d}.png", block(109, 2, 2, 9, 9))
+    errors = []
+    listed, _ = minivspw_listed(root, (109, 93, 124, 115), on_error=errors.append)
+    assert listed == {sequence: (f"{sequence}/{first}", f"{sequence}/{int(first) + 1:08d}")}
+    assert "2107 of the 2109 frames of the published list minivspw/3" in str(*errors)
+    by_rule, _ = minivspw_listed(root, (109,))
+    assert by_rule[sequence][0] == f"{sequence}/00000003"
+    table = minivspw_table(root, read_table("pascal"))
+    scan = find_dataset("minivspw").scan(root, table, (), table["novel"][3], [].append)
+    assert scan.frames == listed
+
+
+def test_vspw_takes_the_published_frames_unless_other_sizes_are_asked_for(tmp_path):
+    lines = published_lines("vspw/test_3")
+    sequence, first = lines[0].split(" ")[0], lines[0].split("/")[-1].removesuffix(".png")
+    masks = {sequence: [block(109, 2, 2, 12, 12), block(109, 2, 2, 12, 12)]}
+    sequences(tmp_path, masks, "data/{}/origin", "data/{}/mask")
+    for part, ending in (("origin", "jpg"), ("mask", "png")):
+        (tmp_path / "data" / sequence / part / f"8.{ending}").rename(
+            tmp_path / "data" / sequence / part / f"{first}.{ending}"
+        )
+    write_text(tmp_path / "val.txt", f"{sequence}\n")
+    errors = []
+    fold = read_fold("vspw", 3, tmp_path, on_error=errors.append)
+    assert fold.presence[109] == {sequence: (f"{sequence}/{first}",)}  # frame 9 is in no list
+    assert len(fold.frames[sequence]) == 2 and fold.val == ()
+    assert "4059 of the 4060 frames of the published list vspw/test_3 are not here" in str(*errors)
+    larger = {**read_table("vspw"), "min_pixels": 140}
+    assert len(read_fold("vspw", 3, tmp_path, larger).presence[109][sequence]) == 2
+
+
+def test_prepare_counts_once_what_later_scans_need(tmp_path, monkeypatch):
+    from ttilib.datasets import masks
+
+    for split in ("train", "val"):
+        pairs = [line.split() for line in published_lines(f"pascal/{split}")[:2]]
+        images(tmp_path, pairs)
+        write_text(tmp_path / f"{split}.txt", "".join(f"{' '.join(pair)}\n" for pair in pairs))
+    assert prepare("pascal", tmp_path) == {tmp_path / "lists" / "census.json": 4}
+    before = read_fold("pascal", 0, tmp_path)
+    for path in (tmp_path / "SegmentationClassAug").glob("*.png"):
+        size, stamp = path.stat().st_size, path.stat().st_mtime_ns
+        path.write_bytes(b"x" * size)
+        os.utime(path, ns=(stamp, stamp))
+    monkeypatch.setattr(masks, "_counted", {})
+    assert read_fold("pascal", 0, tmp_path) == before
+    shutil.rmtree(tmp_path / "lists")
+    monkeypatch.setattr(masks, "_counted", {})
+    errors = []
+    assert prepare("pascal", tmp_path, on_error=errors.append) == {tmp_path / "lists" / "census.json": 0}
+    assert len(errors) == 4
