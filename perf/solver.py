@@ -18,7 +18,8 @@ import time
 import torch
 
 from ttilib.solver.classifier import Classifier, start
-from ttilib.solver.solver import CONFIGS, SolverConfig, iterate, solve
+from ttilib.solver.settings import CONFIGS, SolverConfig
+from ttilib.solver.solver import iterate, solve
 from ttilib.solver.task import Task
 
 

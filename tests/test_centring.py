@@ -117,13 +117,13 @@ def test_a_pool_of_one_picture_is_refused() -> None:
     encoder, pictures = two_layers(), batches()
     empty = (random(9, 4, 3, 17, 25), torch.zeros(4, 17, 25, dtype=torch.bool))
     for few, count in (([], 0), (pictures[:1], 1), ([pictures[0], empty], 1)):
-        with pytest.raises(ValueError, match=f"means of {count} pictures: one says what is in it"):
+        with pytest.raises(ValueError, match=f"means of {count} images"):
             measure_means(encoder, "", few)
     assert measure_means(encoder, "", [*pictures[:2], empty]).images == 2
 
 
 def test_features_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="infinite or no numbers"):
+    with pytest.raises(ValueError, match="infinite or not numbers"):
         measure_means(Tapped(lambda images: images / 0), "", batches())
 
 
@@ -195,20 +195,20 @@ def test_type_of_numbers_and_task_are_as_with_any_encoder() -> None:
 @pytest.mark.parametrize("weights", [(1,), (1, 1, 1), (-1, 1), (0, 0), (float("nan"), 1), (float("inf"), 1)])
 def test_weights_that_make_no_sense_are_refused(weights: tuple) -> None:
     encoder = two_layers()
-    with pytest.raises(ValueError, match=f"weights {weights[0]}.*give one weight|none may be negative"):
+    with pytest.raises(ValueError, match="weights .*(give one weight|none may be negative)"):
         Centred(encoder, means_of(encoder), weights)
 
 
 def test_means_and_encoder_have_to_fit() -> None:
     encoder = two_layers()
     means, inner = means_of(encoder), encoder.encoder
-    with pytest.raises(ValueError, match="channels 5 8: 8 expected"):
+    with pytest.raises(ValueError, match=r"channels \(5, 8\): \(8,\) expected"):
         Centred(Tapped(inner), means)
-    with pytest.raises(ValueError, match="channels 8 5: 5 8 expected"):
+    with pytest.raises(ValueError, match=r"channels \(8, 5\): \(5, 8\) expected"):
         Centred(encoder.__call__, means, channels=(8, 5))
     with pytest.raises(ValueError, match="means of layers 0 1: the encoder gives layers 0.0 1"):
         Centred(Tapped(inner, ["0.0", "1"]), means)
-    with pytest.raises(ValueError, match="channels 5 8: the encoder gives 8"):
+    with pytest.raises(ValueError, match=r"channels \(5, 8\): the encoder gives 8"):
         Centred(inner, means)(random(1, 1, 3, 9, 9))
 
 
@@ -265,13 +265,13 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     damages += [whole.replace(b"means of an", b"beans of an"), whole.replace(b'layers\\": [', b'layers\\": 7 ')]
     for place, damage in enumerate(damages):
         path.write_bytes(damage)
-        with pytest.raises(ValueError, match=r"a\.safetensors: not a (whole )?file of means"):
+        with pytest.raises(ValueError, match=r"a\.safetensors: not a (complete )?file of means"):
             load_means(path)
         assert damage != whole, place
     save_file({"values": means.values}, path)
     with pytest.raises(ValueError, match="not a file of means"):
         load_means(path)
-    with pytest.raises(ValueError, match=r"a\.npz: means are kept as \.safetensors"):
+    with pytest.raises(ValueError, match=r"a\.npz: means are saved as \.safetensors"):
         save_means(tmp_path / "a.npz", means)
 
 
@@ -281,7 +281,7 @@ def test_where_means_lie_by_default(tmp_path: Path) -> None:
     assert means_path(str(tmp_path)) == tmp_path / "best.means.safetensors"
     assert means_path("resnet50", "a.safetensors") == Path("a.safetensors")
     for spec in ("resnet50", "encoder.py:load", "ttilib.networks.imagenet:resnet50"):
-        with pytest.raises(ValueError, match=f"encoder {spec}: no file beside which .* --out"):
+        with pytest.raises(ValueError, match=f"encoder {spec}: no file beside which .*--out"):
             means_path(spec)
 
 
@@ -326,7 +326,7 @@ def test_the_command_measures_what_the_library_measures(tmp_path: Path, capsys: 
     words = ["means", str(folder), "--encoder", str(weights.parent), "--size", "33", "49", "--limit", "5"]
     assert main([*words, "--layers", "layer2", "layer3"]) == 0
     beside = weights.with_name("best.means.safetensors")
-    assert f"mean of layer2 layer3, 96 channels, over 5 pictures: {beside}" in capsys.readouterr().out
+    assert f"mean of layer2 layer3, 96 channels, over 5 images: {beside}" in capsys.readouterr().out
     encoder = load_encoder(weights)
     found = load_means(beside, fingerprint(encoder), ("layer2", "layer3"))
     chosen = [(image[None], valid[None]) for image, _, valid in pool(folder, (33, 49), 5)]
@@ -340,10 +340,10 @@ def test_the_command_measures_what_the_library_measures(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--encoder", "resnet18-mini"], "no file beside which its means could lie"),
-        (["--encoder", "torch.nn:Identity", "--out", "own.npz"], "own.npz: means are kept as .safetensors"),
-        (["--encoder", "torch.nn:Identity", "--out", "o.safetensors", "--layers", "a"], "Identity has no layers"),
-        (["--encoder", "torch.nn:Identity", "--out", "o.safetensors", "--limit", "1"], "means of 1 pictures"),
+        (["--encoder", "resnet18-mini"], "no file beside which"),
+        (["--encoder", "torch.nn:Identity", "--out", "own.npz"], "own.npz: means are saved as .safetensors"),
+        (["--encoder", "torch.nn:Identity", "--out", "o.safetensors", "--layers", "a"], "has no layers"),
+        (["--encoder", "torch.nn:Identity", "--out", "o.safetensors", "--limit", "1"], "means of 1 images"),
     ],
 )
 def test_the_command_says_what_is_wrong(more, sentence, tmp_path, monkeypatch, capsys) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from corpora import block, picture, ytvis
-from tasks import toy_encoder
+from matplotlib.figure import Figure
+from tasks import random_task, toy_encoder
 
 from ttilib.datasets.base import Dataset, Rule, Scan
 from ttilib.datasets.catalog import DATASETS, read_fold
@@ -17,11 +18,15 @@ from ttilib.episodes.clips import load_clip, synthetic_clip
 from ttilib.episodes.episode import sample_episodes
 from ttilib.files import write_json
 from ttilib.images import read_image, read_labels, write_image, write_labels
+from ttilib.plots.curves import loss_terms
 from ttilib.results.evaluation import evaluate
 from ttilib.results.metrics import METRICS, Metric
 from ttilib.results.tables import score_table
-from ttilib.solver.extraction import FeatureExtractor, Recipe
+from ttilib.solver.extraction import FeatureExtractor
+from ttilib.solver.losses import TERMS, Term
 from ttilib.solver.methods import METHODS, Prediction, read_method
+from ttilib.solver.settings import Recipe, SolverConfig
+from ttilib.solver.solver import iterate, solve
 
 
 # A whole dataset: images <video>/<frame>.jpg with masks of class ids beside them, and a lists.json with the classes.
@@ -104,3 +109,48 @@ def test_a_metric_and_an_algorithm_of_ones_own_are_in_the_table(tmp_path, monkey
     table = score_table(rows).set_index("method")
     assert list(table.index) == ["fine-tune steps=3", "nearest"] and (table["episodes"] == len(episodes)).all()
     assert 0 < table.loc["nearest", "frames found"] <= 100 * 2 / 3 + 1e-9 and table.loc["nearest", "mIoU"] > 0
+
+
+def smoothness(at):
+    """Mean squared change of the probability from a cell to the next one below: a term of one's own."""
+    return (at.p.diff(dim=1) ** 2).mean(dim=(1, 2))
+
+
+SMOOTH = Term("roughness S", "#882255", r"S_t = \frac{1}{n} \sum_i (p_i - p_{i + 1})^2", smoothness)
+
+
+def test_a_term_of_ones_own_is_a_function_and_an_entry(monkeypatch):
+    monkeypatch.setitem(TERMS, "smooth", SMOOTH)
+    task, config = random_task(frames=4), SolverConfig(added_terms=("smooth",), added_weights=(40.0,))
+    with pytest.warns(UserWarning, match="smooth.* autograd"):
+        history = solve(task, config).history
+    values = [state.terms().smooth.mean() for state in history]
+    without = [smoothness(state.objective.at(state.classifier)).mean() for state in solve(task).history]
+    assert values[0] == without[0] and values[-1] < 0.5 * without[-1]
+    axes = Figure().subplots(2, 4)
+    loss_terms(axes, [state.terms() for state in history], 9)
+    assert "roughness S" in [ax.get_title(loc="left") for ax in axes.flat]
+    with pytest.warns(UserWarning, match="smooth"):
+        same = read_method("TTI added_terms=smooth added_weights=40").config
+        assert torch.equal(solve(task, same).scores, history[-1].classifier.scores(task.query))
+
+
+def test_the_gradient_of_an_added_term_is_added_to_that_of_the_others(monkeypatch):
+    """A copy of a built-in term, added, counts as much as the same term twice."""
+    monkeypatch.setitem(TERMS, "again", TERMS["entropy"])
+    task = random_task()
+    config = SolverConfig(entropy_weight=0.5, added_terms=("again",), added_weights=(0.25,), steps=1)
+    with pytest.warns(UserWarning):
+        _, second = iterate(task, config)
+    _, expected = iterate(task, SolverConfig(entropy_weight=0.75, steps=1))
+    torch.testing.assert_close(second.classifier.weight, expected.classifier.weight)
+    torch.testing.assert_close(second.classifier.bias, expected.classifier.bias)
+
+
+def test_terms_that_are_not_declared_are_refused():
+    with pytest.raises(ValueError, match=r"added_terms=smooth is not .* losses\.TERMS"):
+        SolverConfig(added_terms=("smooth",))
+    with pytest.raises(ValueError, match="added_terms=ce is not a term of one's own"):
+        SolverConfig(added_terms=("ce",))
+    with pytest.raises(ValueError, match="added_weights"):
+        SolverConfig(added_weights=(1.0,))

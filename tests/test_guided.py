@@ -10,14 +10,14 @@ import torch
 from ttilib.solver import edges
 from ttilib.solver.edges import guided_filter
 
-installed = pytest.mark.skipif(edges._contributed() is None, reason="OpenCV's contributed modules are not installed")
+installed = pytest.mark.skipif(edges.OPENCV is None, reason="OpenCV's contributed modules are not installed")
 
 
 @pytest.fixture(params=["boxes", pytest.param("contributed", marks=installed)])
 def way(request, monkeypatch):
     """Each implementation in turn."""
     if request.param == "boxes":
-        monkeypatch.setattr(edges, "_contributed", lambda: None)
+        monkeypatch.setattr(edges, "OPENCV", None)
 
 
 def smooth(rng, *shape):
@@ -73,7 +73,7 @@ def test_equations_of_the_article(way, kind, radius, eps):
 
 
 def test_box_filters_keep_their_digits_where_channels_are_alike(monkeypatch):
-    monkeypatch.setattr(edges, "_contributed", lambda: None)
+    monkeypatch.setattr(edges, "OPENCV", None)
     p, guide = chances(), pictures("grey steps")
     for eps in (1e-3, 1e-5):
         found = guided_filter(p, guide, 8, eps)
@@ -140,7 +140,7 @@ def test_opencv_is_asked_where_it_is_there(monkeypatch):
         asked.append((colours.shape, radius, eps))
         return p + 2 * colours[..., 0]
 
-    monkeypatch.setattr(edges, "_contributed", lambda: filtered)
+    monkeypatch.setattr(edges, "OPENCV", filtered)
     p, guide = torch.full((1, 4, 6), 0.25), torch.full((1, 3, 4, 6), 0.5)
     guide[:, 0, 0], guide[:, 2] = 0.502, 0.9  # in units of sqrt(0.0016): 0.05 and 10
     found = guided_filter(p, guide, 5, 0.0016)
@@ -156,18 +156,18 @@ def test_opencv_is_asked_where_it_is_there(monkeypatch):
 def test_both_ways_agree_on_a_whole_frame(monkeypatch):
     p, guide = chances((241, 425)), pictures("smooth", (241, 425))
     theirs = guided_filter(p, guide)
-    monkeypatch.setattr(edges, "_contributed", lambda: None)
+    monkeypatch.setattr(edges, "OPENCV", None)
     assert (guided_filter(p, guide) - theirs).abs().max() < 1e-4
 
 
 def test_what_is_no_filter_is_refused():
     p, guide = chances(), pictures("smooth")
-    with pytest.raises(ValueError, match="radius=0: a window reaches at least 1 pixel"):
+    with pytest.raises(ValueError, match="radius=0"):
         guided_filter(p, guide, radius=0)
     for eps in (0.0, -1e-3, float("nan")):
-        with pytest.raises(ValueError, match=f"eps={eps}: the variance .* is above 0"):
+        with pytest.raises(ValueError, match=f"eps={eps}"):
             guided_filter(p, guide, eps=eps)
     unchecked = inspect.unwrap(guided_filter)  # as users have it: shapes are checked in tests only
     for wrong in (guide[:1], guide[:, :2], guide[..., :-1], guide[0]):
-        with pytest.raises(ValueError, match=r"the guide is \[.*the probabilities \[2, 21, 26\]; give the frames"):
+        with pytest.raises(ValueError, match=r"the guide is .* \[2, 3, 21, 26\]"):
             unchecked(p, wrong)

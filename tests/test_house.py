@@ -18,7 +18,7 @@ PACKAGES = (
     ("datasets", "transforms base masks pascal youtube_vis vspw davis coco catalog"),
     ("episodes", "sampling episode benchmarks clips"),
     ("encoders", "external pspnet layers checkpoints feature_cache"),
-    ("solver", "settings task classifier losses objective solver edges extraction methods"),
+    ("solver", "task classifier losses settings objective solver edges extraction methods"),
     ("results", "metrics provenance records evaluation tables statistics export"),
     ("synthetic", "outlines shapes scenery scenes dataset"),
     ("", "synthetic"),

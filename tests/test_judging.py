@@ -18,7 +18,8 @@ from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.clips import load_clip
 from ttilib.files import read_json, write_json
-from ttilib.solver.solver import CONFIGS, solve
+from ttilib.solver.settings import CONFIGS
+from ttilib.solver.solver import solve
 from ttilib.solver.task import extract
 from ttilib.training import distributed, validation
 from ttilib.training.config import TrainConfig

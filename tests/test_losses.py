@@ -1,5 +1,6 @@
 """Every term of the objective against numbers worked out by hand."""
 
+import json
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ttilib.solver import losses
+from ttilib.solver.losses import TERMS
 
 ALL = torch.ones(1, 1, 2, dtype=torch.bool)
 
@@ -81,3 +83,10 @@ def test_released_negative_term_ignores_the_prediction():
 
 def test_background_negative_term_weighs_by_the_background_probability():
     assert negative(torch.tensor([[[0.8, 0.4, 0.6]]]), "background") == pytest.approx(0.2 / 1.2, rel=1e-6)
+
+
+def test_the_formulas_of_the_notebook_are_those_that_are_declared(repository):
+    notebook = json.loads((repository / "notebooks" / "03_episode.ipynb").read_text())
+    text = " ".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+    for name, term in TERMS.items():
+        assert "".join(term.formula.split()) in "".join(text.split()), name

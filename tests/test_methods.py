@@ -15,8 +15,8 @@ from tasks import random_task, toy_encoder
 from ttilib.episodes.clips import synthetic_clip
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import FROZEN, METHODS, ORACLE, Recipe, TransductiveMethod, finished, read_method
-from ttilib.solver.settings import check
-from ttilib.solver.solver import CONFIGS, SolverConfig, iterate, solve
+from ttilib.solver.settings import CONFIGS, SolverConfig, check
+from ttilib.solver.solver import iterate, solve
 from ttilib.solver.task import oracle_prior
 
 SETTINGS = [field.name for part in (SolverConfig, Recipe) for field in fields(part)]

@@ -11,6 +11,9 @@ from tasks import random_task
 from ttilib.solver import objective as room
 from ttilib.solver.classifier import Classifier, start
 from ttilib.solver.objective import Objective, Weights
+from ttilib.solver.settings import SolverConfig
+
+TEMPORAL = Weights(0.0, 0.0, 0.0, 0.7)
 
 
 def both_gradients(objective: Objective, seed: int):
@@ -48,7 +51,10 @@ def test_gradient_is_that_of_the_formulas(
     norm = 0.5 + torch.rand(task.query_valid.shape, generator=generator, dtype=torch.float64) if raw else 1.0
     task = replace(task, query_norm=norm, batch_frames=batch)
     prior = 0.05 + 0.9 * torch.rand(frames, generator=generator, dtype=torch.float64)
-    assert_equal(Objective(task, prior, Weights(1.3, 0.7, 0.4, 0.9), window, divisor, negative, *parts), seed)
+    config = SolverConfig(
+        window=window, divisor=divisor, negative=negative, local_weight=parts[0], global_weight=parts[1]
+    )
+    assert_equal(Objective(task, prior, Weights(1.3, 0.7, 0.4, 0.9), config), seed)
 
 
 @pytest.mark.parametrize("term", ["ce", "kl", "entropy", "temporal"])
@@ -60,7 +66,7 @@ def test_each_term_alone(term):
 @pytest.mark.parametrize("parts", [(1.0, 0.0), (0.0, 1.0)])
 def test_each_part_of_the_temporal_term_alone(parts):
     prior = torch.full((5,), 0.2, dtype=torch.float64)
-    objective = Objective(random_task(), prior, Weights(0.0, 0.0, 0.0, 0.7), 3, "batch", "all", *parts)
+    objective = Objective(random_task(), prior, TEMPORAL, SolverConfig(local_weight=parts[0], global_weight=parts[1]))
     assert_equal(objective)
     terms = objective.terms(start(objective.task))
     expected = terms.local_temporal if parts[0] else terms.global_positive + terms.global_negative
@@ -70,7 +76,7 @@ def test_each_part_of_the_temporal_term_alone(parts):
 
 def test_a_part_that_counts_nothing_pulls_nowhere():
     prior = torch.full((5,), 0.2, dtype=torch.float64)
-    objective = Objective(random_task(), prior, Weights(0.0, 0.0, 0.0, 0.7), 3, "batch", "all", 0.0, 0.0)
+    objective = Objective(random_task(), prior, TEMPORAL, SolverConfig(local_weight=0.0, global_weight=0.0))
     weight, bias = objective.gradient(start(objective.task))
     assert not weight.any() and not bias.any()
     assert not objective.terms(start(objective.task)).total.any()
@@ -80,7 +86,8 @@ def test_the_parts_add_up_to_the_released_gradient():
     task, prior = random_task(6), torch.full((6,), 0.2, dtype=torch.float64)
     classifier, found = start(task), {}
     for parts in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
-        objective = Objective(task, prior, Weights(0.0, 0.0, 0.0, 0.7), 3, "batch", "background", *parts)
+        config = SolverConfig(negative="background", local_weight=parts[0], global_weight=parts[1])
+        objective = Objective(task, prior, TEMPORAL, config)
         found[parts] = torch.cat([gradient.flatten() for gradient in objective.gradient(classifier)])
     assert all(gradient.abs().max() > 1e-4 for gradient in found.values())
     torch.testing.assert_close(found[1.0, 0.0] + found[0.0, 1.0], found[1.0, 1.0])

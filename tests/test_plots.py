@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from ttilib.episodes.clips import synthetic_clip
 from ttilib.plots import comparisons, curves, overlays, style
+from ttilib.solver.losses import TERMS
 from ttilib.solver.objective import Terms
 
 NAMES = ["ce", "kl", "entropy", "local_temporal", "global_positive", "global_negative", "total", "marginal"]
@@ -153,7 +154,7 @@ def test_feature_colours_first_direction_has_largest_variance_and_fixed_sign():
 
 def history(steps=12, frames=4):
     rng = np.random.default_rng(1)
-    return [Terms(*(torch.from_numpy(rng.random(frames)) for _ in NAMES)) for _ in range(steps)]
+    return [Terms(**{name: torch.from_numpy(rng.random(frames)) for name in NAMES}) for _ in range(steps)]
 
 
 def test_loss_terms_alone_draw_mean_and_band():
@@ -161,7 +162,7 @@ def test_loss_terms_alone_draw_mean_and_band():
     figure, grid = axes(2, 4)
     curves.loss_terms(grid, terms, prior_update=9)
     used = grid.ravel()[:7]
-    assert [ax.get_title(loc="left") for ax in used] == list(curves.TERMS.values())
+    assert [ax.get_title(loc="left") for ax in used] == [*(term.label for term in TERMS.values()), curves.TOTAL.label]
     assert not grid[1, 3].axison
     ce = used[0]
     np.testing.assert_allclose(ce.lines[0].get_ydata(), [each.ce.mean() for each in terms])

@@ -285,7 +285,7 @@ def test_layers_and_weights_that_do_not_fit_are_refused() -> None:
         source.task(clip, Recipe(layers=BOTH, layer_weights=(1.0,)))
     with pytest.raises(ValueError, match=r"there are 1 layers; give one weight for each"):
         source.task(clip, Recipe("pool", layer_weights=(1.0, 1.0)))
-    with pytest.raises(ValueError, match="only a torch.nn.Module has layers"):
+    with pytest.raises(ValueError, match="no layers inside"):
         FeatureExtractor(Stages().forward).task(clip, Recipe(layers=BOTH))
 
 

@@ -10,7 +10,8 @@ from tasks import random_task
 
 from ttilib.solver.classifier import Classifier, prototype, start
 from ttilib.solver.losses import marginal
-from ttilib.solver.solver import CONFIGS, SolverConfig, iterate, solve
+from ttilib.solver.settings import CONFIGS, SolverConfig
+from ttilib.solver.solver import choose_keyframe, iterate, solve
 from ttilib.solver.task import oracle_prior
 
 
@@ -103,7 +104,7 @@ def test_the_temporal_term_can_be_taken_apart(task):
     found = [repri.weight, released.weight]
     for config in (SolverConfig(local_weight=0.0), SolverConfig(global_weight=0.0), SolverConfig(local_weight=2.0)):
         states = list(iterate(task, config))
-        assert {(s.objective.local_weight, s.objective.global_weight) for s in states} == {
+        assert {(s.objective.config.local_weight, s.objective.config.global_weight) for s in states} == {
             (config.local_weight, config.global_weight)
         }
         found.append(states[-1].classifier.weight)
@@ -115,6 +116,11 @@ def test_keyframe_criterion(task):
     by_support, by_mean = (solve(task, SolverConfig.tti_keyframe(c)) for c in ("support", "global"))
     assert not torch.equal(by_support.similarity, by_mean.similarity)
     assert by_support.keyframe == int(by_support.similarity.argmax())
+    before = solve(task, SolverConfig.tti())
+    cells = torch.nn.functional.interpolate(before.masks()[:, None].float(), task.query.shape[-2:])[:, 0]
+    for found, reference in ((by_support, prototype(task)), (by_mean, before.classifier.weight.mean(dim=0))):
+        _, expected = choose_keyframe(task.query, cells * task.query_valid, reference)
+        torch.testing.assert_close(found.similarity, expected)
 
 
 @pytest.mark.parametrize("frames", [1, 2])

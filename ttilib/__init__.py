@@ -15,8 +15,9 @@ if TYPE_CHECKING:  # for editors and type checkers
     from ttilib.episodes.clips import clip_from_files, load_clip, synthetic_clip
     from ttilib.episodes.episode import sample_episodes
     from ttilib.results.metrics import iou, video_consistency
-    from ttilib.solver.solver import CONFIGS as METHODS
-    from ttilib.solver.solver import SolverConfig, iterate, solve, upsampled_probabilities
+    from ttilib.solver.settings import CONFIGS as METHODS
+    from ttilib.solver.settings import SolverConfig
+    from ttilib.solver.solver import iterate, solve, upsampled_probabilities
     from ttilib.solver.task import Task, extract
     from ttilib.synthetic import generate
     from ttilib.tools.doctor import examine
@@ -34,7 +35,8 @@ _MODULES = {
     "episodes.clips": ("clip_from_files", "load_clip", "synthetic_clip"),
     "episodes.episode": ("sample_episodes",),
     "results.metrics": ("iou", "video_consistency"),
-    "solver.solver": ("METHODS", "SolverConfig", "iterate", "solve", "upsampled_probabilities"),
+    "solver.settings": ("METHODS", "SolverConfig"),
+    "solver.solver": ("iterate", "solve", "upsampled_probabilities"),
     "solver.task": ("Task", "extract"),
     "synthetic": ("generate",),
     "tools.doctor": ("examine",),

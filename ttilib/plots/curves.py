@@ -18,23 +18,17 @@ from torch import Tensor
 
 from ttilib.plots.overlays import SomeAxes, array, each_of
 from ttilib.plots.style import STYLES, Looks, label_ends, styles, tidy
+from ttilib.solver.losses import TERMS, Term
 from ttilib.solver.objective import Terms
 
 Series = Float[Tensor, "_"] | Float[np.ndarray, "_"] | Sequence[float]
 
-TERMS = {
-    "ce": "support fit CE [nats]",
-    "entropy": "query entropy H [nats]",
-    "kl": "distance to prior KL [nats]",
-    "local_temporal": "local temporal L",
-    "global_positive": "global positive G+",
-    "global_negative": "global negative G\u2212",
-    "total": "weighted sum [nats]",
-}
-"""The terms of the objective, and what their axes are called."""
+TOTAL = Term("weighted sum [nats]", "#000000", "L", lambda at: at.p)
 
-COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7", "#000000")
-TERM_COLOURS = dict(zip(TERMS, COLOURS, strict=True))
+
+def _declared(name: str) -> Term:
+    """Label and colour of a term, or of the weighted sum."""
+    return TOTAL if name == "total" else TERMS[name]
 
 
 def _mark_update(ax: Axes, step: int) -> None:
@@ -51,13 +45,15 @@ def loss_terms(
     axes: SomeAxes,
     terms: Sequence[Terms],
     prior_update: int | None = None,
-    names: Sequence[str] = tuple(TERMS),
+    names: Sequence[str] = (),
 ) -> None:
     """The objective taken apart over the steps: each term's mean over frames, half of the frames in the band.
 
-    `terms` is one `Terms` per step, from the start on. One axes holds all lines, named at their ends and
-    without bands; several hold one term each (at least as many as `names`; the rest are blanked).
+    `terms` is one `Terms` per step, from the start on; `names` are by default all that it has, and the total. One axes
+    holds all lines, named at their ends and without bands; several hold one term each (at least as many as `names`;
+    the rest are blanked).
     """
+    names = names or [*(name for name in TERMS if name in vars(terms[0])), "total"]
     values = {name: np.stack([array(getattr(at, name)) for at in terms]) for name in names}
     if isinstance(axes, Axes):
         drawn = [axes]
@@ -79,18 +75,18 @@ def loss_terms(
 def _terms_together(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
     """Every term's mean over frames in one axes."""
     for name, value in values.items():
-        label = TERMS[name].removesuffix(" [nats]")
-        ax.plot(value.mean(axis=1), color=TERM_COLOURS[name], linewidth=2, label=label)
+        term = _declared(name)
+        ax.plot(value.mean(axis=1), color=term.colour, linewidth=2, label=term.label.removesuffix(" [nats]"))
     tidy(ax, "step", "mean over frames")
     label_ends(ax)
 
 
 def _term_alone(ax: Axes, name: str, value: Float[np.ndarray, "steps T"]) -> None:
     """One term: the mean over frames, and the middle half of the frames as a band."""
-    steps, colour = np.arange(len(value)), TERM_COLOURS[name]
+    steps, colour = np.arange(len(value)), _declared(name).colour
     ax.fill_between(steps, *np.quantile(value, [0.25, 0.75], axis=1), color=colour, alpha=0.2, linewidth=0)
     ax.plot(steps, value.mean(axis=1), color=colour, linewidth=2)
-    tidy(ax, "step", title=TERMS[name])
+    tidy(ax, "step", title=_declared(name).label)
 
 
 def per_frame(ax: Axes, values: Series, label: str, colour: str = "#0072B2", title: str = "") -> None:

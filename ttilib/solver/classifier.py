@@ -75,10 +75,9 @@ def start(
 
     "query-mean", as released: b_t = mean of tau cos(f, w) over all cells of frame t, padding included, which makes
     the first foreground proportion about one half whatever the object's size.
-    "support-midpoint": b = z0 + midpoint (z1 - z0) for every frame, z1 and z0 the mean scores of the support's own
-    foreground and background; how large the object is in a frame is then for the frame to say.
-    A support scores higher under its own prototype than other pictures do, the more so the fewer there are: None
-    allows for it, midpoint = 1/2 - 1/(5K).
+    "support-midpoint": b = z0 + midpoint (z1 - z0) for every frame, z1 and z0 the mean scores of the support's
+    foreground and background, so that frames may start with objects of different sizes. The support scores higher
+    under its own prototype than other images do, the more so the fewer there are: None is 1/2 - 1/(5K).
     """
     weight = prototype(task).expand(len(task.query), -1).contiguous()
     raw = Classifier(weight, weight.new_zeros(len(weight)), temperature)

@@ -1,18 +1,11 @@
-"""Masks that end where the picture does: probabilities filtered along the colours of the frame.
+"""Masks that follow the edges of the frame: a guided filter on the probabilities, and GrabCut on the masks.
 
-A feature cell is eight pixels wide, so upsampled probabilities are smooth where an object ends at once. The guided
-filter says of every window of pixels that the probability in it is a linear function of colour, and averages what the
-windows around a pixel say. Where the colours of a window are all alike it is a mean; along an edge it follows the edge.
-
-Masks cut out along the colours of the frame: where exactly the object ends, asked of the picture itself.
-
-The solver decides by cells of eight pixels what the object is; it is unsure only about where that ends. GrabCut takes
-the colours well inside and well outside as examples and cuts the band between along the strongest edge.
+A feature cell is eight pixels wide, so upsampled probabilities are smooth where an object ends abruptly. The guided
+filter fits the probability in every window of pixels as a linear function of colour; GrabCut moves the border of a mask
+within a band to the strongest edge, with the colours inside and outside of the band as examples.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -23,6 +16,7 @@ from torch import Tensor
 Plane = Float32[np.ndarray, "H W"]
 Planes = list[Plane]
 
+OPENCV = getattr(getattr(cv2, "ximgproc", None), "guidedFilter", None)  # None without its contributed modules
 WELL = 1e-3  # eps from which single precision does for an inverse by minors
 
 
@@ -33,38 +27,33 @@ def guided_filter(
 
     q_i = mean over the windows k that hold pixel i of (a_k · I_i + b_k), clipped to [0, 1], where
     a_k = (cov_k(I, I) + eps)^-1 cov_k(I, p) and b_k = mean_k(p) - a_k · mean_k(I): the line that fits window k best.
-    `guide` is the frames' colours I in [0, 1], a window 2 `radius` + 1 pixels wide, the picture mirrored at its border;
+    `guide` is the frames' colours I in [0, 1], a window 2 `radius` + 1 pixels wide, the frame mirrored at its border;
     `eps` is the variance of colour below which a window counts as even. A frame without any probability stays without.
 
-    OpenCV's contributed modules filter where they are installed, box filters elsewhere: the same to 1e-4 or so. Below
-    an `eps` of 0.001 it is always box filters, for OpenCV's inverses lose digits there on pictures without colour.
+    OpenCV's contributed modules filter where they are installed, box filters elsewhere: equal to about 1e-4. Below an
+    `eps` of 0.001 it is always box filters, because OpenCV's inverses lose digits there on grey images.
     Raises ValueError for a radius below 1, an eps that is not above 0, or frames that are not those of the guide.
     Source: He, Sun and Tang, Guided Image Filtering, ECCV 2010, equations 11 to 13, with a guide in colour.
     """
-    if radius < 1:
-        raise ValueError(f"radius={radius}: a window reaches at least 1 pixel to each side")
-    if not eps > 0:
-        raise ValueError(f"eps={eps}: the variance below which colours count as even is above 0; 0.001 is usual")
-    frames, *size = probabilities.shape
-    if tuple(guide.shape) != (frames, 3, *size):
-        raise ValueError(
-            f"the guide is {list(guide.shape)}, the probabilities {[frames, *size]}; "
-            "give the frames [T, 3, H, W] that the probabilities [T, H, W] are of"
-        )
-    contributed, filtered = _contributed() if eps >= WELL else None, torch.zeros_like(probabilities)
+    if radius < 1 or not eps > 0:
+        raise ValueError(f"radius={radius} and eps={eps}: give a radius of 1 pixel or more and an eps above 0")
+    _check_guide(guide, probabilities)
+    opencv = OPENCV if eps >= WELL else None
+    filtered = torch.zeros_like(probabilities)
     for result, chance, frame in zip(filtered, probabilities.detach(), guide.detach(), strict=True):
-        if chance.any():  # an absent object: nothing to place, and it must not come back
-            # About grey and in units of sqrt(eps), which changes nothing but that eps is 1: in their own units OpenCV
-            # takes the windows of even colour, half of a photograph, for singular and blurs them.
+        if chance.any():  # an absent object must stay absent
+            # Around grey and in units of sqrt(eps), which changes nothing but that eps is 1: in their own units OpenCV
+            # treats the windows of even colour, half of a photograph, as singular and blurs them.
             planes, p = [*((frame.float() - 0.5) / eps**0.5).cpu().numpy()], chance.float().cpu().numpy()
-            q = contributed(cv2.merge(planes), p, radius, 1.0) if contributed else _by_boxes(planes, p, radius)
+            q = opencv(cv2.merge(planes), p, radius, 1.0) if opencv else _by_boxes(planes, p, radius)
             result.copy_(torch.from_numpy(q.clip(0, 1)))
     return filtered
 
 
-def _contributed() -> Callable[[np.ndarray, np.ndarray, int, float], np.ndarray] | None:
-    """The guided filter of OpenCV's contributed modules; None where they are not installed."""
-    return getattr(getattr(cv2, "ximgproc", None), "guidedFilter", None)
+def _check_guide(guide: Tensor, frames: Tensor) -> None:
+    count, *size = frames.shape
+    if tuple(guide.shape) != (count, 3, *size):
+        raise ValueError(f"the guide is {list(guide.shape)}; give the frames {[count, 3, *size]} in colour")
 
 
 def _by_boxes(planes: Planes, p: Plane, radius: int) -> Plane:
@@ -85,7 +74,7 @@ def _by_boxes(planes: Planes, p: Plane, radius: int) -> Plane:
 def _solved(matrix: Planes, side: Planes) -> Planes:
     """x of M x = y at every pixel; M symmetric and positive definite, given as M11, M21, M22, M31, M32, M33.
 
-    M = L D L^T written out. The inverse by minors loses digits on grey pictures, whose channels are all alike.
+    M = L D L^T written out. The inverse by minors loses digits on grey images, whose channels are all alike.
     """
     m11, m21, m22, m31, m32, m33 = matrix
     y1, y2, y3 = side
@@ -115,11 +104,7 @@ def cut_out(
     """
     if band < 1 or steps < 1:
         raise ValueError(f"band={band} and steps={steps}: a border moves by 1 pixel or more in 1 step or more")
-    if tuple(guide.shape) != (len(masks), 3, *masks.shape[1:]):
-        raise ValueError(
-            f"the guide is {list(guide.shape)}, the masks {list(masks.shape)}; "
-            "give the frames [T, 3, H, W] that the masks [T, H, W] are of"
-        )
+    _check_guide(guide, masks)
     colours = (guide.detach().float() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     found = masks.cpu().numpy().copy()
     for mask, colour in zip(found, colours, strict=True):

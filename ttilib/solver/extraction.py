@@ -1,16 +1,10 @@
-"""Features seen from where pictures usually are: the constant mean of an encoder, measured once and taken off.
+"""From images to the features that a recipe wants, and the mean feature of an encoder.
 
 Features that come out of a ReLU are all positive: any two of them point almost the same way, and a cosine tells little.
-What they share is their mean over many pictures, whatever these show; without it the directions spread. The mean is a
-constant of the encoder, measured over a pool of pictures and kept in a small file; that of the picture or video at hand
-would say what is in it.
+What they share is their mean over many images, whatever these show. It is a constant of the encoder: `measure_means`
+computes it over a pool of images, `save_means` and `load_means` keep it in a small file, `Centred` subtracts it.
 
-`measure_means` makes it, `save_means` and `load_means` keep it, `Centred` takes it off, `pool` reads pictures for it.
-
-From pictures to the features that a recipe wants: one frozen encoder, looked through in several ways.
-
-`FeatureExtractor` computes the layers that are asked for once, keeps them, and takes off the mean that is asked for.
-`load_extractor` makes one of an encoder's name.
+`FeatureExtractor` is a frozen encoder that gives the features of a clip under any `Recipe`; `load_extractor` makes one.
 """
 
 from __future__ import annotations
@@ -20,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import safetensors
 import torch
@@ -37,51 +30,21 @@ from ttilib.encoders.layers import Tapped
 from ttilib.episodes.clips import Clip, Frames, unlabelled_frames
 from ttilib.files import atomic, digest
 from ttilib.images import image_files, read_image
-from ttilib.solver.settings import check
+from ttilib.solver.settings import Recipe
 from ttilib.solver.task import Task, downsample, extract, unit
 
 ENDING = ".means.safetensors"
 KIND = "means of an encoder's features"
-CHUNK = 8  # pictures given to the encoder together
-
-
-Centring = Literal["none", "pool", "episode"]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything around the solver that one may change. The defaults are the release: nothing is done.
-
-    `centring`: what is taken off every unit feature: nothing, the encoder's mean over a pool of images, or, where no
-    pool is at hand, the mean over the episode's own images. `layers`: submodules whose outputs are joined, with
-    `layer_weights` (1 each if empty); none is the encoder's own output.
-    `guided`: radius of the guided filter on the probabilities in image diagonals, 0 is none; `guided_eps` its variance.
-    `cut`: how far the border of a mask may move to where the colours change, in image diagonals, 0 is none.
-    Raises ValueError for values that cannot be.
-    """
-
-    centring: Centring = "none"
-    layers: tuple[str, ...] = ()
-    layer_weights: tuple[float, ...] = ()
-    guided: float = 0.0
-    guided_eps: float = 1e-3
-    cut: float = 0.0
-
-    def __post_init__(self) -> None:
-        check(self, positive=("guided_eps",))
-
-    @property
-    def features(self) -> tuple[Centring, tuple[str, ...], tuple[float, ...]]:
-        """What decides the features: recipes that agree in this share them."""
-        return self.centring, self.layers, self.layer_weights
+CHUNK = 8  # images given to the encoder together
+AGAIN = "measure them again with this encoder and these layers"
 
 
 @dataclass(frozen=True)
 class Means:
     """The mean unit feature of an encoder, layer after layer; each part is at most one long.
 
-    `encoder` is the fingerprint of the weights ("" if the encoder has none), `layers` are those it was seen at (none:
-    its output), `channels` belong to each of them, and `images` pictures were looked at.
+    `encoder` is the fingerprint of the weights ("" if the encoder has none), `layers` are those it was measured at
+    (none: its output) with `channels` each, `images` is over how many images.
     """
 
     encoder: str
@@ -92,11 +55,11 @@ class Means:
 
 
 class Centred:
-    """An encoder [N, 3, H, W] -> [N, sum C_l, h, w] of unit features whose constant mean is taken off.
+    """An encoder [N, 3, H, W] -> [N, sum C_l, h, w] of unit features from which the constant mean is subtracted.
 
-    Layer by layer f <- f/|f| - mean, then f <- w f/|f|; joined, and divided by their length. `means` None takes nothing
-    off. `weights` are one w per layer, 1 by default. `encoder` gives the layers joined, as `Tapped` does; `channels`
-    (by default those of `means`, else those of a `Tapped`, else all in one) are how many belong to each.
+    Layer by layer f <- f/|f| - mean, then f <- w f/|f|; joined, and divided by their length. `means` None subtracts
+    nothing. `weights` are one w per layer, 1 by default. `encoder` joins the layers, as `Tapped` does; `channels` (by
+    default those of `means`, else those of a `Tapped`, else all in one) are how many belong to each.
 
     Raises ValueError if weights, channels, means and encoder do not fit together, a weight is negative, or all are 0.
     """
@@ -111,19 +74,24 @@ class Centred:
         known = encoder.channels if isinstance(encoder, Tapped) else ()
         self.encoder, self.means = encoder, means
         self.channels = tuple(channels or (means.channels if means else known))
-        for told in (known, means.channels if means else ()):
-            if told and tuple(told) != self.channels:
-                raise ValueError(f"channels {_listed(self.channels)}: {_listed(told)} expected; {_AGAIN}")
+        for expected in (known, means.channels if means else ()):
+            if expected and tuple(expected) != self.channels:
+                raise ValueError(f"channels {self.channels}: {tuple(expected)} expected; {AGAIN}")
         if means and isinstance(encoder, Tapped) and encoder.layers != means.layers:
-            raise ValueError(f"means of {_named(means.layers)}: the encoder gives {_named(encoder.layers)}; {_AGAIN}")
-        self.weights = _checked(weights, max(len(self.channels), 1))
+            raise ValueError(f"means of {_named(means.layers)}: the encoder gives {_named(encoder.layers)}; {AGAIN}")
+        layers = max(len(self.channels), 1)
+        self.weights = tuple(float(weight) for weight in weights) or (1.0,) * layers
+        if len(self.weights) != layers:
+            raise ValueError(f"weights {self.weights}: there are {layers} layers; give one weight for each")
+        if not all(0 <= weight < float("inf") for weight in self.weights) or not any(self.weights):
+            raise ValueError(f"weights {self.weights}: none may be negative or infinite, nor all 0; change them")
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
-        """Centred unit features of normalised pictures."""
+        """Centred unit features of normalised images."""
         features = self.encoder(images)
         channels = self.channels or (features.shape[1],)
         if sum(channels) != features.shape[1]:
-            raise ValueError(f"channels {_listed(channels)}: the encoder gives {features.shape[1]}; {_AGAIN}")
+            raise ValueError(f"channels {channels}: the encoder gives {features.shape[1]}; {AGAIN}")
         parts = [unit(part)[0] for part in features.split(channels, dim=1)]
         if self.means:
             means = self.means.values.to(features).split(channels)
@@ -139,34 +107,33 @@ def measure_means(
     images: Iterable[tuple[Float[Tensor, "_ 3 _ _"], Bool[Tensor, "_ _ _"]]],
     device: str | torch.device = "cpu",
 ) -> Means:
-    """The mean over all cells that count, of all pictures, of the unit feature of every layer.
+    """The mean over all valid cells, of all images, of the unit feature of every layer.
 
-    mean_l = sum f_l/|f_l| / cells, added up in float64, a few pictures at a time, so that the memory does not grow with
-    the pool. `images` are in [0, 1], each batch with its pixels that count (cells by the rule of the masks, see
+    mean_l = sum f_l/|f_l| / cells, added up in float64, a few images at a time, so that the memory does not grow with
+    the pool. `images` are in [0, 1], each batch with its valid pixels (cells by the rule of the masks, see
     `downsample`); `weights` is the encoder's fingerprint.
-    Raises ValueError if fewer than two pictures have pixels that count, or a feature is infinite or no number.
+    Raises ValueError if fewer than two images have valid pixels, or a feature is infinite or no number.
     """
     total = torch.zeros(sum(encoder.channels), dtype=torch.float64, device=device)
-    pictures = cells = 0
+    count = cells = 0
     for batch, pixels in images:
-        for some, counting in zip(batch.split(CHUNK), pixels.split(CHUNK), strict=True):
+        for some, some_valid in zip(batch.split(CHUNK), pixels.split(CHUNK), strict=True):
             features = encoder(normalise(some.to(device)))
-            valid = downsample(counting, (features.shape[-2], features.shape[-1])).to(device)
+            valid = downsample(some_valid, (features.shape[-2], features.shape[-1])).to(device)
             parts = [unit(part)[0].movedim(1, -1)[valid] for part in features.split(encoder.channels, dim=1)]
             total += torch.cat([part.sum(0, dtype=torch.float64) for part in parts])
-            pictures += int(valid.flatten(1).any(1).sum())
+            count += int(valid.flatten(1).any(1).sum())
             cells += int(valid.sum())
-    if pictures < 2:
-        about = "one says what is in it, not what pictures look like; give two or more, better a hundred"
-        raise ValueError(f"means of {pictures} pictures: {about}")
+    if count < 2:
+        raise ValueError(f"means of {count} images: give two or more, better a hundred")
     values = (total / cells).float().cpu()
     if not values.isfinite().all():
-        raise ValueError("means: features of these pictures are infinite or no numbers; look at encoder and pictures")
-    return Means(weights, encoder.layers, encoder.channels, values, pictures)
+        raise ValueError("means: features of these images are infinite or not numbers; check encoder and images")
+    return Means(weights, encoder.layers, encoder.channels, values, count)
 
 
 def save_means(path: Path | str, means: Means) -> None:
-    """Write the means with their page into a .safetensors file, whole or not at all; another ending is a ValueError."""
+    """Write the means with their metadata into a .safetensors file, whole or not at all; another ending: ValueError."""
     path = means_path("", path)
     page = {"encoder": means.encoder, "layers": means.layers, "channels": means.channels, "images": means.images}
     with atomic(path) as temporary:
@@ -176,7 +143,7 @@ def save_means(path: Path | str, means: Means) -> None:
 def load_means(path: Path | str, weights: str | None = None, layers: Sequence[str] | None = None) -> Means:
     """Read the means back, on the CPU, if they are those of the encoder with these `weights` and `layers`.
 
-    `weights` is the encoder's fingerprint, "" for one without; `layers` () is its output. None asks nothing.
+    `weights` is the encoder's fingerprint, "" for one without; `layers` () is its output. None accepts any.
     Raises FileNotFoundError if there is no such file, ValueError if it holds something else or those of others.
     """
     if not Path(path).is_file():
@@ -189,57 +156,40 @@ def load_means(path: Path | str, weights: str | None = None, layers: Sequence[st
         means = Means(page["encoder"], names, channels, values, int(page["images"]))
         fits = about["kind"] == KIND and values.shape == (sum(channels),) and len(channels) == max(len(names), 1)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a file of means ({' '.join(str(error).split())[:120]}); {_AGAIN}") from error
+        raise ValueError(f"{path}: not a file of means ({' '.join(str(error).split())[:120]}); {AGAIN}") from error
     if not fits:
-        raise ValueError(f"{path}: not a whole file of means; {_AGAIN}")
+        raise ValueError(f"{path}: not a complete file of means; {AGAIN}")
     if weights is not None and weights != means.encoder:
         found = f"the encoder {means.encoder}" if means.encoder else "an encoder without fingerprint"
-        raise ValueError(f"{path}: means of {found}, not of {weights or 'one without fingerprint'}; {_AGAIN}")
+        raise ValueError(f"{path}: means of {found}, not of {weights or 'one without fingerprint'}; {AGAIN}")
     if layers is not None and tuple(layers) != means.layers:
-        raise ValueError(f"{path}: means of {_named(means.layers)}, not of {_named(tuple(layers))}; {_AGAIN}")
+        raise ValueError(f"{path}: means of {_named(means.layers)}, not of {_named(tuple(layers))}; {AGAIN}")
     return means
 
 
 def means_path(spec: str, out: Path | str = "") -> Path:
-    """Where the means of an encoder lie: `out`, by default best.means.safetensors beside its file best.safetensors.
+    """The file of the means of an encoder: `out`, by default best.means.safetensors beside its best.safetensors.
 
     Raises ValueError if `out` does not end in .safetensors, or is not given for an encoder not named by a file.
     """
     if out and Path(out).suffix != ".safetensors":
-        raise ValueError(f"{out}: means are kept as .safetensors; end the name in {ENDING}")
+        raise ValueError(f"{out}: means are saved as .safetensors; end the name in {ENDING}")
     if out:
         return Path(out)
     path = Path(spec) / "best.safetensors" if Path(spec).is_dir() else Path(spec)
     if path.suffix not in (".safetensors", *SUFFIXES):
-        raise ValueError(f"encoder {spec}: no file beside which its means could lie; name one by --out, as own{ENDING}")
+        raise ValueError(f"encoder {spec}: no file beside which to save its means; name one by --out, as own{ENDING}")
     return path.with_suffix(ENDING)
 
 
 def pool(folder: Path | str, size: tuple[int, int], limit: int = 0) -> Frames:
-    """The pictures of a folder and of those inside it, laid in the middle of the canvas; bars around them do not count.
+    """The images of a folder and of those inside it, letterboxed; the padding is not valid.
 
-    In the order people count, evenly thinned to `limit` (0 keeps all); nothing that begins with a dot is looked at.
-    Raises FileNotFoundError if there is no such folder, ValueError if no picture is in it.
+    In natural order, evenly thinned to `limit` (0 keeps all). Raises as `image_files` does.
     """
+    folder = Path(folder)
     names = [str(path.relative_to(folder)) for path in image_files(folder, recursive=True)]
-    return unlabelled_frames(names, lambda name: read_image(Path(folder) / name), size, limit)
-
-
-_AGAIN = "measure them again with this encoder and these layers"
-
-
-def _checked(weights: Sequence[float], layers: int) -> tuple[float, ...]:
-    """One weight per layer, none negative and not all of them 0."""
-    weights = tuple(float(weight) for weight in weights) or (1.0,) * layers
-    if len(weights) != layers:
-        raise ValueError(f"weights {_listed(weights)}: there are {layers} layers; give one weight for each")
-    if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
-        raise ValueError(f"weights {_listed(weights)}: none may be negative or infinite, nor all 0; change them")
-    return weights
-
-
-def _listed(values: Sequence[object]) -> str:
-    return " ".join(map(str, values))
+    return unlabelled_frames(names, lambda name: read_image(folder / name), size, limit)
 
 
 def _named(layers: tuple[str, ...]) -> str:
@@ -250,9 +200,9 @@ class FeatureExtractor:
     """A frozen encoder, whose features are computed once for all recipes.
 
     `weights` names the encoder by its content. `folder` keeps features and means for later runs; None keeps nothing.
-    The mean of a pool is read from the file `means`, else measured on the pictures of `pool`, and kept in `folder`.
-    Tasks of the clip in hand are kept, so that several methods share them. `seconds` is what extracting all tasks took
-    that were handed out so far; one that was kept, or read back, counts as much as when it was computed.
+    The mean of a pool is read from the file `means`, else measured on the images of `pool`, and kept in `folder`.
+    The tasks of the latest clip are kept, so that several methods share them. `seconds` is what extracting all tasks
+    took that were handed out so far; one that was kept, or read back, counts as much as when it was computed.
     """
 
     def __init__(
@@ -276,18 +226,18 @@ class FeatureExtractor:
     def task(self, clip: Clip, recipe: Recipe | None = None) -> Task:
         """The clip as the solver sees it under a recipe.
 
-        Raises ValueError if the recipe asks for layers that do not exist, or for the mean of a pool and there is none.
+        Raises ValueError if the recipe names layers that do not exist, or needs the mean of a pool and there is none.
         """
         recipe = recipe or Recipe()
         if clip is not self._clip:
             self._clip, self._tasks = clip, {}
         if recipe.features not in self._tasks:
-            self._tasks[recipe.features] = self._extracted(clip, recipe)
+            self._tasks[recipe.features] = self._extract(clip, recipe)
         task, seconds = self._tasks[recipe.features]
         self.seconds += seconds
         return task
 
-    def _extracted(self, clip: Clip, recipe: Recipe) -> tuple[Task, float]:
+    def _extract(self, clip: Clip, recipe: Recipe) -> tuple[Task, float]:
         """The task, and the seconds that its features took; those for a mean do not count."""
         encoder = self.at(recipe.layers)
         if recipe.features != Recipe().features:
@@ -298,9 +248,9 @@ class FeatureExtractor:
         return task, self._clock() - before if self.folder else time.perf_counter() - begin
 
     def means(self, recipe: Recipe, clip: Clip) -> Means:
-        """What the recipe takes off: the mean of the episode's own pictures, or that of a pool."""
+        """What the recipe subtracts: the mean of the episode's own images, or that of a pool."""
         encoder = self.at(recipe.layers)
-        if recipe.centring == "episode":  # asked in the batches of the features, so that what is kept is found
+        if recipe.centring == "episode":  # in the batches of the features, so that the cache knows them
             seen = [(clip.support, clip.support_valid), (clip.query, clip.query_valid)]
             return measure_means(encoder, self.weights, seen, self.device)
         if recipe.layers not in self._means:
@@ -308,20 +258,20 @@ class FeatureExtractor:
         return self._means[recipe.layers]
 
     def _pool_means(self, encoder: Tapped | CachedEncoder) -> Means:
-        """The mean over the pool, read from a file if it is there."""
+        """The mean over the pool, read from a file if there is one."""
         if self.file:
             return load_means(self.file, self.weights, encoder.layers)
         if self.pool is None:
             raise ValueError(
-                "centring=pool: no means of this encoder and no pictures to measure them on; make them by "
-                "python -m ttilib means, or take the episode's own by centring=episode"
+                "centring=pool: no means of this encoder and no images to measure them on; make them by "
+                "python -m ttilib means, or use the episode's own by centring=episode"
             )
         about = digest(self.weights, encoder.layers, self.pool.names, self.pool.size)
-        path = None if self.folder is None else self.folder / "means" / f"{about}.means.safetensors"
+        path = None if self.folder is None else self.folder / "means" / f"{about}{ENDING}"
         if path is not None and path.is_file():
             return load_means(path, self.weights, encoder.layers)
-        pictures = ((image[None], valid[None]) for image, _, valid in self.pool)
-        means = measure_means(Tapped(self.encoder, encoder.layers), self.weights, pictures, self.device)
+        images = ((image[None], valid[None]) for image, _, valid in self.pool)
+        means = measure_means(Tapped(self.encoder, encoder.layers), self.weights, images, self.device)
         if path is not None:
             save_means(path, means)
         return means
@@ -330,12 +280,12 @@ class FeatureExtractor:
         """The encoder at these layers, its features kept if there is a folder for them."""
         if layers not in self._layers:
             tapped, name = Tapped(self.encoder, layers), f"{self.weights}-{digest(layers)[:8]}"
-            kept = self.folder and CachedEncoder(tapped, name if layers else self.weights, self.folder)
-            self._layers[layers] = kept or tapped
+            cached = self.folder and CachedEncoder(tapped, name if layers else self.weights, self.folder)
+            self._layers[layers] = cached or tapped
         return self._layers[layers]
 
     def _clock(self) -> float:
-        """What the encoder took for all that was asked of it, where there is a memory that knows."""
+        """What the encoder took for all it computed, according to the cache."""
         return sum(each.seconds for each in self._layers.values() if isinstance(each, CachedEncoder))
 
 
@@ -349,19 +299,15 @@ def load_extractor(
 ) -> FeatureExtractor:
     """The encoder that `spec` names (see `load_encoder`) as a feature extractor, in evaluation mode and on the device.
 
-    Without `means`, those that lie beside a checkpoint are taken (best.means.safetensors). Features of an encoder whose
-    weights cannot be seen, being no torch.nn.Module, are not kept.
+    Without `means`, those that lie beside a checkpoint are used (best.means.safetensors). Features are not kept if the
+    encoder is no torch.nn.Module, for then its weights cannot be known.
     """
     encoder, weights = load_encoder(spec, fold=fold), ""
     if isinstance(encoder, nn.Module):
         encoder, weights = encoder.eval().to(device), fingerprint(encoder)
-    return FeatureExtractor(encoder, weights, folder if weights else None, means or _beside(spec), pool, device)
-
-
-def _beside(spec: Path | str) -> Path | None:
-    """The means that lie beside a checkpoint; None if there are none, or the encoder is no file."""
     try:
-        path = means_path(str(spec))
-    except ValueError:
-        return None
-    return path if path.is_file() else None
+        beside = means_path(str(spec))
+    except ValueError:  # not a file
+        beside = None
+    means = means or (beside if beside is not None and beside.is_file() else None)
+    return FeatureExtractor(encoder, weights, folder if weights else None, means, pool, device)

@@ -2,11 +2,16 @@
 
 L = sum over frames t of  ce_weight CE_t + kl_weight KL_t + entropy_weight H_t + temporal_weight (L_t + G_t)
 
-Every function is pure, differentiable, and returns one value per frame, in nats or as a plain number.
+Every function is pure, differentiable, and returns one value per frame, in nats or as a plain number. `TERMS` declares
+each of them once: name, label, colour, formula, and how to compute it at a `Point`. A term of one's own is one more
+entry, weighted by `SolverConfig(added_terms=("mine",), added_weights=(0.5,))` and differentiated by autograd.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -14,7 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ttilib.solver.classifier import EPSILON
+from ttilib.solver.classifier import EPSILON, Classifier
+from ttilib.solver.task import Task
 
 Divisor = Literal["batch", "video"]
 Negative = Literal["all", "background"]
@@ -110,3 +116,84 @@ def global_negative(
     cosine = torch.einsum("tchw,c->thw", query, F.normalize(mean_weight, dim=0))
     share = valid * (1 - p) if weighting == "background" else valid.to(p.dtype)
     return (share * cosine.relu()).sum(dim=(1, 2)) / (share.sum(dim=(1, 2)) + EPSILON)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where the objective is evaluated: all that a term may depend on.
+
+    `p` and `support_p` are the classifier's probabilities on query and support, `frames` is the divisor B of the
+    global positive term, `window` and `negative` choose between variants of the temporal terms.
+    """
+
+    task: Task
+    classifier: Classifier
+    p: Float[Tensor, "T h w"]
+    support_p: Float[Tensor, "K T h w"]
+    prior: Float[Tensor, " T"]
+    frames: int
+    window: int = 3
+    negative: Negative = "all"
+
+    @cached_property
+    def marginal(self) -> Float[Tensor, " T"]:
+        """Predicted foreground proportion."""
+        return marginal(self.p, self.task.query_valid)
+
+    @property
+    def mean_weight(self) -> Float[Tensor, " C"]:
+        """The mean classifier of the video."""
+        return self.classifier.weight.mean(dim=0)
+
+    @property
+    def prototypes(self) -> Float[Tensor, "T C"]:
+        """Direction of each frame's predicted foreground."""
+        return soft_prototypes(self.p, self.task.query, self.task.pool)
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of the objective: its axis label, its colour in plots, its formula (TeX), and its value per frame."""
+
+    label: str
+    colour: str
+    formula: str
+    value: Callable[[Point], Float[Tensor, " T"]]
+
+
+TERMS = {
+    "ce": Term(
+        "support fit CE [nats]", "#0072B2",
+        r"\mathrm{CE}_t = -\frac{1}{|V|} \sum_{i \in V} y_i \log p_{ti} + (1 - y_i) \log (1 - p_{ti})",
+        lambda at: ce(at.support_p, at.task.support_masks, at.task.support_valid),
+    ),
+    "entropy": Term(
+        "query entropy H [nats]", "#56B4E9",
+        r"H_t = -\frac{1}{|V_t|} \sum_{i \in V_t} p_i \log p_i + (1 - p_i) \log (1 - p_i)",
+        lambda at: entropy(at.p, at.task.query_valid),
+    ),
+    "kl": Term(
+        "distance to prior KL [nats]", "#D55E00",
+        r"\mathrm{KL}_t = m_t \log \frac{m_t}{\pi_t} + (1 - m_t) \log \frac{1 - m_t}{1 - \pi_t}, \qquad "
+        r"m_t = \frac{1}{|V_t|} \sum_{i \in V_t} p_i",
+        lambda at: kl(at.marginal, at.prior),
+    ),
+    "local_temporal": Term(
+        "local temporal L", "#E69F00",
+        r"L_t = \frac{1}{n^2} \sum_{i, j \in \{t, \dots, t + n - 1\}} 2\, |m_i - m_j|",
+        lambda at: local_temporal(at.marginal, at.window),
+    ),
+    "global_positive": Term(
+        "global positive G+", "#009E73",
+        r"G^+ = \frac{1}{B} \sum_s 1 - \cos(q_s, \bar w), \qquad q_s \propto \sum_i p_{si} f_{si}",
+        lambda at: global_positive(at.prototypes, at.mean_weight, at.frames),
+    ),
+    "global_negative": Term(
+        "global negative G\u2212", "#CC79A7",
+        r"G^-_t = \frac{\sum_i a_i \max(0, \cos(f_i, \bar w))}{\sum_i a_i}, \qquad "
+        r"a_i = 1 - p_i \text{ (as written)}, \quad a_i = 1 \text{ (as released)}",
+        lambda at: global_negative(at.p, at.task.query, at.task.query_valid, at.mean_weight, at.negative),
+    ),
+}  # fmt: skip
+BUILT_IN = tuple(TERMS)
+"""The terms whose gradient `Objective` has in closed form."""

@@ -22,9 +22,9 @@ from torch import Tensor
 from ttilib.episodes.clips import Clip
 from ttilib.files import meant
 from ttilib.solver.edges import cut_out, guided_filter
-from ttilib.solver.extraction import FeatureExtractor, Recipe
-from ttilib.solver.settings import Kind, check, kinds, read_value
-from ttilib.solver.solver import CONFIGS, Solution, SolverConfig, solve
+from ttilib.solver.extraction import FeatureExtractor
+from ttilib.solver.settings import CONFIGS, Kind, Recipe, SolverConfig, check, kinds, read_value
+from ttilib.solver.solver import Solution, solve
 from ttilib.solver.task import oracle_prior
 
 

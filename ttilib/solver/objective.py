@@ -13,6 +13,7 @@ while that frame is still in the processor's cache.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -20,8 +21,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ttilib.solver import losses
 from ttilib.solver.classifier import EPSILON, Classifier
+from ttilib.solver.losses import TERMS, Point
+from ttilib.solver.settings import SolverConfig
 from ttilib.solver.task import Task
 
 CACHE_BYTES = 8 * 2**20  # query features handled at once on a CPU: two frames of 512 x 31 x 54
@@ -36,78 +38,56 @@ class Weights(NamedTuple):
     temporal: float
 
 
-@dataclass(frozen=True)
-class Terms:
-    """The objective taken apart, one value per frame, and the foreground proportion predicted now."""
-
-    ce: Float[Tensor, " T"]
-    kl: Float[Tensor, " T"]
-    entropy: Float[Tensor, " T"]
-    local_temporal: Float[Tensor, " T"]
-    global_positive: Float[Tensor, " T"]
-    global_negative: Float[Tensor, " T"]
-    total: Float[Tensor, " T"]
-    marginal: Float[Tensor, " T"]
+class Terms(SimpleNamespace):
+    """The objective taken apart, one value per frame: every term by its name, their weighted `total`, and `marginal`,
+    the foreground proportion predicted now."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a classifier is asked to do on one task: the weighted terms, the prior aimed at, the variants chosen.
+    """What is minimized on one task in one step: the prior, the weights, and the variants that the configuration names.
 
-    `divisor` and `negative` choose between the release and the paper's text (see `losses`).
-    `local_weight` and `global_weight` take the temporal term apart; both are 1 in the release.
-    Every query frame must have a valid cell; the solver takes the others out beforehand.
+    Every query frame must have a valid cell; the solver leaves the others out beforehand.
     """
 
     task: Task
     prior: Float[Tensor, " T"]
     weights: Weights
-    window: int = 3
-    divisor: losses.Divisor = "batch"
-    negative: losses.Negative = "all"
-    local_weight: float = 1.0
-    global_weight: float = 1.0
+    config: SolverConfig = SolverConfig()
 
     @property
-    def local_share(self) -> float:
-        """What the local term counts in this step."""
-        return self.weights.temporal * self.local_weight
-
-    @property
-    def global_share(self) -> float:
-        """What the global term counts in this step."""
-        return self.weights.temporal * self.global_weight
+    def shares(self) -> dict[str, float]:
+        """What every term counts in this step."""
+        weights, config = self.weights, self.config
+        local, both = weights.temporal * config.local_weight, weights.temporal * config.global_weight
+        return {
+            "ce": weights.ce, "kl": weights.kl, "entropy": weights.entropy, "local_temporal": local,
+            "global_positive": both, "global_negative": both, **config.added,
+        }  # fmt: skip
 
     @property
     def positive_frames(self) -> int:
         """B, the divisor of the global positive term."""
         frames = len(self.task.query)
-        return frames if self.divisor == "video" else self.task.batch_frames or frames
+        return frames if self.config.divisor == "video" else self.task.batch_frames or frames
 
-    @property
-    def pool(self) -> Float[Tensor, "T h w"]:
-        """Weight of each query cell when features are averaged: its length where it counts, else 0."""
-        return self.task.query_valid * torch.as_tensor(self.task.query_norm, dtype=self.task.query.dtype)
+    def at(self, classifier: Classifier) -> Point:
+        """Everything that the terms are computed from."""
+        p, support_p = classifier.probabilities(self.task.query), classifier.on_support(self.task)
+        config = self.config
+        return Point(
+            self.task, classifier, p, support_p, self.prior, self.positive_frames, config.window, config.negative
+        )
 
     def terms(self, classifier: Classifier) -> Terms:
         """Value of every term at `classifier`; differentiable, and slower than `gradient` by far."""
-        task, weights = self.task, self.weights
-        p, mean_weight = classifier.probabilities(task.query), classifier.weight.mean(dim=0)
-        marginal = losses.marginal(p, task.query_valid)
-        prototypes = losses.soft_prototypes(p, task.query, self.pool)
-        ce = losses.ce(classifier.on_support(task), task.support_masks, task.support_valid)
-        kl = losses.kl(marginal, self.prior)
-        entropy = losses.entropy(p, task.query_valid)
-        local = losses.local_temporal(marginal, self.window)
-        positive = losses.global_positive(prototypes, mean_weight, self.positive_frames)
-        negative = losses.global_negative(p, task.query, task.query_valid, mean_weight, self.negative)
-        total = weights.ce * ce + weights.kl * kl + weights.entropy * entropy
-        temporal = self.local_weight * local + self.global_weight * positive + self.global_weight * negative
-        total = total + weights.temporal * temporal
-        return Terms(ce, kl, entropy, local, positive, negative, total, marginal)
+        at, shares = self.at(classifier), self.shares
+        values = {name: TERMS[name].value(at) for name in shares}
+        total = sum(share * values[name] for name, share in shares.items())
+        return Terms(**values, total=total, marginal=at.marginal)
 
     def gradient(self, classifier: Classifier) -> tuple[Float[Tensor, "T C"], Float[Tensor, " T"]]:
-        """d/d(weight, bias) of the sum over frames of `terms(classifier).total`, without autograd."""
+        """d/d(weight, bias) of the sum over frames of `terms(classifier).total`; autograd only for added terms."""
         direction = F.normalize(classifier.weight, dim=1)
         along, bias = self._support_gradient(classifier, direction)
         shared = 0.0
@@ -116,7 +96,19 @@ class Objective:
             along, bias = along + query.along, bias + query.bias
             shared = query.mean_weight / len(along)
         tangent = along - direction * (direction * along).sum(dim=1, keepdim=True)
-        return classifier.temperature * tangent / classifier.weight.norm(dim=1, keepdim=True) + shared, bias
+        weight = classifier.temperature * tangent / classifier.weight.norm(dim=1, keepdim=True) + shared
+        if self.config.added:
+            added = self._added_gradient(classifier)
+            return weight + added[0], bias + added[1]
+        return weight, bias
+
+    def _added_gradient(self, classifier: Classifier) -> tuple[Tensor, Tensor]:
+        """The gradient of the terms without closed form, by autograd."""
+        with torch.enable_grad():
+            variables = [part.detach().requires_grad_() for part in (classifier.weight, classifier.bias)]
+            at = self.at(Classifier(*variables, classifier.temperature))
+            total = sum(share * TERMS[name].value(at).sum() for name, share in self.config.added.items())
+            return torch.autograd.grad(total, variables, materialize_grads=True)
 
     def _support_gradient(self, classifier: Classifier, direction: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy: sum over support cells of dCE/dz f, and -sum of dCE/dz."""
@@ -132,19 +124,18 @@ class _QueryGradient:
     """Gradient of the query terms, gathered over chunks of frames.
 
     `along` [T, C] is the sum over cells of dL/dz f, `bias` [T] minus the sum of dL/dz, and `mean_weight` [C] the
-    gradient with respect to the mean classifier of the video. Whatever needs no features is done for all frames at
-    once, before or after the loop: on few cells a call costs more than its arithmetic.
+    gradient with respect to the mean classifier of the video.
     """
 
     def __init__(self, objective: Objective, classifier: Classifier, direction: Tensor) -> None:
-        self.objective, task = objective, objective.task
+        self.objective, self.shares, task = objective, objective.shares, objective.task
         mean_weight = classifier.weight.mean(dim=0)
         self.mean_norm, self.mean = mean_weight.norm() + EPSILON, F.normalize(mean_weight, dim=0)
         self.mean_weight = torch.zeros_like(mean_weight)
         scaled = classifier.temperature * direction
-        asked = [scaled, self.mean.expand_as(scaled)] if objective.global_share else [scaled]
+        asked = [scaled, self.mean.expand_as(scaled)] if self.shares["global_positive"] else [scaled]
         self.directions, self.offset = torch.stack(asked, dim=1), classifier.bias[:, None]
-        self.valid, self.pool = task.query_valid.flatten(1).to(direction.dtype), objective.pool.flatten(1)
+        self.valid, self.pool = task.query_valid.flatten(1).to(direction.dtype), task.pool.flatten(1)
         self.share = self.valid / self.valid.sum(dim=1, keepdim=True)
         self.query = task.query.flatten(2)
         frame_bytes = self.query[0].numel() * self.query.element_size()
@@ -157,10 +148,10 @@ class _QueryGradient:
         self.bias = -(sums[:, 0] + pull[:, 0] * sums[:, 1])
 
     def _chunk(self, at: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """All products with these frames' features.
+        """The gradient of the query terms for some frames.
 
-        Probabilities [n, cells], then what pulls on each cell [n, 2, cells] and the same summed over the features
-        [n, 2, C]: first entropy and the global term, second dm/dz, which KL and the local term will scale.
+        p [n, cells]; dL/dz [n, 2, cells]; and its product with the features [n, 2, C]. Row 0: entropy and global terms.
+        Row 1: dm/dz, the derivative of the marginal, which KL and the local term will scale.
         """
         weights, query = self.objective.weights, self.query[at]
         cosine = torch.bmm(self.directions[at], query)
@@ -169,7 +160,7 @@ class _QueryGradient:
         curve = p - p * p
         slope = curve * self.share[at]
         rest = z.mul_(slope).mul_(-weights.entropy)
-        if self.objective.global_share:
+        if self.shares["global_positive"]:
             rest += curve * self._global(query, p, cosine[:, 1], at)
         pulls = torch.stack([rest, slope], dim=1)
         return p, pulls, torch.bmm(pulls, query.mT)
@@ -177,7 +168,7 @@ class _QueryGradient:
     def _global(self, query: Tensor, p: Tensor, cosine: Tensor, at: slice) -> Float[Tensor, "n cells"]:
         """d(weighted global term)/dp of every cell; adds the frames' share of its gradient on the mean classifier."""
         objective, pool, fires = self.objective, self.pool[at], cosine.relu()
-        background = objective.negative == "background"
+        background = objective.config.negative == "background"
         mass = self.valid[at] * (1 - p) if background else self.valid[at]
         total = mass.sum(dim=1, keepdim=True) + EPSILON
         mass = mass / total
@@ -187,7 +178,7 @@ class _QueryGradient:
         prototype = seen / length
         agreement = (prototype @ self.mean)[:, None]
         value = (mass * fires).sum(dim=1, keepdim=True)
-        weight = objective.global_share
+        weight = self.shares["global_positive"]
         positive = weight * len(self.query) / objective.positive_frames
         pulled = positive * (prototype - agreement * self.mean)
         pushed = weight * (fired - value * self.mean)
@@ -204,11 +195,11 @@ class _QueryGradient:
         m, rest = marginal.clamp_min(EPSILON), (1 - marginal).clamp_min(EPSILON)
         odds = (m / (prior + EPSILON)).log() - (rest / (1 - prior + EPSILON)).log()
         pull = objective.weights.kl * odds
-        window, count = objective.window, len(marginal) - objective.window + 1
-        if not objective.local_share or count < 1:
+        window, count = objective.config.window, len(marginal) - objective.config.window + 1
+        if not self.shares["local_temporal"] or count < 1:
             return pull
         windows = marginal.unfold(0, window, 1)
         signs = (windows[:, :, None] - windows[:, None, :]).sign().sum(dim=2) * (4 / window**2)
         for offset in range(window):
-            pull[offset : offset + count] += objective.local_share * signs[:, offset]
+            pull[offset : offset + count] += self.shares["local_temporal"] * signs[:, offset]
         return pull

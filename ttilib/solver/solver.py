@@ -1,21 +1,15 @@
 """Fitting one classifier per frame to an episode by gradient descent: fine-tune, RePRI, TTI and TTI + keyframe.
 
-`iterate` shows every step of the descent, `solve` keeps the last one; they are the same loop. The settings
-live in one frozen `SolverConfig`, whose defaults are those of the release.
-
-Keyframe refinement: trust the query frame whose object looks most like the support, and learn from it.
-
-The frame's own prediction becomes a pseudo-label, and every frame's classifier takes a few small steps of
-cross-entropy on that one frame. Source: protocol section 5.1; solver quirks 28 to 34.
-
-What a descent leaves behind: its states, and the solution they lead to.
+`iterate` yields every state of the optimization, `solve` runs the same loop and returns a `Solution`. Keyframe
+refinement follows it: the prediction of the frame whose object is most like the support becomes a pseudo-label, on
+which every frame's classifier takes a few small steps. Source: protocol section 5.1; solver quirks 28 to 34.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -25,9 +19,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttilib.solver import losses
-from ttilib.solver.classifier import EPSILON, BiasStart, Classifier, prototype, start
+from ttilib.solver.classifier import EPSILON, Classifier, prototype, start
 from ttilib.solver.objective import Objective, Terms, Weights
-from ttilib.solver.settings import check
+from ttilib.solver.settings import SolverConfig
 from ttilib.solver.task import Task
 
 
@@ -37,7 +31,7 @@ def choose_keyframe(
     """The frame whose predicted object is most like `reference`, and every frame's cosine to it.
 
     q_t = normalised sum_i pool_i f_i, pool = hard prediction times feature length; argmax_t cos(q_t, reference),
-    the first on ties. None when no frame predicts any foreground: then there is nothing to learn from.
+    the first on ties. None when no frame predicts any foreground.
     """
     prototypes = F.normalize(torch.einsum("tchw,thw->tc", query, pool), dim=1)
     cosines = prototypes @ F.normalize(reference, dim=0)
@@ -50,10 +44,10 @@ def choose_keyframe(
 def pseudo_mask(
     mask: Bool[Tensor, "H W"], ring: float = 0.2
 ) -> tuple[Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
-    """What the keyframe teaches: its predicted foreground, and the pixels that count.
+    """The pseudo-label of the keyframe: its predicted foreground, and the pixels that count.
 
-    Pixels farther than ring * sqrt(H^2 + W^2) from the foreground are taught as background; those nearer are
-    left out, for the prediction is least sure at its border. An empty mask teaches nothing.
+    Pixels farther than ring * sqrt(H^2 + W^2) from the foreground are background; those nearer are ignored, for the
+    prediction is least sure at its border. Of an empty mask no pixel counts.
     """
     if not mask.any():
         return mask, torch.zeros_like(mask)
@@ -109,7 +103,7 @@ def refine(
 
 @dataclass(frozen=True)
 class State:
-    """The descent before step number `step` (0 is the start): the classifier and what is asked of it next."""
+    """The optimization before step number `step` (0 is the start): the classifier, and the objective of that step."""
 
     step: int
     classifier: Classifier
@@ -117,7 +111,7 @@ class State:
 
     @property
     def prior(self) -> Float[Tensor, " T"]:
-        """Foreground proportion aimed at, per frame."""
+        """Target foreground proportion per frame."""
         return self.objective.prior
 
     def terms(self) -> Terms:
@@ -127,7 +121,7 @@ class State:
 
 @dataclass(frozen=True)
 class Solution:
-    """What came out: the classifiers, the prior they aimed at, and the scores they give the video.
+    """The result: the classifiers, the prior of the last step, and the scores of the query frames.
 
     `history` holds the state before each step and after the last; a frame that is all padding is not in it.
     `keyframe`, `similarity` [T] and `pseudo_mask` (foreground, pixels that count) belong to the refinement.
@@ -159,90 +153,21 @@ def upsampled_probabilities(
     return torch.sigmoid(full - bias[:, None, None])
 
 
-@dataclass(frozen=True)
-class SolverConfig:
-    """Everything one may change about the descent. The defaults are TTI as released.
-
-    A weight of None is 1/K. Raises ValueError for values that cannot be. Source: protocol section 5.1.
-    """
-
-    temperature: float = 20.0
-    bias_start: BiasStart = "query-mean"  # or on the way from the support's background to its foreground
-    midpoint: float | None = 0.5  # how far on that way; None: 1/2 - 1/(5K), see classifier.start
-    steps: int = 49  # the release writes 50 and counts from 1
-    learning_rate: float = 0.025
-    ce_weight: float = 1.0
-    kl_weight: float | None = None
-    entropy_weight: float | None = None
-    temporal_weight: float | None = None
-    local_weight: float = 1.0  # factors inside the temporal term; the release has neither
-    global_weight: float = 1.0
-    prior_update: int | None = 9  # the prior becomes the marginal after so many steps; None: never
-    kl_boost: float = 1.0  # added to the KL weight when the prior is updated
-    temporal_start: int | None = None  # step from which the temporal terms act; None: as released, with the
-    #                                    prior update, hence never under an oracle prior
-    window: int = 3  # frames over which foreground proportions should agree; the release can only do 3
-    divisor: losses.Divisor = "batch"
-    negative: losses.Negative = "all"
-    keyframe: Literal["support", "global"] | None = None  # what the keyframe is chosen to resemble; None: off
-    refine_steps: int = 9  # the release writes 10 and counts from 1
-    refine_learning_rate: float = 0.0025
-    ring: float = 0.2  # width of the ignored ring around the pseudo-mask, in image diagonals
-
-    def __post_init__(self) -> None:
-        check(self, positive=("temperature", "window"))
-
-    @classmethod
-    def finetune(cls) -> SolverConfig:
-        """Cross-entropy on the support only."""
-        return cls(kl_weight=0.0, entropy_weight=0.0, temporal_weight=0.0)
-
-    @classmethod
-    def repri(cls) -> SolverConfig:
-        """RePRI: the support, entropy and the foreground prior, frame by frame."""
-        return cls(temporal_weight=0.0)
-
-    @classmethod
-    def tti(cls) -> SolverConfig:
-        """TTI as released: RePRI and the temporal terms."""
-        return cls()
-
-    @classmethod
-    def tti_keyframe(cls, criterion: Literal["support", "global"] = "support") -> SolverConfig:
-        """TTI, then keyframe refinement."""
-        return cls(keyframe=criterion)
-
-    @classmethod
-    def frozen(cls) -> SolverConfig:
-        """For an encoder that was never trained on base classes: the bias starts from the support, and the temporal
-        terms act from the first step. Give it centred features (see `recipe`)."""
-        return cls(bias_start="support-midpoint", midpoint=None, temporal_start=0)
-
-    @classmethod
-    def as_written(cls) -> SolverConfig:
-        """TTI as the paper's text has it: background-weighted negative term, positive term per video."""
-        return cls(divisor="video", negative="background")
-
-
-CONFIGS = {
-    "fine-tune": SolverConfig.finetune(),
-    "RePRI": SolverConfig.repri(),
-    "TTI": SolverConfig.tti(),
-    "TTI+keyframe": SolverConfig.tti_keyframe(),
-}
-
-
 @torch.no_grad()
 def iterate(
     task: Task, config: SolverConfig | None = None, prior: Float[Tensor, " T"] | None = None
 ) -> Iterator[State]:
     """The state before every step, and the one after the last: config.steps + 1 of them.
 
-    `prior` is an oracle foreground proportion, kept throughout; without it the prior is the marginal at the
-    start and once more after `prior_update` steps. Frames without a valid cell are left out.
+    `prior` is an oracle foreground proportion, used throughout; without it the prior is the marginal at the
+    start and once more after `prior_update` steps. Frames without a valid cell are left out. Terms of one's own
+    (`added_terms`) are differentiated by autograd, and a warning says so.
     Raises ValueError naming the episode when the support shows no foreground at feature size.
     """
     config = config or SolverConfig()
+    if config.added_terms:
+        about = "no closed form, so its gradient is taken by autograd, which is slower"
+        warnings.warn(f"added_terms={'+'.join(config.added_terms)}: {about}", stacklevel=2)
     task, prior = _with_pixels(task, prior)
     classifier = start(task, config.temperature, config.bias_start, config.midpoint)
     oracle = prior is not None
@@ -255,8 +180,7 @@ def iterate(
             prior = losses.marginal(classifier.probabilities(task.query), task.query_valid)
             base = base._replace(kl=base.kl + config.kl_boost)
         weights = base if step >= temporal_start else base._replace(temporal=0.0)
-        objective = Objective(task, prior, weights, config.window, config.divisor, config.negative,
-                              config.local_weight, config.global_weight)  # fmt: skip
+        objective = Objective(task, prior, weights, config)
         yield State(step, classifier, objective)
         if step < config.steps:
             weight, bias = objective.gradient(classifier)
@@ -273,7 +197,7 @@ def solve(
 ) -> Solution:
     """Fit the task and return the solution; `iterate` with the last state kept, then keyframe refinement.
 
-    A query frame that is all padding is answered as absent: an infinite bias, hence probability 0 everywhere.
+    In a query frame that is all padding the object is absent: an infinite bias, hence probability 0 everywhere.
     Raises ValueError as `iterate` does.
     """
     config = config or SolverConfig()

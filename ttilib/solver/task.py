@@ -1,7 +1,6 @@
-"""From pixels to the task: what the solver is allowed to see.
+"""An episode as features: all that the solver is given.
 
-A `Task` is an episode as features. It holds the labelled support images, the unlabelled query frames and which
-cells of either count; it has no field for the query's truth, so no solver can look at it.
+A `Task` has no field for the ground truth of the query, so no solver can look at it.
 """
 
 from __future__ import annotations
@@ -23,9 +22,8 @@ class Task:
     """One episode as features: K labelled images and T unlabelled frames on one h x w grid.
 
     Every feature has unit L2 norm. `support_norm` and `query_norm` are the lengths that were divided out; they
-    weigh the features when prototypes are averaged, and are one where the encoder's features are normalised
-    before anything else (the released setting).
-    `batch_frames` is how many frames the released batched driver would solve together; None is this video alone.
+    weigh the features when prototypes are averaged, and 1 in the released setting, which normalises features first.
+    `batch_frames` is how many frames the released batched driver would solve together; None: this video alone.
     """
 
     name: str
@@ -44,6 +42,11 @@ class Task:
     def shots(self) -> int:
         """K, the number of support images."""
         return len(self.support)
+
+    @property
+    def pool(self) -> Float[Tensor, "T h w"]:
+        """Weight of each query cell when features are averaged: its length where it counts, else 0."""
+        return self.query_valid * torch.as_tensor(self.query_norm, dtype=self.query.dtype)
 
 
 def unit(features: Float[Tensor, "N C h w"]) -> tuple[Float[Tensor, "N C h w"], Float[Tensor, "N h w"]]:
@@ -76,7 +79,7 @@ def encode(
 def extract(
     encoder: Callable[[Tensor], Tensor], clip: Clip, device: str | torch.device = "cpu", chunk: int = 8
 ) -> Task:
-    """The clip as the solver sees it: features and masks at feature size, without the truth.
+    """The clip as features, and its masks at feature size, without the ground truth.
 
     `encoder` is any callable from ImageNet-normalised images [N, 3, H, W] to features [N, C, h, w]; put it in
     eval mode and on `device` first.
@@ -102,8 +105,7 @@ def oracle_prior(
 ) -> Float[Tensor, " T"]:
     """True foreground proportion of every frame at feature size, for the oracle experiment only.
 
-    pi_t = |truth & valid| / |valid|, then pi <- clamp((1 + noise) pi, 0, 1): `noise` is the relative error put on
-    the truth to see how much the method depends on it.
+    pi_t = |truth & valid| / |valid|, then pi <- clamp((1 + noise) pi, 0, 1): `noise` is a relative error.
     Source: RePRI's oracle setting; the release's FB_param_noise.
     """
     valid = task.query_valid.flatten(1)
