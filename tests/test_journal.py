@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from dataclasses import dataclass, field
+from contextlib import closing
 
 import pytest
 import torch
@@ -177,18 +177,6 @@ def test_pairs_keep_their_order(tmp_path):
     assert abs(y0 - y2) < 2 and abs(y1 - y3) < 2 and y0 < y1  # its first frame is above
 
 
-@dataclass(frozen=True)
-class Step:
-    """As much of a run's progress as the board looks at."""
-
-    step: int
-    loss: float
-    learning_rate: float = 0.1
-    waited: float = 0.5
-    val_miou: float | None = None
-    parts: dict = field(default_factory=dict)
-
-
 def events_of(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(folder / "tensorboard"))
@@ -197,13 +185,13 @@ def events_of(folder):
 
 def test_the_board_gets_the_numbers_and_a_resumed_run_takes_back_what_it_forgot(tmp_path):
     pytest.importorskip("tensorboard")
-    with journal.Board(tmp_path) as board:
+    with closing(journal.tensorboard(tmp_path)) as board:
         for step in range(1, 7):
-            board.step(row(step))
+            journal.append(tmp_path, row(step), board)
         labels = torch.zeros(1, 24, 40, dtype=torch.int64)
-        board.picture(journal.write_samples(tmp_path, 2, torch.zeros(1, 3, 24, 40), labels, labels, ["none"]), 2)
-    with journal.Board(tmp_path, step=4) as board:
-        board.step(Step(5, 55.0, parts={"iou": 0.5}))
+        journal.write_samples(tmp_path, 2, torch.zeros(1, 3, 24, 40), labels, labels, ["none"], board)
+    with closing(journal.tensorboard(tmp_path, step=4)) as board:
+        journal.append(tmp_path, row(5, loss=55.0, parts={"iou": 0.5}), board)
     events = events_of(tmp_path)
     assert [(each.step, each.value) for each in events.Scalars("loss")] == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 55)]
     assert [each.step for each in events.Scalars("val_miou")] == [3]
@@ -214,10 +202,7 @@ def test_the_board_gets_the_numbers_and_a_resumed_run_takes_back_what_it_forgot(
 
 def test_without_tensorboard_nothing_is_written_and_nothing_said(tmp_path, monkeypatch, recwarn):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not installed
-    for board in (journal.Board(tmp_path, 3), journal.Nowhere()):
-        with board as opened:
-            opened.step(row(4))
-            opened.picture(tmp_path / "none.png", 1)
+    assert journal.tensorboard(tmp_path, 3) is None
     assert list(tmp_path.iterdir()) == [] and not recwarn
 
 
@@ -227,6 +212,4 @@ def test_drawing_needs_no_pyplot_and_no_backend(tmp_path, monkeypatch):
     written(tmp_path, 3)
     journal.write_curves(tmp_path)
     journal.write_pairs(tmp_path, 1, torch.zeros(1, 2, 3, 8, 8))
-    path = journal.write_samples(tmp_path, 1, torch.zeros(1, 3, 8, 8), labels, labels, ["none"])
-    with journal.Board(tmp_path) as board:
-        board.picture(path, 1)
+    journal.write_samples(tmp_path, 1, torch.zeros(1, 3, 8, 8), labels, labels, ["none"])

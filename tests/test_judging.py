@@ -100,7 +100,7 @@ def test_quick_episodes_step_by_step(data: Path, most: int, monkeypatch: pytest.
             found[1] += int((masks | clip.truth).sum())
         assert len(sums) == 2
         expected = np.mean([i / (u + 1e-10) for i, u in sums.values()])
-        quickly = Quickly.of("minivspw-val", 0, data, SIZE, 7, 0)
+        quickly = Quickly(read_benchmark("minivspw-val", 0, data), SIZE, 7)
         assert quickly(network.train(), epoch).miou == pytest.approx(expected, rel=1e-12)
         assert not network.training
         network.eval()
@@ -123,7 +123,7 @@ def test_a_limit_takes_episodes_from_beginning_and_end(data: Path) -> None:
 def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
     """The counts of all processes, each with its own episodes or pictures, add up to those of one."""
     network, frames = build_encoder(TINY, 3, seed=1), Squares(5, seed=3)
-    quickly = Quickly.of("minivspw-val", 0, data, SIZE, 7, 0)
+    quickly = Quickly(read_benchmark("minivspw-val", 0, data), SIZE, 7)
     sums: dict[int, list[Tensor]] = {}
     for count in (1, many):
         for rank in range(count):

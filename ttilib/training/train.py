@@ -1,14 +1,15 @@
-"""Base training: the encoder learns to label the base classes, and never hears of the novel ones.
+"""Base training of an encoder on the base classes of a fold.
 
-`train` is a generator that yields one `Progress` per step, so a notebook can draw the curve while it grows.
-It can be killed at any moment: called again with the same folder it goes on by itself (see `runs`). Under torchrun
-every process calls it, and each takes its share of every batch (see `processes`).
+`train` is a generator that yields one `Progress` per step, so that a notebook can draw the curve meanwhile. Called
+again with the same folder it resumes (see `run`). Under torchrun every process calls it and takes its share of every
+batch (see `distributed`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ttilib.datasets.catalog import Fold, find_root
 from ttilib.encoders.pspnet import PSPNet, build_encoder
+from ttilib.episodes.benchmarks import read_benchmark
 from ttilib.files import digest
 from ttilib.training import distributed, log
 from ttilib.training.config import LEAK, TrainConfig
@@ -29,17 +31,17 @@ from ttilib.training.run import Progress, Run
 from ttilib.training.validation import Quickly, Verdict, validate
 
 Judge = Callable[[PSPNet, int], Verdict]  # of a network after an epoch
-SHOWN = 4  # held-out pictures whose predictions are kept after every epoch
+SHOWN = 4  # held-out images whose predictions are kept
 
 
 class Items(Dataset):
-    """Labelled items, each perhaps with a window of unlabelled frames: (pictures, labels[, pairs, known])."""
+    """Labelled items, each perhaps with a window of unlabelled frames: (images, labels[, pairs, known])."""
 
     def __init__(self, labelled: Dataset, pairs: Dataset | None = None) -> None:
         self.labelled, self.pairs = labelled, pairs
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, and with it the random variation of every item."""
+        """Choose the epoch, and with it the random numbers of every item."""
         for part in filter(None, (self.labelled, self.pairs)):
             part.set_epoch(epoch)
 
@@ -59,12 +61,12 @@ def train(
     size: tuple[int, int] = (241, 425),
     device: torch.device | str = "cpu",
 ) -> Iterator[Progress]:
-    """Train an encoder on a fold's base classes, or go on where an earlier call was stopped.
+    """Train an encoder on a fold's base classes, or resume an earlier call.
 
-    Yields the state after every step; a finished run yields its last one again and is done. `size` is (H, W)
-    in pixels; no `config` means the released settings. Raises ValueError if `folder` holds a run with other settings
-    or if there are too few pictures for a batch, FloatingPointError if the loss stops being a number, OSError if the
-    disk is full; what was saved last stays.
+    Yields the state after every step; a finished run yields its last one again. `size` is (H, W) in pixels; without
+    `config`, the released settings. Raises ValueError if `folder` holds a run with other settings or if there are too
+    few images for a batch, FloatingPointError if the loss is not finite, OSError if the disk is full; the last saved
+    state stays.
     """
     config = config or TrainConfig.released(fold.corpus)
     items, held_out = Items(_labelled(fold, root, "train", size, config)), _labelled(fold, root, "val", size, config)
@@ -80,14 +82,13 @@ def train(
         about["pairs"] = digest(items.pairs.videos)
         if config.contrast.videos == LEAK:
             about["leak"] = "unlabelled videos of the novel classes, which episodes ask about, were trained on"
-    with distributed.joined(device) as place:
+    with distributed.joined(device) as device:
         network = build_encoder(config.encoder, 1 + len(fold.base), config.pretrained, config.seed)
         judge = None
         if config.validation != "classes":
-            limit = config.validation_episodes
-            quickly = Quickly.of(config.validation, fold.index, root, size, config.seed, limit)
-            judge = partial(quickly, device=place)
-        yield from fit(network, items, held_out, folder, config, about, place, judge)
+            data = read_benchmark(config.validation, fold.index, root)
+            judge = partial(Quickly(data, size, config.seed, config.validation_episodes), device=device)
+        yield from fit(network, items, held_out, folder, config, about, device, judge)
 
 
 def fit(
@@ -100,7 +101,7 @@ def fit(
     device: torch.device | str = "cpu",
     judge: Judge | None = None,
 ) -> Iterator[Progress]:
-    """`train` for any two data sets, the first with `set_epoch`; `about` says what they are, for the encoder's page.
+    """`train` for any two datasets, the first with `set_epoch`; `about` describes them in the encoder's metadata.
 
     Without a `judge` the encoder is chosen by the mean IoU of its classes on `held_out`.
     """
@@ -116,21 +117,23 @@ def fit(
     progress = run.resume()
     if progress.step == run.steps:
         yield progress
-    watched = bool(config.show_every) and distributed.rank() == 0
-    with log.Board(folder, progress.step) if watched else log.Nowhere() as board:
+    first = distributed.rank() == 0
+    watched = first and config.show_every > 0
+    board = log.tensorboard(folder, progress.step) if watched else None
+    with closing(board) if board else nullcontext():
         while progress.step < run.steps:
             for parts, waited in timed(batches(items, config, *divmod(progress.step, run.per_epoch), device)):
                 progress = run.advance(parts, waited)
                 epoch, rest = divmod(progress.step, run.per_epoch)
-                if rest == 0 and (epoch % config.validate_every == 0 or progress.step == run.steps):
+                last = progress.step == run.steps
+                if rest == 0 and (epoch % config.validate_every == 0 or last):
                     run.judge(judge(run.judged, epoch))
                 progress = run.progress
-                if distributed.rank() == 0:
-                    log.append(folder, asdict(progress))
-                board.step(progress)
-                if watched and rest == 0 and (epoch % config.show_every == 0 or progress.step == run.steps):
+                if first:
+                    log.append(folder, asdict(progress), board)
+                if watched and rest == 0 and (epoch % config.show_every == 0 or last):
                     show(run, items, held_out, board)
-                run.save()  # last: what is saved as done has been written down
+                run.save()  # after the log, so that what is saved as done has been logged
                 yield progress
 
 
@@ -153,7 +156,7 @@ def batches(
 
 
 def timed(loader: DataLoader) -> Iterator[tuple[Sequence[Tensor], float]]:
-    """Each batch with the seconds that passed until it was there."""
+    """Each batch with the seconds spent waiting for it."""
     began = time.perf_counter()
     for batch in loader:
         yield batch, time.perf_counter() - began
@@ -161,30 +164,29 @@ def timed(loader: DataLoader) -> Iterator[tuple[Sequence[Tensor], float]]:
 
 
 def unlabelled_pairs(fold: Fold, root: Path | str, size: tuple[int, int], config: TrainConfig) -> VideoPairs:
-    """What `config.contrast` compares: windows of the corpus's own videos, or of VSPW's beside it."""
+    """What `config.contrast` compares: windows of the dataset's own videos, or of VSPW's."""
     contrast = config.contrast
     if contrast.root:
         fold, root = vspw_beside(fold, contrast.root), find_root("vspw", contrast.root)
     videos = leaked_test_videos(fold) if contrast.videos == LEAK else base_videos(fold)
-    windows = {"every": contrast.every, "window": contrast.window, "count": contrast.pairs}
-    return VideoPairs(fold, root, videos, size, config.seed, **windows)
+    return VideoPairs(fold, root, videos, size, config.seed, contrast.every, contrast.window, contrast.pairs)
 
 
 @torch.no_grad()
-def show(run: Run, items: Dataset, held_out: Dataset, board: log.Board) -> None:
-    """Curves so far, and what the network finds in a few held-out pictures, into the run's folder."""
-    places = np.linspace(0, len(held_out) - 1, min(SHOWN, len(held_out))).astype(int)
-    pictures, labels = zip(*(held_out[int(place)] for place in places), strict=True)
-    images = torch.stack([picture.reshape(-1, *picture.shape[-3:])[0] for picture in pictures])  # a clip's first frame
+def show(run: Run, items: Dataset, held_out: Dataset, board: log.Board = None) -> None:
+    """Curves so far, predictions on a few held-out images, and a few unlabelled pairs, into the run's folder."""
+    numbers = np.linspace(0, len(held_out) - 1, min(SHOWN, len(held_out))).astype(int)
+    images, labels = zip(*(held_out[int(number)] for number in numbers), strict=True)
+    images = torch.stack([image.reshape(-1, *image.shape[-3:])[0] for image in images])  # a clip's first frame
     truth = torch.stack([label.reshape(-1, *label.shape[-2:])[0] for label in labels])
     run.judged.eval()
     found = run.judged.logits(images.to(run.device)).argmax(1).cpu()
     names = ["background", *run.about.get("base", [f"class {n}" for n in range(1, run.network.classes)])]
     epoch = run.progress.epoch
-    board.picture(log.write_samples(run.folder, epoch, images, truth, found, names), epoch)
+    log.write_samples(run.folder, epoch, images, truth, found, names, board)
     if getattr(items, "pairs", None) is not None:
         pairs = torch.cat([items.pairs[n][0][:1, :2] for n in range(min(SHOWN, len(items.pairs)))])
-        board.picture(log.write_pairs(run.folder, epoch, pairs), epoch)
+        log.write_pairs(run.folder, epoch, pairs, board)
     log.write_epochs(run.folder)
     log.write_curves(run.folder)
 
