@@ -283,6 +283,16 @@ def test_clips_depend_on_seed_epoch_and_index_only(tmp_path, workers):
     assert torch.equal(clips[5][0], before[5][0]) and torch.equal(clips[0][1], before[0][1])
 
 
+def test_held_out_clips_are_not_augmented(tmp_path):
+    fold, root = grey_ytvis(tmp_path, {"a": LONG})
+    fold = replace(fold, train=("a",), val=("a",))
+    clips = TrainingClips(fold, root, "val", SIZE, every=1, frames=len(LONG), repeats=1)
+    frames = TrainingFrames(fold, root, "val", SIZE)
+    images, labels = clips[0]
+    for number in range(len(frames)):  # a clip of all frames, in their order
+        assert torch.equal(images[number], frames[number][0]) and torch.equal(labels[number], frames[number][1])
+
+
 @pytest.mark.parametrize("kind", [TrainingFrames, TrainingClips])
 def test_a_base_class_that_no_training_frame_shows_is_named(tmp_path, kind):
     shows = {f"v{n}": [[2], [3]] for n in range(2)} | {"w": [[2], [4]]}

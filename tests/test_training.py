@@ -24,6 +24,7 @@ from ttilib.datasets.catalog import Fold, read_fold
 from ttilib.encoders.checkpoints import load_encoder, load_state
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.training.config import LEAK, ContrastConfig, TrainConfig
+from ttilib.training.model import Batch
 from ttilib.training.run import Progress, Run
 from ttilib.training.train import Items, batches, fit, train, unlabelled_pairs
 from ttilib.training.validation import Verdict, validate
@@ -169,6 +170,22 @@ def test_averaged_weights_are_the_ones_kept(tmp_path: Path) -> None:
     torch.testing.assert_close(kept.classifier.weight, fresh.classifier.weight.detach(), rtol=0.1, atol=0.02)
     moved = load_state(tmp_path / "last.pt")["learner"]["network.classifier.weight"]
     assert not torch.equal(moved, kept.classifier.weight)
+    moved = load_state(tmp_path / "last.pt")["learner"]["network.bottleneck.1.running_mean"]
+    assert not torch.equal(moved, kept.bottleneck[1].running_mean), "running means are averaged as well"
+
+
+def test_every_part_of_every_step_is_mixed_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares, mixup = [], Batch.mixup
+
+    def recorded(batch: Batch, alpha: float, rng: np.random.Generator) -> Batch:
+        mixed = mixup(batch, alpha, rng)
+        shares.append(mixed.share)
+        return mixed
+
+    monkeypatch.setattr(Batch, "mixup", recorded)
+    with closing(learn(tmp_path, replace(QUICK, mixup=0.5, accumulate=2))) as steps:
+        assert [next(steps).step for _ in range(2)] == [1, 2]
+    assert len(set(shares)) == len(shares) == 4
 
 
 @pytest.fixture(scope="module")

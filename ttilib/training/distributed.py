@@ -1,8 +1,8 @@
-"""One process or many: what differs between them is written here, so that nobody else needs to know.
+"""Training in one process or in several, started by torchrun.
 
-Started by torchrun, each process takes its share of every batch and all end with the same weights as one process
-would have: sums are taken over all processes, batch norm looks at all pictures, and dropout takes its rows of the
-mask that one process would have drawn. Processes talk by NCCL on GPUs and by gloo on CPUs.
+Each process takes its share of every batch, and all end with the same weights as one process would: sums are taken over
+all processes, batch norm uses all images, and dropout uses its rows of the mask that one process would have drawn.
+NCCL on GPUs, gloo on CPUs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 @contextmanager
 def joined(device: torch.device | str = "cpu") -> Iterator[torch.device]:
-    """Take one's place among the processes that torchrun started; gives the device of this one.
+    """Join the processes that torchrun started; gives the device of this one.
 
-    Without torchrun, or if the processes know each other already, nothing happens. The group is left however the
-    block ends, so that the others see an end instead of waiting.
+    Without torchrun, or in a group already, nothing happens. The group is left however the block ends, so that the
+    other processes do not wait for ever.
     """
     device = torch.device(device)
     if not dist.is_torchelastic_launched() or dist.is_initialized():
@@ -59,9 +59,9 @@ def total(value: Tensor) -> Tensor:
 
 
 def share(network: nn.Module, device: torch.device, norm: bool = True) -> nn.Module:
-    """The network with layers that know of the other processes; tensors and their names stay. Alone: unchanged.
+    """The network with layers that work over all processes; tensors and names stay. One process: unchanged.
 
-    `norm`: batch norm over all pictures; otherwise each process normalises its own.
+    `norm`: batch norm over all images; otherwise each process normalises its own.
     """
     if count() == 1:
         return network
@@ -70,27 +70,19 @@ def share(network: nn.Module, device: torch.device, norm: bool = True) -> nn.Mod
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d) and norm:
-                setattr(module, name, _like(child, SharedBatchNorm))
+                shared = SharedBatchNorm(child.num_features, child.eps, child.momentum)
+                shared._parameters, shared._buffers = child._parameters, child._buffers
+                setattr(module, name, shared)
             elif isinstance(child, nn.Dropout2d):
                 setattr(module, name, SharedDropout(child.p))
     return network
 
 
-def _like(norm: nn.BatchNorm2d, kind: type[SharedBatchNorm]) -> SharedBatchNorm:
-    """The same layer, with the very same tensors, of another kind."""
-    new = kind(norm.num_features, norm.eps, norm.momentum)
-    new._parameters, new._buffers = norm._parameters, norm._buffers
-    return new
-
-
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the pictures of all processes, each of which holds equally many.
-
-    torch's own (SyncBatchNorm) does not run on CPUs.
-    """
+    """Batch norm over the images of all processes, which hold equally many; torch's SyncBatchNorm needs a GPU."""
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
-        """y = (x - mean) / sqrt(var + eps) * weight + bias; mean and variance over everything, everywhere."""
+        """y = (x - mean) / sqrt(var + eps) * weight + bias; mean and variance over all processes."""
         if not self.training:
             return super().forward(x)
         kind = x.dtype
@@ -109,7 +101,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
 
 class SharedDropout(nn.Dropout2d):
-    """Dropout of whole channels by one mask for the pictures of all processes, each taking its own rows."""
+    """Dropout of whole channels by one mask for the images of all processes, each taking its own rows."""
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
         """Zero a channel with probability p, and multiply what stays with 1 / (1 - p)."""
@@ -132,16 +124,13 @@ class _Mean(torch.autograd.Function):
 
 
 def parts_of(order: Int[np.ndarray, "steps batch"], accumulate: int) -> Int[np.ndarray, "steps part"]:
-    """Which items of each batch this process takes: as many as all others.
-
-    A batch falls into `accumulate` parts, each of which is divided among the processes in their order.
-    """
+    """The items of each batch for this process: each of `accumulate` parts is divided among the processes in order."""
     steps, batch = order.shape
     return order.reshape(steps, accumulate, count(), -1)[:, :, rank()].reshape(steps, batch // count())
 
 
 def check_batch(batch: int, accumulate: int) -> None:
-    """Raise ValueError unless every part of every process gets equally many items, and at least one."""
+    """Raise ValueError unless all parts of all processes get equally many items."""
     shares = accumulate * count()
     if batch % shares:
         nearest = math.ceil(batch / shares) * shares

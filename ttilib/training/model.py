@@ -1,24 +1,11 @@
-"""How far each weight goes in a step: groups of parameters, the optimizer, and the learning rate over time.
+"""What base training minimises: losses per pixel, the contrast on unlabelled frames, optimizer and learning rate.
 
-The learning rate is a function of the step alone, so a resumed run has the rate it would have had (the release starts
-its schedule anew, quirk Q30). The caller multiplies it by each group's own `scale`.
+Every supervised loss is a map with one value per pixel, 0 where the label is ignored. It is multiplied with `weights`,
+summed and divided by the sum of the weights, over all parts of a batch and all processes, so that neither how a batch
+is split nor where the ignored pixels are changes the result.
 
-What base training minimises, pixel by pixel, and the counts by which it is judged.
-
-Every loss is a map with one value per pixel, 0 where the truth is not known. The caller multiplies it with `weights`,
-adds up and divides by the sum of the weights: over all parts of a batch and all processes, so that neither how a
-batch is cut nor where the ignored pixels lie changes what is learned.
-
-The dense contrastive loss (DCL): what a cell shows in one frame should be found again in the next.
-
-Two frames of a video give two grids of features, without any label. Of all cells of the second frame the one most
-like a cell of the first is taken to show the same thing, and pulled closer; all others are pushed away. The features
-may pass through a small head first, which is thrown away after training.
-
-One batch in, one loss out: the network under training with everything that is minimised.
-
-A module of its own, so that a single call goes forward through labelled pictures and unlabelled pairs alike, which
-is what wrappers for many processes and for compilation expect.
+`Learner` computes the loss of a batch, labelled and unlabelled, in one call, as wrappers for several processes and for
+compilation expect.
 """
 
 from __future__ import annotations
@@ -46,7 +33,7 @@ EPSILON = 1e-10  # keeps ratios of nothing at zero; the release's
 def smoothed_cross_entropy(
     logits: Float[Tensor, "N K H W"], labels: Int64[Tensor, "N H W"], smoothing: float
 ) -> Float[Tensor, "N H W"]:
-    """How surprised the network is by a label that is slightly doubted, in nats; 0 on ignored pixels.
+    """Cross-entropy with label smoothing, in nats; 0 on ignored pixels.
 
     -sum_c q_c log softmax_c with q = 1 - smoothing on the true class, smoothing / (K - 1) on each other one.
     torch spreads its smoothing s over all K classes, the true one too; s = smoothing * K / (K - 1) is ours.
@@ -59,10 +46,11 @@ def smoothed_cross_entropy(
 def iou_loss(
     logits: Float[Tensor, "N K H W"], labels: Int64[Tensor, "N H W"], smoothing: float, background: bool = True
 ) -> Float[Tensor, "N H W"]:
-    """How little prediction and doubted label overlap, in [0, 1]: mean over classes of 1 - r_c; 0 on ignored pixels.
+    """Soft IoU loss in [0, 1]: mean over classes of 1 - r_c; 0 on ignored pixels.
 
     r_c = q_c p_c / (q_c + p_c - q_c p_c + 1e-10),  p = softmax, q as in `smoothed_cross_entropy`.
-    Over known pixels its mean is the released mean_c (1 - mean_i r_ic). `background` False leaves class 0 out.
+    Over pixels that are not ignored its mean is the released mean_c (1 - mean_i r_ic). Without `background`, class 0
+    is left out.
     Source: protocol section 4, training_loss iou.
     """
     classes, known = logits.shape[1], labels != IGNORED
@@ -84,17 +72,17 @@ TERMS: dict[str, dict[str, Loss]] = {
 
 
 def weights(labels: Int64[Tensor, "N H W"], foreground_weight: float = 1.0) -> Float[Tensor, "N H W"]:
-    """How much each pixel counts: 1 on background, `foreground_weight` on a class, 0 where the truth is not known."""
+    """Weight of each pixel: 1 on background, `foreground_weight` on a class, 0 on ignored pixels."""
     return torch.where(labels > 0, foreground_weight, 1.0) * (labels != IGNORED)
 
 
 def mix(
     images: Float[Tensor, "N 3 H W"], alpha: float, rng: np.random.Generator
 ) -> tuple[Float[Tensor, "N 3 H W"], Int64[Tensor, " N"], float]:
-    """Lay another picture of the batch over each: share * images + (1 - share) * images[order].
+    """Mix each image with another of the batch: share * images + (1 - share) * images[order].
 
     share is drawn from Beta(alpha, alpha), order is a permutation. The loss of the result is
-    share * loss(labels) + (1 - share) * loss(labels[order]), each a mean over its own known pixels.
+    share * loss(labels) + (1 - share) * loss(labels[order]), each a mean over its own pixels that are not ignored.
     Source: Zhang et al. 2018; protocol section 4, mixup.
     """
     share = float(rng.beta(alpha, alpha))
@@ -105,16 +93,16 @@ def mix(
 def confusion(
     found: Int64[Tensor, "N H W"], labels: Int64[Tensor, "N H W"], classes: int
 ) -> Int64[Tensor, "{classes} {classes}"]:
-    """Count pixels by true class (row) and found class (column); ignored pixels are not counted."""
+    """Pixels by true class (row) and predicted class (column), without ignored ones."""
     known = labels != IGNORED
     pairs = labels[known] * classes + found[known]
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def class_iou(counts: Int64[Tensor, "K K"]) -> Float[Tensor, " K"]:
-    """Intersection over union of each class from counts by true and found class: sum I / (sum U + 1e-10).
+    """Intersection over union of each class: sum I / (sum U + 1e-10).
 
-    A class that is neither shown nor found scores 0 and still counts in a mean over classes, as released.
+    A class without any pixel has IoU 0 and still counts in a mean over classes, as released.
     Source: protocol section 4, standard validation mIoU.
     """
     both = counts.diagonal().double()
@@ -122,35 +110,35 @@ def class_iou(counts: Int64[Tensor, "K K"]) -> Float[Tensor, " K"]:
 
 
 def pixel_accuracy(counts: Int64[Tensor, "K K"]) -> Float[Tensor, ""]:
-    """Share of the known pixels that are given their class, in [0, 1]; 0 if none is known."""
+    """Share of correct pixels, in [0, 1]; 0 if all are ignored."""
     return counts.diagonal().sum().double() / (counts.sum() + EPSILON)
 
 
 def class_accuracy(counts: Int64[Tensor, "K K"]) -> Float[Tensor, ""]:
-    """Share of a class's pixels that are given it, in [0, 1], averaged over all classes.
+    """Share of a class's pixels that are correct, in [0, 1], averaged over all classes.
 
-    A class that is not shown scores 0 and still counts, as released.
+    A class without any pixel has 0 and still counts, as released.
     """
     return (counts.diagonal().double() / (counts.sum(1) + EPSILON)).mean()
 
 
 def _wide(x: Tensor) -> Tensor:
-    """At least single precision: logarithms and ratios of half precision are too coarse to learn from."""
+    """At least single precision: logarithms and ratios of half precision are too coarse."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 POOL = 7  # cells per side of a pooled map, as released
-TOGETHER = 4  # pairs of frames whose P x P similarities are worked out at a time
+TOGETHER = 4  # pairs of frames whose P x P similarities are computed at a time
 
 
 def contrastive(
     first: Float[Tensor, "N C h w"], second: Float[Tensor, "N C h w"], temperature: float
 ) -> Float[Tensor, "N P"]:
-    """How hard it is to tell the best match of each of the P = h w cells of `first` from the rest, in nats.
+    """Dense contrastive loss of each of the P = h w cells of `first` with its best match in `second`, in nats.
 
     l_i = -log [ exp(s_i+) / sum_j exp(s_ij) ],  s_ij = f_i . g_j / temperature,  s_i+ = max_j s_ij.
     The dot products are not normalised (quirk Q23), and single precision also under autocast: they grow large.
-    Lies between 0 (a match like no other) and log P (all cells of `second` alike).
+    Between 0 (one cell matches by far best) and log P (all cells of `second` equal).
     Source: protocol section 4, DCL auxiliary; Wang et al. 2021, DenseCL.
     """
     dtype = torch.promote_types(first.dtype, torch.float32)
@@ -166,19 +154,19 @@ def _mismatch(similarity: Float[Tensor, "N P Q"]) -> Float[Tensor, "N P"]:
 
 
 def known_cells(known: Bool[Tensor, "N H W"], grid: tuple[int, int]) -> Bool[Tensor, "N P"]:
-    """Whether each of the h x w cells of a grid shows a part of the picture, by its nearest pixel."""
+    """Whether each of the h x w cells of a grid is image and not padding, by its nearest pixel."""
     return F.interpolate(known[:, None].float(), size=tuple(grid), mode="nearest").flatten(1).bool()
 
 
 def pooled(features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C 7 7"]:
-    """The map as the means of 7 x 7 parts of it; before the head, if there is one."""
+    """The map averaged to 7 x 7 cells; before the head, if there is one."""
     return F.adaptive_avg_pool2d(features, POOL)
 
 
 class ContrastHead(nn.Sequential):
     """Two 1x1 convolutions between the features and the contrast; the features as they are without `project`.
 
-    Each convolution pads by one cell, so the map grows by 4 cells, whose values know nothing of the picture: as
+    Each convolution pads by one cell, so the map grows by 4 cells that do not depend on the image: as
     released (quirk Q23). Weights are drawn from torch's shared generator; names follow the released checkpoints,
     whose `cl_proj_head` this is. Source: protocol section 4.
     """
@@ -202,10 +190,10 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Batch:
-    """The pictures of one step, or of a part of it.
+    """The images of one step, or of a part of it.
 
-    `pairs` are windows of unlabelled frames, `known` where they show something; `mixed` is how mixup shuffled the
-    pictures, whose second labels weigh 1 - `share`.
+    `pairs` are windows of unlabelled frames, `known` where they are not padding; `mixed` is the order of the images
+    that mixup added, whose labels weigh 1 - `share`.
     """
 
     images: Float[Tensor, "N 3 H W"]
@@ -217,25 +205,25 @@ class Batch:
 
     @classmethod
     def of(cls, parts: Sequence[Tensor], device: torch.device | str) -> Batch:
-        """From what a loader gives: pictures (or clips) and labels, and perhaps pairs (by item) and where known."""
+        """From a loader's images (or clips) and labels, and perhaps pairs (by item) and where they are known."""
         images, labels, *rest = (part.to(device, non_blocking=True) for part in parts)
         images = images.flatten(0, -4).to(memory_format=torch.channels_last)  # 5 to 20 % faster on a CPU
         return cls(images, labels.flatten(0, -3), *(part.flatten(0, 1) for part in rest))
 
     def split(self, parts: int) -> list[Batch]:
-        """The same pictures as equally many batches in a row."""
+        """The same images as a number of batches of equal size."""
         tensors = (self.images, self.labels, self.pairs, self.known)
         pieces = ((None,) * parts if tensor is None else tensor.chunk(parts) for tensor in tensors)
         return [Batch(*piece) for piece in zip(*pieces, strict=True)]
 
     def mixup(self, alpha: float, rng: np.random.Generator) -> Batch:
-        """Each picture under another one of the batch, as `objectives.mix` draws them."""
+        """Each image mixed with another one of the batch, see `mix`."""
         images, order, share = mix(self.images, alpha, rng)
         return replace(self, images=images, mixed=order, share=share)
 
 
 class Outcome(NamedTuple):
-    """What a batch says: the weighted loss, its parts in nats, and pixels by true and found class."""
+    """The weighted loss of a batch, its parts in nats, and pixels by true and predicted class."""
 
     loss: Float[Tensor, ""]
     parts: dict[str, Tensor]
@@ -243,7 +231,7 @@ class Outcome(NamedTuple):
 
 
 class Learner(nn.Module):
-    """A network with the loss it is trained by, and the head that the contrast alone needs."""
+    """A network with its loss, and the head of the contrast."""
 
     def __init__(self, network: PSPNet, config: TrainConfig) -> None:
         super().__init__()
@@ -256,10 +244,9 @@ class Learner(nn.Module):
                 self.head = ContrastHead(channels, contrast.width).to(network.classifier.weight)
 
     def forward(self, batch: Batch, pixels: Tensor | float) -> Outcome:
-        """The loss of a batch whose supervised part is a sum over pixels divided by `pixels`.
+        """The loss of a batch; the supervised part is a sum over its pixels divided by `pixels`.
 
-        `pixels` is the weight of the known pixels of the whole step, so that parts and processes add up to the mean
-        over all of it.
+        `pixels` is the weight of all pixels of the whole step, so that parts and processes add up to its mean.
         """
         config, kind = self.config, batch.images.device.type
         with torch.autocast(kind, HALF.get(config.precision), enabled=config.precision in HALF):
@@ -278,7 +265,7 @@ class Learner(nn.Module):
     def supervised(
         self, logits: Float[Tensor, "N K H W"], labels: Int64[Tensor, "N H W"], pixels: Tensor | float
     ) -> dict[str, Tensor]:
-        """Cross-entropy, IoU loss or both, summed over known pixels and divided by `pixels`."""
+        """Cross-entropy, IoU loss or both, summed over pixels and divided by `pixels`."""
         weight, smoothing = weights(labels, self.config.foreground_weight), self.config.label_smoothing
         terms = TERMS[self.config.loss]
         return {name: (term(logits, labels, smoothing) * weight).sum() / pixels for name, term in terms.items()}
@@ -286,10 +273,7 @@ class Learner(nn.Module):
     def contrast(
         self, pairs: Float[Tensor, "M window 3 H W"], known: Bool[Tensor, "M window H W"]
     ) -> Float[Tensor, ""]:
-        """How much a cell of a window's first frame resembles more than its best match in the second one.
-
-        The mean over the known cells of all processes.
-        """
+        """The contrast of a window's first two frames: the mean over the known cells of all processes."""
         settings = self.config.contrast
         frames = pairs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         with torch.autocast(pairs.device.type, HALF.get(self.config.precision), enabled=self.config.precision in HALF):
@@ -302,13 +286,13 @@ class Learner(nn.Module):
         return (rows * counted).sum() / distributed.total(counted.sum()).clamp_min(1)
 
 
-BACKBONE = tuple(f"layer{i}" for i in range(5))
+BACKBONE = ("layer0", "layer1", "layer2", "layer3", "layer4")
 
 
 def parameter_groups(network: nn.Module, head: nn.Module | None, config: TrainConfig) -> list[dict[str, Any]]:
-    """One group per stage of the backbone at the learning rate, one per new layer (and `head`) at its own multiple.
+    """One group per stage of the backbone and per new layer (and `head`).
 
-    `scale`: the multiple, 1 or `new_layers_rate`. Takes the network as built, not wrapped or compiled.
+    `scale` is the factor of the learning rate, 1 or `new_layers_rate`. `network` is as built, not wrapped or compiled.
     Source: protocol section 4.
     """
     parts = dict(network.named_children()) | ({} if head is None else {"head": head})
@@ -321,7 +305,7 @@ def parameter_groups(network: nn.Module, head: nn.Module | None, config: TrainCo
 
 def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer of the settings over `groups`, with the same weight decay on all parameters, as released."""
-    nesterov = config.momentum > 0  # torch has no look ahead without momentum
+    nesterov = config.momentum > 0  # torch refuses it without momentum
     optimizers = {
         "sgd": partial(torch.optim.SGD, momentum=config.momentum, nesterov=nesterov),
         "adam": torch.optim.Adam,
@@ -333,6 +317,7 @@ def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.
 def rate(step: int, per_epoch: int, config: TrainConfig) -> float:
     """Learning rate of a step counted from 0, to be multiplied by each group's scale.
 
+    A function of the step alone, so that a resumed run continues it (the release starts its schedule anew, quirk Q30).
     cosine: half a cosine from `learning_rate`, reaching `last_learning_rate` at the end of the last epoch;
     step: times `decay_factor` after every `step_epochs`; multi-step: times it after each of the `milestones`.
     """

@@ -1,14 +1,12 @@
-"""One training run: a learner, its optimiser, and the folder that remembers both.
+"""One training run: network, loss, optimizer, and the folder that stores them.
 
-What is learned depends on the data, the configuration and nothing else: the order of the pictures, their
-variation, mixup and the dropout of every step are functions of (seed, epoch, step), so there is no state of a random
-generator to be kept. A run can be killed at any moment; the next one in the same folder goes on from the last saved
-state and ends with the same weights, bit for bit on a CPU with the same number of threads and processes.
+Order and augmentation of the images, mixup and the dropout of every step are functions of (seed, epoch, step), so there
+is no state of a random generator to save. A run can be killed at any moment; the next one in the same folder resumes
+from the last saved state and ends with the same weights, bit-identical on a CPU with the same number of threads and
+processes.
 
 The folder holds `last.pt` (what the next step depends on), `best.safetensors` and `last.safetensors` (the encoders of
-the best and of the last validation, each with a page beside it) and what `journal` writes for people.
-
-Where a training run stands: what a step hands to bars, curves and logs.
+the best and of the last validation, each with a metadata file) and the files of `log`.
 """
 
 from __future__ import annotations
@@ -49,7 +47,7 @@ from ttilib.training.validation import Verdict
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands after a step; the last four are there where they were measured."""
+    """The state of a run after a step; the last five are set where they were measured."""
 
     epoch: int  # from 1
     step: int  # from 1, over all epochs
@@ -58,18 +56,18 @@ class Progress:
     parts: dict[str, float]  # of the loss, before they are weighted: ce, iou, contrast; in nats
     learning_rate: float  # used in this step
     seconds: float  # of work so far, earlier calls included
-    waited: float  # seconds of this step spent waiting for pictures
+    waited: float  # seconds of this step spent waiting for images
     eta: float  # seconds still to come
     val_miou: float | None = None
-    val_loss: float | None = None  # of held-out pictures, without smoothing; in nats
-    train_miou: float | None = None  # of this epoch's pictures as they were trained on
+    val_loss: float | None = None  # of held-out images, without smoothing; in nats
+    train_miou: float | None = None  # of this epoch's images as they were trained on
     train_accuracy: float | None = None  # share of pixels
-    train_class_accuracy: float | None = None  # the same, class by class
+    train_class_accuracy: float | None = None  # mean over classes
 
 
 @dataclass
 class Run:
-    """Takes steps, and writes down what the next one depends on."""
+    """Takes steps, and saves what the next one depends on."""
 
     network: PSPNet
     folder: Path
@@ -88,7 +86,13 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         averaging = {"multi_avg_fn": get_ema_multi_avg_fn(config.ema), "use_buffers": True}
         self.averaged = AveragedModel(self.network, **averaging) if config.ema else None
-        self.called = _wrapped(self.learner, self.device, config)
+        self.called = self.learner  # with gradients averaged over processes, and compiled
+        if distributed.count() > 1:
+            ids = [self.device] if self.device.type == "cuda" else None
+            broadcast = not config.shared_norm
+            self.called = DistributedDataParallel(self.called, device_ids=ids, broadcast_buffers=broadcast)
+        if config.compile:
+            self.called = torch.compile(self.called)
         self.steps = self.per_epoch * config.epochs
         self.counts = torch.zeros(self.network.classes, self.network.classes, dtype=torch.int64, device=self.device)
         self.progress = Progress(0, 0, self.steps, 0.0, {}, config.learning_rate, 0.0, 0.0, 0.0)
@@ -96,13 +100,13 @@ class Run:
 
     @property
     def judged(self) -> PSPNet:
-        """The network that is validated and kept: with `ema`, the averaged one."""
+        """The network that is validated and saved: with `ema`, the averaged one."""
         return self.network if self.averaged is None else self.averaged.module
 
     def advance(self, items: Sequence[Tensor], waited: float = 0.0) -> Progress:
-        """One step of descent, with the dropout of (seed, step).
+        """One step of training, with the dropout of (seed, step).
 
-        Raises FloatingPointError before the weights are touched if loss or gradient are not finite.
+        Raises FloatingPointError before the weights change if loss or gradient are not finite.
         """
         step, config = self.progress.step, self.config
         self.learner.train()
@@ -119,14 +123,20 @@ class Run:
         self.scaler.update()
         if self.averaged is not None:
             self.averaged.update_parameters(self.network)
-        epoch, place = divmod(step, self.per_epoch)
-        self.counts = counts if place == 0 else self.counts + counts
+        epoch, number = divmod(step, self.per_epoch)
+        self.counts = counts if number == 0 else self.counts + counts
         seconds = time.perf_counter() - self.began
         eta = seconds / (step + 1) * (self.steps - step - 1)
         about = (epoch + 1, step + 1, self.steps, loss, parts, learning_rate, seconds, waited, eta)
         self.progress = Progress(*about)
-        if place + 1 == self.per_epoch:
-            self.progress = replace(self.progress, **_accuracies(self.counts))
+        if number + 1 == self.per_epoch:
+            counts = self.counts.cpu()
+            self.progress = replace(
+                self.progress,
+                train_miou=float(class_iou(counts).mean()),
+                train_accuracy=float(pixel_accuracy(counts)),
+                train_class_accuracy=float(class_accuracy(counts)),
+            )
         return self.progress
 
     def _gradients(self, whole: Batch, step: int) -> tuple[float, dict[str, float], Int64[Tensor, "K K"]]:
@@ -137,11 +147,11 @@ class Run:
         sums: dict[str, Tensor] = {}
         pieces = whole.split(config.accumulate)
         with seeded(int(seed), self.device):
-            for place, piece in enumerate(pieces):
+            for number, piece in enumerate(pieces):
                 if config.mixup:
-                    seeds = [config.seed, step, place, distributed.rank()]
+                    seeds = [config.seed, step, number, distributed.rank()]
                     piece = piece.mixup(config.mixup, np.random.default_rng(seeds))
-                last = place + 1 == len(pieces)
+                last = number + 1 == len(pieces)
                 with nullcontext() if last or distributed.count() == 1 else self.called.no_sync():
                     loss, parts, counts = self.called(piece, pixels)
                     self.scaler.scale(loss * distributed.count()).backward()  # DDP averages over processes
@@ -152,7 +162,7 @@ class Run:
         return loss, {name: value.item() for name, value in sums.items()}, counts
 
     def _check(self, step: int, loss: float) -> None:
-        scaled = self.scaler.is_enabled()  # then it is the scaler that skips steps whose gradient is too large
+        scaled = self.scaler.is_enabled()  # then the scaler skips steps whose gradient is too large
         finite = torch.stack([p.grad.isfinite().all() for p in self.learner.parameters()]).all() | scaled
         if scaled and self.scaler.get_scale() < 1e-4:
             finite = torch.tensor(False)
@@ -163,34 +173,39 @@ class Run:
             )
 
     def judge(self, verdict: Verdict) -> None:
-        """Note a validation and keep the encoder: as the last, and as the best if strictly better, as released."""
+        """Record a validation and save the encoder: as the last, and as the best if strictly better, as released."""
         self.progress = replace(self.progress, val_miou=verdict.miou, val_loss=verdict.loss)
         kept = ("last", "best") if verdict.miou > self.best else ("last",)
         self.best = max(verdict.miou, self.best)
         metrics = {"val_miou": verdict.miou, "epoch": self.progress.epoch, "step": self.progress.step}
-        page = {**self.about, "metrics": metrics, "config": asdict(self.config)}
+        metadata = {**self.about, "metrics": metrics, "config": asdict(self.config)}
         for name in kept if distributed.rank() == 0 else ():
-            save_encoder(self.folder / f"{name}.safetensors", self.judged, page)
+            save_encoder(self.folder / f"{name}.safetensors", self.judged, metadata)
 
     def save(self) -> None:
         """Save the state at the end of an epoch, or if the last time is too long ago."""
         late = time.perf_counter() - self.saved >= self.config.save_seconds
         if distributed.rank() == 0 and (late or self.progress.step % self.per_epoch == 0):
-            states = {name: part.state_dict() for name, part in self._kept().items()}
-            told = {"identity": self.identity(), "best": self.best, "progress": asdict(self.progress)}
-            save_state(self.folder / "last.pt", {**states, **told, "counts": self.counts})
+            states = {name: part.state_dict() for name, part in self._parts().items()}
+            values = {"identity": self.identity(), "best": self.best, "progress": asdict(self.progress)}
+            save_state(self.folder / "last.pt", {**states, **values, "counts": self.counts})
             self.saved = time.perf_counter()
 
     def resume(self) -> Progress:
-        """Go back to the last saved state and forget what was logged after it; start fresh if there is none.
+        """Go back to the last saved state and remove what was logged after it; start new if there is none.
 
         Raises ValueError if the folder belongs to a run with other settings, or its state is damaged.
         """
         path = self.folder / "last.pt"
         if path.is_file():
-            state = load_state(path)
-            same_run(path, state["identity"], self.identity())
-            for name, part in self._kept().items():
+            state, wanted = load_state(path), self.identity()
+            saved = state["identity"]
+            if other := [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]:
+                found = ", ".join(f"{name} {saved.get(name)!r}, not {wanted.get(name)!r}" for name in other)
+                raise ValueError(
+                    f"{path}: belongs to a run with {found}; use another folder or the settings it began with"
+                )
+            for name, part in self._parts().items():
                 part.load_state_dict(state[name])
             self.best, self.progress = state["best"], Progress(**state["progress"])
             self.counts = state["counts"].to(self.device)
@@ -199,10 +214,10 @@ class Run:
             log.trim(self.folder, self.progress.step)
         return self.progress
 
-    def _kept(self) -> dict[str, Any]:
+    def _parts(self) -> dict[str, Any]:
         """Everything with a state that the next step depends on."""
-        kept = {"learner": self.learner, "optimizer": self.optimizer, "scaler": self.scaler}
-        return kept if self.averaged is None else {**kept, "averaged": self.averaged}
+        parts = {"learner": self.learner, "optimizer": self.optimizer, "scaler": self.scaler}
+        return parts if self.averaged is None else {**parts, "averaged": self.averaged}
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for two calls to be the same run, as plain JSON values."""
@@ -211,24 +226,3 @@ class Run:
             del settings["contrast"]["root"]  # data may move
         shape = {"architecture": asdict(self.network.architecture), "classes": self.network.classes}
         return json.loads(json.dumps({**self.about, **settings, **shape, "steps": self.steps}))
-
-
-def same_run(path: Path, saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise ValueError unless the run on disk is the one asked for, naming what differs."""
-    other = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]
-    if other:
-        said = ", ".join(f"{name} {saved.get(name)!r}, not {wanted.get(name)!r}" for name in other)
-        raise ValueError(f"{path}: belongs to a run with {said}; use another folder or the settings it began with")
-
-
-def _wrapped(learner: Learner, device: torch.device, config: TrainConfig) -> nn.Module:
-    """The learner as it is called: among many processes their gradients are averaged."""
-    if distributed.count() > 1:
-        places = [device] if device.type == "cuda" else None
-        learner = DistributedDataParallel(learner, device_ids=places, broadcast_buffers=not config.shared_norm)
-    return torch.compile(learner) if config.compile else learner
-
-
-def _accuracies(counts: Int64[Tensor, "K K"]) -> dict[str, float]:
-    measured = {"train_miou": class_iou, "train_accuracy": pixel_accuracy, "train_class_accuracy": class_accuracy}
-    return {name: float(measure(counts.cpu()).mean()) for name, measure in measured.items()}
