@@ -76,7 +76,7 @@ def test_counts_are_those_that_one_can_count(tmp_path):
     both = block(1, 0, 0, 6, 6) + block(2, 10, 10, 5, 5)
     pascal(tmp_path, four(both=both), val=("a", "b", "c"))
     report = examine("pascal", tmp_path, **ONE)
-    assert report.ok and report.files == {"pictures": 6, "masks": 6} and report.roots == {"pascal": str(tmp_path)}
+    assert report.ok and report.files == {"images": 6, "masks": 6} and report.roots == {"pascal": str(tmp_path)}
     counts = report.folds["0"]
     assert (counts["training"], counts["validation"], counts["asked"]) == (3, 0, 3)
     assert counts["episodes"] == {"1": 1000}
@@ -85,8 +85,8 @@ def test_counts_are_those_that_one_can_count(tmp_path):
     assert two == {"id": 2, "name": "kind_2", "part": "base", "videos": 2, "frames": 2, "training": 2, "validation": 0}
     assert three["training"] == 1
     (leak, pool) = of(report, "note")
-    assert leak.found.startswith("1 of 3 stills of base training and 0 of 0 of its validation")
-    assert "the same 3 stills" in pool.found
+    assert leak.found.startswith("1 of 3 images of base training and 0 of 0 of its validation")
+    assert "the same 3 images" in pool.found
 
 
 def test_support_of_another_corpus_is_counted_too(tmp_path):
@@ -94,7 +94,7 @@ def test_support_of_another_corpus_is_counted_too(tmp_path):
     davis(tmp_path / "davis", {"s": [block(1, 2, 2, 6, 6)] * 2})
     write_json(tmp_path / "davis" / "lists.json", {"classes": {"1": "kind_1", "2": "kind_2"}, "novel": [[1, 2]]})
     report = examine("pascal2davis", tmp_path, **ONE)
-    assert report.ok and report.files == {"pictures": 7, "masks": 7}
+    assert report.ok and report.files == {"images": 7, "masks": 7}
     row = report.folds["0"]["classes"][0]
     assert row == {"id": 1, "name": "kind_1", "part": "novel", "videos": 1, "frames": 2, "support": 3}
     assert "kind_1 1 (support: 3)" in report.text()
@@ -110,22 +110,22 @@ def append(path, line):
 
 PASCAL = {
     "picture cut off": (lambda r: broken_png(r / "JPEGImages" / "a.jpg", "cut off"), "a.jpg", "cut off", "again"),
-    "picture missing": (lambda r: (r / "JPEGImages" / "t.jpg").unlink(), "t.jpg", "mask without its", "copy"),
-    "mask missing": (lambda r: (r / "SegmentationClassAug" / "b.png").unlink(), "b.png", "without a mask", "copy"),
+    "picture missing": (lambda r: (r / "JPEGImages" / "t.jpg").unlink(), "t.jpg", "though its mask", "copy"),
+    "mask missing": (lambda r: (r / "SegmentationClassAug" / "b.png").unlink(), "b.png", "though its image", "copy"),
     "mask empty": (lambda r: broken_png(r / "SegmentationClassAug" / "b.png", "empty"), "b.png", "0 bytes", "copy"),
     "mask cut off": (lambda r: broken_png(r / "SegmentationClassAug" / "u.png", "cut off"), "u.png", "decoded", "copy"),
     "unknown label": (lambda r: write_labels(r / "SegmentationClassAug" / "c.png", block(9, 2, 2, 6, 6)), "c.png",
                       "labels 9 (36 pixels)", "class ids"),
     "another size": (lambda r: write_image(r / "JPEGImages" / "c.jpg", picture(1, 9, 9)), "c.jpg",
-                     "picture is 9 x 9, its mask 18 x 32", "edition"),
+                     "9 x 9 pixels, mask 18 x 32", "edition"),
     "list line": (lambda r: append(r / "train.txt", "JPEGImages/x.jpg"), "train.txt, line 3", "found 'JPEG", "fields"),
     "listed, not there": (lambda r: append(r / "val.txt", "JPEGImages/x.jpg SegmentationClassAug/x.png"), "x.jpg",
-                          "no such picture, though it is listed", "mend the list"),
+                          "no such image, though it is listed", "fix the list"),
     "trained and asked": (lambda r: append(r / "val.txt", "JPEGImages/t.jpg SegmentationClassAug/t.png"),
-                          "pascal fold 0", "1 still both trained and validated on, first t", "train.txt"),
+                          "pascal fold 0", "1 image both trained and validated on, first t", "train.txt"),
     "class table": (lambda r: (r / "lists.json").write_text("{"), "lists.json", "not valid JSON at line 1", "again"),
     "class table of lists": (lambda r: write_json(r / "lists.json", {"classes": [1], "novel": [[1]]}), None,
-                             "another form than expected", "fetch"),
+                             "unexpected form", "fetch"),
 }  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def test_a_mask_that_says_nothing_is_warned_of(tmp_path):
     report = examine("pascal", tmp_path, **ONE)
     assert report.ok
     (finding,) = of(report, "warning")
-    assert finding.file.endswith("n.png") and "no judged pixel" in finding.found
+    assert finding.file.endswith("n.png") and "only ignored pixels" in finding.found
 
 
 def videos(root):
@@ -177,10 +177,10 @@ def edit(root, change):
 
 RLE = {"size": [5, 5], "counts": [25]}
 YTVIS = {
-    "picture missing": (lambda r: (r / "train/JPEGImages/v0/00000.jpg").unlink(), "00000.jpg", "no such picture"),
+    "picture missing": (lambda r: (r / "train/JPEGImages/v0/00000.jpg").unlink(), "00000.jpg", "no such image"),
     "picture empty": (lambda r: broken_png(r / "train/JPEGImages/w/00005.jpg", "empty"), "00005.jpg", "0 bytes"),
     "picture of another size": (lambda r: write_image(r / "train/JPEGImages/v0/00005.jpg", picture(0, 20, 32)),
-                                "00005.jpg", "picture is 20 x 32 pixels, its annotations say 18 x 32"),
+                                "00005.jpg", "20 x 32 pixels, annotations 18 x 32"),
     "broken JSON": (lambda r: (r / "train/train.json").write_text('{"videos": ['), "train.json", "not valid JSON"),
     "another form": (lambda r: edit(r, lambda c: c["videos"][0].pop("width")), "train.json", "no width"),
     "no listed video": (lambda r: edit(r, lambda c: c["annotations"][0].update(video_id=99)), "train.json",
@@ -210,7 +210,7 @@ def test_a_track_in_no_frame_and_leaking_videos_are_warned_of(tmp_path):
     report = examine("ytvis-v1", tmp_path, folds=(1,), shots=(1,))
     track, objects, shared = of(report, "warning")
     assert "annotation 7 of video w is in no frame" in track.found
-    assert objects.found.startswith("2 of 2 videos of base training and 1 of 1 of its validation show novel objects")
+    assert objects.found.startswith("2 of 2 videos of base training and 1 of 1 of its validation contain novel objects")
     assert shared.found.startswith("2 of 3 videos of the episodes are in base training")
     assert any("DCL" in finding.found and "3 videos" in finding.found for finding in of(report, "note"))
 
@@ -227,8 +227,8 @@ def test_shots_that_cannot_be_drawn_are_an_error_and_the_others_are_counted(tmp_
     report = examine("ytvis-v2", videos(tmp_path), folds=(0, 1), shots=(1, 3))
     assert report.folds["1"]["episodes"] == {"1": 3, "3": 1}
     assert [found for _, found in errors(report)] == [
-        "class 1 kind_1 can be drawn from 3 videos, 3-shot episodes need 4",
-        "class 5 kind_5 can be drawn from 0 videos, 1-shot episodes need 2",
+        "class 1 kind_1 is in 3 videos, 3-shot episodes need 4",
+        "class 5 kind_5 is in 0 videos, 1-shot episodes need 2",
     ]
 
 
@@ -239,15 +239,15 @@ def sequences(root):
 
 VSPW = {
     "picture empty": (lambda r: broken_png(r / "data/p/origin/8.jpg", "empty"), "error", "8.jpg", "0 bytes"),
-    "mask without picture": (lambda r: (r / "data/q/origin/9.jpg").unlink(), "error", "9.jpg", "a mask without its"),
-    "picture without mask": (lambda r: (r / "data/t/mask/9.png").unlink(), "error", "9.png", "a frame without a mask"),
+    "mask without picture": (lambda r: (r / "data/q/origin/9.jpg").unlink(), "error", "9.jpg", "though its mask"),
+    "picture without mask": (lambda r: (r / "data/t/mask/9.png").unlink(), "error", "9.png", "though its image"),
     "strange label": (lambda r: write_labels(r / "data/t/mask/9.png", block(252, 0, 0, 2, 2) + block(53, 9, 9, 6, 6)),
                       "warning", "9.png", "labels 252 (4 pixels)"),
     "no list to train": (lambda r: (r / "train.txt").unlink(), "warning", "train.txt", "nothing to train on"),
     "listed, not there": (lambda r: append(r / "val.txt", "zz"), "error", "origin", "no .jpg files of zz"),
     "in both lists": (lambda r: append(r / "val.txt", "t"), "error", "vspw fold 0", "1 video both trained and"),
     "leak": (lambda r: write_labels(r / "data/t/mask/9.png", block(41, 0, 0, 6, 6)), "warning", "vspw fold 0",
-             "1 of 1 videos of base training and 0 of 0 of its validation show novel objects, as background"),
+             "1 of 1 videos of base training and 0 of 0 of its validation contain novel objects, as background"),
 }  # fmt: skip
 
 
@@ -266,10 +266,10 @@ def test_each_defect_of_sequences_is_found(tmp_path, defect):
 def test_sequences_of_no_list_are_looked_at_if_they_are_asked_about(tmp_path):
     broken_png(sequences(tmp_path) / "data/q/origin/9.jpg", "cut off")
     write_text(tmp_path / "val.txt", "p\nr\n")
-    assert examine("minivspw", tmp_path, **ONE).files == {"pictures": 7, "masks": 7}
+    assert examine("minivspw", tmp_path, **ONE).files == {"images": 7, "masks": 7}
     (tmp_path / "val.txt").unlink()
     report = examine("minivspw", tmp_path, **ONE)
-    assert [file for file, _ in errors(report)] == ["9.jpg"] and report.files == {"pictures": 9, "masks": 9}
+    assert [file for file, _ in errors(report)] == ["9.jpg"] and report.files == {"images": 9, "masks": 9}
     (warning,) = of(report, "warning")
     assert warning.file.endswith("val.txt") and "is asked about" in warning.found
 
@@ -310,7 +310,7 @@ def test_an_official_edition_of_davis_has_any_label(tmp_path, make):
     write_json(tmp_path / "davis" / "lists.json", table)
     broken_png(tmp_path / "davis/JPEGImages/480p/odd/8.jpg", "empty")  # of no class: nobody reads it
     report = examine("pascal2davis", tmp_path, **ONE)
-    assert report.ok and report.files == {"pictures": 7, "masks": 7}
+    assert report.ok and report.files == {"images": 7, "masks": 7}
     broken_png(tmp_path / "davis/Annotations/480p/bus/9.png", "cut off")
     assert [file for file, _ in errors(examine("pascal2davis", tmp_path, **ONE))] == ["9.png"]
 
@@ -323,10 +323,10 @@ def test_coco_wants_its_masks_painted(tmp_path):
     assert "python -m ttilib prepare coco --root" in report.findings[0].mend
     make_masks(tmp_path)
     report = examine("coco", tmp_path, **ONE)
-    assert report.ok and report.files == {"pictures": 6, "masks": 6} and report.folds["0"]["asked"] == 3
+    assert report.ok and report.files == {"images": 6, "masks": 6} and report.folds["0"]["asked"] == 3
     broken_png(tmp_path / "val" / f"{coco_name('val', 2)}.png", "missing")
     ((file, found),) = errors(examine("coco", tmp_path, **ONE))
-    assert file == "COCO_val2014_000000000002.png" and "a frame without a mask" in found
+    assert file == "COCO_val2014_000000000002.png" and "though its image" in found
 
 
 def test_names_that_training_on_coco_has_learned_are_warned_of(tmp_path):
@@ -375,7 +375,7 @@ def test_each_missing_part_of_a_layout_is_one_error(tmp_path, name, build, gone,
     assert len(of(report, "error")) == len(entries)
     for finding, entry in zip(of(report, "error"), entries, strict=True):
         assert finding.file.startswith(str(tmp_path / entry)) and finding.found == "no such file"
-        assert finding.mend.startswith(f"lay {tmp_path} out so: ") and entry in finding.mend
+        assert str(tmp_path) in finding.mend and entry in finding.mend
 
 
 def test_a_fold_that_does_not_exist_is_told(tmp_path):
@@ -422,10 +422,10 @@ FINDINGS = st.builds(Finding, st.sampled_from(["error", "warning", "note"]), *[s
 
 @given(st.lists(FINDINGS, max_size=60), st.integers(1, 5))
 def test_a_report_is_ready_without_errors_and_folds_what_is_alike(findings, limit):
-    report = Report("pascal", {}, {"pictures": 1}, {}, tuple(findings), 1.25, {}, limit)
+    report = Report("pascal", {}, {"images": 1}, {}, tuple(findings), 1.25, {})
     assert report.ok == all(finding.severity != "error" for finding in findings)
     assert sum(report.totals.values()) == len(findings) and list(report.totals) == ["error", "warning", "note"]
-    lines = report.text().splitlines()
+    lines = report.text(limit).splitlines()
     groups = {}
     for finding in findings:
         groups.setdefault((finding.severity, finding.mend), []).append(finding)
@@ -440,7 +440,7 @@ def test_a_report_is_ready_without_errors_and_folds_what_is_alike(findings, limi
 def test_a_report_survives_its_file(tmp_path):
     stills(tmp_path / "p")
     broken_png(tmp_path / "p" / "JPEGImages" / "a.jpg", "cut off")
-    report = examine("pascal", tmp_path / "p", **ONE, limit_per_kind=1)
+    report = examine("pascal", tmp_path / "p", **ONE)
     write_report(tmp_path / "new" / "report.json", report)
     content = json.loads((tmp_path / "new" / "report.json").read_text())
     assert content == report.as_json() and content["ok"] is False
