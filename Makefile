@@ -8,7 +8,7 @@ READY  := $(VENV)/ready
 export GOMP_SPINCOUNT := 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help env study test check lab clean
+.PHONY: help env study test check lab size clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ check: $(READY)  ## the quick part of `make test`, without the notebooks
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
+
+size:  ## lines and modules of the library
+	@git ls-files 'ttilib/*.py' | xargs cat | wc -l | awk '{print $$1 " lines"}'
+	@git ls-files 'ttilib/*.py' | grep -cv '__init__.py' | awk '{print $$1 " modules"}'
 
 clean:  ## remove what can be made again: environment, embedded corpus, runs (tables stay)
 	rm -rf $(VENV) data/mini outputs/mini .pytest_cache .ruff_cache .hypothesis

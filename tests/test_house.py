@@ -1,4 +1,4 @@
-"""The rules of the house: import direction, sizes, words that do not belong in the library, notebook hygiene."""
+"""Rules of the repository: import direction, sizes, words that do not belong in the library, clean notebooks."""
 
 import ast
 import json
@@ -30,6 +30,7 @@ PACKAGES = (
     ("", "segment"),
 )
 ORDER = [f"{package}.{module}".strip(".") for package, modules in PACKAGES for module in modules.split()]
+PAPER = {"files", "images", "datasets", "episodes", "encoders", "solver", "results"}
 FORBIDDEN = (
     ".cuda(", "argparse", "hasattr(", "print(", "os.environ", "np.random.seed", "torch.manual_seed(", "pickle.load",
 )  # fmt: skip
@@ -43,9 +44,11 @@ def name_of(path):
 
 
 def imports_of(path):
-    """Names of ttilib modules that a module imports, resolved to modules of ORDER."""
+    """Names of ttilib modules that a module imports, at any place, resolved to modules of ORDER."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("ttilib.")}
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ttilib":
             base = ".".join(node.module.split(".")[1:])
             for alias in node.names:
@@ -64,6 +67,11 @@ def test_imports_go_one_way(path):
     for other in imports_of(path):
         assert other in ORDER, f"{name} imports {other}, which has no place in the order of modules"
         assert ORDER.index(other) < place, f"{name} imports {other}, which lies below it"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p).split(".")[0] in PAPER], ids=name_of)
+def test_the_paper_imports_nothing_of_the_rest(path):
+    assert {other.split(".")[0] for other in imports_of(path)} <= PAPER
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -93,7 +101,7 @@ def test_public_things_say_what_they_are(path):
             assert ast.get_docstring(node), f"{node.name} has no docstring"
 
 
-def test_the_front_door_is_small_and_every_name_is_shown_somewhere():
+def test_there_are_few_names_at_the_top_and_each_is_used_in_readme_or_notebooks():
     import ttilib
 
     assert len(ttilib.__all__) <= 24
@@ -133,6 +141,6 @@ def test_parameters_are_annotated_literals_with_a_meaning(path):
     assert list(notebook_parameters(path)) == named, "papermill cannot read a line; no '=' or quotes in its comment"
 
 
-def test_only_the_front_pages_and_ignored_places_hold_machine_made_things():
+def test_data_and_outputs_are_ignored_but_for_the_tables():
     ignored = (REPOSITORY / ".gitignore").read_text()
     assert "/data/" in ignored and "/outputs/*" in ignored and "!/outputs/tables/" in ignored

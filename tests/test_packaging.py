@@ -55,7 +55,7 @@ def test_continuous_check_is_the_readme_test_command(repository):
 
 def test_make_help_names_every_target(repository):
     shown = subprocess.run(["make", "help"], cwd=repository, capture_output=True, text=True, check=True).stdout
-    for target in ("env", "study", "test", "check", "lab", "clean"):
+    for target in ("env", "study", "test", "check", "lab", "size", "clean"):
         assert f"make {target}" in shown
 
 
