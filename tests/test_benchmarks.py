@@ -109,6 +109,11 @@ def test_the_benchmarks_are_those_of_the_release():
     assert read_table("vspw", novel="validation")["novel"][0] == [113, 47, 51, 45, 46]
 
 
+def test_a_size_of_0_is_the_benchmark_s_own():
+    sizes = [BENCHMARKS["ytvis-v1"].input_size(*size) for size in ((), (0, 0), (121, 0), (0, 217), (5, 7))]
+    assert sizes == [(241, 425), (241, 425), (121, 425), (241, 217), (5, 7)]
+
+
 def test_an_unknown_name_is_answered_with_those_like_it(data):
     with pytest.raises(ValueError, match=r"'ytvis' is not known; did you mean .*ytvis-v1"):
         benchmark("ytvis")

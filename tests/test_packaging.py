@@ -99,6 +99,6 @@ def test_every_package_is_in_the_wheel(repository):
 def test_editors_are_shown_the_names_that_are_there(repository):
     tree = ast.parse((repository / "ttilib" / "__init__.py").read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module.startswith("ttilib")]
-    shown = {alias.name: node.module for node in imports for alias in node.names}
+    shown = {alias.asname or alias.name: node.module for node in imports for alias in node.names}
     assert shown == {name: f"ttilib.{module}" for name, module in ttilib._WHERE.items()}
     assert all(getattr(ttilib, name) is not None for name in ttilib.__all__)

@@ -40,6 +40,10 @@ class Benchmark:
     shots: tuple[int, ...] = (1, 5, 10)
     note: str = ""
 
+    def input_size(self, height: int = 0, width: int = 0) -> tuple[int, int]:
+        """Height and width of the network input; 0 is the benchmark's own."""
+        return height or self.size[0], width or self.size[1]
+
 
 SQUARE, WIDE = (417, 417), (241, 425)
 

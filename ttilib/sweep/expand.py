@@ -166,8 +166,7 @@ def _parameters(setting: Setting, place: Place) -> dict[str, Any]:
 
 
 def _size(setting: Setting) -> tuple[int, int]:
-    own = benchmark(setting.benchmark).size
-    return setting.size[0] or own[0], setting.size[1] or own[1]
+    return benchmark(setting.benchmark).input_size(*setting.size)
 
 
 def _key(
