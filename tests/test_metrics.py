@@ -38,9 +38,6 @@ def test_counts_by_hand():
 def test_pooled_scores_by_hand():
     # I = 2, U = 6, predicted 3, true 5: one division at the end, not a mean over frames (1/3 + 1/2 + 0) / 3
     assert metrics.iou(PREDICTED, TRUTH) == pytest.approx(2 / 6)
-    assert metrics.dice(PREDICTED, TRUTH) == pytest.approx(4 / 8)
-    assert metrics.precision(PREDICTED, TRUTH) == pytest.approx(2 / 3)
-    assert metrics.recall(PREDICTED, TRUTH) == pytest.approx(2 / 5)
 
 
 def test_pixels_that_do_not_count_are_in_neither():
@@ -48,15 +45,11 @@ def test_pixels_that_do_not_count_are_in_neither():
     valid[0, 0, 1] = False  # a false alarm
     valid[2, 1, 2] = False  # a miss
     assert metrics.iou(PREDICTED, TRUTH, valid) == pytest.approx(2 / 4)
-    assert metrics.dice(PREDICTED, TRUTH, valid) == pytest.approx(4 / 6)
-    assert metrics.precision(PREDICTED, TRUTH, valid) == pytest.approx(2 / 2)
-    assert metrics.recall(PREDICTED, TRUTH, valid) == pytest.approx(2 / 4)
 
 
 def test_nothing_at_all_scores_zero_when_pooled():
     nothing = np.zeros((2, 3, 3), bool)
-    assert metrics.iou(nothing, nothing) == metrics.dice(nothing, nothing) == 0
-    assert metrics.precision(nothing, nothing) == metrics.recall(nothing, nothing) == 0
+    assert metrics.iou(nothing, nothing) == 0
     assert metrics.iou(nothing[:0], nothing[:0]) == 0
 
 
@@ -85,14 +78,9 @@ def test_masks_that_do_not_fit_the_truth_are_refused(masks):
 @quick
 @given(clips, clips, clips)
 def test_pooled_scores_are_bounded_and_consistent(predicted, truth, valid):
-    iou, dice = metrics.iou(predicted, truth, valid), metrics.dice(predicted, truth, valid)
-    assert 0 <= iou <= dice <= 1
-    assert dice == pytest.approx(2 * iou / (1 + iou), abs=1e-9)
+    iou = metrics.iou(predicted, truth, valid)
+    assert 0 <= iou <= 1
     assert iou == metrics.iou(truth, predicted, valid)
-    assert metrics.precision(predicted, truth, valid) == metrics.recall(truth, predicted, valid)
-    assert (
-        iou <= min(metrics.precision(predicted, truth, valid), metrics.recall(predicted, truth, valid)) + 1e-9
-    )
     order = [2, 0, 3, 1]
     assert iou == metrics.iou(predicted[order], truth[order], valid[order])
     outside = predicted ^ ~valid  # whatever is said where nothing counts
@@ -103,8 +91,7 @@ def test_pooled_scores_are_bounded_and_consistent(predicted, truth, valid):
 @given(clips)
 def test_the_truth_itself_is_perfect(truth):
     truth[0, 0, 0] = True
-    for score in (metrics.iou, metrics.dice, metrics.precision, metrics.recall):
-        assert score(truth, truth) == pytest.approx(1, abs=1e-9)
+    assert metrics.iou(truth, truth) == pytest.approx(1, abs=1e-9)
     assert metrics.region_similarity(truth, truth).min() == metrics.boundary_f(truth, truth).min() == 1
 
 

@@ -277,7 +277,7 @@ def measured(device: torch.device | str = "cpu") -> Iterator[Cost]:
     finally:
         _wait(device)
         cost.seconds = time.perf_counter() - begin
-        peak = None if before is None else _peak(device)
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
         cost.memory_mb = None if before is None or peak is None else max(peak - before, 0) / MEGABYTE
 
 
@@ -299,10 +299,6 @@ def _start(device: torch.device) -> int | None:
     except OSError:  # not Linux, or not allowed
         return None
     return _status("VmRSS")
-
-
-def _peak(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
 
 
 def _status(field: str) -> int | None:

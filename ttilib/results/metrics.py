@@ -54,7 +54,6 @@ def _counted(masks: Masks, truth: Masks, valid: Masks | None) -> tuple[np.ndarra
 def intersection_union(masks: Masks, truth: Masks, valid: Masks | None = None) -> tuple[Counts, Counts]:
     """Foreground pixels predicted and true (I), and predicted or true (U), in every frame.
 
-    These two counts are all that an episode has to keep: every pooled figure follows from their sums.
     Source: protocol section 5.4.
     """
     predicted, true = _counted(masks, truth, valid)
@@ -69,35 +68,6 @@ def iou(masks: Masks, truth: Masks, valid: Masks | None = None) -> float:
     """
     intersection, union = intersection_union(masks, truth, valid)
     return float(intersection.sum() / (union.sum() + EPSILON))
-
-
-def dice(masks: Masks, truth: Masks, valid: Masks | None = None) -> float:
-    """Dice overlap of the whole clip: 2I / (U + I + 1e-10), from the same sums as `iou`; in [0, 1].
-
-    U + I is the predicted plus the true area, so this is the harmonic mean of `precision` and `recall`. The
-    release prints it as "F-score"; it is not the F of DAVIS (`boundary_f`), although tables of other papers
-    have put the two in one column. Source: protocol section 5.4.
-    """
-    intersection, union = intersection_union(masks, truth, valid)
-    shared = int(intersection.sum())
-    return float(2 * shared / (union.sum() + shared + EPSILON))
-
-
-def precision(masks: Masks, truth: Masks, valid: Masks | None = None) -> float:
-    """Share of the predicted pixels that are true: I / (predicted + 1e-10), pooled over frames; in [0, 1].
-
-    Nothing predicted scores 0.
-    """
-    predicted, true = _counted(masks, truth, valid)
-    return float((predicted & true).sum() / (predicted.sum() + EPSILON))
-
-
-def recall(masks: Masks, truth: Masks, valid: Masks | None = None) -> float:
-    """Share of the true pixels that are predicted: I / (true + 1e-10), pooled over frames; in [0, 1].
-
-    Nothing true scores 0.
-    """
-    return precision(truth, masks, valid)
 
 
 def pooled_iou(counts: Iterable[tuple[Hashable, int, int]]) -> dict[Hashable, float]:
@@ -324,7 +294,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("mIoU", _areas, pool=_shared("union"), epsilon=EPSILON, alone="IoU"),
-        Metric(
+        Metric(  # the release prints it as "F-score"; it is not the F of DAVIS, although tables have mixed the two
             "Dice", pool=lambda rows, _: (2 * rows["intersection"], rows["union"] + rows["intersection"]),
             epsilon=EPSILON,
         ),

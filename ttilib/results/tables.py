@@ -262,6 +262,4 @@ def _lacking(ours: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
     blocks = set(ours[METHOD[:2]].itertuples(index=False, name=None))
     keys = right[METHOD].itertuples(index=False, name=None)
     chosen = right[[key[:2] in blocks and key not in settings for key in keys]]
-    if "fold" in ours:
-        return chosen
-    return chosen[chosen["fold"] == "mean"].drop(columns="fold")
+    return chosen if "fold" in ours else chosen[chosen["fold"] == "mean"].drop(columns="fold")
