@@ -11,7 +11,7 @@ again: intervals from them are too narrow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -73,8 +73,7 @@ class Chain:
 
     def _pooled(self, name: str, weights: Weights) -> Float64[np.ndarray, "B cells"]:
         """A metric of every cell; nan where no episode with a value was drawn."""
-        if name not in METRICS:
-            _refuse(name, list(METRICS), "metric")
+        _check(name, METRICS, "metric")
         metric = METRICS[name]
         if metric.mean_of:
             return sum(self._pooled(other, weights) for other in metric.mean_of) / len(metric.mean_of)
@@ -96,8 +95,7 @@ class Chain:
         Drawn are the episodes of each cell, or with unit="video" the videos of each fold and class, for all runs
         alike. Without `within`, they are drawn from the whole line at once.
         """
-        if unit not in UNITS:
-            _refuse(unit, UNITS, "unit")
+        _check(unit, UNITS, "unit")
         if samples < 1:
             raise ValueError(f"samples={samples}: draw at least one")
         if unit == "video" and "video" not in self.data:
@@ -116,8 +114,9 @@ class Chain:
             yield often[:, place].astype(float)
 
 
-def _refuse(found: str, known: Sequence[str], what: str) -> None:
-    raise ValueError(f"{what} {found!r} is not known; {meant(found, known)}")
+def _check(name: str, known: Collection[str], what: str) -> None:
+    if name not in known:
+        raise ValueError(f"{what} {name!r} is not known; {meant(name, known)}")
 
 
 def bounded(
