@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # processes that only count labels need not wait for torch
 
 
 IGNORED = 255
-"""The stored label of pixels that nobody judged."""
+"""The ignore label: pixels that count neither in training nor in evaluation."""
 
 Presence = dict[int, dict[str, tuple[str, ...]]]
 Names = tuple[str, ...]
@@ -35,7 +35,7 @@ def stop(error: Exception) -> None:
 
 
 def once(on_error: OnError) -> OnError:
-    """Tell each sentence only once: later passes and other lists meet the same file again."""
+    """Report each sentence only once: later runs and other lists meet the same file again."""
     told: set[str] = set()
 
     def tell(error: Exception) -> None:
@@ -49,8 +49,8 @@ def once(on_error: OnError) -> OnError:
 class Scan(NamedTuple):
     """What a scan returns.
 
-    `frames`: of each video, in time order; `presence`: class to videos to the frames that show it;
-    `train`, `val`: videos of base training; `shown`: stills only, all novel classes in each still, also those
+    `frames`: of each video, in time order; `presence`: class to videos to the frames that contain it;
+    `train`, `val`: videos of base training; `shown`: images only, all novel classes in each image, also those
     too small to be listed in `presence`.
     """
 
@@ -94,9 +94,9 @@ def only_present(names: Sequence[str], there: Collection[str], name: str, root: 
 
 
 class Rule(NamedTuple):
-    """How frames come to lie on the canvas, and whether the padding counts as background there.
+    """How frames are resized and padded, and whether the padding counts as background.
 
-    `rounded`: pictures are scaled in bytes instead of float32, so that every grey value is rounded.
+    `rounded`: images are resized in bytes instead of float32, so that every grey value is rounded.
     """
 
     place: Callable[[int, int, tuple[int, int]], Placement]
@@ -112,17 +112,17 @@ class Reader(Protocol):
     training_rule: ClassVar[Rule]
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        """The photograph of a frame, red green blue."""
+        """The image of a frame, red green blue."""
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 elsewhere, `IGNORED` where nobody judged."""
+        """1 on the class, 0 elsewhere, `IGNORED` where the mask holds the ignore label."""
 
     def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
-        """Training labels: place in `base` plus one; other classes as the corpus treats them."""
+        """Training labels: place in `base` plus one; other classes as the dataset treats them."""
 
 
 def large(counts: Mapping[int, int], table: Mapping[str, Any]) -> set[int]:
-    """Labels that cover at least `min_pixels` and at least the share `min_share` of the picture."""
+    """Labels that cover at least `min_pixels` and at least the share `min_share` of the image."""
     least = max(table.get("min_pixels", 1), table.get("min_share", 0.0) * sum(counts.values()), 1)
     return {label for label, count in counts.items() if count >= least}
 

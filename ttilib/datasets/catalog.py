@@ -62,13 +62,13 @@ def _either(names: tuple[str, ...]) -> str:
 
 @dataclass(frozen=True)
 class Fold:
-    """One way to divide the classes of a corpus into base and novel, and where each can be seen.
+    """One division of the classes of a dataset into base and novel, and where each can be seen.
 
-    A frame is named "video/frame", a still by its own name (a video of one frame). `presence` leads from a
-    class to its videos to the frames that show it: for a base class wherever it may be trained or
-    validated on, for a novel class wherever episodes may draw it. `train` and `val` name the videos of
-    base training; a video may occur several times. `repeats`: how often a run goes through the videos. `shown`:
-    all novel classes in a still, also those too small for `presence` (stills only).
+    A frame is named "video/frame", a single image by its own name (a video of one frame). `presence`: class to
+    videos to the frames that contain it, for a base class wherever it may be trained or validated on, for a novel
+    class wherever episodes may sample it. `train` and `val` name the videos of base training; a video may occur
+    several times. `repeats`: how often a run uses each video. `shown`: all novel classes in an image, also those too
+    small for `presence` (datasets of images only).
     """
 
     corpus: str
@@ -85,9 +85,9 @@ class Fold:
 
 
 def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel") -> dict[str, Any]:
-    """The class table of a corpus: the one in `root` if it has a lists.json, else the project's own.
+    """The class table of a dataset: the one in `root` if it has a lists.json, else the project's own.
 
-    `novel` is the entry whose lists are the novel classes; only those of "novel" itself are gone through repeatedly.
+    `novel` is the entry whose lists are the novel classes; `repeats` belongs to those of "novel" itself.
     """
     dataset = find_dataset(corpus)
     if dataset.own_table:
@@ -115,12 +115,12 @@ def read_fold(
     table: Mapping[str, Any] | None = None,
     on_error: OnError = stop,
 ) -> Fold:
-    """Read which classes fold `fold` of a corpus holds back, and where they are visible under `root`.
+    """Read which classes are novel in fold `fold` of a dataset, and where they are visible under `root`.
 
-    `root` defaults to data/<corpus>. `table` replaces the class table, for instance to ask for larger
+    `root` defaults to data/<corpus>. `table` replaces the class table, for instance for larger
     objects: `{**read_table("pascal"), "min_pixels": 0, "min_share": 0.02}`.
 
-    `on_error` is told of every file that cannot be used; the default raises. Pass `errors.append` to keep going
+    Every file that cannot be used is reported to `on_error`; the default raises. Pass `errors.append` to go on
     with the rest.
 
     Raises ValueError or FileNotFoundError naming the file, what was found and what to do.

@@ -1,11 +1,11 @@
 """DAVIS: one object per sequence, in the editions its authors publish or with Pascal's class ids in the masks.
 
-The official editions, told by a folder of a resolution (JPEGImages/480p/<sequence>/<frame>.jpg and
+The official editions, known by a folder of a resolution (JPEGImages/480p/<sequence>/<frame>.jpg and
 Annotations/480p/<sequence>/<frame>.png), mark an object without saying what it is: 255 on black in 2016, a number
 per part in 2017. The class table says what it is, sequence by sequence, and leaves out those whose masks mix
-things or show no Pascal class. Without such a folder the masks hold class ids, 255 where nobody judged.
+things or show no Pascal class. Without such a folder the masks hold class ids, 255 is the ignore label.
 
-`davis_edition` tells which it is, `scan_davis` where each class is visible, `DavisReader` reads pictures and masks.
+`davis_edition` finds which it is, `scan_davis` where each class is visible, `DavisReader` reads images and masks.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _labelled(
 class DavisReader(PascalReader):
     """DAVIS: JPEGImages and Annotations with a folder per sequence, those of an official edition in 480p or the like.
 
-    An official mask does not say of which class its object is, so it is handed over whatever class is asked for.
+    An official mask does not say of which class its object is, so it is returned whatever the class.
     """
 
     # The release never saw these videos: laid like other videos, and the black bars do not count.
@@ -139,7 +139,7 @@ class DavisReader(PascalReader):
         return (read_labels(self.mask_path(frame)) > 0).astype(np.uint8)
 
     def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
-        """Base classes numbered from 1; classes that are not base are ignored, as is what nobody judged."""
+        """Base classes numbered from 1; classes that are not base get the ignore label."""
         if not self.edition:
             return super().labels(frame, base)
         raise ValueError(f"{self.mask_path(frame)}: names no class; DAVIS cannot be trained on, take other videos")

@@ -49,7 +49,7 @@ def decode(outline: Any, height: int, width: int, where: str = "outline") -> Boo
 
 
 def misfit(outline: Any, height: int, width: int) -> str:
-    """What keeps an outline from being one of a picture of this size; empty if nothing does."""
+    """What keeps an outline from being one of an image of this size; empty if nothing does."""
     if isinstance(outline, list):
         return ""
     if not isinstance(outline, dict) or not {"size", "counts"} <= outline.keys():
@@ -102,7 +102,7 @@ def census(
 
     `workers`: processes to count in (fresh interpreters, so a script needs its `__main__` guard). `kept`: a file
     of `write_census` with earlier counts; absent is as good as empty. `colours`: what the colours of an RGB label
-    map mean, as for `read_labels`. A mask that cannot be read is told to `on_error` and left out.
+    map mean, as for `read_labels`. A mask that cannot be read is reported to `on_error` and left out.
     """
     stamps = {path: file_stamp(path) for path in paths}
     due = [path for path, stamp in stamps.items() if not _known(path, stamp)]

@@ -86,7 +86,7 @@ def pascal_list(root: Path, split: str, on_error: OnError = stop) -> Names:
 
 
 def known(path: Path, counts: Mapping[int, int], table: Mapping[str, Any]) -> Mapping[int, int]:
-    """The counts as they are, if every label is a class of the table, background or not judged."""
+    """The counts as they are, if every label is a class of the table, background or the ignore label."""
     for label in counts:
         if label not in (0, IGNORED) and label not in table["classes"]:
             raise ValueError(f"{path}: label {label} is no class of the table; use class ids, 0, {IGNORED}")
@@ -117,13 +117,13 @@ def scan_stills(
     novel: Sequence[int],
     on_error: OnError = stop,
 ) -> Scan:
-    """Which stills show which class, and which of them base training and episodes may use.
+    """Which images contain which class, and which of them base training and episodes may use.
 
-    A class is present where it is large (see `large`): a base class in both lists, a novel class in `val` alone. A
-    still is trained or validated on if a base class is present; it can be a query if a novel class is large, and
-    the class asked for may then be any novel class in it, however small: that is `shown`.
+    A class is present where it is large (see `large`): a base class in both lists, a novel class in `val` alone. An
+    image is trained or validated on if a base class is present; it can be a query if a novel class is large, and
+    the class of the episode may then be any novel class in it, however small: that is `shown`.
 
-    A still whose mask is missing, broken or holds a label of no class is told to `on_error` and left out.
+    An image whose mask is missing, broken or holds a label of no class is reported to `on_error` and left out.
     """
     paths = {still: reader.mask_path(still) for still in train + val}
     counts = census(list(paths.values()), on_error, kept=reader.root / "lists" / "census.json", colours=reader.colours)
@@ -147,7 +147,7 @@ def scan_stills(
 
 
 class PascalReader:
-    """Pascal stills: JPEGImages/<id>.jpg with class ids in SegmentationClassAug/<id>.png."""
+    """Pascal VOC: JPEGImages/<id>.jpg with class ids in SegmentationClassAug/<id>.png."""
 
     episode_rule = training_rule = Rule(static, False)
     pictures, masks = "JPEGImages", "SegmentationClassAug"
@@ -158,7 +158,7 @@ class PascalReader:
         self.root = Path(root)
 
     def picture_path(self, frame: str) -> Path:
-        """The file of a frame's photograph."""
+        """The file of a frame's image."""
         return self.root / f"{self.pictures}/{frame}.jpg"
 
     def mask_path(self, frame: str) -> Path:
@@ -166,16 +166,16 @@ class PascalReader:
         return self.root / f"{self.masks}/{frame}.png"
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        """The photograph of a frame, red green blue."""
+        """The image of a frame, red green blue."""
         return read_image(self.picture_path(frame))
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 on everything else that was judged, `IGNORED` on the rest."""
+        """1 on the class, 0 on all else, `IGNORED` where the mask holds the ignore label."""
         stored = read_labels(self.mask_path(frame), self.colours)
         return np.where(stored == IGNORED, IGNORED, stored == class_id).astype(np.uint8)
 
     def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
-        """Base classes numbered from 1; classes that are not base are ignored, as is what nobody judged."""
+        """Base classes numbered from 1; classes that are not base get the ignore label."""
         table = np.full(256, IGNORED, dtype=np.uint8)
         table[[0, *base]] = range(len(base) + 1)
         return table[read_labels(self.mask_path(frame), self.colours)]

@@ -1,24 +1,16 @@
-"""From a picture of any size to the network's canvas, to the bit as the released code does it.
+"""Resize and pad images and masks to the network input, bit-identical to the released code; augment training data.
 
-The network sees one canvas of H x W pixels. A frame is scaled to fit and laid on it, either in the centre
-(the video rule: black bars around it) or in the upper left corner with sides cut to multiples of 8 (the
-Pascal rule). `Placement` is where it came to lie, so that masks can also travel back to the original frame.
+Videos are letterboxed (`centred`: aspect ratio kept, padded with black); Pascal images are placed top left with sides
+rounded down to multiples of 8 (`static`). `Placement` stores scale and offset, so that a mask can be mapped back to
+the original frame.
 
-Pictures are `tv_tensors.Image` and labels `tv_tensors.Mask`, and what torchvision's transforms v2 computes to the
-same bit as the release is left to them: padding, mirrors and the ImageNet scaling. Two things are not the same,
-and stay with OpenCV, which the release used: its bilinear rule on float32 (v2, without antialiasing, is up to
-0.03 of 255 grey values away) and its nearest rule (for one pair of lengths in thirteen v2 takes another pixel
-somewhere; 480 to 232 is one).
+Padding, flips and normalisation are torchvision's v2 functions. Resizing stays with OpenCV, which the release used:
+v2's bilinear rule is up to 0.03 of 255 grey values away, and its nearest rule takes another pixel for one pair of
+lengths in thirteen (480 to 232 is one).
 
-`centred` and `static` are the two rules, `image_tensor`, `mask_tensor` and `pixels` lead from arrays to tensors and
-back, `normalise` and `denormalise` are the scaling the networks were trained with.
-
-From labelled pictures to others of the same scenes: how training pictures are varied.
-
-`augment_clip` is the rule of the video corpora, `augment` its one-frame case, `flip` the rule of the stills; each
-draws from the generator it is given. Mirrors are torchvision's. The warp is OpenCV's: the release's (imgaug) is
-equal to neither to the bit, one matrix holds the crop's stretch as well, which v2's affine has no argument for,
-and v2's takes seven times as long. Source: protocol section 2.
+`augment_clip` augments clips of videos, `augment` is its one-frame case, `flip` is for images. The warp is OpenCV's:
+the release's (imgaug) is equal to neither to the bit, v2's affine has no argument for the crop's stretch, and it takes
+seven times as long. Source: protocol section 2.
 """
 
 from __future__ import annotations

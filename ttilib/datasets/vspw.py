@@ -36,7 +36,7 @@ from ttilib.images import read_image, read_labels
 
 
 def sequence_folders(place: Path, inside: str = "") -> list[str]:
-    """Names of the folders in `place` that have a folder `inside`, in the order people count in."""
+    """Names of the folders in `place` that have a folder `inside`, in natural order."""
     if not place.is_dir():
         raise FileNotFoundError(f"{place}: no such folder; expected one folder per sequence in it")
     names = [entry.name for entry in place.iterdir() if (entry / inside).is_dir() and entry.name[0] != "."]
@@ -187,7 +187,7 @@ class VspwReader:
         self.folder = vspw_folder(Path(root))
 
     def picture_path(self, frame: str) -> Path:
-        """The file of a frame's photograph."""
+        """The file of a frame's image."""
         sequence, name = frame.split("/")
         return self.folder / sequence / "origin" / f"{name}.jpg"
 
@@ -197,11 +197,11 @@ class VspwReader:
         return self.folder / sequence / "mask" / f"{name}.png"
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        """The photograph of a frame, red green blue."""
+        """The image of a frame, red green blue."""
         return read_image(self.picture_path(frame))
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 elsewhere; the release counts what nobody judged as background."""
+        """1 on the class, 0 elsewhere; the release counts the ignore label as background."""
         return (read_labels(self.mask_path(frame)) == class_id).astype(np.uint8)
 
     def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
@@ -282,10 +282,10 @@ def scan_minivspw(
     novel: Sequence[int],
     on_error: OnError = stop,
 ) -> Scan:
-    """The frames that the released code asks about: those listed, of sequences that are not ignored, with flow.
+    """The query frames of the released code: those listed, of sequences that are not ignored, with flow.
 
     The release drops a frame whose flow file is missing, though it never opens one (quirk Q10). A folder without
-    any flow cannot be asked that, so there nothing is dropped.
+    any flow drops nothing.
     """
     frames, counts = minivspw_listed(root, novel, table.get("ignored", ()), on_error)
     frames = _with_pictures(root, _with_flow(root, frames), on_error)

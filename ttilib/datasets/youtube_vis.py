@@ -1,6 +1,6 @@
 """YouTube-VIS 2019: one JSON with the outlines of every object in every frame.
 
-`ytvis_index` parses it once, `scan_ytvis` tells where each class is visible, `YtvisReader` paints the masks.
+`ytvis_index` parses it once, `scan_ytvis` finds where each class is visible, `YtvisReader` decodes the masks.
 Source: protocol section 1.3.
 """
 
@@ -130,7 +130,7 @@ def scan_ytvis(
 
 
 def _usable(index: Mapping[str, Any], table: Mapping[str, Any], on_error: OnError) -> set[int]:
-    """The categories that file and class table agree on; another name is told, as is an annotation of none."""
+    """The categories that file and class table agree on; others are reported, as is an annotation of none."""
     usable = set()
     for number, name in index["categories"].items():
         known = table["classes"].get(number, "nothing")
@@ -149,7 +149,7 @@ def _usable(index: Mapping[str, Any], table: Mapping[str, Any], on_error: OnErro
 
 
 class YtvisReader:
-    """YouTube-VIS 2019: outlines in train/train.json, photographs in train/JPEGImages/<video>/<frame>.jpg."""
+    """YouTube-VIS 2019: outlines in train/train.json, images in train/JPEGImages/<video>/<frame>.jpg."""
 
     # Padding counts as background in the release, for support, query and training alike.
     episode_rule = training_rule = Rule(centred, True)
@@ -165,11 +165,11 @@ class YtvisReader:
         return ytvis_index(self.root)
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        """The photograph of a frame, red green blue."""
+        """The image of a frame, red green blue."""
         return read_image(self.folder / f"{frame}.jpg")
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on every instance of the class, 0 elsewhere; there is no unjudged part."""
+        """1 on every instance of the class, 0 elsewhere; there is no ignore label."""
         return self._paint(frame, {class_id: 1})
 
     def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
