@@ -37,12 +37,12 @@ with open(rows + ".lock", "w") as lock:  # another process given the same work w
 """
 DRIVER = """
 import sys
+from functools import partial
 from pathlib import Path
 
 from ttilib.sweep.clusters import cluster
-from ttilib.sweep.execution import execute
-from ttilib.sweep.tasks import Task, is_done
-from ttilib.sweep.work import worker
+from ttilib.sweep.driver import execute
+from ttilib.sweep.tasks import Task, carry_out, is_done
 
 def tasks(folder):
     for n in range({tasks}):
@@ -56,7 +56,8 @@ if __name__ == "__main__":
     with cluster("local", workers=2, log_folder=folder / "logs") as client:
         todo = [task for task in tasks(folder) if not is_done(folder, task)]
         print("todo", *(task.parameters["number"] for task in todo), flush=True)
-        errors = [outcome.error for outcome in execute(todo, client, worker(folder)) if outcome.error]
+        outcomes = list(execute(todo, client, partial(carry_out, folder=str(folder))))
+    errors = [outcome.error for outcome in outcomes if outcome.error]
     sys.exit("; ".join(errors) or 0)
 """
 

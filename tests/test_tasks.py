@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ttilib.sweep.tasks import Task, finish, is_done, note, note_path, set_aside
+from ttilib.sweep.tasks import Task, finish, is_done, note, note_path
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_methods_added_later_leave_the_earlier_ones_done(solved):
         lambda text: "",
     ],
 )
-def test_harmed_rows_are_noticed_and_kept_aside(solved, harm):
+def test_damaged_rows_are_noticed(solved, harm):
     folder, task = solved
     finish(folder, task, {})
     with open(task.rows) as file:
@@ -62,21 +62,6 @@ def test_harmed_rows_are_noticed_and_kept_aside(solved, harm):
     with open(task.rows, "w") as file:
         file.write(harm(text))
     assert not is_done(folder, task)
-    aside = set_aside(folder, task)
-    assert aside.read_text() == harm(text) and note(folder, "k") is None
-    with open(task.rows, "w") as file:
-        file.write(text[:20])
-    finish(folder, task, {})
-    with open(task.rows, "w") as file:
-        file.write("x")
-    assert set_aside(folder, task) != aside and aside.read_text() == harm(text)  # nothing kept aside is overwritten
-
-
-def test_healthy_rows_stay_where_they_are(solved):
-    folder, task = solved
-    assert set_aside(folder, task) is None  # begun, not noted: the notebook goes on from what is there
-    finish(folder, task, {})
-    assert set_aside(folder, task) is None and is_done(folder, task)
 
 
 @pytest.mark.parametrize("gone", ["rows", "output"])

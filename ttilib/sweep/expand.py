@@ -1,16 +1,12 @@
-"""From a plan to tasks: which episodes, which weights, what is done already, and why something cannot be done.
+"""From tables to tasks: which episodes, which weights, what is done already, and why something cannot be done.
 
-A task is notebook 04 on a piece of one pass (fold, shots, run) of a benchmark, with all methods that the asked tables
-want there: they share the features. Its key is a digest of the episodes, the weights, the size and every other
-setting that can change a number, and of the program text that makes numbers; not of paths, nor of the methods, whose
-rows are added to the same file one method after another.
-
-What cannot be expanded (no data, no weights) is not an error: the reason is kept and stands in the table.
-
-What somebody asks for: names of tables, a few changes to them, parameters of the notebook; checked before anything.
+A task is notebook 04 on some episodes of one pass (fold, shots, run) of a benchmark, with all methods that the tables
+want there: they share the features. Its key is a digest of the episodes, the weights, the size and every other setting
+that can change a number, and of the code that makes numbers; not of paths, nor of the methods, whose rows are added
+to the same file one method after another. Where data or weights are missing, the reason is kept for the table.
 
 A table decides its benchmarks, methods and shots. Folds, runs, seed and draws may be changed for all of its settings;
-other parameters of notebook 04 are handed through where they do not decide what the table is about.
+a few other parameters of notebook 04 are passed on.
 """
 
 from __future__ import annotations
@@ -23,7 +19,7 @@ from typing import Any
 from ttilib.datasets.base import OnError, stop
 from ttilib.encoders.checkpoints import fingerprint, load_encoder
 from ttilib.encoders.external import is_plugin
-from ttilib.episodes.benchmarks import BenchmarkData, benchmark, draw_episodes, read_benchmark
+from ttilib.episodes.benchmarks import benchmark, draw_episodes, read_benchmark
 from ttilib.episodes.episode import Episode, select_episodes, slices, write_episodes
 from ttilib.files import digest, write_json
 from ttilib.files import fingerprint as file_fingerprint
@@ -86,29 +82,24 @@ class Expansion:
 
 
 def expand(tables: Sequence[Table], place: Place, on_error: OnError = stop) -> Expansion:
-    """The tasks of the tables, each once, whatever table asks for it; manifests are written under place.out/episodes.
+    """The tasks of the tables, each once, whatever table wants it; manifests are written under place.out/episodes.
 
     Unreadable files are told to `on_error`; if it raises, that is the reason why a setting cannot run in a fold.
     Raises ValueError for a method that does not exist.
     """
-    pieces, refusals = [], {}
-    code = digest(code_digest(), (place.notebooks / NOTEBOOK).read_text(encoding="utf-8"))
-    for setting, methods in _wanted(tables).items():
-        for fold in setting.folds:
-            try:
-                pieces += tuple(_pieces(setting, fold, methods, place, code, on_error))  # all runs of a fold, or none
-            except (ValueError, OSError) as reason:
-                refusals[setting, fold] = str(reason)
-    return Expansion(tuple(pieces), refusals)
-
-
-def _wanted(tables: Iterable[Table]) -> dict[Setting, tuple[str, ...]]:
-    """Every setting with the methods that any table wants there."""
-    wanted: dict[Setting, dict[str, None]] = {}
+    wanted: dict[Setting, dict[str, None]] = {}  # each setting with the methods that any table wants there
     for plan in tables:
         for line in plan.lines:
             wanted.setdefault(line.setting, {})[read_method(line.method).name] = None
-    return {setting: tuple(methods) for setting, methods in wanted.items()}
+    pieces, refusals = [], {}
+    code = digest(code_digest(), (place.notebooks / NOTEBOOK).read_text(encoding="utf-8"))
+    for setting, methods in wanted.items():
+        for fold in setting.folds:
+            try:  # all runs of a fold, or none
+                pieces += tuple(_pieces(setting, fold, tuple(methods), place, code, on_error))
+            except (ValueError, OSError) as reason:
+                refusals[setting, fold] = str(reason)
+    return Expansion(tuple(pieces), refusals)
 
 
 def _pieces(
@@ -117,6 +108,18 @@ def _pieces(
     """The tasks of one setting in one fold, over all its runs."""
     data = read_benchmark(setting.benchmark, fold, place.root, on_error=on_error)
     encoder, weights = _weights(setting, fold, place)
+    height, width = benchmark(setting.benchmark).input_size(*setting.size)
+    stamp = data.query_root.parent / "mini.json"  # the synthetic dataset says here with which request it was made
+    made = stamp.read_text(encoding="utf-8") if stamp.is_file() else ""
+    labels = setting.name, setting.encoder, setting.seen_classes
+    out, notebook = place.out.resolve(), str((place.notebooks / NOTEBOOK).resolve())
+    common = {
+        **place.more, "name": setting.name, "benchmark": setting.benchmark, "root": str(place.root.resolve()),
+        "encoder_name": setting.encoder, "seen_classes": setting.seen_classes, "height": height, "width": width,
+        "device": place.device, "out": str(out), "features": str(out / "features"), "encoder": encoder,
+        "methods": list(methods),
+    }  # fmt: skip
+    seconds = ENCODING.get(setting.encoder, ENCODING["resnet50"]) + len(methods) * SOLVING
     for run in range(setting.runs):
         drawn = draw_episodes(data, setting.shots, setting.seed, run, setting.draws, on_error)
         drawn = select_episodes(drawn, place.limit)
@@ -124,17 +127,20 @@ def _pieces(
         for part in slices(drawn, place.frames):
             episodes = drawn[part.start : part.stop]
             frames = sum(len(episode.query) for episode in episodes)
-            about = {**_parameters(setting, place), "encoder": encoder, "manifest": str(manifest)}
-            about |= {"first": part.start, "last": part.stop}
-            which = f"{setting.name} f{fold} {setting.shots}-shot {setting.encoder}"
-            name = f"{which} run {run}, {part.start} to {part.stop - 1}"
-            key = _key(setting, data, place, [e.key for e in episodes], part.start, weights, code)
-            task = _task(key, name, about, methods, _cost(setting, frames, len(methods)), place)
+            keys, more = [episode.key for episode in episodes], dict(place.more)
+            key = digest(labels, (height, width), place.device, more, keys, part.start, weights, code, made)
+            name = f"{setting.name} f{fold} {setting.shots}-shot {setting.encoder} run {run}, {part.start} to "
+            name += str(part.stop - 1)
+            rows = str(out / "rows" / f"{key}.jsonl")
+            parameters = {**common, "manifest": str(manifest), "first": part.start, "last": part.stop, "rows": rows}
+            cost = START + frames * seconds * height * width / PICTURE
+            output = str(out / "tasks" / f"{key}.ipynb")
+            task = Task(key, name, notebook, output, parameters, cost, methods, rows)
             yield Piece(task, setting, fold, len(episodes), frames, manifest, weights)
 
 
 def _weights(setting: Setting, fold: int, place: Place) -> tuple[str, str]:
-    """The encoder's path (or plug-in) and the name of its content."""
+    """The encoder's path (or function) and the name of its content."""
     corpus = benchmark(setting.benchmark).trained_on
     spec = place.encoders.format(corpus=corpus, encoder=setting.encoder, fold=fold, out=place.out)
     if is_plugin(spec):
@@ -153,46 +159,6 @@ def _manifest(place: Place, setting: Setting, fold: int, run: int, episodes: Seq
     path = place.out / "episodes" / f"{setting.name}-f{fold}-{setting.shots}shot-run{run}-{about}.json"
     write_episodes(path, episodes)
     return path.resolve()
-
-
-def _parameters(setting: Setting, place: Place) -> dict[str, Any]:
-    """What notebook 04 is told, but for what is different in every piece."""
-    size = _size(setting)
-    return {
-        **place.more, "name": setting.name, "benchmark": setting.benchmark, "root": str(place.root.resolve()),
-        "encoder_name": setting.encoder, "seen_classes": setting.seen_classes, "height": size[0], "width": size[1],
-        "device": place.device, "out": str(place.out.resolve()), "features": str((place.out / "features").resolve()),
-    }  # fmt: skip
-
-
-def _size(setting: Setting) -> tuple[int, int]:
-    return benchmark(setting.benchmark).input_size(*setting.size)
-
-
-def _key(
-    setting: Setting, data: BenchmarkData, place: Place, episodes: list[str], first: int, weights: str, code: str
-) -> str:
-    """The name of a piece: a digest of all that its rows depend on."""
-    stamp = data.query_root.parent / "mini.json"  # the embedded corpus says here with which request it was made
-    made = stamp.read_text(encoding="utf-8") if stamp.is_file() else ""
-    labels = setting.name, setting.encoder, setting.seen_classes
-    return digest(labels, _size(setting), place.device, dict(place.more), episodes, first, weights, code, made)
-
-
-def _cost(setting: Setting, frames: int, methods: int) -> float:
-    """Expected seconds on one core."""
-    height, width = _size(setting)
-    each = ENCODING.get(setting.encoder, ENCODING["resnet50"]) + methods * SOLVING
-    return START + frames * each * height * width / PICTURE
-
-
-def _task(
-    key: str, name: str, about: dict[str, Any], methods: tuple[str, ...], cost: float, place: Place
-) -> Task:
-    out = place.out.resolve()
-    rows, output = str(out / "rows" / f"{key}.jsonl"), str(out / "tasks" / f"{key}.ipynb")
-    notebook = str((place.notebooks / NOTEBOOK).resolve())
-    return Task(key, name, notebook, output, {**about, "methods": list(methods), "rows": rows}, cost, methods, rows)
 
 
 OF_SETTINGS = ("folds", "runs", "seed", "draws")

@@ -1,14 +1,9 @@
-"""A task is one run of a notebook that is done once, and the note that says so.
+"""A task: one run of a notebook that is done once. Its note says that it is done; its log says what happened.
 
-Its key names everything its result depends on, so a finished task is known again by anybody who expands the same
-plan: after a restart, on another machine of the same file system, from another table. The note is written when the
-notebook has ended well, after everything the notebook wrote; what a killed task has written so far is its own to
-go on from.
-
-What a worker does with a task: run its notebook, keep a log, note that it is done.
-
-Workers need neither torch nor pictures; those live in the notebook's kernel, a process of its own that ends with the
-task. What goes wrong in it is in the log, and comes back to the driver as one sentence.
+The key names everything that the result depends on, so a finished task is recognised after a restart, on another
+machine of the same file system, or from another table. A worker writes the note last, after everything that the
+notebook wrote; a killed task goes on from what it has written so far. Workers need neither torch nor OpenCV: those are
+loaded in the notebook's kernel, a process that ends with the task.
 """
 
 from __future__ import annotations
@@ -20,7 +15,6 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,29 +44,40 @@ class Task:
 
 
 def note_path(folder: Path | str, key: str) -> Path:
-    """Where the note of a finished task lies."""
+    """The note of a finished task."""
     return Path(folder) / "tasks" / f"{key}.json"
 
 
+def log_path(folder: Path | str, key: str) -> Path:
+    """The log of a task."""
+    return Path(folder) / "logs" / f"{key}.log"
+
+
 def note(folder: Path | str, key: str) -> dict[str, Any] | None:
-    """What is noted of a task; None if it has not ended well, or if the note cannot be read."""
+    """What is noted of a task; None if it is not done, or if a crash has damaged the note."""
     try:
         found = read_json(note_path(folder, key))
-    except (FileNotFoundError, ValueError):  # a note that a crash has spoilt is no note: the task is done again
+    except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
 
 def is_done(folder: Path | str, task: Task) -> bool:
-    """Whether the task need not run: noted with all its parts, and what it left is still there as it was."""
+    """Whether the task need not run: noted with all its parts, and its files are as they were noted."""
     noted = note(folder, task.key)
     if noted is None or not set(task.parts) <= set(noted.get("parts", ())):
         return False
-    return Path(task.output).is_file() and (not task.rows or _unharmed(Path(task.rows), noted))
+    return Path(task.output).is_file() and (not task.rows or _undamaged(task, noted))
+
+
+def _undamaged(task: Task, noted: Mapping[str, Any]) -> bool:
+    """Whether the rows begin with what was noted; rows of other parts may have been added since."""
+    rows = Path(task.rows)
+    return rows.is_file() and fingerprint(rows, noted.get("bytes", 0)) == noted.get("sha256")
 
 
 def finish(folder: Path | str, task: Task, about: Mapping[str, Any]) -> None:
-    """Note that the task has ended well, beside what earlier runs with its key have noted."""
+    """Note that the task is done, beside what earlier runs with its key have noted."""
     earlier = note(folder, task.key) or {}
     parts = list(dict.fromkeys([*earlier.get("parts", ()), *task.parts]))
     content = {"name": task.name, "parts": parts, "cost": task.cost, **about}
@@ -82,37 +87,31 @@ def finish(folder: Path | str, task: Task, about: Mapping[str, Any]) -> None:
     write_json(note_path(folder, task.key), content)
 
 
-def set_aside(folder: Path | str, task: Task) -> Path | None:
-    """Move rows that are no longer what was noted out of the way, so that they are made again; where to, if so."""
-    noted, rows = note(folder, task.key), Path(task.rows)
-    if noted is None or not task.rows or not rows.is_file() or _unharmed(rows, noted):
-        return None
-    aside = next(p for n in range(1, 10**6) if not (p := rows.with_suffix(f".damaged-{n}")).exists())
-    rows.rename(aside)
-    note_path(folder, task.key).unlink()
-    return aside
-
-
-def _unharmed(rows: Path, noted: Mapping[str, Any]) -> bool:
-    """Whether the file begins with what was noted; rows of other parts may have been added since."""
-    return rows.is_file() and fingerprint(rows, noted.get("bytes", 0)) == noted.get("sha256")
-
-
 def carry_out(task: Task, folder: Path | str) -> Mapping[str, Any]:
-    """Run the task unless it is done already; what was noted of it: seconds, machine, when.
+    """Run the task unless it is done; what was noted of it: seconds, machine, when.
 
-    The notebook's messages are appended to <folder>/logs/<key>.log while it runs. A task that is done, for instance
-    by a worker that was thought lost, is left as it is.
+    The notebook's messages are appended to <folder>/logs/<key>.log while it runs. Rows that are no longer what was
+    noted are renamed to <rows>.damaged-<time> and made again.
     Raises RuntimeError naming the notebook, the cell and the log.
     """
     log = log_path(folder, task.key)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8", buffering=1) as lines:
-        if is_done(folder, task):
-            _say(lines, "done already")
+
+        def write(text: str) -> str:
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            lines.write(f"{now} {text}\n")
+            return now
+
+        if is_done(folder, task):  # for instance by a worker that was thought lost
+            write("done already")
             return {"seconds": 0.0}
-        damaged = set_aside(folder, task)
-        _say(lines, f"{task.name} on {platform.node()}" + (f"; damaged rows are now {damaged}" if damaged else ""))
+        write(f"{task.name} on {platform.node()}")
+        noted, rows = note(folder, task.key), Path(task.rows)
+        if noted and rows.is_file() and not _undamaged(task, noted):
+            aside = rows.rename(rows.with_suffix(f".damaged-{time.time_ns()}"))
+            note_path(folder, task.key).unlink()
+            write(f"damaged rows are now {aside}")
         begin = time.monotonic()
         try:
             run_notebook(task.notebook, task.output, task.parameters, task.timeout, log=lines)
@@ -120,20 +119,10 @@ def carry_out(task: Task, folder: Path | str) -> Mapping[str, Any]:
             lines.write(traceback.format_exc())
             # Some exceptions of the kernel's client cannot travel between processes; a sentence can.
             raise RuntimeError(f"{error} (log: {log})") from None
-        about = {"seconds": round(time.monotonic() - begin, 2), "machine": platform.node(), "finished": _now()}
+        seconds = round(time.monotonic() - begin, 2)
+        about = {"seconds": seconds, "machine": platform.node(), "finished": write(f"done in {seconds} s")}
         finish(folder, task, about)
-        _say(lines, f"done in {about['seconds']} s")
     return about
-
-
-def worker(folder: Path | str) -> partial:
-    """`carry_out` for one folder, in a form that can be sent to workers."""
-    return partial(carry_out, folder=str(folder))
-
-
-def log_path(folder: Path | str, key: str) -> Path:
-    """Where the log of a task lies."""
-    return Path(folder) / "logs" / f"{key}.log"
 
 
 def summary(task: Task) -> str:
@@ -145,11 +134,3 @@ def summary(task: Task) -> str:
         total[0], total[1] = total[0] + row["intersection"], total[1] + row["union"]
     shown = {name: sums[name] for name in task.parts if name in sums}
     return ", ".join(f"{name} {100 * i / max(u, 1):.1f}" for name, (i, u) in shown.items())
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _say(lines, text: str) -> None:
-    lines.write(f"{_now()} {text}\n")
