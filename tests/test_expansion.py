@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 from corpora import block, minivspw, pascal, ytvis
+from tqdm import tqdm
 
 from ttilib.episodes.episode import read_episodes, slices, together
 from ttilib.results.export import read_table
 from ttilib.results.provenance import code_digest
-from ttilib.sweep.driver import forecast, index, table_tasks, words
+from ttilib.sweep.driver import forecast, index, table_tasks
 from ttilib.sweep.expand import Place, asked_tables, begin, expand, split_parameters, usual_place, with_encoders
 from ttilib.sweep.tables import Line, Setting, Table, changed
 from ttilib.sweep.tasks import finish
@@ -23,6 +24,12 @@ def plan(*methods, setting=SETTING, name="small"):
     labels = {"TTI": "ours"}
     lines = tuple(Line(setting, method, labels.get(method, "")) for method in methods)
     return Table(name, "A small table", lines, methods[0])
+
+
+@pytest.fixture(autouse=True)
+def code(monkeypatch):
+    """The library is read once in all, not once for every expansion."""
+    monkeypatch.setattr("ttilib.sweep.expand.code_digest", lambda: "this")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +62,17 @@ def test_pieces_cover_every_pass_once(place):
     assert sum(piece.frames for piece in pieces) == 2 * (5 * 5 + 2 * 2)
     assert len({piece.task.key for piece in pieces}) == len(pieces)
     assert all(piece.task.parts == ("RePRI", "TTI") for piece in pieces)
+
+
+def test_a_task_has_the_parameters_and_the_cost_of_its_piece(place):
+    (piece, *_) = expand([plan("RePRI", "TTI")], replace(place, more={"only": ["a1"]}, device="cuda")).pieces
+    parameters = piece.task.parameters
+    assert (parameters["height"], parameters["width"]) == (17, 33) and parameters["methods"] == ["RePRI", "TTI"]
+    assert parameters["encoder"].endswith("weights/ytvis-resnet50-f0") and parameters["only"] == ["a1"]
+    assert parameters["device"] == "cuda" and parameters["rows"] == piece.task.rows
+    assert piece.task.cost == pytest.approx(12 + piece.frames * (2 + 2 * 0.08) * 17 * 33 / (241 * 425))
+    (piece, *_) = expand([plan("TTI", setting=replace(SETTING, size=(0, 0)))], place).pieces
+    assert (piece.task.parameters["height"], piece.task.parameters["width"]) == (241, 425)
 
 
 def test_tables_that_ask_the_same_share_their_tasks(place):
@@ -187,7 +205,8 @@ def test_the_index_says_what_is_there_and_what_is_missing(place):
     _, line, last = forecast([table], expansion, place, workers=2).splitlines()
     left = sum(task.cost for task in expansion.tasks[1:]) / 2 * 2  # two workers, each half as fast as was expected
     assert "1 of 6 tasks done" in line and "judged by 1 finished task" in last
-    assert last.startswith(f"5 of 6 tasks to run, about {words(left)} with 2 workers")
+    left = tqdm.format_interval(left)
+    assert last.startswith(f"5 of 6 tasks to run, about {left} (hours:minutes:seconds) with 2 workers")
 
 
 def test_a_table_of_which_nothing_can_run_is_written_with_the_reasons(place):

@@ -1,6 +1,6 @@
 """The plan: what the protocol's tables ask for, and that every line of it can be asked for at all."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_every_line_can_be_asked_for(plan):
     assert len(set(plan.lines)) == len(plan.lines) and plan.baseline in {line.method for line in plan.lines}
     assert {setting.benchmark for setting in plan.settings} <= set(BENCHMARKS)
     pairs = zip(plan.lines, methods, strict=True)
-    configs = {(line.setting, method.config, method.recipe, method.oracle, method.noise) for line, method in pairs}
+    configs = {(line.setting, replace(method, name="any")) for line, method in pairs}
     assert len(configs) == len(plan.lines), "two lines of the table are the same computation"
 
 

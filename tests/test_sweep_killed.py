@@ -112,7 +112,7 @@ def rows(folder):
     return sorted((row["task"], row["episode"], row["intersection"]) for row in found)
 
 
-def eventually(condition, process=None, seconds=120):
+def eventually(condition, process=None, seconds=300):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert process is None or process.poll() is None, "the driver has ended"
@@ -141,7 +141,7 @@ def test_whoever_is_killed_the_table_is_the_same_and_nothing_is_done_twice(folde
     assert begun(folder, task) == 2 and 2 <= len(done) < TASKS
 
     driver = start(folder)
-    assert driver.wait(timeout=120) == 0, (folder / "complaints.txt").read_text()
+    assert driver.wait(timeout=600) == 0, (folder / "complaints.txt").read_text()
     again = {task for _, task, *_ in diary(folder)[length:]}
     assert again == set(range(TASKS)) - done
     expected = [(task, episode, task + episode) for task in range(TASKS) for episode in range(EPISODES)]

@@ -81,23 +81,19 @@ def cluster(
     Raises ValueError for a wrong setting, OSError if a scheduler does not answer or a job is refused, RuntimeError
     without a GPU, without workers, or if their code is another.
     """
-    if where not in WHERE and "://" not in where:
-        host, _, port = where.rpartition(":")
-        if not host or not port.isdecimal():
-            hint = meant(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
-            raise ValueError(f"{where!r}: sweeps do not run there; {hint}")
-        where = f"tcp://{where}"
+    where = _with_protocol(where)
     if workers < 0 or threads < 0:
         raise ValueError(f"workers={workers}, threads={threads}: give numbers from 0, where 0 chooses for you")
     if slurm and where != "slurm":
         raise ValueError(f"Slurm options were given ({', '.join(slurm)}), but not the place; give --on slurm as well")
     log_folder = Path(log_folder).resolve()
     log_folder.mkdir(parents=True, exist_ok=True)
+    log = log_folder / "cluster.log"
     with ExitStack() as stack:
-        stack.enter_context(logging_to(log_folder / "cluster.log"))
+        stack.enter_context(logging_to(log))
         stack.enter_context(dask.config.set(SETTINGS))
         if where == "local":
-            processes = stack.enter_context(_local(_environments(workers, threads, device), log_folder / "cluster.log"))
+            processes = stack.enter_context(_local(_environments(workers, threads, device), log))
             client = stack.enter_context(Client(processes, set_as_default=False))
             client.wait_for_workers(len(processes.worker_spec))
         elif where == "slurm":
@@ -107,6 +103,17 @@ def cluster(
             client = stack.enter_context(_running(where))
             _check_code(client, where, expected)
         yield client
+
+
+def _with_protocol(where: str) -> str:
+    """`where`, an address with its protocol."""
+    if where in WHERE or "://" in where:
+        return where
+    host, _, port = where.rpartition(":")
+    if host and port.isdecimal():
+        return f"tcp://{where}"
+    hint = meant(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
+    raise ValueError(f"{where!r}: sweeps do not run there; {hint}")
 
 
 @contextmanager
