@@ -40,6 +40,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from ttilib.__main__ import COMMANDS, main
 from ttilib.sweep.clusters import cluster
 from ttilib.sweep.driver import execute
 from ttilib.sweep.tasks import Task, carry_out, is_done
@@ -51,14 +52,18 @@ def tasks(folder):
         output = str(folder / "tasks" / f"key{{n}}.ipynb")
         yield Task(f"key{{n}}", f"task {{n}}", str(folder / "small.ipynb"), output, told, 2.0, ("TTI",), rows)
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+def small(options):
     with cluster("local", workers=2, log_folder=folder / "logs") as client:
         todo = [task for task in tasks(folder) if not is_done(folder, task)]
         print("todo", *(task.parameters["number"] for task in todo), flush=True)
         outcomes = list(execute(todo, client, partial(carry_out, folder=str(folder))))
     errors = [outcome.error for outcome in outcomes if outcome.error]
-    sys.exit("; ".join(errors) or 0)
+    return "; ".join(errors) or 0
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    COMMANDS["small"] = small, ()
+    sys.exit(main(["small"]))
 """
 
 
@@ -119,6 +124,17 @@ def eventually(condition, process=None, seconds=300):
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.02)
     return found
+
+
+@pytest.mark.study
+def test_ctrl_c_ends_with_130_and_leaves_no_process(folder):
+    driver = start(folder)
+    eventually(lambda: under_way(folder), driver)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does
+    assert driver.wait(timeout=120) == 130
+    eventually(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family))
+    assert "goes on where it stood" in (folder / "complaints.txt").read_text()
 
 
 @pytest.mark.study
