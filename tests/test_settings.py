@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ttilib.datasets.catalog import DATASETS
 from ttilib.encoders.pspnet import ARCHITECTURES
 from ttilib.episodes.benchmarks import BENCHMARKS, benchmark
 from ttilib.training.config import BASE, CHOICES, LEAK, UNRELATED, ContrastConfig, TrainConfig, changed
@@ -50,6 +51,18 @@ def test_every_benchmark_has_settings_for_what_it_is_trained_on() -> None:
         assert config.validation == "classes" or benchmark(config.validation).query == plan.trained_on
     assert TrainConfig.released("vspw").validation == "minivspw-val", "as the release chose its checkpoints"
     assert {TrainConfig.released(corpus).validation for corpus in set(RELEASED) - {"vspw"}} == {"classes"}
+
+
+NEVER_TRAINED_ON = {"davis", "minivspw"}
+
+
+def test_every_dataset_has_settings_or_is_never_trained_on() -> None:
+    for name in DATASETS:
+        if name in NEVER_TRAINED_ON:
+            with pytest.raises(ValueError, match=f"no released settings for '{name}'"):
+                TrainConfig.released(name)
+        else:
+            assert TrainConfig.released(name).epochs > 0, name
 
 
 def test_a_corpus_without_settings_is_named() -> None:
