@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ttilib.encoders.checkpoints import fingerprint, on_meta_device, read_published
-from ttilib.encoders.external import plain, read_foreign
+from ttilib.encoders.external import plain, read_foreign, state_of
 from ttilib.encoders.pspnet import INITIAL, Architecture, build_encoder, find_architecture, load_initial
 
 
@@ -240,6 +240,12 @@ def test_a_bare_state_of_old_and_of_a_graphics_card_lands(legacy: bool, tmp_path
     counters = {k: torch.tensor(0) for k in network.state_dict() if k.endswith("num_batches_tracked")}
     assert_lands(network, tensors | counters)
     assert about == {"source": "best.pth", "epoch": None, "left_out": []}
+
+
+def test_a_prefix_is_removed_only_if_all_names_have_it() -> None:
+    one = torch.ones(1)
+    assert list(state_of("file", {"module.a": one, "module.b": one})) == ["a", "b"]
+    assert list(state_of("file", {"module.a": one, "classifier": one})) == ["module.a", "classifier"]
 
 
 def test_an_architecture_decides_between_equal_tensors_and_refuses_others(tmp_path: Path) -> None:
