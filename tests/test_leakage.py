@@ -103,6 +103,11 @@ def test_a_video_that_is_trained_and_validated_on_is_an_error():
     assert "train.txt" in errors[0].mend
 
 
+def test_a_query_video_that_is_also_validated_on_counts_as_validation():
+    findings = list(check_leakage(trained("ab", "a"), SHOWS, True))
+    assert [f.found[:22] for f in findings if "of the episodes" in f.found] == ["1 of 2 videos of the e"]
+
+
 def test_a_novel_class_under_the_name_of_a_base_class_is_an_error():
     fold_ = trained("", "", names={1: "dog", 2: "dog"})
     (finding,) = check_leakage(fold_, {}, True)
