@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ttilib.sweep.notebooks import notebook_parameters
+from ttilib.sweep.tasks import notebook_parameters
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 LIBRARY = REPOSITORY / "ttilib"
@@ -25,8 +25,8 @@ PACKAGES = (
     ("networks", "imagenet"),
     ("plots", "style overlays curves comparisons gallery video browser"),
     ("training", "config distributed data model validation log run train"),
-    ("tools", "doctor_checks doctor prepare"),
-    ("sweep", "notebooks tables tasks clusters expand driver study"),
+    ("tools", "doctor_checks doctor"),
+    ("sweep", "tables tasks clusters expand driver study"),
     ("", "segment"),
 )
 ORDER = [f"{package}.{module}".strip(".") for package, modules in PACKAGES for module in modules.split()]

@@ -16,8 +16,8 @@ from ttilib.results.export import read_table
 from ttilib.results.records import Source, append_row, write_index
 from ttilib.results.tables import METHOD
 from ttilib.solver.extraction import Means, save_means
-from ttilib.sweep.notebooks import check_parameters, notebook_parameters, run_notebook
 from ttilib.sweep.tables import table
+from ttilib.sweep.tasks import check_parameters, notebook_parameters, run_notebook
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 

@@ -14,8 +14,7 @@ from ttilib.datasets.pascal import pascal_list
 from ttilib.datasets.vspw import minivspw_listed, minivspw_table, published_list
 from ttilib.files import lists_folder, write_json, write_text
 from ttilib.images import write_image, write_labels
-from ttilib.tools.doctor import examine
-from ttilib.tools.prepare import prepare
+from ttilib.tools.doctor import examine, prepare
 
 
 def table_of_readme():

@@ -15,8 +15,8 @@ from ttilib.encoders.checkpoints import save_encoder
 from ttilib.episodes.benchmarks import BENCHMARKS
 from ttilib.episodes.episode import select_episodes, write_episodes
 from ttilib.results.export import read_table
-from ttilib.sweep.notebooks import check_parameters, run_notebook
 from ttilib.sweep.tables import TABLES
+from ttilib.sweep.tasks import check_parameters, run_notebook
 from ttilib.training.config import LEAK, TrainConfig, changed
 
 COST = ("seconds", "memory_mb")

@@ -102,7 +102,7 @@ def study(options: argparse.Namespace) -> None:
 )
 def run(options: argparse.Namespace) -> None:
     """Run one notebook with checked parameters."""
-    from ttilib.sweep.notebooks import run_notebook
+    from ttilib.sweep.tasks import run_notebook
 
     run_notebook(options.notebook, options.output, _parameters(options), options.timeout)
     print(options.output)
@@ -278,7 +278,7 @@ def doctor(options: argparse.Namespace) -> int:
 @command(*DATA)
 def prepare(options: argparse.Namespace) -> int:
     """Draw COCO's masks and count the labels of all masks, once; exit status 1 if a file cannot be used."""
-    from ttilib.tools.prepare import prepare
+    from ttilib.tools.doctor import prepare
 
     errors: list[Exception] = []
     made = prepare(options.benchmark, options.root, options.support_root, options.workers, errors.append)

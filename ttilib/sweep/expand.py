@@ -25,9 +25,8 @@ from ttilib.files import digest, write_json
 from ttilib.files import fingerprint as file_fingerprint
 from ttilib.results.provenance import code_digest
 from ttilib.solver.methods import read_method
-from ttilib.sweep.notebooks import check_parameters
 from ttilib.sweep.tables import Setting, Table, changed, on_mini, table
-from ttilib.sweep.tasks import Task
+from ttilib.sweep.tasks import Task, check_parameters
 
 NOTEBOOK = "04_evaluate.ipynb"
 PICTURE = 241 * 425  # pixels, to which the seconds below refer

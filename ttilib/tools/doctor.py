@@ -15,20 +15,19 @@ from typing import Any
 
 import PIL
 
-from ttilib.datasets.base import FrameFiles
+from ttilib.datasets.base import FrameFiles, OnError, stop
 from ttilib.datasets.catalog import Fold, base_classes, find_dataset
-from ttilib.datasets.masks import census
+from ttilib.datasets.masks import census, write_census
 from ttilib.datasets.vspw import FLOW, minivspw_listed, vspw_folder
 from ttilib.datasets.youtube_vis import ytvis_index
-from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, find_roots, read_benchmark, read_tables
-from ttilib.episodes.benchmarks import benchmark as find_benchmark
+from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, benchmark, find_roots, read_benchmark, read_tables
 from ttilib.episodes.sampling import passes, shared_classes
 from ttilib.files import natural_key, write_json
 from ttilib.results.provenance import provenance
 from ttilib.tools import doctor_checks as checks
 from ttilib.tools.doctor_checks import ERROR, NOTE, WARNING, Finding
 
-__all__ = ["Report", "examine", "write_report"]
+__all__ = ["Report", "examine", "prepare", "write_report"]
 
 WRONG = (ValueError, OSError, LookupError, TypeError, AttributeError)
 """What reading a file of an unexpected form may raise."""
@@ -159,7 +158,7 @@ def examine(
 
     Raises ValueError if there is no such benchmark; whatever is wrong with the data is in the report.
     """
-    begin, plan = time.perf_counter(), find_benchmark(benchmark)
+    begin, plan = time.perf_counter(), benchmark(benchmark)
     found = _Examination(plan, thorough, workers)
     try:
         query_root, other = find_roots(plan, root, support_root)
@@ -279,3 +278,33 @@ def _classes(fold: Fold) -> dict[str, set[int]]:
         for video in videos:
             labels.setdefault(video, set()).add(number)
     return labels
+
+
+def prepare(
+    name: str,
+    root: Path | str,
+    support_root: Path | str | None = None,
+    workers: int = 1,
+    on_error: OnError = stop,
+) -> dict[Path, int]:
+    """Draw the masks of COCO, and count the labels of every mask into lists/census.json of each dataset's folder.
+
+    Returns the files written, with the number of masks counted in each; every later scan starts from them. Masks that
+    are there already are neither drawn nor counted again. `on_error` is given whatever cannot be used.
+    """
+    plan, written = benchmark(name), {}
+    roots = find_roots(plan, root, support_root)
+    tables = read_tables(plan, *roots)
+    for corpus, folder in dict(zip((plan.query, plan.support), roots, strict=True)).items():
+        dataset = find_dataset(corpus)
+        if dataset.make_masks:
+            dataset.make_masks(folder, on_error, workers)
+        files = dataset.files(folder, tables[corpus], on_error) if dataset.files else {}
+        masks = [frame.mask for frame in files.values() if frame.mask is not None]
+        if masks:
+            path = folder / "lists" / "census.json"
+            colours = getattr(dataset.reader(folder), "colours", None)
+            counts = census(masks, on_error, workers, path, colours)
+            write_census(path, counts)
+            written[path] = len(counts)
+    return written
