@@ -20,7 +20,8 @@ from ttilib.datasets.catalog import Fold, base_classes, find_dataset
 from ttilib.datasets.masks import census, write_census
 from ttilib.datasets.vspw import FLOW, minivspw_listed, vspw_folder
 from ttilib.datasets.youtube_vis import ytvis_index
-from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, benchmark, find_roots, read_benchmark, read_tables
+from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, find_roots, read_benchmark, read_tables
+from ttilib.episodes.benchmarks import benchmark as find_benchmark
 from ttilib.episodes.sampling import passes, shared_classes
 from ttilib.files import natural_key, write_json
 from ttilib.results.provenance import provenance
@@ -158,7 +159,7 @@ def examine(
 
     Raises ValueError if there is no such benchmark; whatever is wrong with the data is in the report.
     """
-    begin, plan = time.perf_counter(), benchmark(benchmark)
+    begin, plan = time.perf_counter(), find_benchmark(benchmark)
     found = _Examination(plan, thorough, workers)
     try:
         query_root, other = find_roots(plan, root, support_root)
@@ -292,7 +293,7 @@ def prepare(
     Returns the files written, with the number of masks counted in each; every later scan starts from them. Masks that
     are there already are neither drawn nor counted again. `on_error` is given whatever cannot be used.
     """
-    plan, written = benchmark(name), {}
+    plan, written = find_benchmark(name), {}
     roots = find_roots(plan, root, support_root)
     tables = read_tables(plan, *roots)
     for corpus, folder in dict(zip((plan.query, plan.support), roots, strict=True)).items():
