@@ -225,6 +225,7 @@ def test_an_object_in_no_frame_and_a_missing_video_are_warned_of(tmp_path):
     assert number.found.startswith("2 usable videos, the 2019 edition has 3")
     assert track.found == "annotation 2 of video aa is in no frame"
     assert len(list(check_ytvis(ytvis_index(tmp_path), expected=2))) == 1
+    assert next(check_ytvis(ytvis_index(tmp_path), expected=1)).found.startswith("2 usable videos")
 
 
 def test_only_a_thorough_look_unpacks_run_lengths(tmp_path):
