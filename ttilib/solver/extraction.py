@@ -58,28 +58,21 @@ class Centred:
     """An encoder [N, 3, H, W] -> [N, sum C_l, h, w] of unit features from which the constant mean is subtracted.
 
     Layer by layer f <- f/|f| - mean, then f <- w f/|f|; joined, and divided by their length. `means` None subtracts
-    nothing. `weights` are one w per layer, 1 by default. `encoder` joins the layers, as `Tapped` does; `channels` (by
-    default those of `means`, else those of a `Tapped`, else all in one) are how many belong to each.
+    nothing. `weights` are one w per layer, 1 by default. An encoder that is no `Tapped` is one layer.
 
-    Raises ValueError if weights, channels, means and encoder do not fit together, a weight is negative, or all are 0.
+    Raises ValueError if weights, means and encoder do not fit together, a weight is negative, or all are 0.
     """
 
     def __init__(
-        self,
-        encoder: Callable[[Tensor], Tensor],
-        means: Means | None,
-        weights: Sequence[float] = (),
-        channels: Sequence[int] = (),
+        self, encoder: Callable[[Tensor], Tensor], means: Means | None, weights: Sequence[float] = ()
     ) -> None:
-        known = encoder.channels if isinstance(encoder, Tapped) else ()
-        self.encoder, self.means = encoder, means
-        self.channels = tuple(channels or (means.channels if means else known))
-        for expected in (known, means.channels if means else ()):
-            if expected and tuple(expected) != self.channels:
-                raise ValueError(f"channels {self.channels}: {tuple(expected)} expected; {AGAIN}")
-        if means and isinstance(encoder, Tapped) and encoder.layers != means.layers:
-            raise ValueError(f"means of {_named(means.layers)}: the encoder gives {_named(encoder.layers)}; {AGAIN}")
-        layers = max(len(self.channels), 1)
+        self.encoder = encoder if isinstance(encoder, Tapped | CachedEncoder) else Tapped(encoder)
+        self.means, self.channels = means, self.encoder.channels
+        if means and (means.layers, means.channels) != (self.encoder.layers, self.channels):
+            found = f"{_named(self.encoder.layers)} with {self.channels} channels"
+            due = f"{_named(means.layers)} with {means.channels}"
+            raise ValueError(f"means of {due}: the encoder gives {found}; {AGAIN}")
+        layers = len(self.channels)
         self.weights = tuple(float(weight) for weight in weights) or (1.0,) * layers
         if len(self.weights) != layers:
             raise ValueError(f"weights {self.weights}: there are {layers} layers; give one weight for each")
@@ -89,12 +82,9 @@ class Centred:
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         """Centred unit features of normalised images."""
         features = self.encoder(images)
-        channels = self.channels or (features.shape[1],)
-        if sum(channels) != features.shape[1]:
-            raise ValueError(f"channels {channels}: the encoder gives {features.shape[1]}; {AGAIN}")
-        parts = [unit(part)[0] for part in features.split(channels, dim=1)]
+        parts = [unit(part)[0] for part in features.split(self.channels, dim=1)]
         if self.means:
-            means = self.means.values.to(features).split(channels)
+            means = self.means.values.to(features).split(self.channels)
             parts = [unit(part - mean[:, None, None])[0] for part, mean in zip(parts, means, strict=True)]
         joined = torch.cat([weight * part for weight, part in zip(self.weights, parts, strict=True)], dim=1)
         return unit(joined)[0]
@@ -239,13 +229,14 @@ class FeatureExtractor:
 
     def _extract(self, clip: Clip, recipe: Recipe) -> tuple[Task, float]:
         """The task, and the seconds that its features took; those for a mean do not count."""
-        encoder = self.at(recipe.layers)
+        encoder = plain = self.at(recipe.layers)
         if recipe.features != Recipe().features:
             means = None if recipe.centring == "none" else self.means(recipe, clip)
-            encoder = Centred(encoder, means, recipe.layer_weights, encoder.channels)
-        before, begin = self._clock(), time.perf_counter()
+            encoder = Centred(plain, means, recipe.layer_weights)
+        cached, begin = isinstance(plain, CachedEncoder), time.perf_counter()
+        before = plain.seconds if cached else 0.0
         task = extract(encoder, clip, self.device)
-        return task, self._clock() - before if self.folder else time.perf_counter() - begin
+        return task, plain.seconds - before if cached else time.perf_counter() - begin
 
     def means(self, recipe: Recipe, clip: Clip) -> Means:
         """What the recipe subtracts: the mean of the episode's own images, or that of a pool."""
@@ -283,10 +274,6 @@ class FeatureExtractor:
             cached = self.folder and CachedEncoder(tapped, name if layers else self.weights, self.folder)
             self._layers[layers] = cached or tapped
         return self._layers[layers]
-
-    def _clock(self) -> float:
-        """What the encoder took for all it computed, according to the cache."""
-        return sum(each.seconds for each in self._layers.values() if isinstance(each, CachedEncoder))
 
 
 def load_extractor(
