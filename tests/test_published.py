@@ -96,7 +96,7 @@ def test_doctor_names_what_the_published_lists_have_and_the_disk_lacks(tmp_path)
         "5950 of the 5953 frames of the published list pascal/train are not here",
         "1446 of the 1449 frames of the published list pascal/val are not here",
     ]
-    assert not report.ok and report.files == {"pictures": 6, "masks": 6}
+    assert not report.ok and report.files == {"images": 6, "masks": 6}
 
 
 def test_minivspw_takes_the_frames_of_the_published_list(tmp_path):
