@@ -20,7 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from pictures import HEIGHT, WIDTH, outline, photograph, silhouette
+from photographs import HEIGHT, WIDTH, outline, photograph, silhouette
 from PIL import Image
 from pycocotools import mask as coco
 

@@ -11,7 +11,7 @@ import time
 import cv2
 import numpy as np
 import torch
-from pictures import photograph
+from photographs import photograph
 
 from ttilib.solver.edges import cut_out, guided_filter
 from ttilib.solver.solver import upsampled_probabilities

@@ -25,7 +25,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from pictures import outline, photograph, silhouette
+from photographs import outline, photograph, silhouette
 
 from ttilib.datasets.catalog import Fold
 from ttilib.encoders.pspnet import build_encoder

@@ -138,7 +138,7 @@ def test_the_notebook_of_ones_own_video_takes_files(repository, tmp_path):
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
     assert figures == {"06_given.png", "06_masks.png", "06_share.png"}  # nothing to compare with
     said = printed(tmp_path / "06.ipynb")
-    assert "2 pictures, 4 frames of 70 x 120 pixels" in said and "4 masks in" in said and "IoU" not in said
+    assert "2 images, 4 frames of 70 x 120 pixels" in said and "4 masks in" in said and "IoU" not in said
 
 
 @pytest.mark.study

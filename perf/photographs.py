@@ -1,4 +1,4 @@
-"""Pictures to measure on: photographs with detail at every scale, and the outlines of something in them."""
+"""Images to measure on: photographs with detail at every scale, and masks."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ HEIGHT, WIDTH = 720, 1280
 
 def photograph(rng: np.random.Generator) -> np.ndarray:
     """Detail at every scale, weaker the finer it is: a quarter of a byte a pixel as JPEG, like photographs."""
-    picture = np.full((HEIGHT, WIDTH, 3), 128.0)
+    image = np.full((HEIGHT, WIDTH, 3), 128.0)
     for octave in range(9):
         coarse = rng.normal(0, 60 * 0.7**octave, (2 + 3 * 2**octave, 2 + 5 * 2**octave, 3))
-        picture += cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+        image += cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def silhouette(rng: np.random.Generator, reach: float = 0.3) -> np.ndarray:
