@@ -88,6 +88,15 @@ def test_side_by_side_has_two_or_three_panels_of_even_size():
     assert not np.array_equal(names[0], names[1])
 
 
+def test_each_panel_shows_its_own_mask():
+    frame, mask, truth = np.zeros((41, 361, 3), np.uint8), np.zeros((41, 361), bool), np.zeros((41, 361), bool)
+    mask[:, :100] = truth[:, 200:300] = True
+    given, predicted, true = np.split(video.side_by_side(frame, mask, truth)[video.STRIP :, : 3 * 361], 3, axis=1)
+    assert not given.any()
+    assert predicted[20, 50, 0] > 50 and (predicted[20, 200] == 255).all()  # the truth is a line over the prediction
+    assert (true[20, 200] == 255).all() and not true[:, :199].any()
+
+
 def test_a_folder_of_images_is_read_in_natural_order(tmp_path):
     for number in (10, 9, 1):
         write_image(tmp_path / f"frame{number}.png", np.full((6, 8, 3), number, np.uint8))
