@@ -26,6 +26,7 @@ from ttilib.results.records import (
 from ttilib.results.tables import score_table
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import read_method
+from ttilib.sweep.tasks import Task, finish, is_done
 
 SIZE = (33, 57)
 
@@ -171,6 +172,20 @@ def test_a_metric_of_ones_own_and_a_lost_field_come_from_the_masks(run, monkeypa
     shares = [row["share"] for row in rows if row["method"] == "A"]
     assert table.loc["A", "share"] == pytest.approx(100 * np.mean(shares))
     assert 60 < table.loc["A", "share"] < 80
+
+
+def test_a_task_whose_rows_were_scored_again_is_still_done(run, monkeypatch):
+    out, root = run
+    path = out / "rows" / "r.jsonl"
+    task = Task("k", "name", "n.ipynb", str(path), {}, 1.0, parts=("A", "B"), rows=str(path))
+    finish(out, task, {})
+    share = Metric("share", lambda masks, ground_truth, valid: float(np.mean(masks)))
+    monkeypatch.setitem(METRICS, "share", share)
+    size = path.stat().st_size
+    rescore(out, "t", root)
+    assert path.stat().st_size > size and is_done(out, task)
+    path.write_text(path.read_text().replace('"intersection": ', '"intersection": 1', 1))
+    assert not is_done(out, task)
 
 
 def test_rows_without_masks_and_masks_without_rows(run):

@@ -310,3 +310,51 @@ def test_released_loop_is_the_definition_without_the_last_window(predicted, trut
     released = metrics.released_video_consistency(predicted, truth, None, [7] * 4, k)[7]
     assert released == pytest.approx(metrics.video_consistency(predicted[:-1], truth[:-1], k))
 
+
+@pytest.fixture(scope="module")
+def moving():
+    """A textured scene that slides by (3, 2) pixels per frame, and a square painted on it."""
+    rng = np.random.default_rng(0)
+    scene = cv2.GaussianBlur(rng.integers(0, 256, (160, 240, 3)).astype(np.uint8), (0, 0), 2)
+    scene = cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX)
+    square = np.zeros((160, 240), bool)
+    square[50:90, 70:120] = True
+    cut = [(slice(10 + 2 * t, 110 + 2 * t), slice(10 + 3 * t, 160 + 3 * t)) for t in range(4)]
+    return np.stack([square[c] for c in cut]), np.stack([scene[c] for c in cut])
+
+
+def test_masks_that_move_with_the_scene_are_consistent(moving):
+    masks, frames = moving
+    assert metrics.warped_consistency(masks, frames) > 0.99
+    still = np.repeat(masks[:1], 4, axis=0)
+    # the square lags by (3, 2) pixels: the overlap is 47 x 38 of 50 x 40 pixels
+    lag = 47 * 38 / (2 * 50 * 40 - 47 * 38)
+    assert metrics.warped_consistency(still, frames) == pytest.approx(lag, abs=0.01)
+
+
+def test_masks_that_come_and_go_are_not(moving):
+    masks, frames = moving
+    blinking = masks & (np.arange(4) % 2 == 0)[:, None, None]
+    assert metrics.warped_consistency(blinking, frames) == 0
+    assert metrics.warped_consistency(masks & False, frames) == 1  # nothing stays nothing
+    once = masks & (np.arange(4) >= 2)[:, None, None]
+    assert metrics.warped_consistency(once, frames) == pytest.approx(2 / 3, abs=0.01)  # (1 + 0 + 1) / 3
+
+
+def test_warped_consistency_takes_tensors_and_valid(moving):
+    masks, frames = moving
+    tensor = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+    still = np.repeat(masks[:1], 4, axis=0)
+    score = metrics.warped_consistency(torch.from_numpy(still), tensor)
+    assert score == pytest.approx(metrics.warped_consistency(still, frames), abs=1e-6)
+    assert metrics.warped_consistency(still, frames, masks & still) == 1  # where they agree, they agree
+
+
+def test_warped_consistency_without_a_pair_or_with_wrong_frames(moving):
+    masks, frames = moving
+    assert math.isnan(metrics.warped_consistency(masks[:1], frames[:1]))
+    assert math.isnan(metrics.warped_consistency(masks, frames, masks & False))
+    with pytest.raises(Exception, match=r"\[T, H, W\]|[Tt]ype-check"):
+        metrics.warped_consistency(masks[:3], frames)
+    with pytest.raises(ValueError, match="at least 24"):
+        metrics.warped_consistency(masks[:, :20, :20], frames[:, :20, :20])

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from ttilib.datasets.base import OnError, stop
 from ttilib.episodes.benchmarks import BenchmarkData, find_roots
 from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import Episode, read_episodes, together
-from ttilib.files import read_json, write_text
+from ttilib.files import read_json, write_json, write_text
 from ttilib.results import provenance
 from ttilib.results.metrics import METRICS, as_masks
 from ttilib.results.records import (
@@ -44,6 +45,9 @@ from ttilib.results.records import (
 )
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import Method
+
+Members = Sequence[tuple[int, Episode]]
+"""Episodes that are solved together, each with its place in the run."""
 
 
 @dataclass(frozen=True)
@@ -210,9 +214,25 @@ def rescore(out: Path | str, name: str, root: Path | str) -> int:
             for group in together(episodes):
                 members = [(index, episodes[index]) for index in group]
                 rows |= _scored_again(members, rows, masks, roots, tuple(about["size"]))
-            write_text(out / file, "".join(map(as_line, rows.values())))
+            before, after = (out / file).read_bytes(), "".join(map(as_line, rows.values()))
+            write_text(out / file, after)
+            _renew_notes(out / "tasks", before, after.encode("utf-8"))
         count += len(rows)
     return count
+
+
+def _renew_notes(folder: Path, before: bytes, after: bytes) -> None:
+    """Tasks of a sweep note the checksum of the first lines of their rows; let it be that of the new lines.
+
+    Otherwise the next sweep would take the new rows for damaged ones and solve the episodes again.
+    """
+    lines = after.splitlines(keepends=True)
+    for path in folder.glob("*.json"):
+        noted = read_json(path)
+        part = before[: noted.get("bytes", 0)]
+        if part and noted.get("sha256") == sha256(part).hexdigest():
+            renewed = b"".join(lines[: part.count(b"\n")])
+            write_json(path, noted | {"bytes": len(renewed), "sha256": sha256(renewed).hexdigest()})
 
 
 def _check_pairs(path: Path, rows: Mapping, masks: Mapping, episodes: Sequence[Episode]) -> None:

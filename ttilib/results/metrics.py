@@ -3,7 +3,8 @@
 Two families of papers report on the same benchmarks and do not mean the same number. One *pools*: pixels of the
 intersection and of the union are summed over every frame and episode of a class and divided once, so a big object in a
 long video weighs most. The other *averages*: one number per frame, then the mean. Overlap alone does not see flicker:
-*video consistency* VC_k asks how much of what stays in place for k frames was found in all of them.
+*video consistency* VC_k asks how much of what stays in place for k frames was found in all of them, and
+`warped_consistency` needs no ground truth: each mask, moved along the optical flow, should be the next one.
 
 `METRICS` declares the columns of the tables; rows, tables, statistics and export read it. Adding a metric is adding an
 entry: `METRICS["recall of frames"] = Metric("recall of frames", score)`.
@@ -20,7 +21,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 NAN = float("nan")
@@ -30,6 +31,8 @@ BOUND = 0.008  # DAVIS: contours may be apart by this share of the image diagona
 Masks = Bool[np.ndarray, "T H W"] | Bool[Tensor, "T H W"]
 PerFrame = Float64[np.ndarray, "T"]
 Counts = Int64[np.ndarray, "T"]
+Frames = UInt8[np.ndarray, "T H W 3"] | Float[Tensor, "T 3 H W"]
+Flow = Float32[np.ndarray, "H W 2"]
 
 
 def as_masks(*masks: Masks | None) -> tuple[Bool[np.ndarray, "T H W"] | None, ...]:
@@ -209,6 +212,65 @@ def released_video_consistency(
         result[name] = float(np.mean(shares[:starts])) if starts > 0 else 0.0
     return result
 
+
+
+def _grey(frames: Frames) -> UInt8[np.ndarray, "T H W"]:
+    """Frames (RGB, 0..255, or a tensor in [0, 1]) as grey images for the flow."""
+    if isinstance(frames, Tensor):
+        rgb = frames.detach().cpu().float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    else:
+        rgb = frames
+    grey = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in rgb]
+    return np.array(grey, dtype=np.uint8).reshape(rgb.shape[:3])
+
+
+def _pull(image: np.ndarray, flow: Flow, how: int) -> np.ndarray:
+    """The image seen from the flow's frame: value at y is image(y + flow(y)), 0 outside the image."""
+    height, width = flow.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return cv2.remap(image, x + flow[..., 0], y + flow[..., 1], how, borderMode=cv2.BORDER_CONSTANT)
+
+
+def _trusted(forward: Flow, backward: Flow) -> Bool[np.ndarray, "H W"]:
+    """Pixels of the later frame whose way back and forth ends where it began.
+
+    |b(y) + f(y + b(y))|² < 0.01 (|b|² + |f|²) + 0.5 px²; what was hidden or outside before fails.
+    Source: Sundaram, Brox and Keutzer, ECCV 2010, section 3.
+    """
+    there = np.dstack([_pull(forward[..., c], backward, cv2.INTER_LINEAR) for c in (0, 1)])
+    inside = _pull(np.ones(forward.shape[:2], np.uint8), backward, cv2.INTER_NEAREST) > 0
+    size = (there**2).sum(axis=-1) + (backward**2).sum(axis=-1)
+    return inside & (((there + backward) ** 2).sum(axis=-1) < 0.01 * size + 0.5)
+
+
+def warped_consistency(masks: Masks, frames: Frames, valid: Masks | None = None) -> float:
+    """Does each mask, moved along with the image, become the next one? No truth needed; in [0, 1].
+
+    The mask of frame t is warped to t + 1 with dense inverse-search flow (OpenCV, medium preset), and
+    compared with the mask of t + 1 by IoU over the pixels where forward and backward flow agree (and that
+    are `valid` in frame t + 1); two empty masks agree (1). Mean over the T - 1 pairs; pairs where the flow
+    agrees nowhere (a cut) are left out; nan if no pair is left. `frames` are RGB images of the same size:
+    uint8 [T, H, W, 3], or a tensor [T, 3, H, W] in [0, 1], at least 24 x 24 pixels.
+    A constant mask over a still camera scores 1 whether it is right or wrong: read it beside IoU.
+
+    Raises ValueError if frames and masks differ in number or size, or are too small for the flow.
+    """
+    predicted, counts = as_masks(masks, valid)
+    grey = _grey(frames)
+    if grey.shape != predicted.shape or min(grey.shape[1:]) < 24:
+        found = f"frames {list(grey.shape)}, masks {list(predicted.shape)}"
+        raise ValueError(f"frames and masks must agree in [T, H, W], with H and W at least 24; found {found}")
+    motion = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    scores = []
+    for t in range(len(grey) - 1):
+        backward = motion.calc(grey[t + 1], grey[t], None)
+        sure = _trusted(motion.calc(grey[t], grey[t + 1], None), backward)
+        sure = sure if counts is None else sure & counts[t + 1]
+        if sure.any():
+            moved = _pull(predicted[t].astype(np.uint8), backward, cv2.INTER_NEAREST) > 0
+            union = int((sure & (moved | predicted[t + 1])).sum())
+            scores.append(int((sure & moved & predicted[t + 1]).sum()) / union if union else 1.0)
+    return float(np.mean(scores)) if scores else NAN
 
 
 WINDOWS = (3, 5, 7, 9, 11)
