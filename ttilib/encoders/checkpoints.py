@@ -1,9 +1,7 @@
-"""Checkpoints: weights as .safetensors with a metadata file (JSON) beside them, and published .pth files.
+"""Checkpoints: weights (safetensors) with a metadata file (JSON) beside them, and published .pth files.
 
-`best.json` beside `best.safetensors` holds the architecture, the base classes in order, the validation metrics and a
-fingerprint of the weights, which also names cached features. Published files of RePRI and of the release hold
-{"epoch", "state_dict", "optimizer"}; names and shapes of the tensors say which network it is. `convert` writes either
-from the other. `load_encoder` takes all of these, and a function that returns an encoder.
+The metadata hold the architecture, the base classes in order, the validation metrics and a fingerprint of the weights.
+A published .pth holds {"epoch", "state_dict", "optimizer"}; names and shapes of its tensors identify the network.
 """
 
 from __future__ import annotations
@@ -37,14 +35,12 @@ from ttilib.encoders.external import (
 from ttilib.encoders.pspnet import ARCHITECTURES, Architecture, PSPNet, build_encoder, find_architecture
 from ttilib.files import atomic, read_json, write_json
 
-HEAD = "cl_proj_head."  # projection of the auxiliary contrast in training; episodes do not use it
+HEAD = "cl_proj_head."  # head of the auxiliary contrastive loss in training; not used in episodes
 
 
 def check_fold(spec: str, metadata: Mapping[str, Any], fold: Fold) -> None:
-    """Refuse an encoder trained on a novel class of the fold, or on the same base classes in another order.
-
-    `metadata`: "corpus", "fold" and "base", the names of the base classes in order; without "base" it passes.
-    Raises ValueError naming the classes.
+    """Raise ValueError if the encoder's base classes include a novel class of the fold, or differ only in their order.
+    `metadata`: "corpus", "fold" and "base" (names of the base classes, in order). Without "base" nothing is checked.
     """
     trained = [coco_name(name) for name in metadata.get("base", ())]
     seen = [fold.names[c] for c in fold.novel if coco_name(fold.names[c]) in trained]
@@ -63,10 +59,9 @@ def check_fold(spec: str, metadata: Mapping[str, Any], fold: Fold) -> None:
 
 
 def read_published(path: Path | str, architecture: str | Architecture | None = None) -> tuple[PSPNet, dict[str, Any]]:
-    """The network of a .pth file, and what the file says about it: source, epoch, settings, tensors left out.
-
-    `architecture` chooses between networks with the same tensors (vgg16 and vgg16-dilated) and refuses any other.
-    Raises FileNotFoundError if there is no such file, ValueError if it is not such a network or would run code.
+    """The network of a published .pth, and its source, epoch, settings (if any) and the names of tensors left out.
+    `architecture` chooses between networks with equal tensors (vgg16 and vgg16-dilated). Raises FileNotFoundError, or
+    ValueError if the file holds another network or would run code.
     """
     path = Path(path)
     found = read_foreign(path)
@@ -77,7 +72,7 @@ def read_published(path: Path | str, architecture: str | Architecture | None = N
         raise ValueError(f"{path}: no classifier.weight of 4 axes in it; give a whole encoder's weights")
     network = on_meta_device(_recognise(path, kept, architecture), len(kept["classifier.weight"]))
     filled = {}
-    for name, value in network.state_dict().items():  # in the network's types; counters that old files lack are 0
+    for name, value in network.state_dict().items():  # cast to the network's types; missing counters are 0
         given = kept.get(name, torch.zeros((), dtype=value.dtype))
         filled[name] = given.to(value.dtype).clone(memory_format=torch.contiguous_format)
     network.load_state_dict(filled, assign=True)
@@ -88,13 +83,13 @@ def read_published(path: Path | str, architecture: str | Architecture | None = N
 
 
 def on_meta_device(architecture: Architecture, classes: int) -> PSPNet:
-    """A network of shapes without values, to be filled by `load_state_dict(..., assign=True)`."""
+    """A network without values, to be filled by `load_state_dict(..., assign=True)`."""
     with torch.device("meta"):
         return PSPNet(architecture, classes)
 
 
 def _recognise(path: Path, tensors: dict[str, Tensor], wanted: str | Architecture | None) -> Architecture:
-    """The architecture whose tensors these are. Raises ValueError naming the differences from the nearest one."""
+    """The architecture with these tensors. Raises ValueError with the differences from the nearest one."""
     if wanted is None:
         candidates = tuple(ARCHITECTURES.values())
     else:
@@ -120,10 +115,9 @@ def _shapes(architecture: Architecture, classes: int) -> dict[str, Tensor]:
 
 
 def save_encoder(path: Path | str, network: PSPNet, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Write the weights and the metadata file beside them; returns the metadata.
-
-    `about` is what the caller knows: corpus, fold, names of the classes, metrics. Each file is replaced atomically.
-    Raises ValueError unless `path` ends in .safetensors or is a folder (for best.safetensors in it).
+    """Write the weights and the metadata file, each atomically; returns the metadata.
+    `about` adds to the metadata: dataset, fold, class names, metrics. Raises ValueError unless `path` ends in
+    .safetensors or is a folder (for best.safetensors).
     """
     path = _tensors_path(path, (".safetensors",))
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
@@ -144,13 +138,12 @@ def save_encoder(path: Path | str, network: PSPNet, about: Mapping[str, Any] | N
 def load_encoder(
     spec: Path | str, *, architecture: str | None = None, pretrained: str = "", fold: Fold | None = None
 ) -> Encoder:
-    """The encoder that `spec` names: in evaluation mode, without gradients, on the CPU.
+    """The encoder that `spec` names, frozen and in evaluation mode.
 
-    `spec` is a checkpoint ("run/best.safetensors", its folder, or a published "best.pth"), a function that returns an
-    encoder ("package.module:function" or "path/to/file.py:function"), or the name of an architecture, which gives
-    untrained weights and a warning, or ImageNet weights with `pretrained` (as in build_encoder).
-    `architecture` refuses any other; `fold` refuses a checkpoint that fails `check_fold`.
-    Raises ValueError or FileNotFoundError.
+    `spec` is a checkpoint (.safetensors, its folder, or a published .pth), a function that returns an encoder
+    ("package.module:function" or "path/to/file.py:function"), or an architecture: with random weights and a warning, or
+    with ImageNet weights from `pretrained` (see `build_encoder`). `architecture` is the one a checkpoint must have;
+    `fold` is checked by `check_fold`. Raises ValueError or FileNotFoundError.
     """
     spec = str(spec)
     if is_plugin(spec):
@@ -169,10 +162,8 @@ def load_encoder(
 
 
 def load_checkpoint(path: Path | str, architecture: str | None = None) -> PSPNet:
-    """Read a network from its two files, or from a published .pth (which may have no metadata file).
-
-    Raises FileNotFoundError if a file is missing, ValueError if metadata and tensors do not belong together, or if the
-    network is not the wanted `architecture`.
+    """Read a network from its checkpoint and metadata file; a published .pth may have no metadata file.
+    Raises FileNotFoundError, or ValueError if metadata, tensors and `architecture` do not match.
     """
     path = _tensors_path(path)
     metadata, wanted = _metadata(path), None if architecture is None else find_architecture(architecture)
@@ -205,11 +196,10 @@ def load_checkpoint(path: Path | str, architecture: str | None = None) -> PSPNet
 
 
 def convert(source: Path | str, target: Path | str, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Convert a published .pth into a .safetensors with metadata, or one of those into a .pth; returns the metadata.
-
-    `about` adds what the caller knows, such as corpus, fold and "base", the names of the base classes in order. A .pth
-    is written as published, {"epoch", "state_dict"} with "module." before every name. Tensors are equal both ways.
-    Raises ValueError unless exactly one is a .pth, or if the number of classes is not that of "base" plus background.
+    """Convert a published .pth to .safetensors with metadata, or back; tensors stay equal. Returns the metadata.
+    `about` adds to the metadata, e.g. corpus, fold and "base" (names of the base classes, in order). A .pth is written
+    as {"epoch", "state_dict"}, with "module." before every name. Raises ValueError unless exactly one file is a .pth,
+    or if the number of classes is not that of "base" plus background.
     """
     source, target, about = Path(source), Path(target), dict(about or {})
     if (source.suffix in SUFFIXES) == (target.suffix in SUFFIXES):
@@ -232,7 +222,7 @@ def convert(source: Path | str, target: Path | str, about: Mapping[str, Any] | N
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Name weights by their content: 16 hex digits of SHA-256 over names, shapes, types and bytes."""
+    """Identifies weights by content: 16 hex digits of SHA-256 over names, shapes, types and bytes."""
     total = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         total.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
@@ -241,10 +231,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
-    """Write the state of a training run: tensors, numbers and text in nested dicts and lists.
-
-    Raises OSError if it cannot be written, as on a full disk; the previous file stays.
-    """
+    """Write the state of a training run (tensors, numbers, text, dicts, lists) atomically. Raises OSError."""
     with _writing(Path(path)) as temporary:
         torch.save(dict(state), temporary)
 
@@ -253,7 +240,7 @@ def load_state(path: Path | str) -> dict[str, Any]:
     """Read what `save_state` wrote, onto the CPU. Raises ValueError if the file is damaged or would run code."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch documents no exceptions for a damaged archive and raises many
+    except Exception as error:  # torch raises many undocumented exceptions for damaged archives
         raise ValueError(f"{path}: not a training state that can be read; remove it to start again") from error
 
 
@@ -262,7 +249,7 @@ def _writing(path: Path) -> Iterator[Path]:
     try:
         with atomic(path) as temporary:
             yield temporary
-    except (RuntimeError, safetensors.SafetensorError) as error:  # these writers hide the operating system's error
+    except (RuntimeError, safetensors.SafetensorError) as error:  # these writers hide the OSError
         reason = " ".join(str(error).split())[:120]
         raise OSError(
             f"{path}: cannot be written ({reason}); what was there stays; free some space and give the same "
@@ -283,7 +270,7 @@ def _tensors_path(path: Path | str, suffixes: tuple[str, ...] = (".safetensors",
 
 
 def _metadata(path: Path) -> dict[str, Any]:
-    """The metadata beside the tensors; empty if there is none beside a published file."""
+    """The metadata of a checkpoint; empty for a published file without any."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such checkpoint; train one, or name the folder that holds best.safetensors"
@@ -292,4 +279,4 @@ def _metadata(path: Path) -> dict[str, Any]:
     if path.suffix not in SUFFIXES:
         return read_json(beside)
     found = read_json(beside) if beside.is_file() else {}
-    return found if isinstance(found, dict) and "architecture" in found else {}  # others keep other things there
+    return found if isinstance(found, dict) and "architecture" in found else {}  # may be a .json of other tools

@@ -1,10 +1,7 @@
-"""Encoders and tensors from elsewhere: pickled files, read without running them, and functions of a named module.
+"""External encoders: .pth files, read without running code, and functions of a module that the user names.
 
-A pickle is a program that may import and call anything. `read_foreign` uses torch's restricted reader, which accepts
-tensors and plain values and runs nothing. One addition: instances of any class named CfgNode or Namespace, as settings
-are often saved, are read as dicts without importing that class.
-
-`load_plugin` imports the module that the caller names. It is the one place where loading an encoder runs code.
+Unpickling can run any code. `read_foreign` uses torch's restricted unpickler: only tensors and built-in types, and
+settings of classes named CfgNode or Namespace, read without importing these. `load_plugin` does run the user's module.
 """
 
 from __future__ import annotations
@@ -30,30 +27,28 @@ Encoder = Callable[[Tensor], Tensor]  # normalised images [N, 3, H, W] -> featur
 
 
 class _Namespace:
-    """Stands for a class whose instances are nothing but named values."""
+    """Replaces a class named Namespace in a file; holds named values only."""
 
 
 CONTAINERS = {"CfgNode": dict, "Namespace": _Namespace}
-MOST = 8  # different container classes in one file
+MOST = 8  # settings classes in one file, at most
 
 
 def read_foreign(path: Path | str) -> dict[str, Any]:
-    """What a .pth or .pt file holds, on the CPU; pickled settings of any CfgNode or Namespace come as dicts.
-
-    Raises FileNotFoundError if there is no such file, ValueError if the file is damaged, holds no dict, or refers to
-    anything but tensors, plain values and settings; that name is in the message. Nothing in the file is run.
+    """Content of a .pth or .pt file, on the CPU, without running code; settings (CfgNode, Namespace) become dicts.
+    Raises FileNotFoundError, or ValueError if the file is damaged, holds no dict, or needs other classes.
     """
     path = Path(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {found}; give a file of tensors as torch.save writes it")
-    settings: dict[str, type] = {}  # by the full name of the class in the file, which is not imported
+    settings: dict[str, type] = {}  # by full class name in the file; never imported
     found = None
     while found is None:
         try:
             with torch.serialization.safe_globals([(kind, name) for name, kind in settings.items()]):
                 found = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch documents no exceptions for a damaged or hostile archive and raises many
+        except Exception as error:  # torch raises many undocumented exceptions for damaged archives
             settings |= _container(path, error, settings)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: holds a {type(found).__name__}, not tensors by name; give a file of network weights")
@@ -61,7 +56,7 @@ def read_foreign(path: Path | str) -> dict[str, Any]:
 
 
 def _container(path: Path, error: Exception, settings: Mapping[str, type]) -> dict[str, type]:
-    """The class of settings that the reader has stopped at, by its full name; raises ValueError for anything else."""
+    """The settings class at which the unpickler stopped, by its full name; ValueError for any other class."""
     if refused := re.search(r"GLOBAL (\S+)", str(error)):
         name = refused[1]
         kind = CONTAINERS.get(name.rpartition(".")[2])
@@ -79,7 +74,7 @@ def _container(path: Path, error: Exception, settings: Mapping[str, type]) -> di
 
 
 def plain(value: Any, depth: int = 16) -> Any:
-    """Settings as JSON can hold them: tuples and sets become lists, anything unknown or too deep its description."""
+    """Settings as JSON values: tuples and sets become lists; other types, and values nested too deep, a description."""
     if isinstance(value, _Namespace):
         value = vars(value)
     if isinstance(value, Mapping | list | tuple | set) and depth == 0:  # it may contain itself
@@ -94,7 +89,9 @@ def plain(value: Any, depth: int = 16) -> Any:
 
 
 def state_of(path: Path | str, found: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a network by its own names: of "state_dict" if there is one, without a common "module." prefix."""
+    """Tensors by name, of "state_dict" if present, without a common "module." prefix. Raises ValueError if there are
+    none.
+    """
     tensors = found.get("state_dict", found)
     if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise ValueError(f'{path}: holds no network; expected tensors by name, bare or under "state_dict"')
@@ -103,9 +100,8 @@ def state_of(path: Path | str, found: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """In words, which of the wanted tensors are missing, unknown, or of another shape; empty if they fit.
-
-    The batch counters of batch norm, which files from before 2018 lack, may be missing.
+    """Describe which wanted tensors are missing, unknown, or of another shape; "" if all match.
+    The batch counters of batch norm, absent from files before 2018, may be missing.
     """
     groups = {
         "missing": [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")],
@@ -124,16 +120,14 @@ def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> st
 
 
 def is_plugin(spec: str) -> bool:
-    """Whether a text names a function: "package.module:function" or "path/to/file.py:function"."""
+    """Whether `spec` names a function: "package.module:function" or "path/to/file.py:function"."""
     _, colon, function = spec.rpartition(":")
     return bool(colon) and function.isidentifier() and not Path(spec).exists()
 
 
 def load_plugin(spec: str) -> Encoder:
-    """The encoder that the function named by `spec` returns.
-
-    Raises ValueError or FileNotFoundError if there is no such module, file or function, or if what it returns cannot
-    be called.
+    """The encoder returned by the function that `spec` names.
+    Raises ValueError or FileNotFoundError if module, file or function do not exist, or the result is not callable.
     """
     source, _, function = spec.rpartition(":")
     module = _module_of_file(Path(source)) if source.endswith(".py") else _module(source)
@@ -152,7 +146,7 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not name.startswith(error.name):
-            raise  # the module exists, but something that it imports does not
+            raise  # the module exists, but one of its imports does not
         raise ValueError(
             f"encoder module {name!r} cannot be imported: install it, or give path/to/file.py:function"
         ) from error

@@ -1,8 +1,7 @@
-"""Features on disk: an encoder that computes each batch of images once.
+"""Feature cache on disk, so that methods, shots and settings that use the same frames share one forward pass.
 
-Several methods, shots and settings use the same videos, and the encoder is by far the slowest part. `CachedEncoder`
-keeps features in a folder under a name made of the pixels; what is read back is bit-identical to what was computed.
-Nothing depends on the folder: if files vanish, the disk is full or processes share it, features are computed again.
+Cached features are bit-identical to computed ones. If files are removed, the disk is full or processes share the
+folder, features are computed again.
 """
 
 from __future__ import annotations
@@ -23,20 +22,18 @@ from torch import Tensor
 
 from ttilib.files import atomic
 
-SLACK = 0.1  # share of the limit that is freed in addition, and that is written before the folder is measured again
+SLACK = 0.1  # of the limit: freed in addition, and written before the folder size is checked again
 EXACT = (torch.float32, torch.float16, torch.bfloat16)  # types that float32 holds without rounding
 
 
 class CachedEncoder:
-    """An encoder [N, 3, H, W] -> [N, C, h, w] whose features are cached in `folder`/`weights`/<pixels>.npy.
+    """An encoder [N, 3, H, W] -> [N, C, h, w] with features cached in `folder`/`weights`/<hash>.npy.
 
-    `weights` names the encoder (its fingerprint). A file is named by the pixels and shape of its batch of images, the
-    kind of device, the number type and the version of torch; other devices and versions round differently. Features
-    are float32 in the file and come back on the images' device and in their type; those of another type, or finer
-    than float32, are not cached.
-    `hits` and `misses` count batches; `seconds` is what all of them took to compute, those read back included, so that
-    the cost of a method does not depend on the order. Above `limit_gb` (10^9 bytes) the least recently used files go.
-
+    `weights` is the fingerprint of the encoder. The hash covers the batch of images, its shape and type, the kind of
+    device and the version of torch, because devices and versions round differently. Files hold float32; features that
+    float32 cannot hold exactly, or of another type than the images, are not cached.
+    `hits` and `misses` count batches. `seconds` is the computing time of all batches, as first measured for those read
+    from the cache. Above `limit_gb` (10^9 bytes) the least recently used files are removed.
     Raises ValueError if `weights` cannot name a folder or the limit is not above 0.
     """
 
@@ -50,18 +47,18 @@ class CachedEncoder:
         self.encoder, self.folder, self.weights = encoder, Path(folder), weights
         self.limit = int(limit_gb * 10**9)  # bytes
         self.hits, self.misses, self.seconds = 0, 0, 0.0
-        self.writable, self.unseen = True, 0  # bytes written since the folder was last measured
+        self.writable, self.unseen = True, 0  # bytes written since the last check of the folder size
         self._tidy()
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
-        """The features of a batch of normalised images."""
+        """Features of a batch of normalised images."""
         path = self.folder / self.weights / f"{self._name(images)}.npy"
         kept = self._read(path, len(images))
         if kept is not None:
             self.hits, self.seconds = self.hits + 1, self.seconds + kept[1]
             return torch.from_numpy(kept[0]).to(images.device, images.dtype)
         begin = time.perf_counter()
-        features = self.encoder(images).detach().contiguous()  # laid out as it will be read back
+        features = self.encoder(images).detach().contiguous()  # the memory layout of a cached tensor
         if features.is_cuda:
             torch.cuda.synchronize(features.device)
         took = time.perf_counter() - begin
@@ -72,17 +69,17 @@ class CachedEncoder:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Those of a `Tapped` encoder."""
+        """Layers of a `Tapped` encoder."""
         return self.encoder.layers
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Of each layer of a `Tapped` encoder."""
+        """Channels per layer of a `Tapped` encoder."""
         return self.encoder.channels
 
     @staticmethod
     def _name(images: Tensor) -> str:
-        """What the features depend on besides the weights, as 32 hex digits."""
+        """Hash of all that the features depend on besides the weights: 32 hex digits."""
         about = f"{tuple(images.shape)} {images.dtype} {images.device.type} {torch.__version__};"
         total = hashlib.blake2b(about.encode(), digest_size=16)
         total.update(images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
@@ -90,7 +87,7 @@ class CachedEncoder:
 
     @staticmethod
     def _read(path: Path, count: int) -> tuple[np.ndarray, float] | None:
-        """The features in the file and the seconds they took; None if the file is missing or unusable."""
+        """Features and computing time in the file; None if it is missing or unusable."""
         try:
             with path.open("rb") as file:
                 features = np.lib.format.read_array(file, allow_pickle=False)
@@ -104,7 +101,7 @@ class CachedEncoder:
         return features, took
 
     def _write(self, path: Path, features: np.ndarray, took: float) -> None:
-        """Write the features, then their seconds in 8 bytes that other readers of .npy ignore; warn once on failure."""
+        """Write the features, then the seconds in 8 bytes that other .npy readers ignore; on failure warn once."""
         try:
             with atomic(path) as temporary, temporary.open("wb") as file:
                 np.lib.format.write_array(file, features, allow_pickle=False)
@@ -121,11 +118,11 @@ class CachedEncoder:
             self._tidy()
 
     def _tidy(self) -> None:
-        """If the folder is above its limit, remove the least recently used files until it is well below."""
+        """Above the limit, remove the least recently used files until the folder is SLACK below it."""
         self.unseen, files = 0, []
         for parent, _, names in os.walk(self.folder):  # unlike rglob, tolerates folders that vanish
             for path in (Path(parent, name) for name in names if name.endswith(".npy")):
-                with suppress(OSError):  # it is gone already
+                with suppress(OSError):  # already removed
                     about = path.stat()
                     files.append((about.st_mtime_ns, about.st_size, path))
         total = sum(size for _, size, _ in files)

@@ -1,7 +1,6 @@
 """Intermediate layers of an encoder, and torchvision's ResNet-50 as a frozen encoder.
 
-The plug-in name of the latter is "ttilib.networks.imagenet:resnet50". Its features need a constant mean subtracted
-before the solver can use them, see `ttilib.solver.extraction`.
+The latter is "ttilib.networks.imagenet:resnet50"; subtract its mean feature (see `ttilib.solver.extraction`).
 """
 
 from __future__ import annotations
@@ -21,20 +20,18 @@ from ttilib.encoders.external import differences
 from ttilib.encoders.pspnet import imagenet_tensors, resize, seeded
 from ttilib.files import meant
 
-PROBE = 224  # pixels: a size that every image network accepts, those with patches of 14 or 16 among them
-WEIGHTS = ResNet50_Weights.IMAGENET1K_V1  # by the recipe of He et al. 2016; V2 scores higher, on ImageNet's classes
+PROBE = 224  # pixels; also a multiple of the patch sizes 14 and 16
+WEIGHTS = ResNet50_Weights.IMAGENET1K_V1  # training recipe of He et al. 2016
 CUT = ("layer4", "avgpool", "fc")  # parts that are specific to ImageNet's classes
 
 
 class Tapped:
-    """An encoder [N, 3, H, W] -> [N, sum C_l, h, w]: the outputs of `layers`, joined along the channels.
+    """An encoder [N, 3, H, W] -> [N, sum C_l, h, w]: the outputs of `layers`, concatenated along the channels.
 
-    `layers` are names of the encoder's submodules, such as "layer2" or "layer3.5"; without any it is the encoder's own
-    output, and the encoder may be any callable. Maps of fewer cells are enlarged (bilinear, corners aligned) to the
-    grid of the largest. Of a layer that runs several times in one pass, the last output counts. `channels` are the
-    channels of each layer; an image of zeros is passed through the encoder here to find them.
-
-    Raises ValueError if there is no such layer, its output is no map [N, C, h, w], or the encoder has no layers.
+    `layers` are names of submodules ("layer2", "layer3.5"); without any, the output of the encoder, which may be any
+    callable. Smaller maps are resized to the largest grid (bilinear, corners aligned). If a layer runs several times,
+    its last output is used. `channels` per layer are found with one image of zeros.
+    Raises ValueError if a layer does not exist, is named twice or is not used, or its output is not [N, C, h, w].
     """
 
     def __init__(self, encoder: Callable[[Tensor], Tensor], layers: Sequence[str] = ()) -> None:
@@ -51,13 +48,13 @@ class Tapped:
         return torch.cat([each if each.shape[-2:] == grid else resize(each, grid) for each in maps], dim=1)
 
     def _maps(self, images: Float[Tensor, "N 3 H W"]) -> list[Tensor]:
-        """The layers' outputs in the order of their names, each on its own grid."""
+        """Outputs in the order of `layers`, each at its own size."""
         if not self.layers:
             return [_map("its output", self.encoder(images))]
         found: dict[str, Tensor] = {}
         with ExitStack() as hooks:
             for name in self.layers:
-                # A copy, because the next module may work in place, as many a ReLU does.
+                # Copy: the next module may work in place, as many ReLUs do.
                 def keep(module: nn.Module, given: object, output: object, name: str = name) -> None:
                     found[name] = output.clone() if isinstance(output, Tensor) else output
 
@@ -86,7 +83,7 @@ def _check_names(encoder: Callable[[Tensor], Tensor], layers: tuple[str, ...]) -
 
 
 def _map(what: str, output: object) -> Float[Tensor, "N C h w"]:
-    """The output, if it is a map."""
+    """The output, if it is a tensor with 4 axes; else ValueError."""
     if isinstance(output, Tensor) and output.ndim == 4:
         return output
     found = f"shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
@@ -94,7 +91,7 @@ def _map(what: str, output: object) -> Float[Tensor, "N C h w"]:
 
 
 def _probe(encoder: Callable[[Tensor], Tensor]) -> Float[Tensor, "1 3 H W"]:
-    """An image of zeros on the encoder's device and in its type; on the CPU if it has no parameters."""
+    """An image of zeros on the encoder's device and of its type."""
     about = {}
     if isinstance(encoder, nn.Module):
         values = (each for each in chain(encoder.parameters(), encoder.buffers()) if each.is_floating_point())
@@ -105,7 +102,7 @@ def _probe(encoder: Callable[[Tensor], Tensor]) -> Float[Tensor, "1 3 H W"]:
 
 @contextmanager
 def _evaluation_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Every module in evaluation mode, so that running means do not change; afterwards as before."""
+    """All modules in evaluation mode (no update of running means) within the block."""
     modules = list(encoder.modules()) if isinstance(encoder, nn.Module) else []
     before = [module.training for module in modules]
     try:
@@ -118,14 +115,12 @@ def _evaluation_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
 
 
 def resnet50() -> nn.Sequential:
-    """ResNet-50 with torchvision's ImageNet weights, up to layer3: 1024 channels, one cell per 8 x 8 pixels.
-
-    Frozen, in evaluation mode, on the CPU; submodules are named as torchvision's: conv1, ..., layer2, layer3.
-    Raises FileNotFoundError naming file and folder if the weights are neither there nor can be fetched, ValueError if
-    the file holds those of another network.
+    """ResNet-50 with torchvision's ImageNet weights, up to layer3: 1024 channels, stride 8, frozen, on the CPU.
+    Submodules have torchvision's names: conv1, ..., layer2, layer3. Raises FileNotFoundError if the weights can be
+    neither read nor downloaded, ValueError if they belong to another network.
     """
     found = imagenet_tensors(WEIGHTS)
-    with torch.device("meta"):  # shapes without values: nothing is drawn that would be overwritten
+    with torch.device("meta"):  # no random initial weights, they would be overwritten
         network = _until_layer3()
     kept = {name: value for name, value in found.items() if name.partition(".")[0] not in CUT}
     if problem := differences(network.state_dict(), kept):
@@ -135,12 +130,12 @@ def resnet50() -> nn.Sequential:
 
 
 def resnet50_untrained() -> nn.Sequential:
-    """The same network with random weights, always the same: for trying things out where none can be fetched."""
+    """The same network with random weights (seed 0), for trials where the weights cannot be downloaded."""
     with seeded(0):
         return _until_layer3().eval().requires_grad_(False)
 
 
 def _until_layer3() -> nn.Sequential:
-    """The stages of the published network in a row, the last one dilated instead of strided."""
+    """The stages up to layer3, which is dilated instead of strided."""
     network = published(replace_stride_with_dilation=[False, True, True])
     return nn.Sequential(OrderedDict((name, part) for name, part in network.named_children() if name not in CUT))

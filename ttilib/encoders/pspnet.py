@@ -1,11 +1,9 @@
-"""The network: a pyramid scene parser on a dilated ResNet or on VGG-16, its sizes, and its initial weights.
+"""The encoder: PSPNet on a dilated ResNet or on VGG-16, and its ImageNet weights.
 
-The last two stages of the ResNets are dilated instead of strided, so the features have a stride of 8 pixels. Four
-pooled maps are joined to the last stage, and a 3x3 bottleneck gives the features that the solver works on. A linear
-classifier on top exists for base training only. Module names follow the released checkpoints.
-
-VGG-16 (with batch norm) is cut into the five stages of RePRI: layers 0-6, 7-13, 14-23, 24-33 and 34-42 of torchvision's
-`vgg16_bn().features`; every stage but the last ends in a 2x2 max pooling that keeps an incomplete last row.
+The last two stages of a ResNet are dilated instead of strided: stride 8. Last stage and four pooled maps are
+concatenated; a 3x3 bottleneck gives the features; a linear classifier serves base training only. Modules are named as
+in the published checkpoints. VGG-16 (batch norm) has RePRI's five stages: layers 0-6, 7-13, 14-23, 24-33 and 34-42 of
+torchvision's `vgg16_bn().features`; all but the last end in 2x2 max pooling with ceil_mode.
 """
 
 from __future__ import annotations
@@ -28,26 +26,25 @@ from ttilib.encoders.external import SUFFIXES, differences, read_foreign, state_
 from ttilib.files import meant
 
 LEVELS = (1, 2, 3, 6)  # cells per side of the pooled maps; Zhao et al. 2017, section 3.2
-BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}  # torchvision's: the 3x3 convolution takes the stride
+BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}  # torchvision's, with the stride in the 3x3 convolution
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Every number that decides the shape of a network.
-
+    """All numbers that determine the shape of a network.
     Source: protocol section 3; He et al. 2016, table 1; Simonyan and Zisserman 2015, table 1, column D (vgg).
     """
 
     name: str
-    block: Literal["basic", "bottleneck", "vgg"]  # vgg: one convolution with bias, nothing residual
+    block: Literal["basic", "bottleneck", "vgg"]  # vgg: one convolution with bias, not residual
     blocks: tuple[int, int, int, int]  # per stage, after the stem
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)  # channels inside the blocks of each stage
     stem: Literal["deep", "plain", "vgg"] = "deep"  # three 3x3 convolutions (the paper's), one 7x7 or two 3x3
-    pyramid: int = 512  # channels per pooled map: a quarter of the 2048 that come in
-    features: int = 512  # channels of the bottleneck, the C of everything after it
-    dropout: float = 0.1  # of whole feature channels, in training only
-    weights: str | None = None  # torchvision's name of ImageNet weights that fit; None: there are none
-    stride: Literal[8, 16] = 8  # pixels between neighbouring cells; residual networks always have 8
+    pyramid: int = 512  # channels per pooled map: a quarter of the 2048 input channels
+    features: int = 512  # channels of the bottleneck, the C of the solver
+    dropout: float = 0.1  # of entire channels, in training only
+    weights: str | None = None  # torchvision's name of the ImageNet weights, if any
+    stride: Literal[8, 16] = 8  # in pixels; always 8 for ResNets
 
     @property
     def channels(self) -> int:
@@ -56,7 +53,7 @@ class Architecture:
 
     @property
     def stage3_channels(self) -> int:
-        """Channels of the last stage but one."""
+        """Channels of the stage before the last."""
         return self.widths[2] * self._expansion
 
     @property
@@ -73,14 +70,14 @@ PLAIN18 = Architecture(
     "basic",
     (2, 2, 2, 2),
     stem="plain",
-    pyramid=128,  # a quarter of the 512 that come in
+    pyramid=128,  # a quarter of the 512 input channels
     features=256,  # half the paper's: the last stage has a quarter of its channels
     weights="ResNet18_Weights.IMAGENET1K_V1",
 )
 MINI18 = replace(
     PLAIN18,
     name="resnet18-mini",
-    widths=(16, 32, 64, 64),  # a few hundred synthetic frames need no more, and the dilated stages cost most
+    widths=(16, 32, 64, 64),  # enough for a few hundred synthetic frames; the dilated stages cost most
     pyramid=32,
     features=128,
     weights=None,
@@ -91,19 +88,19 @@ VGG16 = Architecture(
     (2, 3, 3, 3),
     (128, 256, 512, 512),
     stem="vgg",
-    pyramid=128,  # a quarter of the 512 that come in
+    pyramid=128,  # a quarter of the 512 input channels
     weights="VGG16_BN_Weights.IMAGENET1K_V1",
-    stride=16,  # as RePRI offers it: nothing in it is dilated
+    stride=16,  # as in RePRI, without dilation
 )
 DILATED16 = replace(VGG16, name="vgg16-dilated", stride=8)
 ARCHITECTURES = {a.name: a for a in (DEEP50, DEEP101, PLAIN50, PLAIN101, PLAIN18, MINI18, VGG16, DILATED16)}
-INITIAL = {  # files of ImageNet weights in the release's folder initmodel
+INITIAL = {  # ImageNet weights in the reference implementation's folder initmodel
     "resnet50": "resnet50_v2.pth",
     "resnet101": "resnet101_v2.pth",
     "vgg16": "vgg16_bn.pth",
     "vgg16-dilated": "vgg16_bn.pth",
 }
-STEMS = {  # convolutions and norms of the stem, as residual networks are published
+STEMS = {  # published names of the stem's convolutions and norms
     **{"conv1": "layer0.0", "bn1": "layer0.1", "conv2": "layer0.3", "bn2": "layer0.4"},
     **{"conv3": "layer0.6", "bn3": "layer0.7"},
 }
@@ -111,14 +108,14 @@ VGG_STARTS = (0, 7, 14, 24, 34)  # first layer of each stage within vgg16_bn().f
 
 
 def find_architecture(name: str) -> Architecture:
-    """The architecture of that name. Raises ValueError with the nearest known name."""
+    """The architecture of that name. Raises ValueError with the most similar name."""
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
     raise ValueError(f"encoder {name!r} is not known; {meant(name, ARCHITECTURES)}")
 
 
 class Pyramid(nn.Module):
-    """The map beside its averages over 1, 4, 9 and 36 cells, each at the size of the map."""
+    """Pyramid pooling: the map and its averages over 1, 4, 9 and 36 cells, resized to the map and concatenated."""
 
     def __init__(self, channels: int, reduced: int) -> None:
         super().__init__()
@@ -138,11 +135,9 @@ class Pyramid(nn.Module):
 
 
 class PSPNet(nn.Module):
-    """Pyramid scene parser; calling it gives the features, `logits` adds the base-class classifier.
-
-    ResNets: sizes 8n+1 give n+1 cells whose centres lie on pixels 0, 8, 16, ...; other sizes give ceil(size / 8).
-    VGG: ceil(size / stride) cells, each the mean of `stride` pixels.
-    Source: protocol section 3; RePRI's networks.
+    """Pyramid scene parser: calling it gives the features, `logits` the scores of the base classes.
+    ResNets: sizes 8n+1 give n+1 cells with centres on pixels 0, 8, 16, ...; other sizes give ceil(size / 8). VGG:
+    ceil(size / stride) cells. Source: protocol section 3; RePRI's networks.
     """
 
     def __init__(self, architecture: Architecture, classes: int) -> None:
@@ -161,33 +156,32 @@ class PSPNet(nn.Module):
         self.classifier = nn.Conv2d(architecture.features, classes, 1)
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
-        """Features of normalised images: the bottleneck's output, not scaled to unit length."""
+        """Features of normalised images: output of the bottleneck, not normalised."""
         return self.bottleneck(self.ppm(self.layer4(self.stage3(images))))
 
     def stage3(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D h w"]:
-        """The output of the last stage but one."""
+        """Output of the stage before the last."""
         return self.layer3(self.layer2(self.layer1(self.layer0(images))))
 
     def logits(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N K H W"]:
-        """Scores of the base classes (0 is background) at every pixel, interpolated from the cells."""
+        """Scores of the base classes (0 is background) per pixel, resized from the cells."""
         return resize(self.classifier(self(images)), images.shape[-2:])
 
 
 def build_encoder(
     name: str | Architecture = "resnet50", classes: int = 16, pretrained: str = "", seed: int = 0
 ) -> PSPNet:
-    """A new network on the CPU; its weights depend on the seed only.
-
-    `classes` counts background. `pretrained` is the source of ImageNet weights for the stages: "imagenet" is
-    torchvision, anything else a .pth file or a folder of the release's files (its initmodel), and "" leaves them
-    random. Raises ValueError for an unknown name or weights that do not fit, FileNotFoundError if there are none.
+    """A new network on the CPU, initialised from the seed.
+    `classes` counts background. `pretrained` is the source of ImageNet weights for the stages: "imagenet"
+    (torchvision), a .pth file, a folder with the reference implementation's files (its initmodel), or "" for random
+    weights. Raises ValueError for an unknown name or weights that do not match, or FileNotFoundError.
     """
     architecture = name if isinstance(name, Architecture) else find_architecture(name)
     with seeded(seed):
         network = PSPNet(architecture, classes)
         for stage in (network.layer0, network.layer1, network.layer2, network.layer3, network.layer4):
             for module in stage.modules():
-                if isinstance(module, nn.Conv2d):  # torchvision's initial weights; the new layers keep torch's default
+                if isinstance(module, nn.Conv2d):  # as torchvision; the other layers keep torch's default
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
@@ -206,10 +200,7 @@ def build_encoder(
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Random numbers inside the block depend on the seed only; those outside are not affected.
-
-    Initial weights and dropout draw from torch's shared generators and take no generator of their own.
-    """
+    """Seed torch's global generators (initial weights, dropout) within the block; restore them afterwards."""
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
@@ -219,15 +210,12 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
 
 
 def resize(x: Float[Tensor, "N C h w"], size: tuple[int, int]) -> Float[Tensor, "N C H W"]:
-    """Bilinear interpolation; corner cells stay on corner pixels."""
+    """Bilinear interpolation, corners aligned."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
 
 
 def imagenet_tensors(weights: WeightsEnum) -> dict[str, Tensor]:
-    """Weights that torchvision publishes, from torch's cache, or fetched into it.
-
-    Raises FileNotFoundError naming file and folder if that is impossible.
-    """
+    """torchvision's weights, from torch's cache or downloaded. Raises FileNotFoundError naming file and folder."""
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
@@ -239,10 +227,8 @@ def imagenet_tensors(weights: WeightsEnum) -> dict[str, Tensor]:
 
 
 def load_initial(network: PSPNet, path: Path | str) -> None:
-    """Fill the stages of a network with ImageNet weights from a file, or from a folder of the release's files.
-
-    Pyramid, bottleneck and classifier keep their values. Raises FileNotFoundError if there is no such file, ValueError
-    if its tensors are those of another network.
+    """Load ImageNet weights into the stages, from a file or a folder of the reference implementation's files.
+    Pyramid, bottleneck and classifier stay. Raises FileNotFoundError, or ValueError if the tensors do not match.
     """
     path, name = Path(path), network.architecture.name
     if path.suffix not in SUFFIXES:
@@ -261,7 +247,7 @@ def load_initial(network: PSPNet, path: Path | str) -> None:
 
 
 def _fill_stages(network: PSPNet, published: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors, named as ImageNet classifiers are published, into layer0 to layer4."""
+    """Copy tensors with the names of published ImageNet classifiers into layer0 to layer4."""
     found = {}
     for name, value in published.items():
         first, _, rest = name.partition(".")
@@ -295,7 +281,7 @@ def _residual_stages(architecture: Architecture) -> tuple[nn.Sequential, ...]:
 
 
 def _stem(architecture: Architecture) -> tuple[nn.Sequential, int]:
-    """The first convolutions, to a quarter of the resolution, and the number of their output channels."""
+    """The first convolutions, to a quarter of the resolution, and their number of output channels."""
     width = architecture.widths[0]
     if architecture.stem == "plain":
         shapes, kernel = [(3, width)], 7
@@ -309,7 +295,7 @@ def _stem(architecture: Architecture) -> tuple[nn.Sequential, int]:
 
 
 def _stage(block: type, channels: int, width: int, count: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
-    """One residual stage; dilation keeps both the resolution and the receptive field of a strided stage."""
+    """One residual stage; dilation replaces the stride and keeps the receptive field."""
     out = width * block.expansion
     shortcut = None
     if stride != 1 or dilation != 1 or channels != out:
@@ -322,7 +308,7 @@ def _stage(block: type, channels: int, width: int, count: int, stride: int = 1, 
 
 
 def _vgg_stages(architecture: Architecture) -> tuple[nn.Sequential, ...]:
-    """With a stride of 8 the last pooling is left out and the last stage dilated by 2, which needs no other tensors."""
+    """The five stages of VGG-16; stride 8: without the last pooling, the last stage dilated by 2 (same tensors)."""
     widths = (architecture.widths[0] // 2, *architecture.widths)
     stages, channels = [], 3
     for stage, (width, count) in enumerate(zip(widths, (2, *architecture.blocks), strict=True)):
