@@ -150,7 +150,7 @@ def test_a_corpus_may_be_given_by_its_own_folder(data, coco):
 
 
 def test_what_is_not_there_is_named(data, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"ytvis data here \(looked for a folder ytvis, YTVIS or youtube-vis"):
+    with pytest.raises(FileNotFoundError, match=r"ytvis data here \(looked for a folder ytvis or YTVIS or youtube-vis"):
         find_roots("ytvis-v1", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"and for train/train\.json or train/JPEGImages in DAVIS itself"):
         find_roots("ytvis-v1", data / "DAVIS")

@@ -13,6 +13,7 @@ from PIL import Image
 from ttilib.datasets.base import Reader
 from ttilib.datasets.catalog import TABLES
 from ttilib.datasets.coco import (
+    COCO,
     COCO_FULL,
     CocoFullReader,
     CocoReader,
@@ -20,7 +21,6 @@ from ttilib.datasets.coco import (
     coco_list,
     coco_masks,
     make_masks,
-    scan_coco,
 )
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import read_labels, write_labels
@@ -225,14 +225,14 @@ def test_the_scan_asks_for_large_objects_in_the_pool_but_not_in_the_query(tmp_pa
     root = small(tmp_path)
     make_masks(root)
     four, nine, thirty = name("val", 4), name("train", 9), name("val", 30)
-    scan = scan_coco(root, TABLE, (1, 3), (2, 4))
+    scan = COCO.scan(root, TABLE, (1, 3), (2, 4))
     assert scan.frames == {nine: (nine,), thirty: (thirty,), four: (four,)}
     # The fork on the cup of 30 and the cake of 4 are under 20 pixels; cup and bowl are base and in train too.
     assert scan.presence == {1: {nine: (nine,), thirty: (thirty,)}, 2: {four: (four,)}, 3: {nine: (nine,)}, 4: {}}
     assert scan.shown == {four: (2, 4)}  # 30 shows a fork as well, but nothing novel is large there
     assert (scan.train, scan.val) == ((nine,), (thirty,))
-    assert scan_coco(root, TABLE, (2, 3), (1, 4)).shown == {thirty: (1,)}
-    assert scan_coco(root, TABLE, (2, 3), (1, 4)).presence[1] == {thirty: (thirty,)}  # 9 is of train
+    assert COCO.scan(root, TABLE, (2, 3), (1, 4)).shown == {thirty: (1,)}
+    assert COCO.scan(root, TABLE, (2, 3), (1, 4)).presence[1] == {thirty: (thirty,)}  # 9 is of train
 
 
 def test_full_masks_are_another_corpus(tmp_path):
@@ -245,7 +245,7 @@ def test_full_masks_are_another_corpus(tmp_path):
     assert COCO_FULL.scan(root, {**TABLE, "min_pixels": 80}, (1, 3), (2, 4)).presence[2] == {
         name("val", 4): (name("val", 4),)
     }
-    assert scan_coco(root, {**TABLE, "min_pixels": 80}, (1, 3), (2, 4)).presence[2] == {}
+    assert COCO.scan(root, {**TABLE, "min_pixels": 80}, (1, 3), (2, 4)).presence[2] == {}
 
 
 def test_a_list_file_decides_the_order_and_its_broken_lines_are_told(tmp_path):
@@ -253,18 +253,18 @@ def test_a_list_file_decides_the_order_and_its_broken_lines_are_told(tmp_path):
     make_masks(root)
     lines = [f"val2014/{one}.jpg val/{one}.png" for one in listed(root, "val")]
     write_text(root / "val.txt", "\n".join(lines[::-1]) + "\n")
-    assert list(scan_coco(root, TABLE, (1,), (2,)).frames)[1:] == [name("val", 4), name("val", 30)]
+    assert list(COCO.scan(root, TABLE, (1,), (2,)).frames)[1:] == [name("val", 4), name("val", 30)]
     bad = ["val2014/x.jpg val/x.png", lines[0] + " third", lines[0].replace("val/", "train/"), "", lines[0].split()[0]]
     write_text(root / "val.txt", "\n".join([*bad, lines[1]]) + "\n")
     with pytest.raises(ValueError, match=r"val\.txt, line 1: found .val2014/x"):
-        scan_coco(root, TABLE, (1,), (2,))
+        COCO.scan(root, TABLE, (1,), (2,))
     errors = []
-    assert list(scan_coco(root, TABLE, (1,), (2,), errors.append).frames)[1:] == [name("val", 4)]
+    assert list(COCO.scan(root, TABLE, (1,), (2,), errors.append).frames)[1:] == [name("val", 4)]
     assert [str(error).split(", line ")[1][0] for error in errors] == ["1", "2", "3", "4", "5"]
     # Four of the folder's own lists and the annotations are not needed any more.
     write_text(root / "train.txt", f"train2014/{name('train', 9)}.jpg train/{name('train', 9)}.png\n")
     (root / "annotations").rename(root / "elsewhere")
-    assert len(scan_coco(root, TABLE, (1,), (2,), [].append).frames) == 2
+    assert len(COCO.scan(root, TABLE, (1,), (2,), [].append).frames) == 2
 
 
 def test_what_is_missing_is_named_with_the_way_out(tmp_path):
@@ -272,20 +272,20 @@ def test_what_is_missing_is_named_with_the_way_out(tmp_path):
     with pytest.raises(
         FileNotFoundError, match=r"train: no such folder of masks; .*python -m ttilib prepare coco --root"
     ):
-        scan_coco(root, TABLE, (1,), (2,))
+        COCO.scan(root, TABLE, (1,), (2,))
     make_masks(root)
     (root / "val" / f"{name('val', 30)}.png").unlink()
     write_labels(root / "val" / f"{name('val', 4)}.png", np.full((HEIGHT, WIDTH), 77, dtype=np.uint8))
     errors = []
-    assert list(scan_coco(root, TABLE, (1,), (2,), errors.append).frames) == [name("train", 9)]
+    assert list(COCO.scan(root, TABLE, (1,), (2,), errors.append).frames) == [name("train", 9)]
     assert [f"{name('val', n)}.png" in str(error) for n, error in zip((30, 4), errors, strict=True)] == [True, True]
     # Whoever only tests needs no training part.
     (root / "annotations" / "instances_train2014.json").unlink()
     with pytest.raises(FileNotFoundError, match="instances_train2014"):
-        scan_coco(root, TABLE, (1,), (2,))
-    assert not scan_coco(root, TABLE, (1,), (2,), [].append).train
+        COCO.scan(root, TABLE, (1,), (2,))
+    assert not COCO.scan(root, TABLE, (1,), (2,), [].append).train
     with pytest.raises(ValueError, match="category 2 is 'fork', the class table says 'knife'; use the 2014 edition"):
-        scan_coco(root, {**TABLE, "classes": {1: "cup", 2: "knife"}}, (1,), (2,), [].append)
+        COCO.scan(root, {**TABLE, "classes": {1: "cup", 2: "knife"}}, (1,), (2,), [].append)
 
 
 def test_the_reader_hands_over_photographs_masks_and_training_labels(tmp_path):

@@ -24,8 +24,10 @@ if TYPE_CHECKING:  # processes that only count labels need not wait for torch
 IGNORED = 255
 """The ignore label: pixels that count neither in training nor in evaluation."""
 
-Presence = dict[int, dict[str, tuple[str, ...]]]
 Names = tuple[str, ...]
+Ids = Sequence[int]
+Table = Mapping[str, Any]
+Presence = dict[int, dict[str, Names]]
 OnError = Callable[[Exception], object]
 
 
@@ -36,23 +38,18 @@ def stop(error: Exception) -> None:
 
 def once(on_error: OnError) -> OnError:
     """Report each sentence only once: later runs and other lists meet the same file again."""
-    told: set[str] = set()
+    reported: set[str] = set()
 
-    def tell(error: Exception) -> None:
-        if str(error) not in told:
-            told.add(str(error))
+    def report(error: Exception) -> None:
+        if str(error) not in reported:
+            reported.add(str(error))
             on_error(error)
 
-    return tell
+    return report
 
 
 class Scan(NamedTuple):
-    """What a scan returns.
-
-    `frames`: of each video, in time order; `presence`: class to videos to the frames that contain it;
-    `train`, `val`: videos of base training; `shown`: images only, all novel classes in each image, also those
-    too small to be listed in `presence`.
-    """
+    """Frames, presence and base-training videos of one division of the classes; the fields are those of `Fold`."""
 
     frames: dict[str, Names]
     presence: Presence
@@ -71,10 +68,8 @@ LISTED = {
 
 
 def published_lines(name: str) -> Names:
-    """The lines of a published list, such as "pascal/val", from its short form in lists/.
-
-    A short line is an image id, or a sequence followed by frame numbers and ranges first-last.
-    """
+    """The lines of the published list lists/<name>.txt, where they are short: an image id, or a sequence followed
+    by frame numbers and ranges first-last."""
     lines = []
     for line in (lists_folder() / f"{name}.txt").read_text(encoding="utf-8").splitlines():
         first, *spans = line.split()
@@ -87,9 +82,9 @@ def published_lines(name: str) -> Names:
 def only_present(names: Sequence[str], there: Collection[str], name: str, root: Path, on_error: OnError) -> Names:
     """Those names of a published list whose files are there; one sentence says how many are not, and which."""
     if missing := [entry for entry in names if entry not in there]:
-        about = f"{len(missing)} of the {len(names)} frames of the published list {name} are not here"
-        about += f", first {', '.join(missing[:3])}"
-        on_error(FileNotFoundError(f"{root}: {about}; complete the folder, see docs/data.md"))
+        about = f"{len(missing)} of the {len(names)} frames of the published list {name} are not here, first "
+        about += f"{', '.join(missing[:3])}; complete the folder, see docs/data.md"
+        on_error(FileNotFoundError(f"{root}: {about}"))
     return tuple(entry for entry in names if entry in there)
 
 
@@ -117,11 +112,11 @@ class Reader(Protocol):
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
         """1 on the class, 0 elsewhere, `IGNORED` where the mask holds the ignore label."""
 
-    def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
+    def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
         """Training labels: place in `base` plus one; other classes as the dataset treats them."""
 
 
-def large(counts: Mapping[int, int], table: Mapping[str, Any]) -> set[int]:
+def large(counts: Mapping[int, int], table: Table) -> set[int]:
     """Labels that cover at least `min_pixels` and at least the share `min_share` of the image."""
     least = max(table.get("min_pixels", 1), table.get("min_share", 0.0) * sum(counts.values()), 1)
     return {label for label, count in counts.items() if count >= least}
@@ -143,7 +138,7 @@ class LabelRule(NamedTuple):
     severity: Literal["error", "warning"] = "error"
 
 
-def class_labels(root: Path, table: Mapping[str, Any]) -> LabelRule:
+def class_labels(root: Path, table: Table) -> LabelRule:
     """Masks hold background, the classes of the table and the ignore label."""
     return LabelRule({0, *table["classes"], IGNORED})
 
@@ -170,11 +165,11 @@ class Dataset:
     folders: Names = ()
     signs: Names = ()
     table: str = ""
-    own_table: Callable[[Path, Mapping[str, Any]], dict[str, Any]] | None = None
+    own_table: Callable[[Path, Table], dict[str, Any]] | None = None
     sampling: Literal["v1", "stills", "sequences", "cross"] = "cross"
     augmentation: Literal["clip", "image"] = "image"
     others_ignored: bool = False
     layout: Mapping[str, str] = field(default_factory=dict)
-    files: Callable[[Path, Mapping[str, Any], OnError], dict[str, FrameFiles]] | None = None
-    labels: Callable[[Path, Mapping[str, Any]], LabelRule] = class_labels
+    files: Callable[[Path, Table, OnError], dict[str, FrameFiles]] | None = None
+    labels: Callable[[Path, Table], LabelRule] = class_labels
     make_masks: Callable[[Path, OnError, int], object] | None = None

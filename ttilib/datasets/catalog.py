@@ -1,8 +1,7 @@
 """The datasets by name, the division of their classes into base and novel, and where each class can be seen.
 
-Each fold of a class table calls some classes novel (met only at inference) and the others base (seen in training).
-The tables are in `lists/<dataset>.json`; a data folder with a `lists.json` of the same form brings its own.
-`read_fold` reads one fold as a `Fold`, which is all that the rest of the library needs to know.
+Each fold of a class table calls some classes novel (only at inference) and the others base (seen in training).
+The tables are in `lists/<dataset>.json`, unless the data folder has a `lists.json` of the same form.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttilib.datasets.base import Dataset, OnError, stop
+from ttilib.datasets.base import Dataset, Names, OnError, Table, stop
 from ttilib.datasets.coco import COCO, COCO_FULL
 from ttilib.datasets.davis import DAVIS
 from ttilib.datasets.pascal import PASCAL
@@ -29,7 +28,7 @@ TABLES = lists_folder()
 
 
 def find_dataset(name: str) -> Dataset:
-    """The dataset of that name; an unknown name is answered with all there are."""
+    """The dataset of that name. Raises ValueError with all names if there is none."""
     if name not in DATASETS:
         raise ValueError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
     return DATASETS[name]
@@ -40,24 +39,26 @@ def find_root(name: str, root: Path | str, itself: bool = True) -> Path:
 
     Raises FileNotFoundError with the names that were looked for.
     """
-    root, dataset = Path(root), find_dataset(name)
-    if not root.is_dir():
-        found = "is a file" if root.exists() else "no such folder"
-        raise FileNotFoundError(f"{root}: {found}; give the data folder, or the folder of the {name} data")
-    for folder in dataset.folders or (name,):
+    dataset = find_dataset(name)
+    root = _existing(root, f"the data folder, or the folder of the {name} data")
+    folders = dataset.folders or (name,)
+    for folder in folders:
         if (root / folder).is_dir():
             return root / folder
-    if itself and any(next(root.glob(sign), None) is not None for sign in dataset.signs):
+    if itself and any(any(root.glob(sign)) for sign in dataset.signs):
         return root
-    looked = f"looked for a folder {_either(dataset.folders or (name,))}"
+    looked = f"looked for a folder {' or '.join(folders)}"
     if itself and dataset.signs:
-        looked += f", and for {_either(dataset.signs)} in {root.name or root} itself"
+        looked += f", and for {' or '.join(dataset.signs)} in {root.name or root} itself"
     raise FileNotFoundError(f"{root}: no {name} data here ({looked}); give the folder that holds them")
 
 
-def _either(names: tuple[str, ...]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} or {last}" if most else last
+def _existing(root: Path | str, what: str) -> Path:
+    root = Path(root)
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "no such folder"
+        raise FileNotFoundError(f"{root}: {found}; give {what}")
+    return root
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ class Fold:
     names: Mapping[int, str]
     base: tuple[int, ...]
     novel: tuple[int, ...]
-    frames: Mapping[str, tuple[str, ...]]
-    presence: Mapping[int, Mapping[str, tuple[str, ...]]]
-    train: tuple[str, ...]
-    val: tuple[str, ...]
+    frames: Mapping[str, Names]
+    presence: Mapping[int, Mapping[str, Names]]
+    train: Names
+    val: Names
     repeats: int = 1
     shown: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -92,8 +93,9 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
     dataset = find_dataset(corpus)
     if dataset.own_table:
         raise ValueError(f"{corpus} has the classes of its support's dataset; use read_benchmark, or give a table")
-    own = Path(root) / "lists.json" if root is not None else None
-    path = own if own is not None and own.is_file() else TABLES / f"{dataset.table or corpus}.json"
+    path = TABLES / f"{dataset.table or corpus}.json"
+    if root is not None and (own := Path(root) / "lists.json").is_file():
+        path = own
     table = read_json(path)
     if not isinstance(table, dict) or not {"classes", "novel"} <= table.keys():
         raise ValueError(f'{path}: a class table needs "classes" and "novel"; see lists/README.md')
@@ -101,7 +103,8 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
     if novel not in table:
         raise ValueError(f"{path}: no {novel!r} in it; add one list of class ids per fold, or use a benchmark without")
     if novel != "novel":
-        table = {**{entry: value for entry, value in table.items() if entry != "repeats"}, "novel": table[novel]}
+        table["novel"] = table[novel]
+        table.pop("repeats", None)
     for numbers in table["novel"]:
         if unknown := set(numbers) - table["classes"].keys():
             raise ValueError(f"{path}: novel classes {sorted(unknown)} have no name; add them to classes")
@@ -109,28 +112,20 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
 
 
 def read_fold(
-    corpus: str,
-    fold: int,
-    root: Path | str | None = None,
-    table: Mapping[str, Any] | None = None,
-    on_error: OnError = stop,
+    corpus: str, fold: int, root: Path | str | None = None, table: Table | None = None, on_error: OnError = stop
 ) -> Fold:
     """Read which classes are novel in fold `fold` of a dataset, and where they are visible under `root`.
 
     `root` defaults to data/<corpus>. `table` replaces the class table, for instance for larger
-    objects: `{**read_table("pascal"), "min_pixels": 0, "min_share": 0.02}`.
-
-    Every file that cannot be used is reported to `on_error`; the default raises. Pass `errors.append` to go on
-    with the rest.
+    objects: `{**read_table("pascal"), "min_pixels": 0, "min_share": 0.02}`. Every file that cannot be used is
+    reported to `on_error`; the default raises, `errors.append` goes on with the rest.
 
     Raises ValueError or FileNotFoundError naming the file, what was found and what to do.
     Source: protocol sections 1.1 (pascal), 1.3 (ytvis), 1.5 (vspw).
     """
     root = Path("data") / corpus if root is None else Path(root)
     table = read_table(corpus, root) if table is None else table
-    if not root.is_dir():
-        found = "is a file" if root.exists() else "no such folder"
-        raise FileNotFoundError(f"{root}: {found}; give the folder that holds the {corpus} data")
+    _existing(root, f"the folder that holds the {corpus} data")
     base, novel = _divided(corpus, table, fold)
     if both := set(base) & set(novel):
         raise ValueError(f"{corpus} fold {fold}: classes {sorted(both)} are base and novel; mend the table")
@@ -146,7 +141,7 @@ def base_classes(corpus: str, fold: int) -> list[str]:
     return [table["classes"][number] for number in _divided(corpus, table, fold)[0]]
 
 
-def _divided(corpus: str, table: Mapping[str, Any], fold: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _divided(corpus: str, table: Table, fold: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Base and novel classes of a fold."""
     if not 0 <= fold < len(table["novel"]):
         raise ValueError(f"{corpus} has folds 0 to {len(table['novel']) - 1}, not {fold}")

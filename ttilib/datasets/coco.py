@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
-from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -21,8 +20,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from tqdm import tqdm
 
-from ttilib.datasets.base import Dataset, FrameFiles, Names, OnError, Scan, stop
-from ttilib.datasets.masks import decode
+from ttilib.datasets.base import Dataset, FrameFiles, Ids, Names, OnError, Scan, Table, stop
+from ttilib.datasets.masks import MANY, decode
 from ttilib.datasets.pascal import PascalReader, published_names, read_list, scan_stills
 from ttilib.files import Stamp, file_stamp, parallel_map, read_json
 from ttilib.images import write_labels
@@ -36,9 +35,6 @@ PARTS = {"train": "train2014", "val": "val2014"}
 FOLDERS = {"first": "{}", "full": "{}_full"}
 """Which polygons are drawn, to the folder of a split's masks."""
 
-MANY = 500
-"""From this number of masks on there is a progress bar, and other processes are worth their start."""
-
 
 def coco_masks(
     objects: Sequence[Object],
@@ -50,10 +46,9 @@ def coco_masks(
 ) -> UInt8[np.ndarray, "{height} {width}"]:
     """The label map of an image: its objects in the order given, later ones over earlier ones.
 
-    "first": of each object the first polygon alone, its corners truncated to whole pixels, outline included, as
-    cv2.fillPoly draws it; run lengths, which stop the released program, are drawn in full. "full": all of each
-    object, as pycocotools draws it. An object that cannot be drawn is reported to `on_error` and left out; sentences
-    begin with `where`.
+    "first": of each object the first polygon, corners truncated to whole pixels, outline included, by cv2.fillPoly;
+    run lengths, which stop the released program, are drawn in full. "full": all of each object, by pycocotools. An
+    object that cannot be drawn is reported to `on_error` and left out; messages begin with `where`.
     """
     if rule not in FOLDERS:
         raise ValueError(f"rule {rule!r} is not known; choose one of {', '.join(FOLDERS)}")
@@ -113,7 +108,10 @@ def coco_annotations(root: Path, split: str) -> Annotations:
     try:
         labels = {category["id"]: place for place, category in enumerate(content["categories"], start=1)}
         names = tuple(category["name"] for category in content["categories"])
-        images = {image["id"]: _image(image) for image in content["images"]}
+        images = {}
+        for entry in content["images"]:
+            name, height, width = PurePosixPath(entry["file_name"]).stem, int(entry["height"]), int(entry["width"])
+            images[entry["id"]] = AnnotatedImage(name, height, width, [])
         for entry in content["annotations"]:
             if entry["image_id"] not in images or entry["category_id"] not in labels:
                 about = f"image {entry['image_id']}, category {entry['category_id']}"
@@ -142,10 +140,6 @@ def _needed(entry: dict[str, Any]) -> dict[str, Any]:
         with suppress(TypeError):  # not numbers: reported when it is drawn
             kept["segmentation"] = [array("d", polygon) for polygon in kept["segmentation"]]
     return kept
-
-
-def _image(image: Mapping[str, Any]) -> AnnotatedImage:
-    return AnnotatedImage(PurePosixPath(image["file_name"]).stem, int(image["height"]), int(image["width"]), [])
 
 
 @lru_cache(maxsize=8)
@@ -205,11 +199,10 @@ def _draw(folder: Path, rule: str, image: AnnotatedImage, tolerant: bool = False
     return problems
 
 
-def coco_list(reader: CocoReader, split: str, table: Mapping[str, Any], on_error: OnError = stop) -> Names:
+def coco_list(reader: CocoReader, split: str, table: Table, on_error: OnError = stop) -> Names:
     """The images of a split: those of <root>/<split>.txt, else of the published val list, else of the annotations.
 
-    The published order of val follows no rule; a folder with its own lists.json has that of its annotations. A line
-    that cannot be read, and a split without any of them, is reported to `on_error` and left out.
+    A folder with its own lists.json takes those of its annotations. What cannot be read is reported to `on_error`.
     """
     root, part = reader.root, PARTS[split]
     path = root / f"{split}.txt"
@@ -225,7 +218,7 @@ def coco_list(reader: CocoReader, split: str, table: Mapping[str, Any], on_error
         return ()
     for problem in problems:
         on_error(problem)
-    classes = [table["classes"][number] for number in sorted(table["classes"])]
+    classes = [name for _, name in sorted(table["classes"].items())]
     for place, (name, expected) in enumerate(zip_longest(categories, classes), start=1):
         if name != expected:  # labels are places in this list
             about = f"category {place} is {name!r}, the class table says {expected!r}"
@@ -237,7 +230,7 @@ class CocoReader(PascalReader):
     """COCO 2014: {train,val}2014/COCO_*.jpg, and masks of the first polygons in {train,val}/COCO_*.png."""
 
     colours = None
-    masks, dataset = FOLDERS["first"], "coco"
+    rule, dataset = "first", "coco"
 
     def picture_path(self, frame: str) -> Path:
         """The file of a frame's image; the name tells its folder."""
@@ -245,27 +238,22 @@ class CocoReader(PascalReader):
 
     def mask_path(self, frame: str) -> Path:
         """The file of a frame's label map."""
-        return self.root / f"{self.masks.format(split_of(frame))}/{frame}.png"
+        return self.root / f"{FOLDERS[self.rule].format(split_of(frame))}/{frame}.png"
 
 
 class CocoFullReader(CocoReader):
     """COCO 2014 with masks of every polygon in {train,val}_full/COCO_*.png."""
 
-    masks, dataset = FOLDERS["full"], "coco-full"
+    rule, dataset = "full", "coco-full"
 
 
 def scan_coco(
-    root: Path,
-    table: Mapping[str, Any],
-    base: Sequence[int],
-    novel: Sequence[int],
-    on_error: OnError = stop,
-    kind: type[CocoReader] = CocoReader,
+    kind: type[CocoReader], root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop
 ) -> Scan:
     """Which images contain which class in the masks of a reader: the rule of `scan_stills` on `coco_list`."""
     reader = kind(root)
     for split in PARTS:
-        folder, sources = root / reader.masks.format(split), (_file(root, split), root / f"{split}.txt")
+        folder, sources = root / FOLDERS[kind.rule].format(split), (_file(root, split), root / f"{split}.txt")
         if not folder.is_dir() and any(source.is_file() for source in sources):
             command = f"python -m ttilib prepare {reader.dataset} --root {root}"
             raise FileNotFoundError(f"{folder}: no such folder of masks; draw them with `{command}`")
@@ -273,40 +261,28 @@ def scan_coco(
     return scan_stills(reader, train, val, table, base, novel, on_error)
 
 
-def coco_files(
-    root: Path, table: Mapping[str, Any], on_error: OnError, kind: type[CocoReader] = CocoReader
-) -> dict[str, FrameFiles]:
+def coco_files(kind: type[CocoReader], root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
     """Image and mask of every image in both lists."""
     reader = kind(root)
-    names = [name for split in PARTS for name in coco_list(reader, split, table, on_error)]
-    return {name: FrameFiles(reader.picture_path(name), reader.mask_path(name)) for name in names}
+    return reader.files(name for split in PARTS for name in coco_list(reader, split, table, on_error))
 
 
-COCO = Dataset(
-    name="coco",
-    reader=CocoReader,
-    scan=scan_coco,
-    folders=("coco", "COCO"),
-    signs=("annotations", "train2014", "val2014"),
-    sampling="stills",
-    others_ignored=True,
-    layout={
-        "train.txt or annotations/instances_train2014.json": "",
-        "train2014/<name>.jpg": "",
-        "val2014/<name>.jpg": "",
-        "train/<name>.png": "",
-        "val/<name>.png": "",
-    },
-    files=coco_files,
-    make_masks=lambda root, on_error, workers: make_masks(root, "first", on_error, workers),
-)
-COCO_FULL = replace(
-    COCO,
-    name="coco-full",
-    table="coco",
-    reader=CocoFullReader,
-    scan=partial(scan_coco, kind=CocoFullReader),
-    layout={name.replace("/<name>.png", "_full/<name>.png"): "" for name in COCO.layout},
-    files=partial(coco_files, kind=CocoFullReader),
-    make_masks=lambda root, on_error, workers: make_masks(root, "full", on_error, workers),
-)
+def _dataset(kind: type[CocoReader]) -> Dataset:
+    masks = [FOLDERS[kind.rule].format(split) + "/<name>.png" for split in PARTS]
+    lists = "train.txt or annotations/instances_train2014.json"
+    return Dataset(
+        name=kind.dataset,
+        table="coco",
+        reader=kind,
+        scan=partial(scan_coco, kind),
+        folders=("coco", "COCO"),
+        signs=("annotations", "train2014", "val2014"),
+        sampling="stills",
+        others_ignored=True,
+        layout=dict.fromkeys([lists, "train2014/<name>.jpg", "val2014/<name>.jpg", *masks], ""),
+        files=partial(coco_files, kind),
+        make_masks=lambda root, on_error, workers: make_masks(root, kind.rule, on_error, workers),
+    )
+
+
+COCO, COCO_FULL = _dataset(CocoReader), _dataset(CocoFullReader)

@@ -4,15 +4,12 @@ The official editions, known by a folder of a resolution (JPEGImages/480p/<seque
 Annotations/480p/<sequence>/<frame>.png), mark an object without saying what it is: 255 on black in 2016, a number
 per part in 2017. The class table says what it is, sequence by sequence, and leaves out those whose masks mix
 things or show no Pascal class. Without such a folder the masks hold class ids, 255 is the ignore label.
-
-`davis_edition` finds which it is, `scan_davis` where each class is visible, `DavisReader` reads images and masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -21,11 +18,13 @@ from ttilib.datasets.base import (
     IGNORED,
     Dataset,
     FrameFiles,
+    Ids,
     LabelRule,
     Names,
     OnError,
     Rule,
     Scan,
+    Table,
     class_labels,
     large,
     stop,
@@ -45,24 +44,20 @@ def davis_edition(root: Path) -> str:
     return next((name for name in RESOLUTIONS if (root / "JPEGImages" / name).is_dir()), "")
 
 
-def scan_davis(
-    root: Path,
-    table: Mapping[str, Any],
-    base: Sequence[int],
-    novel: Sequence[int],
-    on_error: OnError = stop,
-) -> Scan:
+def scan_davis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
     """Where each class is visible, base or novel alike: nothing is ever trained on DAVIS.
 
     Of an official edition only sequences whose class the table names are there; every label but 0 is the object.
     """
-    edition, reader = davis_edition(root), DavisReader(root)
-    pictures = root / reader.pictures
-    names = sequence_folders(pictures)
-    classes = _classes(pictures, names, table) if edition else {}
-    frames = sequence_frames(pictures, [name for name in names if name in classes or not edition], "", ".jpg", on_error)
+    reader = DavisReader(root)
+    images = root / reader.pictures
+    names = sequence_folders(images)
+    if reader.edition:
+        classes = _classes(images, names, table)
+        names = [name for name in names if name in classes]
+    frames = sequence_frames(images, names, "", ".jpg", on_error)
     frames, counts = counted(root, frames, reader.mask_path, on_error)
-    if edition:
+    if reader.edition:
         shown = {frame: _object(classes[frame.split("/")[0]], found, table) for frame, found in counts.items()}
     else:
         shown = _labelled(root, reader, frames, counts, table, on_error)
@@ -73,7 +68,7 @@ def scan_davis(
     return Scan(frames, presence, (), ())
 
 
-def _classes(place: Path, names: Sequence[str], table: Mapping[str, Any]) -> dict[str, int]:
+def _classes(place: Path, names: Sequence[str], table: Table) -> dict[str, int]:
     """The class of each sequence that the table names; those it leaves out have a reason there."""
     ids = {name: number for number, name in table["classes"].items()}
     found = {name: kind for name, kind in table.get("sequences", {}).items() if name in set(names)}
@@ -85,7 +80,7 @@ def _classes(place: Path, names: Sequence[str], table: Mapping[str, Any]) -> dic
     return {name: ids[kind] for name, kind in found.items()}
 
 
-def _object(number: int, found: Counts, table: Mapping[str, Any]) -> set[int]:
+def _object(number: int, found: Counts, table: Table) -> set[int]:
     pixels = sum(count for label, count in found.items() if label)
     return large({0: found.get(0, 0), number: pixels}, table) & {number}
 
@@ -95,13 +90,13 @@ def _labelled(
     reader: DavisReader,
     frames: Mapping[str, Names],
     counts: Mapping[str, Counts],
-    table: Mapping[str, Any],
+    table: Table,
     on_error: OnError,
 ) -> dict[str, set[int]]:
     """The classes in each frame whose labels are all classes of the table."""
     shown = {}
     for there in frames.values():
-        labels = {label for frame in there for label in counts[frame]}
+        labels = set().union(*(counts[frame] for frame in there))
         if IGNORED in labels and labels <= {0, IGNORED}:
             about = f"its masks hold only 0 and {IGNORED}, so no class"
             advice = f"put an official edition into JPEGImages/480p and Annotations/480p of {root}"
@@ -121,38 +116,36 @@ class DavisReader(PascalReader):
     An official mask does not say of which class its object is, so it is returned whatever the class.
     """
 
-    # The release never saw these videos: laid like other videos, and the black bars do not count.
+    # Not in the release: resized and padded like other videos, and the padding does not count.
     episode_rule = training_rule = Rule(centred, False)
     colours = None
 
     def __init__(self, root: Path | str) -> None:
         super().__init__(root)
         self.edition = davis_edition(self.root)
-        self.pictures, self.masks = (
-            f"{folder}/{self.edition}".rstrip("/") for folder in ("JPEGImages", "Annotations")
-        )
+        self.pictures, self.masks = f"JPEGImages/{self.edition}", f"Annotations/{self.edition}"
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 elsewhere, `IGNORED` where nobody judged; of an official edition, 1 on the object."""
+        """1 on the class, 0 elsewhere, `IGNORED` at the ignore label; in an official edition 1 on the object."""
         if not self.edition:
             return super().mask(frame, class_id)
         return (read_labels(self.mask_path(frame)) > 0).astype(np.uint8)
 
-    def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
+    def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
         """Base classes numbered from 1; classes that are not base get the ignore label."""
         if not self.edition:
             return super().labels(frame, base)
         raise ValueError(f"{self.mask_path(frame)}: names no class; DAVIS cannot be trained on, take other videos")
 
 
-def davis_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
+def davis_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
     """The frames of all sequences; of an official edition, of those that the class table names."""
     reader = DavisReader(root)
     names = sequence_folders(root / reader.pictures)
     return sequence_files(reader, [n for n in names if not reader.edition or n in table.get("sequences", ())])
 
 
-def davis_labels(root: Path, table: Mapping[str, Any]) -> LabelRule:
+def davis_labels(root: Path, table: Table) -> LabelRule:
     """In the masks of an official edition, every label but 0 is the object."""
     return LabelRule(range(256), ()) if davis_edition(root) else class_labels(root, table)
 

@@ -1,6 +1,5 @@
 """Masks: COCO outlines (polygons, or run lengths plain or compressed) decoded, and the labels of label maps counted.
 
-Where classes are present follows from the pixels of each label, so `census` counts these for all masks of a dataset.
 A mask is counted once while its file is unchanged: in one process always, and from one process to the next through
 the file of `write_census`.
 """
@@ -42,10 +41,12 @@ def decode(outline: Any, height: int, width: int, where: str = "outline") -> Boo
         polygons = [polygon for polygon in outline if len(polygon) >= 6]  # two corners have no inside
         if not polygons:
             return np.zeros((height, width), dtype=bool)
-        return _inside(coco.merge(coco.frPyObjects(polygons, height, width)))
-    if not isinstance(outline["counts"], str | bytes):
+        outline = coco.merge(coco.frPyObjects(polygons, height, width))
+    elif not isinstance(outline["counts"], str | bytes):
         outline = coco.frPyObjects(outline, height, width)
-    return _inside(outline)
+    with ONE_AT_A_TIME, warnings.catch_warnings():  # pycocotools builds its array in a way that NumPy 2 complains about
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return coco.decode(outline).astype(bool)
 
 
 def misfit(outline: Any, height: int, width: int) -> str:
@@ -68,19 +69,13 @@ def misfit(outline: Any, height: int, width: int) -> str:
 def packed(outline: Any) -> Any:
     """The same outline with plain run lengths as an array, a tenth of the memory of a list; anything else as it is.
 
-    Meant for `json.loads(..., object_hook=packed)`: the lists of a large file then never exist all at once.
+    For `json.loads(..., object_hook=packed)`, so that the lists of a large file never exist all at once.
     """
     if not isinstance(outline, dict) or not isinstance(outline.get("counts"), list):
         return outline
     counts = np.asarray(outline["counts"])
     fits = counts.dtype.kind == "i" and counts.min(initial=0) >= 0
     return {**outline, "counts": counts.astype(np.uint32)} if fits else outline
-
-
-def _inside(lengths: dict[str, Any]) -> Bool[np.ndarray, "h w"]:
-    with ONE_AT_A_TIME, warnings.catch_warnings():  # pycocotools builds its array in a way that NumPy 2 complains about
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return coco.decode(lengths).astype(bool)
 
 
 Counts = Mapping[int, int]
@@ -124,10 +119,10 @@ def census(
 
 
 def write_census(path: Path, counts: Mapping[Path, Counts]) -> None:
-    """Keep counts in a file, whole or not at all: per folder of masks a line, named as seen from the file.
+    """Keep counts in a file, whole or not at all: a line for each folder of masks, relative to the file.
 
-    Each mask stands with its size, its time of change in ns and then label, pixels, label, pixels, ...; it
-    counts again when size or time differ, so the file is never wrong, only incomplete.
+    A mask's entry is size, time of change in ns, label, pixels, label, pixels, ...; it is counted again when size or
+    time differ.
     """
     folders: dict[Path, dict[str, list[int]]] = {}
     for mask, found in counts.items():
@@ -135,12 +130,9 @@ def write_census(path: Path, counts: Mapping[Path, Counts]) -> None:
         if stamp is not None:
             entry = [*stamp, *(number for pair in found.items() for number in pair)]
             folders.setdefault(mask.parent, {})[mask.name] = entry
-    lines = [f"{json.dumps(_seen_from(path, folder))}:{_compact(masks)}" for folder, masks in folders.items()]
+    compact = partial(json.dumps, separators=(",", ":"), ensure_ascii=False)
+    lines = [f"{json.dumps(_seen_from(path, folder))}:{compact(masks)}" for folder, masks in folders.items()]
     write_text(path, "{" + ",\n".join(lines) + "}\n")
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 @cache

@@ -1,15 +1,13 @@
-"""Images with a label map each: Pascal VOC with SBD masks, and what other datasets of images share with it.
+"""Images with a label map each: Pascal VOC with SBD masks, and what other datasets share with it.
 
-`pascal_list` gives the images of a split, `scan_stills` the rule by which classes count as present in them, and
-`VOC_COLOURS` the colours in which VOC shows its labels. Source: protocol sections 1.1 and 7.
+Source: protocol sections 1.1 and 7.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,11 +17,13 @@ from ttilib.datasets.base import (
     LISTED,
     Dataset,
     FrameFiles,
+    Ids,
     Names,
     OnError,
     Presence,
     Rule,
     Scan,
+    Table,
     large,
     only_present,
     published_lines,
@@ -43,7 +43,6 @@ def voc_colour(label: int) -> tuple[int, int, int]:
 
 VOC_COLOURS: Colours = {voc_colour(label): label for label in range(256)}
 """Red, green, blue to label: 0 black, 1 (128, 0, 0), ..., 255 the cream of the void ring."""
-
 
 
 def read_list(path: Path, form: str, on_error: OnError = stop) -> Names:
@@ -66,9 +65,9 @@ def read_list(path: Path, form: str, on_error: OnError = stop) -> Names:
 def published_names(reader: PascalReader, name: str, on_error: OnError = stop) -> Names:
     """The images of a published list, such as "pascal/val", that are there with their masks."""
     names = [PurePosixPath(line.split()[0]).stem for line in published_lines(name)]
-    files = ({reader.picture_path(names[0]).parent: ".jpg", reader.mask_path(names[0]).parent: ".png"}).items()
-    there = set.intersection(*(set(file_names(folder, ending)) for folder, ending in files))
-    return only_present(names, there, name, reader.root, on_error)
+    images = file_names(reader.picture_path(names[0]).parent, ".jpg")
+    masks = file_names(reader.mask_path(names[0]).parent, ".png")
+    return only_present(names, set(images).intersection(masks), name, reader.root, on_error)
 
 
 def pascal_list(root: Path, split: str, on_error: OnError = stop) -> Names:
@@ -85,21 +84,14 @@ def pascal_list(root: Path, split: str, on_error: OnError = stop) -> Names:
     return published_names(PascalReader(root), f"pascal/{split}", on_error)
 
 
-def known(path: Path, counts: Mapping[int, int], table: Mapping[str, Any]) -> Mapping[int, int]:
+def known(path: Path, counts: Mapping[int, int], table: Table) -> Mapping[int, int]:
     """The counts as they are, if every label is a class of the table, background or the ignore label."""
-    for label in counts:
-        if label not in (0, IGNORED) and label not in table["classes"]:
-            raise ValueError(f"{path}: label {label} is no class of the table; use class ids, 0, {IGNORED}")
+    if odd := [label for label in counts if label not in (0, IGNORED, *table["classes"])]:
+        raise ValueError(f"{path}: label {odd[0]} is no class of the table; use class ids, 0, {IGNORED}")
     return counts
 
 
-def scan_pascal(
-    root: Path,
-    table: Mapping[str, Any],
-    base: Sequence[int],
-    novel: Sequence[int],
-    on_error: OnError = stop,
-) -> Scan:
+def scan_pascal(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
     """Which images of the train and val lists contain which class: the rule of `scan_stills`."""
     reader = PascalReader(root)
     if not (root / reader.masks).is_dir():
@@ -109,13 +101,7 @@ def scan_pascal(
 
 
 def scan_stills(
-    reader: PascalReader,
-    train: Names,
-    val: Names,
-    table: Mapping[str, Any],
-    base: Sequence[int],
-    novel: Sequence[int],
-    on_error: OnError = stop,
+    reader: PascalReader, train: Names, val: Names, table: Table, base: Ids, novel: Ids, on_error: OnError = stop
 ) -> Scan:
     """Which images contain which class, and which of them base training and episodes may use.
 
@@ -134,15 +120,15 @@ def scan_stills(
                 listed[still] = large(known(path, counts[path], table), table)
             except ValueError as error:
                 on_error(error)
-    trained, asked = set(base), set(novel)
+    train, val = ([still for still in names if still in listed] for names in (train, val))
     presence: Presence = {number: {} for number in table["classes"]}
-    for names, classes in ((train, trained), (val, set(presence))):
+    for names, classes in ((train, set(base)), (val, set(presence))):
         for still in names:
-            for number in listed.get(still, set()) & classes:
+            for number in listed[still] & classes:
                 presence[number][still] = (still,)
-    queries = [still for still in val if listed.get(still, set()) & asked]
-    shown = {still: tuple(sorted(asked & counts[paths[still]].keys())) for still in queries}
-    kept = [tuple(still for still in names if listed.get(still, set()) & trained) for names in (train, val)]
+    queries = [still for still in val if listed[still] & set(novel)]
+    shown = {still: tuple(sorted(counts[paths[still]].keys() & novel)) for still in queries}
+    kept = [tuple(still for still in names if listed[still] & set(base)) for names in (train, val)]
     return Scan({still: (still,) for still in listed}, presence, *kept, shown)
 
 
@@ -153,6 +139,8 @@ class PascalReader:
     pictures, masks = "JPEGImages", "SegmentationClassAug"
     colours: Colours | None = VOC_COLOURS
     """What colours mean in a label map saved as RGB; None if they mean nothing."""
+    others = IGNORED
+    """The training label of classes that are not base."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -165,6 +153,10 @@ class PascalReader:
         """The file of a frame's label map."""
         return self.root / f"{self.masks}/{frame}.png"
 
+    def files(self, frames: Iterable[str]) -> dict[str, FrameFiles]:
+        """The image and the label map of each frame."""
+        return {frame: FrameFiles(self.picture_path(frame), self.mask_path(frame)) for frame in frames}
+
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
         """The image of a frame, red green blue."""
         return read_image(self.picture_path(frame))
@@ -174,18 +166,17 @@ class PascalReader:
         stored = read_labels(self.mask_path(frame), self.colours)
         return np.where(stored == IGNORED, IGNORED, stored == class_id).astype(np.uint8)
 
-    def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
-        """Base classes numbered from 1; classes that are not base get the ignore label."""
-        table = np.full(256, IGNORED, dtype=np.uint8)
+    def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
+        """Base classes numbered from 1 in the order given; classes that are not base get the label `others`."""
+        table = np.full(256, self.others, dtype=np.uint8)
         table[[0, *base]] = range(len(base) + 1)
         return table[read_labels(self.mask_path(frame), self.colours)]
 
 
-def pascal_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
-    """Image and mask of every still in train.txt and val.txt."""
-    reader = PascalReader(root)
-    stills = [still for split in ("train", "val") for still in pascal_list(root, split, on_error)]
-    return {still: FrameFiles(reader.picture_path(still), reader.mask_path(still)) for still in stills}
+def pascal_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
+    """Image and mask of every image in train.txt and val.txt."""
+    names = [name for split in ("train", "val") for name in pascal_list(root, split, on_error)]
+    return PascalReader(root).files(names)
 
 
 PASCAL = Dataset(
@@ -196,9 +187,6 @@ PASCAL = Dataset(
     signs=("JPEGImages", "SegmentationClassAug"),
     sampling="stills",
     others_ignored=True,
-    layout={
-        "JPEGImages/<id>.jpg": "",
-        "SegmentationClassAug/<id>.png": "",
-    },
+    layout={"JPEGImages/<id>.jpg": "", "SegmentationClassAug/<id>.png": ""},
     files=pascal_files,
 )

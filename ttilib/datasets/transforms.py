@@ -1,16 +1,9 @@
 """Resize and pad images and masks to the network input, bit-identical to the released code; augment training data.
 
-Videos are letterboxed (`centred`: aspect ratio kept, padded with black); Pascal images are placed top left with sides
-rounded down to multiples of 8 (`static`). `Placement` stores scale and offset, so that a mask can be mapped back to
-the original frame.
-
 Padding, flips and normalisation are torchvision's v2 functions. Resizing stays with OpenCV, which the release used:
 v2's bilinear rule is up to 0.03 of 255 grey values away, and its nearest rule takes another pixel for one pair of
-lengths in thirteen (480 to 232 is one).
-
-`augment_clip` augments clips of videos, `augment` is its one-frame case, `flip` is for images. The warp is OpenCV's:
-the release's (imgaug) is equal to neither to the bit, v2's affine has no argument for the crop's stretch, and it takes
-seven times as long. Source: protocol section 2.
+lengths in thirteen (480 to 232 is one). The warp is OpenCV's too: the release's (imgaug) is equal to neither to the
+bit, v2's affine has no argument for the crop's stretch, and it takes seven times as long. Source: protocol section 2.
 """
 
 from __future__ import annotations
@@ -37,29 +30,29 @@ STD = (0.229, 0.224, 0.225)
 
 
 def image_tensor(picture: Picture) -> ImageTensor:
-    """A picture [h, w, 3] as torchvision sees it, [3, h, w]; the same memory wherever that is possible."""
+    """An image [h, w, 3] as torchvision's [3, h, w]; the same memory wherever that is possible."""
     return Image(_shared(picture).permute(2, 0, 1))
 
 
 def mask_tensor(labels: UInt8[np.ndarray, "h w"]) -> Labels:
-    """A label map as torchvision sees it; the same memory wherever that is possible."""
+    """A label map as torchvision's; the same memory wherever that is possible."""
     return Mask(_shared(labels))
 
 
 def pixels(image: ImageTensor) -> Picture:
-    """A picture as OpenCV sees it, [h, w, 3] and contiguous: the way back from `image_tensor`."""
+    """An image as OpenCV's [h, w, 3], contiguous: the inverse of `image_tensor`."""
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def _shared(array: np.ndarray) -> Tensor:
-    # torch refuses mirrored views and warns of read-only memory; somebody's own arrays can be either.
+    # torch refuses mirrored views and warns of read-only memory.
     unfit = not array.flags.writeable or min(array.strides) < 0
     return torch.from_numpy(array.copy() if unfit else array)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a frame lies on the canvas: scaled to height x width with its corner at (top, left), pixels."""
+    """Scale and offset of a frame: resized to height x width, its corner at (top, left) of the canvas, pixels."""
 
     height: int
     width: int
@@ -69,44 +62,41 @@ class Placement:
 
     @property
     def inside(self) -> tuple[slice, slice]:
-        """The part of the canvas that the frame covers, as row and column slices."""
+        """Row and column slices of the frame on the canvas."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
     def scale(self, frame: ImageTensor | Labels, rounded: bool = False) -> Float[Image, "3 _ _"] | UInt8[Mask, "_ _"]:
-        """A picture (bilinear, same range, float32) or labels (nearest) at height x width.
-
-        `rounded` scales a picture in bytes, as the release does where it does not go over to float32 first.
-        """
+        """An image (bilinear, same range, float32; `rounded`: resized in bytes) or labels (nearest)."""
         size = (self.width, self.height)
         if isinstance(frame, Image):
             source = pixels(frame) if rounded else pixels(frame).astype(np.float32, copy=False)
             part = cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
             return image_tensor(part.astype(np.float32, copy=False))
         labels = frame.numpy()
-        if labels.flags.f_contiguous:  # painted run lengths: OpenCV would copy them first, and the rule is separable
+        if labels.flags.f_contiguous:  # decoded run lengths: OpenCV would copy them first, and the rule is separable
             return mask_tensor(cv2.resize(labels.T, size[::-1], interpolation=cv2.INTER_NEAREST).T)
         return mask_tensor(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST))
 
     def fit(self, frame: ImageTensor | Labels, padding: int = 0, rounded: bool = False) -> Laid:
-        """The frame scaled as by `scale` and laid on a canvas of `padding`."""
+        """The frame resized as by `scale` and padded with `padding` to the canvas."""
         below, right = self.canvas[0] - self.top - self.height, self.canvas[1] - self.left - self.width
         return v2.pad(self.scale(frame, rounded), [self.left, self.top, right, below], fill=padding)
 
     def valid(self) -> Bool[np.ndarray, "H W"]:
-        """True where the canvas shows the frame, False on the padding."""
+        """True on the frame, False on the padding."""
         canvas = np.zeros(self.canvas, dtype=bool)
         canvas[self.inside] = True
         return canvas
 
     def back(self, mask: Bool[np.ndarray, "H W"], size: Size) -> Bool[np.ndarray, "h w"]:
-        """Carry a mask on the canvas back to the frame's own size (height, width), nearest pixel."""
+        """Map a mask on the canvas back to the frame's own size (height, width), nearest pixel."""
         part = mask[self.inside].astype(np.uint8)
         # By pixel centres: OpenCV's plain nearest rule (the release's, in `fit`) leans up and left.
         return cv2.resize(part, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
 
 
 def centred(height: int, width: int, canvas: Size) -> Placement:
-    """The video rule: the largest scale at which the frame fits, laid in the middle.
+    """The video rule: the largest scale at which the frame fits, centred.
 
     f = min(H / h, W / w); sides int(f h), int(f w); the odd pixel of padding goes below and right. A
     480 x 853 frame becomes 234 x 417 at row 91 of a 417 x 417 canvas. Source: protocol section 2, Rescale.
@@ -114,9 +104,7 @@ def centred(height: int, width: int, canvas: Size) -> Placement:
     factor = min(canvas[0] / height, canvas[1] / width)
     # Kept in this float expression: another order of operations rounds some sizes to one pixel more.
     new_height, new_width = max(int(factor * height), 1), max(int(factor * width), 1)
-    return Placement(
-        new_height, new_width, (canvas[0] - new_height) // 2, (canvas[1] - new_width) // 2, canvas
-    )
+    return Placement(new_height, new_width, (canvas[0] - new_height) // 2, (canvas[1] - new_width) // 2, canvas)
 
 
 def static(height: int, width: int, canvas: Size) -> Placement:
@@ -135,12 +123,12 @@ def static(height: int, width: int, canvas: Size) -> Placement:
 
 
 def normalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
-    """Pictures in [0, 1] as the networks expect them: (x - mean) / std per colour of ImageNet."""
+    """(x - mean) / std per channel, ImageNet's values; images in [0, 1]."""
     return v2.normalize(images, MEAN, STD)
 
 
 def denormalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
-    """The way back from `normalise`: x std + mean, in [0, 1] up to rounding."""
+    """The inverse of `normalise`: x std + mean, in [0, 1] up to rounding."""
     mean, std = (tensor(values, dtype=images.dtype, device=images.device) for values in (MEAN, STD))
     return images * std[:, None, None] + mean[:, None, None]
 
@@ -148,7 +136,7 @@ def denormalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
 def augment(
     image: ImageTensor, labels: Labels, rng: np.random.Generator
 ) -> tuple[Float[Image, "3 _ _"], UInt8[Mask, "_ _"]]:
-    """Another picture of the same scene: `augment_clip` for a clip of this frame, which is not spared."""
+    """`augment_clip` for a clip of this one frame, which is warped too."""
     images, masks = augment_clip([image], [labels], rng, spare_first=False)
     return images[0], masks[0]
 
@@ -156,14 +144,12 @@ def augment(
 def augment_clip(
     images: Sequence[Image], labels: Sequence[Mask], rng: np.random.Generator, spare_first: bool = True
 ) -> tuple[list[Image], list[Mask]]:
-    """A clip a little cropped, scaled, sheared, turned, lit, perhaps mirrored: every frame in the same way.
+    """Augment all frames of a clip in the same way; images become float32 and are not rounded.
 
-    A portrait or square clip is laid on its side first. Crop 0 to 10% per side, scale 0.95 to 1.05, shear
-    and rotation within 10 and 15 degrees, in one warp about the centre, for every frame but the first
-    (`spare_first`; the release leaves it as it is); then contrast times U(0.97, 1.03) plus U(-5, 5) grey values
-    (of 255), not clipped; then a mirror with probability 1/2. What comes into view is black and background.
-    Pictures become float32 before they are warped, and are not rounded.
-    Source: protocol section 2, YTVIS-style training.
+    A portrait or square clip is transposed first. Crop 0 to 10% per side, scale 0.95 to 1.05, shear and rotation
+    within 10 and 15 degrees, in one warp about the centre, for every frame but the first (`spare_first`, as in the
+    release), filled with 0; then contrast times U(0.97, 1.03) plus U(-5, 5) grey values (of 255), not clipped; then a
+    horizontal flip with probability 1/2. Source: protocol section 2, YTVIS-style training.
     """
     if labels[0].shape[0] >= labels[0].shape[1]:
         images, labels = [Image(image.mT) for image in images], [Mask(mask.mT) for mask in labels]
@@ -172,24 +158,16 @@ def augment_clip(
     mirrored = rng.random() < 0.5
     new_images, new_labels = [], []
     for place, (image, mask) in enumerate(zip(images, labels, strict=True)):
+        part = pixels(image).astype(np.float32)
         if place > 0 or not spare_first:
-            image, mask = _warped(image, mask, matrix)
-        image = image_tensor(pixels(image).astype(np.float32) * contrast + offset)
+            size = mask.shape[::-1]
+            part = cv2.warpAffine(part, matrix, size, flags=cv2.INTER_LINEAR)
+            mask = cv2.warpAffine(np.ascontiguousarray(mask.numpy()), matrix, size, flags=cv2.INTER_NEAREST)
+            mask = mask_tensor(mask)
+        image = image_tensor(part * contrast + offset)
         new_images.append(v2.horizontal_flip(image) if mirrored else image)
         new_labels.append(v2.horizontal_flip(mask) if mirrored else mask)
     return new_images, new_labels
-
-
-def _warped(
-    image: ImageTensor, labels: Labels, matrix: Float[np.ndarray, "2 3"]
-) -> tuple[Float[Image, "3 h w"], Labels]:
-    """Both under one affine map, the picture by the bilinear rule in float32, labels by the nearest rule."""
-    height, width = labels.shape
-    source = pixels(image).astype(np.float32)
-    new = cv2.warpAffine(source, matrix, (width, height), flags=cv2.INTER_LINEAR)
-    moved = np.ascontiguousarray(labels.numpy())
-    moved = cv2.warpAffine(moved, matrix, (width, height), flags=cv2.INTER_NEAREST)
-    return image_tensor(new), mask_tensor(moved)
 
 
 def _warp(height: int, width: int, rng: np.random.Generator) -> Float[np.ndarray, "2 3"]:
@@ -205,10 +183,8 @@ def _warp(height: int, width: int, rng: np.random.Generator) -> Float[np.ndarray
     return np.hstack([linear @ stretch, offset[:, None]])
 
 
-def flip(
-    image: ImageTensor, labels: Labels, rng: np.random.Generator
-) -> tuple[ImageTensor, Labels]:
-    """The Pascal variation: a horizontal and a vertical mirror, each with probability 1/2."""
+def flip(image: ImageTensor, labels: Labels, rng: np.random.Generator) -> tuple[ImageTensor, Labels]:
+    """Pascal's augmentation: a horizontal and a vertical flip, each with probability 1/2."""
     for mirror in (v2.horizontal_flip, v2.vertical_flip):
         if rng.random() < 0.5:
             image, labels = mirror(image), mirror(labels)

@@ -1,6 +1,5 @@
 """Sequences with a label map per frame: VSPW, and MiniVSPW, in which the novel classes of Pascal are looked for.
 
-`sequence_folders`, `sequence_frames` and `counted` find the frames of any such dataset and count their labels.
 VSPW's folder has data/<sequence>/{origin,mask}, train.txt and val.txt; MiniVSPW's has data/<sequence>/
 {origin,mask,flow} and label_num_dic_final.json, VSPW's names of its ids. Source: protocol sections 1.4, 1.5 and 7.
 """
@@ -18,21 +17,24 @@ from ttilib.datasets.base import (
     IGNORED,
     Dataset,
     FrameFiles,
+    Ids,
     LabelRule,
     Names,
     OnError,
     Presence,
     Rule,
     Scan,
+    Table,
     large,
     only_present,
     published_lines,
     stop,
 )
 from ttilib.datasets.masks import Counts, census
+from ttilib.datasets.pascal import PascalReader
 from ttilib.datasets.transforms import centred, static
 from ttilib.files import file_names, lists_folder, natural_key, read_json, read_lines
-from ttilib.images import read_image, read_labels
+from ttilib.images import read_labels
 
 
 def sequence_folders(place: Path, inside: str = "") -> list[str]:
@@ -92,6 +94,16 @@ def read_words(path: Path) -> list[str]:
     return [line.split()[0] for line in read_lines(path) if line.strip()] if path.is_file() else []
 
 
+def listed_videos(root: Path, table: Table, *lists: str) -> list[str]:
+    """The sequences in the lists, by default train.txt and val.txt, that the table does not ignore.
+
+    Without the last list, all sequences.
+    """
+    *others, last = (read_words(root / name) for name in lists or ("train.txt", "val.txt"))
+    named = sum(others, []) + (last or sequence_folders(vspw_folder(root), "origin"))
+    return [name for name in dict.fromkeys(named) if name not in table.get("ignored", ())]
+
+
 def published_list(root: Path, classes: Collection[int], lists: Mapping[str, Sequence[Collection[int]]]) -> str:
     """The name of the published list of these classes, "" if there is none.
 
@@ -119,96 +131,77 @@ def published_frames(
     return {sequence: tuple(names) for sequence, names in found.items()}
 
 
-def scan_vspw(
-    root: Path,
-    table: Mapping[str, Any],
-    base: Sequence[int],
-    novel: Sequence[int],
-    on_error: OnError = stop,
-) -> Scan:
+def scan_vspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
     """Where each class is visible: base classes in sequences of train.txt and val.txt, novel ones in those of val.txt.
 
     A frame is listed for the base or for the novel classes if the published list of these classes has it, or, where
     none was published, if one of them covers `min_pixels` of it. In a listed frame every one of them is present,
     however small. All frames of a sequence are in `frames`, also those not listed.
     """
-    reader = VspwReader(root)
-    train, val = (read_words(root / f"{split}.txt") for split in ("train", "val"))
+    reader, videos = VspwReader(root), listed_videos(root, table)
+    train, val = (set(read_words(root / f"{split}.txt")) for split in ("train", "val"))
     # Sequences of no list are test material: to train on them by accident would spoil every number.
-    val = val or [name for name in sequence_folders(reader.folder, "origin") if name not in set(train)]
-    videos = [name for name in dict.fromkeys(train + val) if name not in table.get("ignored", ())]
+    val = val or set(videos) - train
     frames = sequence_frames(reader.folder, videos, "origin", ".jpg", on_error)
     frames, counts = counted(root, frames, reader.mask_path, on_error)
-    tested, trained = set(val), set(train)
-    query_frames = {video: names for video, names in frames.items() if video in tested}
-    presence = {
-        **_present(root, base, frames, counts, table, trained, on_error),
-        **_present(root, novel, query_frames, counts, table, None, on_error),
-    }
+    presence = _present(root, table, base, frames, counts, train.__contains__, on_error)
+    query_frames = {video: names for video, names in frames.items() if video in val}
+    presence |= _present(root, table, novel, query_frames, counts, bool, on_error)
     shown = {video for number in base for video in presence[number]}
-    kept = [tuple(video for video in frames if video in split and video in shown) for split in (trained, tested)]
+    kept = [tuple(video for video in frames if video in shown & split) for split in (train, val)]
     return Scan(frames, presence, *kept)
 
 
 def _present(
     root: Path,
-    classes: Sequence[int],
+    table: Table,
+    classes: Ids,
     frames: Mapping[str, Names],
     counts: Mapping[str, Counts],
-    table: Mapping[str, Any],
-    split: Collection[str] | None,
+    wanted: Callable[[str], bool],
     on_error: OnError,
 ) -> Presence:
-    """Where classes are present: in the frames listed for them, in sequences of `split` (None: all) as published."""
+    """Where classes are present: in the frames listed for them, which in `wanted` sequences are the published ones."""
     own, name = read_json(VSPW_TABLE), ""
     if table.get("min_pixels") == own["min_pixels"]:
         splits = {"vspw/train_{}": own["base"], "vspw/val_{}": own["validation"], "vspw/test_{}": own["novel"]}
         name = published_list(root, classes, splits)
-    wanted = bool if split is None else split.__contains__
     published = published_frames(root, name, wanted, counts.__contains__, on_error)
     presence: Presence = {number: {} for number in classes}
     for video, names in frames.items():
-        listed: Sequence[str] = [frame for frame in names if large(counts[frame], table) & set(classes)]
         if name and wanted(video):
             listed = published.get(video, ())
+        else:
+            listed = tuple(frame for frame in names if large(counts[frame], table) & set(classes))
         for number in classes:
             if seen := tuple(frame for frame in listed if number in counts[frame]):
                 presence[number][video] = seen
     return presence
 
 
-class VspwReader:
+class VspwReader(PascalReader):
     """VSPW: <sequence>/origin/<frame>.jpg with class ids in <sequence>/mask/<frame>.png; flow is not read."""
 
     episode_rule = Rule(centred, True)
     training_rule = Rule(static, False, rounded=True)
+    colours = None
+    others = 0
 
     def __init__(self, root: Path | str) -> None:
-        self.folder = vspw_folder(Path(root))
+        super().__init__(root)
+        self.folder = vspw_folder(self.root)
 
     def picture_path(self, frame: str) -> Path:
         """The file of a frame's image."""
-        sequence, name = frame.split("/")
-        return self.folder / sequence / "origin" / f"{name}.jpg"
+        return self.folder / f"{frame.replace('/', '/origin/')}.jpg"
 
     def mask_path(self, frame: str) -> Path:
         """The file of a frame's label map."""
-        sequence, name = frame.split("/")
-        return self.folder / sequence / "mask" / f"{name}.png"
-
-    def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        """The image of a frame, red green blue."""
-        return read_image(self.picture_path(frame))
+        return self.folder / f"{frame.replace('/', '/mask/')}.png"
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
         """1 on the class, 0 elsewhere; the release counts the ignore label as background."""
         return (read_labels(self.mask_path(frame)) == class_id).astype(np.uint8)
-
-    def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
-        """Base classes numbered from 1 in the order given; everything else is background."""
-        table = np.zeros(256, dtype=np.uint8)
-        table[list(base)] = range(1, len(base) + 1)
-        return table[read_labels(self.mask_path(frame))]
 
 
 LABELS, VIDEOS = "label_num_dic_final.json", "vspw_videolist.txt"
@@ -216,9 +209,7 @@ VSPW_TABLE = lists_folder() / "vspw.json"
 FLOW = ".pkl.pkl"
 
 
-def minivspw_table(
-    root: Path, pascal_table: Mapping[str, Any], vspw_table: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def minivspw_table(root: Path, pascal_table: Table, vspw_table: Table | None = None) -> dict[str, Any]:
     """The class table of a MiniVSPW folder: VSPW ids under the names and in the folds of their Pascal classes.
 
     VSPW's names come from the folder's label_num_dic_final.json, or else from its lists.json or `vspw_table`, the
@@ -243,7 +234,7 @@ def minivspw_table(
     return {"corpus": "minivspw", "classes": classes, "novel": novel, "base": [[] for _ in novel], "ignored": ignored}
 
 
-def _names(root: Path, vspw: Mapping[str, Any]) -> tuple[Path, dict[int, str]]:
+def _names(root: Path, vspw: Table) -> tuple[Path, dict[int, str]]:
     """The names of the ids in a folder, and the file that gives them."""
     path = next((root / name for name in (LABELS, "lists.json") if (root / name).is_file()), VSPW_TABLE)
     content = vspw if path == VSPW_TABLE else read_json(path)
@@ -275,41 +266,28 @@ def minivspw_listed(
     return keep(masks, lambda frame: not counts[frame].keys().isdisjoint(ids)), counts
 
 
-def scan_minivspw(
-    root: Path,
-    table: Mapping[str, Any],
-    base: Sequence[int],
-    novel: Sequence[int],
-    on_error: OnError = stop,
-) -> Scan:
+def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
     """The query frames of the released code: those listed, of sequences that are not ignored, with flow.
 
     The release drops a frame whose flow file is missing, though it never opens one (quirk Q10). A folder without
     any flow drops nothing.
     """
     frames, counts = minivspw_listed(root, novel, table.get("ignored", ()), on_error)
-    frames = _with_pictures(root, _with_flow(root, frames), on_error)
+    reader = VspwReader(root)
+    flows, images = (
+        {f"{name}/{file}" for name in frames for file in file_names(reader.folder / name / inside, ending)}
+        for inside, ending in (("flow", FLOW), ("origin", ".jpg"))
+    )
+    if any(reader.folder.glob(f"*/flow/*{FLOW}")):
+        frames = keep(frames, flows.__contains__)
+    for frame in (frame for there in frames.values() for frame in there if frame not in images):
+        path = reader.picture_path(frame)
+        on_error(FileNotFoundError(f"{path}: no such file; a mask belongs to this picture, copy it"))
+    frames = keep(frames, images.__contains__)
     presence: Presence = {number: {} for number in table["classes"]}
     for number in novel:
         presence[number] = keep(frames, lambda frame, number=number: number in counts[frame])
     return Scan(frames, presence, (), ())
-
-
-def _with_flow(root: Path, frames: Mapping[str, Names]) -> dict[str, Names]:
-    folder = vspw_folder(root)
-    if not any(folder.glob(f"*/flow/*{FLOW}")):
-        return dict(frames)
-    flows = {f"{name}/{file}" for name in frames for file in file_names(folder / name / "flow", FLOW)}
-    return keep(frames, flows.__contains__)
-
-
-def _with_pictures(root: Path, frames: Mapping[str, Names], on_error: OnError) -> dict[str, Names]:
-    reader = VspwReader(root)
-    pictures = {f"{name}/{file}" for name in frames for file in file_names(reader.folder / name / "origin", ".jpg")}
-    for frame in (frame for there in frames.values() for frame in there if frame not in pictures):
-        path = reader.picture_path(frame)
-        on_error(FileNotFoundError(f"{path}: no such file; a mask belongs to this picture, copy it"))
-    return keep(frames, pictures.__contains__)
 
 
 class MiniVspwReader(VspwReader):
@@ -318,36 +296,37 @@ class MiniVspwReader(VspwReader):
     episode_rule = Rule(static, False)
 
 
-def sequence_files(reader: Any, names: Iterable[str]) -> dict[str, FrameFiles]:
+def sequence_files(reader: PascalReader, names: Iterable[str]) -> dict[str, FrameFiles]:
     """The frames of sequences that have an image or a mask, in natural order."""
-    found = {}
+    frames = []
     for name in names:
-        pictures = file_names(reader.picture_path(f"{name}/frame").parent, ".jpg")
+        images = file_names(reader.picture_path(f"{name}/frame").parent, ".jpg")
         masks = file_names(reader.mask_path(f"{name}/frame").parent, ".png")
-        for frame in (f"{name}/{file}" for file in sorted({*pictures, *masks}, key=natural_key)):
-            found[frame] = FrameFiles(reader.picture_path(frame), reader.mask_path(frame))
-    return found
+        frames += [f"{name}/{file}" for file in sorted({*images, *masks}, key=natural_key)]
+    return reader.files(frames)
 
 
-def vspw_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
+def vspw_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
     """The frames of the sequences in train.txt and val.txt; without val.txt, of all."""
-    train, val = (read_words(root / f"{split}.txt") for split in ("train", "val"))
-    named = train + (val or sequence_folders(vspw_folder(root), "origin"))
-    return sequence_files(VspwReader(root), [n for n in dict.fromkeys(named) if n not in table.get("ignored", ())])
+    return sequence_files(VspwReader(root), listed_videos(root, table))
 
 
-def minivspw_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
+def minivspw_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
     """The frames of the sequences in vspw_videolist.txt, or of all, without those that are left out."""
-    named = read_words(root / VIDEOS) or sequence_folders(vspw_folder(root), "origin")
-    return sequence_files(VspwReader(root), [n for n in dict.fromkeys(named) if n not in table.get("ignored", ())])
+    return sequence_files(VspwReader(root), listed_videos(root, table, VIDEOS))
 
 
-def vspw_labels(root: Path, table: Mapping[str, Any]) -> LabelRule:
+def vspw_labels(root: Path, table: Table) -> LabelRule:
     """The ids that VSPW names; any other is only warned of, since the readers take it for background."""
     path = root / LABELS
     named = [int(number) for number in read_json(path).values()] if path.is_file() else range(1, 125)
     return LabelRule({0, *named, *table["classes"], IGNORED}, severity="warning")
 
+
+SEQUENCE_FILES = {
+    "data/<sequence>/origin/<frame>.jpg or <sequence>/origin/<frame>.jpg": "",
+    "data/<sequence>/mask/<frame>.png or <sequence>/mask/<frame>.png": "",
+}
 
 VSPW = Dataset(
     name="vspw",
@@ -357,8 +336,7 @@ VSPW = Dataset(
     signs=("data/*/origin", "*/origin"),
     sampling="sequences",
     layout={
-        "data/<sequence>/origin/<frame>.jpg or <sequence>/origin/<frame>.jpg": "",
-        "data/<sequence>/mask/<frame>.png or <sequence>/mask/<frame>.png": "",
+        **SEQUENCE_FILES,
         "train.txt": "so there is nothing to train on",
         "val.txt": "so every sequence that is not in train.txt is asked about",
     },
@@ -373,8 +351,7 @@ MINIVSPW = Dataset(
     signs=VSPW.signs,
     own_table=minivspw_table,
     layout={
-        "data/<sequence>/origin/<frame>.jpg or <sequence>/origin/<frame>.jpg": "",
-        "data/<sequence>/mask/<frame>.png or <sequence>/mask/<frame>.png": "",
+        **SEQUENCE_FILES,
         LABELS: "so the names of the classes are taken from the project's own table",
         f"data/<sequence>/flow/<frame>{FLOW}": "so no frame is left out for having none, as the release does",
     },

@@ -1,27 +1,24 @@
-"""YouTube-VIS 2019: one JSON with the outlines of every object in every frame.
-
-`ytvis_index` parses it once, `scan_ytvis` finds where each class is visible, `YtvisReader` decodes the masks.
-Source: protocol section 1.3.
-"""
+"""YouTube-VIS 2019: one JSON with the outlines of every object in every frame. Source: protocol section 1.3."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.datasets.base import Dataset, FrameFiles, OnError, Presence, Rule, Scan, stop
+from ttilib.datasets.base import Dataset, FrameFiles, Ids, Names, OnError, Presence, Rule, Scan, Table, stop
 from ttilib.datasets.masks import decode, misfit, packed
 from ttilib.datasets.transforms import centred
 from ttilib.files import Stamp, file_stamp, read_json
 from ttilib.images import read_image
 
 
-def split_videos(presence: Presence, base: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def split_videos(presence: Presence, base: Ids) -> tuple[Names, Names]:
     """Divide the videos of the base classes: of each class the first 90% train, the rest validate.
 
     Classes are taken in the order given; a video stays where an earlier class put it, and is listed once
@@ -60,23 +57,27 @@ def _ytvis_index(path: Path, stamp: Stamp | None) -> dict[str, Any]:
     for entry in sorted(content["videos"], key=lambda entry: entry["id"]):
         files = entry["file_names"]
         name = files[0].split("/")[0] if files else ""
-        names[entry["id"]] = None if (wrong := _wrong_video(name, files, videos)) else name
-        if wrong:
+        if wrong := _wrong_video(name, files, videos):
+            names[entry["id"]] = None
             complaints.append(f"video {entry['id']} {wrong}")
-            continue
-        frames = tuple(str(PurePosixPath(file).with_suffix("")) for file in files)
-        videos[name] = {"frames": frames, "height": entry["height"], "width": entry["width"]}
+        else:
+            names[entry["id"]] = name
+            frames = tuple(str(PurePosixPath(file).with_suffix("")) for file in files)
+            videos[name] = {"frames": frames, "height": entry["height"], "width": entry["width"]}
     annotations: dict[str, list[dict[str, Any]]] = {name: [] for name in videos}
     for entry in content["annotations"]:
         name = names.get(entry.get("video_id"), "")
         if name and not (wrong := _wrong_annotation(entry, name, videos[name])):
             annotations[name].append(entry)
-        elif name is not None:  # those of a video left out were complained about with it
+        elif name is not None:  # a video that was left out is reported once, without its annotations
             complaints.append(f"annotation {entry.get('id')} {wrong if name else 'is of no listed video'}")
-    categories = {entry["id"]: entry["name"] for entry in content["categories"]}
-    sentences = tuple(f"{path}: {complaint}; fetch the file again" for complaint in complaints)
-    return {"videos": videos, "annotations": annotations, "categories": categories, "path": path,
-            "complaints": sentences}  # fmt: skip
+    return {
+        "path": path,
+        "videos": videos,
+        "annotations": annotations,
+        "categories": {entry["id"]: entry["name"] for entry in content["categories"]},
+        "complaints": tuple(f"{path}: {complaint}; fetch the file again" for complaint in complaints),
+    }
 
 
 def _wrong_video(name: str, files: Sequence[str], videos: Mapping[str, Any]) -> str:
@@ -93,26 +94,16 @@ def _wrong_annotation(entry: Mapping[str, Any], name: str, video: Mapping[str, A
     if missing := {"id", "category_id", "segmentations"} - entry.keys():
         return f"has no {', '.join(sorted(missing))}"
     outlines = entry["segmentations"] or ()
-    found, due = len(outlines), len(video["frames"])
-    if found != due:
-        return f"has {found} outlines, video {name} has {due} frames"
+    if len(outlines) != len(video["frames"]):
+        return f"has {len(outlines)} outlines, video {name} has {len(video['frames'])} frames"
     for frame, outline in zip(video["frames"], outlines, strict=True):
         if outline and (wrong := misfit(outline, video["height"], video["width"])):
             return f"cannot be used in frame {frame} ({wrong})"
     return ""
 
 
-def scan_ytvis(
-    root: Path,
-    table: Mapping[str, Any],
-    base: Sequence[int],
-    novel: Sequence[int],
-    on_error: OnError = stop,
-) -> Scan:
-    """Where each class has an outline that is not null, in any video; every video may be trained or tested on.
-
-    Source: protocol section 1.3.
-    """
+def scan_ytvis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
+    """Where each class has an outline that is not null, in any video; every video may be trained or tested on."""
     index = ytvis_index(root)
     for complaint in index["complaints"]:
         on_error(ValueError(complaint))
@@ -122,14 +113,13 @@ def scan_ytvis(
         frames = index["videos"][video]["frames"]
         for number in sorted({entry["category_id"] for entry in entries} & usable):
             mine = [entry["segmentations"] for entry in entries if entry["category_id"] == number]
-            visible = tuple(f for t, f in enumerate(frames) if any(outlines[t] for outlines in mine))
-            if visible:
+            if visible := tuple(f for t, f in enumerate(frames) if any(outlines[t] for outlines in mine)):
                 presence[number][video] = visible
     frames = {name: video["frames"] for name, video in index["videos"].items()}
     return Scan(frames, presence, *split_videos(presence, base))
 
 
-def _usable(index: Mapping[str, Any], table: Mapping[str, Any], on_error: OnError) -> set[int]:
+def _usable(index: Mapping[str, Any], table: Table, on_error: OnError) -> set[int]:
     """The categories that file and class table agree on; others are reported, as is an annotation of none."""
     usable = set()
     for number, name in index["categories"].items():
@@ -137,14 +127,12 @@ def _usable(index: Mapping[str, Any], table: Mapping[str, Any], on_error: OnErro
         if known.replace(" ", "_").lower() == name.replace(" ", "_").lower():
             usable.add(number)
             continue
-        about = f"category {number} is {name!r}, the class table says {known!r}"
-        advice = "use the 2019 edition, or give the folder its own lists.json"
-        on_error(ValueError(f"{index['path']}: {about}; {advice}"))
-    for entries in index["annotations"].values():
-        for entry in entries:
-            if (number := entry["category_id"]) not in index["categories"]:
-                about = f"annotation {entry['id']} is of category {number}, which the file does not name"
-                on_error(ValueError(f"{index['path']}: {about}; fetch the file again"))
+        about = f"category {number} is {name!r}, the class table says {known!r}; use the 2019 edition"
+        on_error(ValueError(f"{index['path']}: {about}, or give the folder its own lists.json"))
+    for entry in chain.from_iterable(index["annotations"].values()):
+        if (number := entry["category_id"]) not in index["categories"]:
+            about = f"annotation {entry['id']} is of category {number}, which the file does not name"
+            on_error(ValueError(f"{index['path']}: {about}; fetch the file again"))
     return usable
 
 
@@ -157,12 +145,7 @@ class YtvisReader:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         self.folder = self.root / "train" / "JPEGImages"
-        ytvis_index(root)  # a missing or broken train.json is told here
-
-    @property
-    def index(self) -> dict[str, Any]:
-        """The parsed train.json. It is not kept here: a reader that is sent to a process stays small."""
-        return ytvis_index(self.root)
+        ytvis_index(root)  # raises if train.json is missing or broken; not kept, so that a pickled reader is small
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
         """The image of a frame, red green blue."""
@@ -172,17 +155,17 @@ class YtvisReader:
         """1 on every instance of the class, 0 elsewhere; there is no ignore label."""
         return self._paint(frame, {class_id: 1})
 
-    def labels(self, frame: str, base: Sequence[int]) -> UInt8[np.ndarray, "h w"]:
+    def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
         """Base classes numbered from 1, a later annotation over an earlier one; all else background."""
         return self._paint(frame, {number: place for place, number in enumerate(base, start=1)})
 
     def _paint(self, frame: str, colours: dict[int, int]) -> UInt8[np.ndarray, "h w"]:
-        index, name = self.index, frame.split("/")[0]
+        index, name = ytvis_index(self.root), frame.split("/")[0]
         video = index["videos"].get(name)
         if video is None or frame not in video["frames"]:
             raise ValueError(f"{index['path']}: no frame {frame}; sample the episodes from this data")
         time, (height, width) = video["frames"].index(frame), (video["height"], video["width"])
-        canvas = np.zeros((height, width), dtype=np.uint8, order="F")  # as outlines come: column by column
+        canvas = np.zeros((height, width), dtype=np.uint8, order="F")  # run lengths go column by column
         for entry in index["annotations"][name]:
             outline = entry["segmentations"][time]
             if outline and entry["category_id"] in colours:
@@ -191,7 +174,7 @@ class YtvisReader:
         return canvas
 
 
-def ytvis_files(root: Path, table: Mapping[str, Any], on_error: OnError) -> dict[str, FrameFiles]:
+def ytvis_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
     """The image of every frame in train.json, which also gives its size; masks have no files."""
     folder, videos = root / "train" / "JPEGImages", ytvis_index(root)["videos"].values()
     return {f: FrameFiles(folder / f"{f}.jpg", None, (v["height"], v["width"])) for v in videos for f in v["frames"]}
