@@ -60,11 +60,9 @@ def scan_davis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnErro
     if reader.edition:
         shown = {frame: _object(classes[frame.split("/")[0]], found, table) for frame, found in counts.items()}
     else:
-        shown = _labelled(root, reader, frames, counts, table, on_error)
+        shown = _labelled(reader, frames, counts, table, on_error)
         frames = keep(frames, shown.__contains__)
-    presence = {
-        number: keep(frames, lambda frame, number=number: number in shown[frame]) for number in table["classes"]
-    }
+    presence = {number: keep(frames, lambda frame, c=number: c in shown[frame]) for number in table["classes"]}
     return Scan(frames, presence, (), ())
 
 
@@ -86,12 +84,7 @@ def _object(number: int, found: Counts, table: Table) -> set[int]:
 
 
 def _labelled(
-    root: Path,
-    reader: DavisReader,
-    frames: Mapping[str, Names],
-    counts: Mapping[str, Counts],
-    table: Table,
-    on_error: OnError,
+    reader: DavisReader, frames: Mapping[str, Names], counts: Mapping[str, Counts], table: Table, on_error: OnError
 ) -> dict[str, set[int]]:
     """The classes in each frame whose labels are all classes of the table."""
     shown = {}
@@ -99,7 +92,7 @@ def _labelled(
         labels = set().union(*(counts[frame] for frame in there))
         if IGNORED in labels and labels <= {0, IGNORED}:
             about = f"its masks hold only 0 and {IGNORED}, so no class"
-            advice = f"put an official edition into JPEGImages/480p and Annotations/480p of {root}"
+            advice = f"put an official edition into JPEGImages/480p and Annotations/480p of {reader.root}"
             on_error(ValueError(f"{reader.mask_path(there[0]).parent}: {about}; {advice}"))
             continue
         for frame in there:

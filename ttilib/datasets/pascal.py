@@ -51,14 +51,14 @@ def read_list(path: Path, form: str, on_error: OnError = stop) -> Names:
     A line that reads otherwise is reported to `on_error` and left out.
     """
     first, *others = (re.escape(part) for part in form.split("{}"))
-    pattern = re.compile(f"{first}(?P<id>[^/ ]+)" + "(?P=id)".join(others))
+    pattern = f"{first}(?P<id>[^/ ]+)" + "(?P=id)".join(others)
     ids = []
     for number, line in enumerate(read_lines(path), start=1):
-        if match := pattern.fullmatch(" ".join(line.split())):
+        if match := re.fullmatch(pattern, " ".join(line.split())):
             ids.append(match["id"])
         else:
-            expected = f"expected two fields, {form.replace('{}', '<id>')}"
-            on_error(ValueError(f"{path}, line {number}: found {line!r}; {expected}"))
+            about = f"found {line!r}; expected two fields, {form.replace('{}', '<id>')}"
+            on_error(ValueError(f"{path}, line {number}: {about}"))
     return tuple(ids)
 
 
@@ -86,8 +86,8 @@ def pascal_list(root: Path, split: str, on_error: OnError = stop) -> Names:
 
 def known(path: Path, counts: Mapping[int, int], table: Table) -> Mapping[int, int]:
     """The counts as they are, if every label is a class of the table, background or the ignore label."""
-    if odd := [label for label in counts if label not in (0, IGNORED, *table["classes"])]:
-        raise ValueError(f"{path}: label {odd[0]} is no class of the table; use class ids, 0, {IGNORED}")
+    if odd := counts.keys() - {0, IGNORED, *table["classes"]}:
+        raise ValueError(f"{path}: label {min(odd)} is no class of the table; use class ids, 0, {IGNORED}")
     return counts
 
 

@@ -6,6 +6,7 @@ VSPW's folder has data/<sequence>/{origin,mask}, train.txt and val.txt; MiniVSPW
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,28 +108,27 @@ def listed_videos(root: Path, table: Table, *lists: str) -> list[str]:
 def published_list(root: Path, classes: Collection[int], lists: Mapping[str, Sequence[Collection[int]]]) -> str:
     """The name of the published list of these classes, "" if there is none.
 
-    `lists`: names with {} for the fold, to the classes of each fold. A folder with its own lists.json is not the data
-    that was published on.
+    `lists`: names with {} for the fold, to the classes of each fold. A folder with its own lists.json has none.
     """
+    if (root / "lists.json").is_file():
+        return ""
     wanted = set(classes)
     names = [name.format(k) for name, folds in lists.items() for k, ids in enumerate(folds) if set(ids) == wanted]
-    there = [name for name in names if (lists_folder() / f"{name}.txt").is_file()]
-    return there[0] if there and not (root / "lists.json").is_file() else ""
+    return next((name for name in names if (lists_folder() / f"{name}.txt").is_file()), "")
 
 
 def published_frames(
     root: Path, name: str, wanted: Callable[[str], bool], there: Callable[[str], bool], on_error: OnError
 ) -> dict[str, Names]:
     """The frames of a published list in the sequences that are wanted; those that are not there are reported once."""
-    frames: list[str] = []
-    for line in published_lines(name) if name else ():
-        *_, sequence, _, file = line.split("/")
-        if wanted(sequence := sequence.split(" ")[-1]):
-            frames.append(f"{sequence}/{file.removesuffix('.png')}")
-    found: dict[str, list[str]] = {}
-    for frame in only_present(frames, {frame for frame in frames if there(frame)}, name, root, on_error):
-        found.setdefault(frame.split("/")[0], []).append(frame)
-    return {sequence: tuple(names) for sequence, names in found.items()}
+    lines = published_lines(name) if name else ()
+    frames = ["/".join(re.search(r"([^/ ]+)/mask/(.+)\.png$", line).groups()) for line in lines]
+    frames = [frame for frame in frames if wanted(frame.split("/")[0])]
+    found: dict[str, Names] = {}
+    for frame in only_present(frames, set(filter(there, frames)), name, root, on_error):
+        sequence = frame.split("/")[0]
+        found[sequence] = (*found.get(sequence, ()), frame)
+    return found
 
 
 def scan_vspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
@@ -144,39 +144,25 @@ def scan_vspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError
     val = val or set(videos) - train
     frames = sequence_frames(reader.folder, videos, "origin", ".jpg", on_error)
     frames, counts = counted(root, frames, reader.mask_path, on_error)
-    presence = _present(root, table, base, frames, counts, train.__contains__, on_error)
-    query_frames = {video: names for video, names in frames.items() if video in val}
-    presence |= _present(root, table, novel, query_frames, counts, bool, on_error)
-    shown = {video for number in base for video in presence[number]}
-    kept = [tuple(video for video in frames if video in shown & split) for split in (train, val)]
-    return Scan(frames, presence, *kept)
-
-
-def _present(
-    root: Path,
-    table: Table,
-    classes: Ids,
-    frames: Mapping[str, Names],
-    counts: Mapping[str, Counts],
-    wanted: Callable[[str], bool],
-    on_error: OnError,
-) -> Presence:
-    """Where classes are present: in the frames listed for them, which in `wanted` sequences are the published ones."""
-    own, name = read_json(VSPW_TABLE), ""
+    own, splits = read_json(VSPW_TABLE), {}
     if table.get("min_pixels") == own["min_pixels"]:
         splits = {"vspw/train_{}": own["base"], "vspw/val_{}": own["validation"], "vspw/test_{}": own["novel"]}
+    presence: Presence = {number: {} for number in (*base, *novel)}
+    query_videos = [video for video in frames if video in val]
+    for classes, used, wanted in ((base, frames, train.__contains__), (novel, query_videos, bool)):
         name = published_list(root, classes, splits)
-    published = published_frames(root, name, wanted, counts.__contains__, on_error)
-    presence: Presence = {number: {} for number in classes}
-    for video, names in frames.items():
-        if name and wanted(video):
-            listed = published.get(video, ())
-        else:
-            listed = tuple(frame for frame in names if large(counts[frame], table) & set(classes))
-        for number in classes:
-            if seen := tuple(frame for frame in listed if number in counts[frame]):
-                presence[number][video] = seen
-    return presence
+        published = published_frames(root, name, wanted, counts.__contains__, on_error)
+        for video in used:
+            if name and wanted(video):
+                listed = published.get(video, ())
+            else:
+                listed = [frame for frame in frames[video] if large(counts[frame], table) & set(classes)]
+            for number in classes:
+                if seen := tuple(frame for frame in listed if number in counts[frame]):
+                    presence[number][video] = seen
+    shown = {video for number in base for video in presence[number]}
+    kept = [tuple(video for video in frames if video in shown and video in split) for split in (train, val)]
+    return Scan(frames, presence, *kept)
 
 
 class VspwReader(PascalReader):
