@@ -1,13 +1,6 @@
-"""Files that are either whole or absent, and JSON that people can read.
+"""Atomic file writing, JSON, content hashes, natural order, parallel map, and suggestions for mistyped names.
 
-A run can be stopped at any instant: by a keyboard, a queue, a full disk. Whatever this project writes is
-therefore written beside its final place first and moved there in one step, so that nobody ever reads half
-a result and an old result survives a failed new one.
-
-`atomic` is that step; `write_text`, `write_json` use it; `writing` tells of a full disk; `digest` names a value and
-`fingerprint` a file by its content, and `natural_key` puts names in the order people count in.
-
-Names that people mistype: which of those that are known was meant.
+Files are written to a temporary path and then renamed, so an interrupted run leaves no partial file.
 """
 
 from __future__ import annotations
@@ -30,7 +23,7 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def lists_folder() -> Path:
-    """The folder lists/: inside the package where that is installed from a wheel, beside it in a checkout."""
+    """The folder lists/: inside the package if installed from a wheel, beside it in a checkout."""
     package = Path(__file__).resolve().parent
     installed = package / "lists"
     return installed if installed.is_dir() else package.parent / "lists"
@@ -38,10 +31,7 @@ def lists_folder() -> Path:
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Say in one sentence that the disk is full, if what is written inside the block finds it so.
-
-    Raises OSError naming `path`.
-    """
+    """Raise an OSError that names `path` if the disk is full while the block writes."""
     try:
         yield
     except OSError as error:
@@ -53,13 +43,10 @@ def writing(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well.
+    """A temporary path beside `path`, with the same suffix, that replaces `path` when the block succeeds.
 
-    The temporary file has the same suffix (image writers look at it). If the block raises, it is removed
-    and whatever was at `path` before stays untouched. Missing parent folders are made.
-
-    Raises IsADirectoryError if `path` is a folder, FileNotFoundError if the block wrote nothing, OSError saying so
-    if the disk is full.
+    If the block raises, the temporary file is removed and `path` stays as it was. Parent folders are created.
+    Raises IsADirectoryError if `path` is a folder, FileNotFoundError if nothing was written, OSError on a full disk.
     """
     path = Path(path)
     if path.is_dir():
@@ -80,16 +67,13 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write `text` as UTF-8 with Unix line ends, whole or not at all."""
+    """Write `text` atomically as UTF-8, without changing line ends."""
     with atomic(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as indented JSON in the order given, ending in a newline.
-
-    NaN and infinity are refused: they are not JSON and other programs cannot read them.
-    """
+    """Write `value` atomically as indented JSON in the given order; NaN and infinity raise ValueError."""
     try:
         text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -98,9 +82,9 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Read a JSON file; an unreadable one is reported with its name, line and column. `hook`: as for `json.loads`.
+    """Read a JSON file; `hook` is the `object_hook` of `json.loads`.
 
-    Raises FileNotFoundError if it is missing, ValueError if it is not UTF-8 JSON.
+    Raises FileNotFoundError if it is missing, ValueError with line and column if it is not UTF-8 JSON.
     """
     path = Path(path)
     if not path.is_file():
@@ -118,7 +102,7 @@ def read_json(path: Path | str, hook: Callable[[dict[str, Any]], Any] | None = N
 
 
 def read_lines(path: Path | str) -> list[str]:
-    """The lines of a text file. Raises ValueError naming it if it is not UTF-8."""
+    """Lines of a text file. Raises ValueError naming it if it is not UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -129,7 +113,7 @@ Stamp = tuple[int, int]
 
 
 def file_stamp(path: Path | str) -> Stamp | None:
-    """Size and time of change of a file, by which one knows that it is unchanged; None if there is none."""
+    """Size and modification time (ns) of a file, to detect changes; None if it does not exist."""
     try:
         found = Path(path).stat()
     except OSError:
@@ -138,17 +122,13 @@ def file_stamp(path: Path | str) -> Stamp | None:
 
 
 def digest(*values: Any) -> str:
-    """Name values by their content: 16 hex digits of SHA-256 over canonical JSON.
-
-    Canonical means sorted keys and no spaces, so the same values give the same name on every machine;
-    tuples and lists are the same value.
-    """
+    """Hash values: the first 16 hex digits of SHA-256 over JSON with sorted keys; tuples count as lists."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def fingerprint(path: Path | str, length: int | None = None) -> str:
-    """SHA-256 of a file, or of its first `length` bytes, as 64 hex digits; read in pieces."""
+    """SHA-256 of a file, or of its first `length` bytes, as 64 hex digits."""
     found, left = hashlib.sha256(), length
     with Path(path).open("rb") as file:
         while left is None or left > 0:
@@ -163,10 +143,10 @@ def fingerprint(path: Path | str, length: int | None = None) -> str:
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1, chunk: int = 1
 ) -> Iterator[Result]:
-    """`function` of every item, in order: in this process, or in `workers` new ones, `chunk` items at a time.
+    """Map `function` over items in order, in this process or in `workers` new ones, `chunk` items at a time.
 
-    The processes are spawned, so a script needs its `__main__` guard, and OpenCV uses one thread in each. Closing the
-    generator cancels what has not begun.
+    Processes are spawned: a script needs its `__main__` guard. OpenCV uses one thread in each. Closing the generator
+    cancels items that have not started.
     """
     if workers <= 1:
         yield from map(function, items)
@@ -185,24 +165,21 @@ def _one_opencv_thread() -> None:
 
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
-    """Sort key under which frame9 comes before frame10: digits compare as numbers, the rest as text.
-
-    Names that differ only in leading zeros fall back to plain text order, so the order is always total.
-    """
+    """Sort key that puts frame9 before frame10; names equal up to leading zeros are sorted as text."""
     parts = re.split(r"([0-9]+)", name)
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
 
 
 def file_names(folder: Path, ending: str) -> list[str]:
-    """Names of the files of a folder without their ending, in natural order; hidden ones left out."""
+    """Names of the files of a folder without `ending`, in natural order, without hidden ones."""
     files = (path.name for path in folder.glob(f"*{ending}") if not path.name.startswith("."))
     return sorted((name.removesuffix(ending) for name in files), key=natural_key)
 
 
 def meant(word: str, known: Iterable[object], otherwise: str = "", most: int = 3) -> str:
-    """What to say about a name that is not known: "did you mean a or b?" if some are like it, at most so many.
+    """Hint for an unknown name: "did you mean a or b?" with at most `most` similar names.
 
-    A name that differs in capitals only is the one that was meant. If none is like it, `otherwise`, or all there are.
+    A match that differs only in case is preferred. Without similar names: `otherwise`, or the list of all names.
     """
     names = [str(name) for name in known]
     same = [name for name in names if name.lower() == word.lower()]

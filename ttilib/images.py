@@ -1,8 +1,6 @@
-"""Images and label maps on disk, as plain arrays.
+"""Read and write images (RGB bytes) and label maps (one small integer per pixel, returned as stored).
 
-An image is bytes in red, green, blue order. A label map is one small integer per pixel, handed over as stored: what the
-integers mean is the dataset's business. In a palette file the index is the label and the colour only for looking. A
-file with nothing but colours is read only where the labels can be derived beyond doubt.
+In a palette file the index is the label. A file with colours only is read where its labels are unambiguous.
 """
 
 from __future__ import annotations
@@ -19,22 +17,22 @@ from PIL import Image, UnidentifiedImageError
 from ttilib.files import atomic, natural_key
 
 Colours = Mapping[tuple[int, int, int], int]
-"""What the colours of a label map mean: red, green, blue to label."""
+"""Label of each RGB colour of a label map."""
 
 LABEL_MODES = ("L", "P", "1")
-"""Pillow's one-channel 8-bit kinds: grey, palette, black-and-white."""
+"""Pillow modes with one channel: grey, palette, black-and-white."""
 
 COLOUR_MODES = ("RGB", "RGBA", "LA")
-"""Kinds of several channels; their labels follow from a table of colours, or from equal channels."""
+"""Pillow modes with several channels."""
 
 AS_INDICES = "save it as one channel of 8-bit indices (grey or palette PNG)"
-CODE = np.array([1 << 16, 1 << 8, 1], np.uint32)  # of a colour as one number
+CODE = np.array([1 << 16, 1 << 8, 1], np.uint32)  # encodes a colour as one number
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def image_files(folder: Path | str, recursive: bool = False) -> list[Path]:
-    """The image files of a folder, and of those inside it, in natural order; hidden files and folders are skipped.
+    """Image files of a folder (`recursive`: and its subfolders) in natural order, without hidden ones.
 
     Raises FileNotFoundError if there is no such folder, ValueError if it contains no image.
     """
@@ -49,25 +47,23 @@ def image_files(folder: Path | str, recursive: bool = False) -> list[Path]:
 
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
-    """The image in `path` as red, green, blue bytes; a rotation note in the file is ignored.
+    """Read an image as RGB; an orientation entry in the file is ignored.
 
-    Raises FileNotFoundError if it is missing, ValueError if it is empty, cut off, damaged or not an image.
+    Raises FileNotFoundError if it is missing, ValueError if it is empty, truncated, damaged or not an image.
     """
     path = Path(path)
     data = _bytes(path)
     image, pixels = _decoded(path, data, "image"), None
-    if image.mode not in ("RGB", "L", "P", "1"):  # 16 bits or four inks: Pillow clips them, OpenCV scales them
+    if image.mode not in ("RGB", "L", "P", "1"):  # e.g. 16 bits or CMYK: Pillow clips, OpenCV scales
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     return np.array(image.convert("RGB")) if pixels is None else pixels
 
 
 def read_labels(path: Path | str, colours: Colours | None = None) -> UInt8[np.ndarray, "H W"]:
-    """The label map in `path`: the stored index of every pixel, palette or grey alike.
+    """Read a label map: the stored index of every pixel, from palette, grey or black-and-white (0 and 1) files.
 
-    A black-and-white file gives 0 and 1. A file with colours is read if all of them are in `colours`, or else if
-    its three channels agree, which then are the label; transparency is ignored.
-
+    In a colour file, labels come from `colours` if it has them all, else from three equal channels; alpha is ignored.
     Raises FileNotFoundError if it is missing, ValueError if it is damaged or its labels are ambiguous.
     """
     path = Path(path)
@@ -76,7 +72,7 @@ def read_labels(path: Path | str, colours: Colours | None = None) -> UInt8[np.nd
         if image.mode in COLOUR_MODES:
             return _labels_of_colours(path, image.convert("RGB"), colours or {})
         bits = data[24] if image.format == "PNG" else 8
-        # Two or four bits of grey: an index as it stands, or brightness in steps of 85 or 17? Nobody can tell.
+        # Grey with 2 or 4 bits is ambiguous: an index, or brightness in steps of 85 or 17.
         if image.mode not in LABEL_MODES or (image.mode == "L" and bits < 8):
             kind = f"{bits}-bit grey" if image.mode == "L" else image.mode
             raise ValueError(f"{path}: label map has {kind} pixels; {AS_INDICES}")
@@ -84,12 +80,12 @@ def read_labels(path: Path | str, colours: Colours | None = None) -> UInt8[np.nd
 
 
 def _decoded(path: Path, data: bytes, what: str) -> Image.Image:
-    """The whole image, decoded; ValueError naming the file if it is damaged."""
+    """Decode the complete image; ValueError names the file if it is damaged."""
     try:
         Image.open(BytesIO(data)).verify()  # compares a PNG's checksums, which load() does not
         image = Image.open(BytesIO(data))
         image.load()
-    except Exception as error:  # every decoder of Pillow fails in its own way
+    except Exception as error:  # Pillow's decoders raise many types
         why = "not an image" if isinstance(error, UnidentifiedImageError) else error
         found = f"{path}: {what} cannot be decoded, it is cut off or damaged ({len(data)} bytes, {why})"
         raise ValueError(f"{found}; copy it again") from error
@@ -97,7 +93,7 @@ def _decoded(path: Path, data: bytes, what: str) -> Image.Image:
 
 
 def _labels_of_colours(path: Path, image: Image.Image, colours: Colours) -> UInt8[np.ndarray, "H W"]:
-    """Labels of an RGB image by the table of colours, or by three equal channels."""
+    """Labels of an RGB image from the colour table, or from three equal channels."""
     rgb, found = np.array(image), sorted(colour for _, colour in image.getcolors(image.width * image.height))
     strange = [colour for colour in found if colour not in colours]
     if not strange:
@@ -105,7 +101,7 @@ def _labels_of_colours(path: Path, image: Image.Image, colours: Colours) -> UInt
         for colour in found:
             labels[codes == colour @ CODE] = colours[colour]
         return labels
-    # Second, because a grey may be the colour of a class: (128, 128, 128) is a car in VOC.
+    # After the table, because a grey may be the colour of a class: (128, 128, 128) is car in VOC.
     if all(len(set(colour)) == 1 for colour in found):
         return rgb[..., 0].copy()
     unknown = f", {len(strange)} of which mean no label" if colours else ""
@@ -114,7 +110,7 @@ def _labels_of_colours(path: Path, image: Image.Image, colours: Colours) -> UInt
 
 
 def write_image(path: Path | str, rgb: UInt8[np.ndarray, "H W 3"], quality: int = 95) -> None:
-    """Write an image in the format of the suffix, whole or not at all; `quality` is JPEG's, 1..100."""
+    """Write an image atomically in the format of the suffix; `quality` is that of JPEG, 1..100."""
     path = Path(path)
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
     try:
@@ -128,7 +124,7 @@ def write_image(path: Path | str, rgb: UInt8[np.ndarray, "H W 3"], quality: int 
 
 
 def write_labels(path: Path | str, labels: UInt8[np.ndarray, "H W"]) -> None:
-    """Write a label map as a lossless PNG whose grey values are the indices, whole or not at all."""
+    """Write a label map atomically as a lossless grey PNG whose values are the labels."""
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: label maps must be .png (found {path.suffix!r}); JPEG would change labels")
@@ -137,7 +133,7 @@ def write_labels(path: Path | str, labels: UInt8[np.ndarray, "H W"]) -> None:
 
 
 def _bytes(path: Path) -> bytes:
-    """The content of an image file, with an error that says what is there instead."""
+    """Content of an image file; an error says what was found instead."""
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {found}; expected an image")

@@ -1,8 +1,4 @@
-"""The benchmarks by name: which datasets, which classes, how episodes are sampled, at which size.
-
-`BENCHMARKS` holds what the released code fixes for each. `read_benchmark` reads the folds of one from a data folder,
-`draw_episodes` samples the episodes of one run, in the order of the release or each independently.
-"""
+"""The benchmarks: datasets, classes, sampling and input size of each; reading their folds, sampling their episodes."""
 
 from __future__ import annotations
 
@@ -19,12 +15,12 @@ from ttilib.files import meant
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What the released code fixes for one benchmark.
+    """Settings of one benchmark, as fixed by the released code.
 
-    `query` and `support` are datasets, `trained_on` that of base training; `draws` is the way of sampling (see
-    `sampling.passes`); `size` height and width of the network input; `novel` the entry of the class table with the
-    novel classes. A run has `per_run` images or frames, or each once (None); frames are solved `batch` at a time, or
-    video by video (None).
+    `query`, `support`, `trained_on`: datasets of the query, the support and base training. `draws`: sampling, see
+    `sampling.passes`. `size`: height and width of the network input. `novel`: entry of the class table with the novel
+    classes. `per_run`: images or frames per run, None for each once. `batch`: frames solved together, None for one
+    video.
     """
 
     name: str
@@ -41,7 +37,7 @@ class Benchmark:
     note: str = ""
 
     def input_size(self, height: int = 0, width: int = 0) -> tuple[int, int]:
-        """Height and width of the network input; 0 is the benchmark's own."""
+        """Height and width of the network input; 0 stands for the benchmark's own."""
         return height or self.size[0], width or self.size[1]
 
 
@@ -93,7 +89,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name; the error for an unknown name suggests similar ones."""
+    """The benchmark of that name. Raises ValueError with similar names if it is unknown."""
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark {name!r} is not known; {meant(name, BENCHMARKS)}")
     return BENCHMARKS[name]
@@ -101,7 +97,7 @@ def benchmark(name: str) -> Benchmark:
 
 @dataclass(frozen=True)
 class BenchmarkData:
-    """One fold of a benchmark; `support` is `query` itself if both are of one dataset."""
+    """One fold of a benchmark; `support` is the object `query` if both use one dataset."""
 
     benchmark: Benchmark
     query: Fold
@@ -111,12 +107,11 @@ class BenchmarkData:
 
 
 def find_roots(plan: Benchmark | str, root: Path | str, support_root: Path | str | None = None) -> tuple[Path, Path]:
-    """The folders of the query and the support dataset.
+    """Folders of the query and the support dataset.
 
-    `root` is a data folder with one folder per dataset; for a benchmark of one dataset, or with `support_root`, it may
-    also be the folder of the query dataset itself.
-
-    Raises FileNotFoundError with the names that were looked for, ValueError for a `support_root` without use.
+    `root`: data folder with one folder per dataset; for a benchmark of one dataset, or with `support_root`, it may also
+    be the query dataset's own folder.
+    Raises FileNotFoundError with the names tried, ValueError for a `support_root` that would not be used.
     """
     plan = benchmark(plan) if isinstance(plan, str) else plan
     one = plan.query == plan.support
@@ -127,7 +122,7 @@ def find_roots(plan: Benchmark | str, root: Path | str, support_root: Path | str
 
 
 def read_tables(plan: Benchmark, query_root: Path, support_root: Path) -> dict[str, dict[str, Any]]:
-    """The class tables of a benchmark's datasets, by dataset."""
+    """Class tables of a benchmark's datasets, by dataset."""
     if plan.query == plan.support:
         return {plan.query: read_table(plan.query, query_root, plan.novel)}
     support, own_table = read_table(plan.support, support_root), find_dataset(plan.query).own_table
@@ -142,7 +137,7 @@ def read_benchmark(
     support_root: Path | str | None = None,
     on_error: OnError = stop,
 ) -> BenchmarkData:
-    """Read one fold of a benchmark from a data folder; see `find_roots` for `root`, `read_fold` for `on_error`."""
+    """Read one fold of a benchmark; `root` as for `find_roots`, `on_error` as for `read_fold`."""
     plan = benchmark(plan) if isinstance(plan, str) else plan
     roots = find_roots(plan, root, support_root)
     tables = read_tables(plan, *roots)
@@ -153,10 +148,7 @@ def read_benchmark(
 
 
 def read_training(plan: Benchmark | str, fold: int, root: Path | str) -> tuple[Fold, Path]:
-    """The fold on whose base classes a benchmark's encoder is trained, and the folder of its dataset.
-
-    `root` is a data folder with one folder per dataset, or the folder of that dataset itself.
-    """
+    """The fold used for base training, and its dataset's folder; `root` is a data folder or that folder itself."""
     plan = benchmark(plan) if isinstance(plan, str) else plan
     folder = find_root(plan.trained_on, root)
     return read_fold(plan.trained_on, fold, folder), folder
@@ -172,11 +164,10 @@ def draw_episodes(
 ) -> tuple[Episode, ...]:
     """Sample the episodes of one run of a benchmark.
 
-    "released": in the order of random numbers of the release, all runs from one stream; a run of a benchmark with
-    `per_run` is that many images or frames, and the list begins again when it ends. "independent": each video (and
-    class), image or sequence is a query once, with support sampled for it alone, so that no episode depends on another.
-
-    Raises ValueError naming a class that has too few videos for `shots`; if `on_error` returns, it is left out.
+    "released": random numbers in the order of the release, one stream for all runs; a run has `per_run` images or
+    frames where that is set, and the list repeats. "independent": each video (and class), image or sequence is a query
+    once and its support depends on no other episode.
+    Raises ValueError naming a class with too few videos for `shots`; if `on_error` returns, the class is left out.
     """
     if shots < 1 or run < 0:
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")

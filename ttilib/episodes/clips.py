@@ -1,9 +1,7 @@
-"""A clip: the images and masks of one episode, resized and padded to the network input size.
+"""A clip: images and masks of one episode, resized and padded to the network input size.
 
-`load_clip` reads the frames that an episode names, `clip_from_files` a user's own images and masks; `synthetic_clip`
-needs no data. `Frames` reads frame by frame, for videos that do not fit in memory. Stored masks may contain the ignore
-label (`IGNORED`, 255); in a clip such pixels are simply not valid. `check_episodes` finds the episodes of which
-every file can be read.
+`load_clip` reads an episode, `clip_from_files` a user's images and masks, `synthetic_clip` needs no data. `Frames`
+reads frame by frame, for long videos. Pixels with the ignore label (`IGNORED`, 255) are not valid in a clip.
 """
 
 from __future__ import annotations
@@ -35,18 +33,18 @@ __all__ = [
 File = Path | str | np.ndarray
 
 OWN_RULE = Rule(centred, False)
-"""A user's own images are letterboxed, and the padding is not valid."""
+"""For a user's own images: letterboxed, padding not valid."""
 
 BATCH = 100
-"""Frames that the released batched driver solves together. Source: protocol section 5.2."""
+"""Frames solved together by the released code. Source: protocol section 5.2."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One episode at the network input size: images in [0, 1] (red green blue, not normalised), masks, valid pixels.
+    """One episode at network input size: RGB images in [0, 1] (not normalised), masks, valid pixels.
 
-    `truth` is for scoring only, and None if there is no ground truth. `batch_frames` is how many frames the released
-    driver solved together with these; None is this clip alone.
+    `truth`: ground truth for scoring, or None. `batch_frames`: frames that the released code solved together with
+    these, None for this clip alone.
     """
 
     name: str
@@ -63,15 +61,15 @@ class Clip:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the images, pixels."""
+        """Height and width of the images in pixels."""
         return self.query.shape[-2], self.query.shape[-1]
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Labelled frames that are read when they are indexed: image in [0, 1], mask of the object, valid pixels.
+    """Annotated frames, read on indexing: image in [0, 1], mask, valid pixels.
 
-    `read(t)` gives image [h, w, 3] and labels [h, w] (0, 1, IGNORED) of frame t at their own size.
+    `read(t)` returns image [h, w, 3] and labels [h, w] (0, 1, IGNORED) of frame t at their own size.
     """
 
     names: tuple[str, ...]
@@ -95,14 +93,11 @@ class Frames:
     def together(
         self, workers: int = 1
     ) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
-        """All frames, read by `workers` threads; the pixels do not depend on how many.
-
-        Raises what reading the first unusable frame raises.
-        """
-        # NumPy's zeros are pages that are not written yet; torch would write every one of them twice.
+        """All frames, read by `workers` threads; raises the first error of reading."""
+        # NumPy allocates zeros lazily; torch.zeros would write the memory twice.
         images = torch.from_numpy(np.zeros((len(self), 3, *self.size), dtype=np.float32))
         labels = torch.empty((len(self), *self.size), dtype=torch.uint8)
-        known = labels.numpy()  # NumPy also compares bytes in a tenth of the time
+        known = labels.numpy()  # NumPy compares bytes ten times as fast
         if workers > 1:
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(self._read_into, images, labels, range(len(self))))
@@ -115,14 +110,14 @@ class Frames:
         stored, mask = self.read(index)
         check_same_size(self.names[index], stored.shape, mask.shape)
         lies = self.rule.place(*mask.shape, self.size)
-        # Divided straight into its place: a padded copy of every image costs a tenth of what decoding it does.
+        # Divide in place: a padded copy of every image would cost a tenth of its decoding.
         scaled = lies.scale(image_tensor(stored), self.rule.rounded)
         torch.div(scaled, 255, out=image[:, lies.inside[0], lies.inside[1]])
         labels[:] = lies.fit(mask_tensor(mask), padding=0 if self.rule.padding_counts else IGNORED)
 
 
 def check_same_size(name: str, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
-    """Refuse the shapes of an image and a mask of different sizes: one of them belongs to something else."""
+    """Raise ValueError if an image and its mask differ in size."""
     if image[:2] != mask:
         sizes = f"image is {image[0]} x {image[1]}, its mask {mask[0]} x {mask[1]} pixels"
         raise ValueError(f"{name}: {sizes}; they must be the same size")
@@ -135,12 +130,11 @@ def load_clip(
     support_root: Path | str | None = None,
     workers: int = 1,
 ) -> Clip:
-    """Read the frames of one episode, and no others, at the network input `size` (height, width).
+    """Read the frames of one episode at the network input `size` (height, width).
 
-    `root` holds the query dataset; `support_root` that of the support, where it is another one. Each is resized and
-    padded by its own released rule (protocol section 2); ytvis and vspw count padding as background (quirk Q5).
-    `workers`: threads that decode; the pixels do not depend on it.
-
+    `root`: folder of the query dataset; `support_root`: that of the support dataset if it is another one. Each is
+    resized and padded by its own released rule (protocol section 2); ytvis and vspw count padding as background (quirk
+    Q5). `workers`: threads; the result does not depend on them.
     Raises ValueError or FileNotFoundError naming the episode or file.
     """
     support, query = episode_frames(episode, root, size, support_root)
@@ -160,7 +154,7 @@ def episode_frames(
     size: tuple[int, int] = (241, 425),
     support_root: Path | str | None = None,
 ) -> tuple[Frames, Frames]:
-    """Support and query of an episode before any pixel is read; arguments as for `load_clip`."""
+    """Support and query of an episode as lazy `Frames`; arguments as for `load_clip`."""
     if episode.support_dataset != episode.corpus and support_root is None:
         about = f"support comes from {episode.support_dataset}"
         raise ValueError(f"episode {episode.name}: {about}; give support_root as well")
@@ -185,10 +179,10 @@ def check_episodes(
     support_root: Path | str | None = None,
     on_error: OnError = stop,
 ) -> tuple[Episode, ...]:
-    """The episodes of which every image and mask can be read and some support frame contains the class.
+    """The episodes whose images and masks can all be read and where some support frame contains the class.
 
-    `support_root` holds the support dataset where that is another one. Every file is read once. Each defect is
-    reported to `on_error` with the name of the episode; the default raises at the first.
+    `support_root`: folder of the support dataset if it is another one. Every file is read once. Each defect goes to
+    `on_error` with the episode's name; the default raises the first.
     """
     contains, kept = _frame_check(), []
     other, few = query_root if support_root is None else support_root, len(episodes) <= 20
@@ -206,7 +200,7 @@ def check_episodes(
 
 
 def _frame_check() -> Callable[[str, Path | str, str, int], bool | Exception]:
-    """A function that says whether a frame contains a class, or why it cannot be read; results are remembered."""
+    """A cached function: whether a frame contains a class, or the error of reading it."""
     reader = cache(lambda dataset, root: find_dataset(dataset).reader(root))
     shape = cache(lambda dataset, root, frame: reader(dataset, root).image(frame).shape)
 
@@ -223,7 +217,7 @@ def _frame_check() -> Callable[[str, Path | str, str, int], bool | Exception]:
 
 
 def pool_frames(fold: Fold, root: Path | str, size: tuple[int, int], limit: int = 100) -> Frames:
-    """At most `limit` training images of a fold without their labels, on which the mean of an encoder is measured."""
+    """At most `limit` training images of a fold, without labels, to compute the mean feature of an encoder."""
     names = [frame for video in sorted(set(fold.train)) for frame in fold.frames[video]]
     return unlabelled_frames(names, find_dataset(fold.corpus).reader(root).image, size, limit)
 
@@ -231,7 +225,7 @@ def pool_frames(fold: Fold, root: Path | str, size: tuple[int, int], limit: int 
 def unlabelled_frames(
     names: Sequence[str], read: Callable[[str], np.ndarray], size: tuple[int, int], limit: int = 0
 ) -> Frames:
-    """Images by name, evenly thinned to `limit` (0 keeps all); letterboxed, and the padding is not valid."""
+    """Images by name, evenly subsampled to `limit` (0: all), letterboxed; padding is not valid."""
     if 0 < limit < len(names):
         names = [names[index * len(names) // limit] for index in range(limit)]
 
@@ -252,11 +246,10 @@ def clip_from_files(
     truth: Sequence[File] | None = None,
     label: int | None = None,
 ) -> Clip:
-    """A user's own images as a clip: files, or arrays (images uint8 [h, w, 3], masks bool or uint8 [h, w]).
+    """A clip from a user's files or arrays (images uint8 [h, w, 3], masks bool or uint8 [h, w]).
 
-    A mask may contain 0 and 255, 0 and 1, or palette indices; `label` says which index is the object, and is
-    needed only if there are several. Beside another label, 255 is the ignore label.
-
+    Masks may contain 0 and 255, 0 and 1, or palette indices; `label` selects the object and is needed only if there are
+    several. With another label, 255 is the ignore label.
     Raises ValueError naming the file if a mask has colours, several labels, or no foreground pixel.
     """
     if not support_images or not frames:
@@ -293,7 +286,7 @@ def _image(item: File) -> UInt8[np.ndarray, "h w 3"]:
 def _object_masks(
     name: str, items: Sequence[File], due: int, what: str, label: int | None
 ) -> list[UInt8[np.ndarray, "h w"]]:
-    """Masks of one object with 0, 1 and IGNORED, whichever values the files have."""
+    """Masks of one object with values 0, 1 and IGNORED."""
     if len(items) != due:
         raise ValueError(f"{name}: {due} {what} have {len(items)} masks; give one mask for each, in order")
     stored = [item.astype(np.uint8) if isinstance(item, np.ndarray) else read_labels(item) for item in items]
@@ -303,7 +296,7 @@ def _object_masks(
 
 
 def _only_label(names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]]) -> int:
-    """The one label besides background; 255 is that label only if no other occurs in any of the masks."""
+    """The single label besides background; 255 only if no other label occurs."""
     found = {int(value): name for name, mask in zip(names, masks, strict=True) for value in np.unique(mask)}
     labels = sorted(set(found) - {0, IGNORED})
     if len(labels) > 1:
@@ -318,9 +311,9 @@ def _only_label(names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]])
 def synthetic_clip(
     seed: int = 0, frames: int = 8, shots: int = 1, size: tuple[int, int] = (121, 217)
 ) -> Clip:
-    """A clip without data: a striped ellipse drifts over a cloudy background; the support shows it elsewhere.
+    """A clip without data: a striped ellipse moves over a smooth background; the support shows it elsewhere.
 
-    Its size varies by a fifth; all pixels are valid and the ground truth is exact. Same arguments, same pixels.
+    Its size varies by up to a fifth. All pixels are valid. The pixels depend on the arguments only.
     """
     rng = np.random.default_rng(seed)
     colour, phase = rng.uniform(90, 255, size=3), rng.uniform(0, 2 * np.pi)
@@ -336,7 +329,7 @@ def synthetic_clip(
 
 
 def _background(rng: np.random.Generator, size: tuple[int, int]) -> Float[np.ndarray, "H W 3"]:
-    """Coarse random colours in 0..255, smoothly enlarged."""
+    """Coarse random colours in 0..255, upsampled smoothly."""
     coarse = rng.uniform(20, 140, size=(5, 8, 3)).astype(np.float32)
     return cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
 
@@ -344,7 +337,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> Float[np.nda
 def _scene(
     centre: Sequence[float] | np.ndarray, scale: float, colour: np.ndarray, background: Float[np.ndarray, "H W 3"]
 ) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W"]]:
-    """The ellipse (centre and radii in shares of the image) on a background, with its mask."""
+    """The ellipse on a background, and its mask; centre and radii are fractions of the image."""
     height, width = background.shape[:2]
     y, x = np.mgrid[:height, :width]
     dy, dx = y - centre[0] * height, x - centre[1] * width

@@ -1,8 +1,7 @@
-"""An episode: support frames with masks of a novel class, and the frames of one query video to segment.
+"""An episode: support frames with masks of a novel class, and the query frames of one video to segment.
 
-Episodes are values made of names, not of pixels. They are sampled once (`sample_episodes`; a benchmark with two
-datasets samples by `benchmarks.draw_episodes`), written to a manifest and read back anywhere. `together` and `slices`
-say which episodes are solved in one batch and cut a long run into pieces.
+Episodes contain frame names, not pixels. They are sampled once and stored in a manifest. `together` and `slices` group
+them into batches and into pieces of a long run.
 """
 
 from __future__ import annotations
@@ -20,13 +19,11 @@ from ttilib.files import digest, meant, read_json, write_text
 
 @dataclass(frozen=True)
 class Episode:
-    """Support frames of a novel class, and the query frames of one video; frames are named as in `Fold`.
+    """Support frames of a novel class, and query frames of one video; frames are named as in `Fold`.
 
-    `support_corpus` and `support_class` are set only where the support is of another dataset, in which the class may
-    have another id. `seed` and `run`: runs follow one another in one stream of random numbers. `batch` is set where
-    the release solved frames of several videos together: the number of that batch in its run.
-
-    The field names are a format: manifests and keys contain them.
+    `support_corpus`, `support_class`: set only if the support is of another dataset. `run`: number of the run; all runs
+    of a `seed` share one random stream. `batch`: number of the batch in its run, if the release solved several videos
+    together. Field names are part of the format of manifests and keys.
     """
 
     corpus: str
@@ -43,12 +40,12 @@ class Episode:
 
     @property
     def support_dataset(self) -> str:
-        """The dataset of the support frames."""
+        """Dataset of the support frames."""
         return self.support_corpus or self.corpus
 
     @property
     def support_id(self) -> int:
-        """The id of the class in the support masks."""
+        """Class id in the support masks."""
         return self.class_id if self.support_class is None else self.support_class
 
     @property
@@ -63,14 +60,14 @@ class Episode:
 
     @property
     def name(self) -> str:
-        """Name for people, such as "ytvis/f0/person/0043f083b5"; not unique."""
+        """Readable name, such as "ytvis/f0/person/0043f083b5"; not unique."""
         return f"{self.corpus}/f{self.fold}/{self.class_name}/{self.video}"
 
     @property
     def key(self) -> str:
-        """Name for programs: 16 hex digits, a digest of all fields."""
+        """Key for programs: 16 hex digits, a digest of all fields."""
         entries = asdict(self)
-        if self.batch is None:  # so that episodes without batches keep the keys of versions without this field
+        if self.batch is None:  # keeps the keys of versions without this field
             del entries["batch"]
         return digest(entries)
 
@@ -78,14 +75,12 @@ class Episode:
 def sample_episodes(
     fold: Fold, shots: int, seed: int = 2020, protocol: str = "v1", run: int = 0
 ) -> tuple[Episode, ...]:
-    """Sample the episodes of one run over a fold, in the order of random numbers of the release.
+    """Sample the episodes of one run over a fold, with random numbers in the order of the release.
 
-    ytvis: each novel class with N videos gives N - shots episodes; under "v1" all of them share one support, under
-    "v2" each has its own. vspw: one episode per video of the list, which is repeated `fold.repeats` times. pascal,
-    coco: one episode per image. Others: one per video and novel class in it, with support from other videos.
-
-    Raises ValueError naming the class if it has too few videos for `shots`.
-    Source: protocol sections 1.1, 1.3 and 1.5.
+    ytvis: a novel class with N videos gives N - shots episodes; "v1" shares one support per class, "v2" samples one per
+    episode. vspw: one per video of the list, repeated `fold.repeats` times. pascal, coco: one per image. Others: one
+    per video and novel class, with support from other videos.
+    Raises ValueError naming the class if it has too few videos for `shots`. Source: protocol sections 1.1, 1.3 and 1.5.
     """
     if shots < 1 or run < 0:
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
@@ -97,7 +92,7 @@ def sample_episodes(
 
 
 def episode_of(draw: Draw, query_fold: Fold, support_fold: Fold, seed: int, run: int = 0) -> Episode:
-    """A sample as an episode; the support's dataset and class id are set only if it is of another dataset."""
+    """A sample as an episode; the support's dataset and class id are set only if the dataset is another one."""
     other: tuple[str, int] | tuple[None, None] = None, None
     if support_fold.corpus != query_fold.corpus:
         other = support_fold.corpus, shared_classes(support_fold, query_fold)[draw.number]
@@ -108,7 +103,7 @@ def episode_of(draw: Draw, query_fold: Fold, support_fold: Fold, seed: int, run:
 def select_episodes(
     episodes: Sequence[Episode], limit: int = 0, only: str | Sequence[str] = ()
 ) -> tuple[Episode, ...]:
-    """The episodes of some classes or videos (all if `only` is empty), and the first `limit` of those (0: all).
+    """The first `limit` (0: all) episodes of the classes or videos in `only` (empty: all).
 
     Raises ValueError if a name is neither a class nor a video of any episode.
     """
@@ -125,7 +120,7 @@ def select_episodes(
 
 
 def together(episodes: Sequence[Episode]) -> tuple[range, ...]:
-    """Indices of the episodes that are solved together: a range for each batch, and one for every other episode."""
+    """Group indices of episodes: one range per batch, one for every episode without batch."""
 
     def batch(index: int) -> tuple[int, ...]:
         e = episodes[index]
@@ -136,7 +131,7 @@ def together(episodes: Sequence[Episode]) -> tuple[range, ...]:
 
 
 def slices(episodes: Sequence[Episode], frames: int) -> tuple[range, ...]:
-    """Indices of the episodes, cut into pieces of at least `frames` query frames each; batches are not cut."""
+    """Split indices of episodes, between batches, into pieces of at least `frames` query frames (the last: fewer)."""
     pieces: list[range] = []
     start = held = 0
     for part in together(episodes):
@@ -148,17 +143,17 @@ def slices(episodes: Sequence[Episode], frames: int) -> tuple[range, ...]:
 
 
 def write_episodes(path: Path | str, episodes: Sequence[Episode]) -> None:
-    """Write a manifest: JSON with one episode per line and a hash over all of them."""
+    """Write a manifest: JSON with one episode per line and a hash over all."""
     rows = [{key: value for key, value in asdict(e).items() if value is not None} for e in episodes]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     write_text(path, f'{{"hash": "{digest(*rows)}",\n"episodes": [\n{lines}\n]}}\n')
 
 
 def read_episodes(path: Path | str) -> tuple[Episode, ...]:
-    """Read a manifest back, the same episodes in the same order.
+    """Read a manifest: the same episodes in the same order.
 
-    Raises ValueError if the hash does not fit (delete the entry to accept a change made by hand), or if an episode
-    lacks an entry.
+    Raises ValueError if the hash does not match (delete that entry to accept a manual edit), or an episode lacks an
+    entry.
     """
     content = read_json(path)
     if not isinstance(content, dict) or "episodes" not in content:

@@ -1,14 +1,10 @@
-"""How episodes are sampled from a fold: in the order of random numbers of the release, or each independently.
+"""Sampling of episodes from a fold, with the random numbers of the release or independently of each other.
 
-The released code samples from `random` and NumPy's legacy generator, seeded with 2020. What comes out depends on every
-number taken before, so the numbers that the release takes and does not use are taken here as well. Both generators
-are made here; no global generator is touched. `passes` gives the samples of one pass over a fold, `one_run` makes the
-runs of the released scripts of them, `gathered` joins frames that are solved in one batch.
+The release samples from `random` and NumPy's legacy generator, seeded with 2020. Every number it takes matters, so
+unused numbers are taken here as well, from own generators; no global generator is used. `draw_alone` instead takes
+random numbers from a hash of seed, run, query and candidate: a missing video changes only episodes that would use it.
 
-`draw_alone` samples every episode from a number made of seed, run, query and candidate. A missing video then changes
-only the episodes that would use it, and not, as in the release, every episode after it.
-
-A class with too few videos is reported to `on_error`; if that returns, the episodes of the class are left out.
+A class with too few videos is reported to `on_error`; if that returns, its episodes are left out.
 """
 
 from __future__ import annotations
@@ -27,11 +23,11 @@ from ttilib.datasets.catalog import Fold
 from ttilib.files import digest
 
 MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
-"""Shifts and factors of SplitMix64, under which numbers that differ in one bit become unrelated."""
+"""Shifts and factors of the SplitMix64 mixing function."""
 
 
 class Draw(NamedTuple):
-    """Class id in the query dataset, support frames, query frames, and the batch where the release has any."""
+    """A sample: class id in the query dataset, support frames, query frames, and the batch if the release has one."""
 
     number: int
     support: Names
@@ -56,13 +52,13 @@ def enough(fold: Fold, number: int, found: int, needed: int, on_error: OnError =
 
 
 def shared_classes(support_fold: Fold, query_fold: Fold) -> dict[int, int]:
-    """Novel classes of the same name in two folds: id in the query dataset -> id in the support dataset."""
+    """Novel classes with the same name in two folds: id in the query dataset -> id in the support dataset."""
     ids = {support_fold.names[number]: number for number in support_fold.novel}
     return {c: ids[query_fold.names[c]] for c in query_fold.novel if query_fold.names[c] in ids}
 
 
 def stills(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Query images with all novel classes in each, ascending."""
+    """Query images with the novel classes in each, ascending."""
     if fold.shown:
         yield from fold.shown.items()
         return
@@ -87,9 +83,9 @@ def beginnings(fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tuple[int,
 
 
 def pairs(fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, int, Names]]:
-    """Query videos with each of the classes in them: video, class, query frames.
+    """Pairs of query video and class in it: video, class, query frames.
 
-    These are all frames, except in ytvis, where frames without the class have no annotation to score.
+    These are all frames; in ytvis only those that contain the class, as the others have no annotation.
     """
     for video, frames in fold.frames.items():
         for number in ids:
@@ -106,9 +102,9 @@ def draw_alone(
     run: int = 0,
     on_error: OnError = stop,
 ) -> Iterator[Draw]:
-    """One episode per query: one of its classes, and a frame each of `shots` other videos of that class.
+    """One episode per query: one of its classes, and one frame of each of `shots` other videos of that class.
 
-    The candidates with the lowest random numbers are taken: a number depends on seed, run, query and candidate only.
+    The candidates with the lowest random numbers are taken; a number depends on seed, run, query and candidate only.
     """
     same = query_fold is support_fold
     ids = {number: number for number in query_fold.novel} if same else shared_classes(support_fold, query_fold)
@@ -126,7 +122,7 @@ def draw_alone(
 
 
 def _queries(how: str, fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tuple[int, ...], Names, int]]:
-    """Query videos, the classes to choose from, the query frames, and how often the video was a query before."""
+    """Query videos, their candidate classes, the query frames, and how often the video was a query before."""
     if how in ("v1", "v2"):
         yield from ((v, (c,), seen, 0) for c in ids for v, seen in fold.presence[c].items())
     elif how == "stills":
@@ -155,7 +151,7 @@ def _lowest(codes: UInt64[np.ndarray, " n"], count: int, *key: str | int) -> lis
 def passes(
     how: str, query_fold: Fold, support_fold: Fold, shots: int, seed: int = 2020, on_error: OnError = stop
 ) -> Pass:
-    """Calling it samples a pass over the folds; further passes continue the same streams of random numbers.
+    """A function that samples one epoch over the folds; later calls continue the random stream.
 
     `how`: "v1", "v2" (ytvis), "stills", "sequences" (one fold each), "frames", "cross" (images support videos).
     """
@@ -172,11 +168,7 @@ def passes(
 
 
 class _Released:
-    """The released samplers over one pair of folds; every method is one pass.
-
-    `rng` and `legacy` are Python's and NumPy's generators. The last video of `single_frames` stays from one pass to the
-    next, as in the release: for a list of one video, class and support are sampled only once.
-    """
+    """The released samplers over a pair of folds; `last_video` stays from one epoch to the next, as in the release."""
 
     def __init__(self, query_fold: Fold, support_fold: Fold, shots: int, seed: int, on_error: OnError) -> None:
         self.query_fold, self.support_fold, self.shots, self.on_error = query_fold, support_fold, shots, on_error
@@ -186,7 +178,7 @@ class _Released:
         self.last: tuple[int, Names] | None = None
 
     def ytvis_v1(self, anew: bool = False) -> Iterator[Draw]:
-        """Per class: support videos, a frame of each; per query video: one frame that is not used.
+        """Per class: support videos, a frame of each; per query video: one unused frame.
 
         `anew` samples support and query for every episode.
         """
@@ -202,15 +194,15 @@ class _Released:
                     support = tuple(rng.sample(seen[video], 1)[0] for video in chosen)
                     rest = [video for video in videos if video not in chosen]
                 query = rng.choice(rest) if anew else rest[turn]
-                rng.sample(seen[query], 1)  # not used by the release either, but it advances the generator
+                rng.sample(seen[query], 1)  # unused by the release too, but it advances the generator
                 yield Draw(number, support, seen[query])
 
     def ytvis_v2(self) -> Iterator[Draw]:
-        """Per episode: support videos, a frame of each, the query video, one frame that is not used."""
+        """Per episode: support videos, a frame of each, the query video, one unused frame."""
         return self.ytvis_v1(anew=True)
 
     def stills(self) -> Iterator[Draw]:
-        """Per image: one of all its classes; then per shot another image of the class."""
+        """Per image: one of its classes; per shot: another image of the class."""
         fold = self.query_fold
         pools = {number: tuple(fold.presence[number]) for number in fold.novel}
         for still, here in stills(fold):
@@ -220,7 +212,7 @@ class _Released:
                 yield Draw(number, self._distinct(pools[number], still), fold.frames[still])
 
     def sequences(self) -> Iterator[Draw]:
-        """Per video: one of its classes; per shot another video of the class (perhaps again), then a frame of it."""
+        """Per video: one of its classes; per shot: another video of the class, with replacement, and a frame."""
         fold, legacy = self.query_fold, self.legacy
         for video, here in tuple(sequences(fold)) * fold.repeats:
             number = here[legacy.choice(len(here))]
@@ -235,7 +227,7 @@ class _Released:
             yield Draw(number, tuple(support), fold.frames[video])
 
     def single_frames(self) -> Iterator[Draw]:
-        """Per frame; whenever it is of another video than the frame before: one of the classes, then the support."""
+        """Per frame; if its video differs from the last: one of the classes, then the support."""
         for video, here in beginnings(self.query_fold, self.ids):
             if video != self.last_video:
                 self.last_video, self.last = video, None
@@ -257,10 +249,10 @@ class _Released:
                 yield Draw(number, tuple(self.rng.choice(pool[other]) for other in chosen), frames)
 
     def _distinct(self, pool: Names, query: str | None = None) -> Names:
-        """Per shot one number that is not used, then numbers until an image comes up that is new and not the query."""
+        """Per shot one unused number, then images until one is new and not the query."""
         support: list[str] = []
         for _ in range(self.shots):
-            self.rng.randint(1, len(pool))  # not used by the release either
+            self.rng.randint(1, len(pool))  # unused by the release too
             while (drawn := pool[self.rng.randint(1, len(pool)) - 1]) == query or drawn in support:
                 continue
             support.append(drawn)
@@ -268,9 +260,9 @@ class _Released:
 
 
 def one_run(one_pass: Pass, run: int, per_run: int | None = None) -> Iterator[Draw]:
-    """The samples of run number `run`: one pass, or `per_run` samples of passes that follow one another without end.
+    """Samples of run number `run`: one epoch, or `per_run` samples from repeated epochs.
 
-    Earlier runs are sampled too, because later ones continue their random numbers.
+    Earlier runs are sampled too, because later ones continue their random stream.
     """
     if per_run is None:
         for _ in range(run):
@@ -281,13 +273,13 @@ def one_run(one_pass: Pass, run: int, per_run: int | None = None) -> Iterator[Dr
 
 def _endless(one_pass: Pass) -> Iterator[Draw]:
     drawn: Draw | None
-    while (drawn := next(current := one_pass(), None)) is not None:  # empty passes would never end
+    while (drawn := next(current := one_pass(), None)) is not None:  # an empty epoch would repeat forever
         yield drawn
         yield from current
 
 
 def gathered(frames: Iterable[Draw], batch: int) -> Iterator[Draw]:
-    """Samples of single frames, joined wherever neighbours are of one video and one batch of `batch` frames."""
+    """Join samples of single frames that are neighbours in one video and one batch of `batch` frames."""
     for (number, _), group in groupby(enumerate(frames), lambda item: (item[0] // batch, item[1].video)):
         first, *rest = (draw for _, draw in group)
         yield Draw(first.number, first.support, first.query + tuple(d.query[0] for d in rest), number)

@@ -1,7 +1,6 @@
-"""A solved episode in a notebook: any frame, any step, any method, with sliders; in a headless run one static figure.
+"""Interactive view of a solved episode: frame, step and method by sliders; a static figure in a headless run.
 
-The widget is an image whose bytes are replaced: it prints nothing and captures no output, because captured output can
-hang a notebook that runs without a browser.
+The widget is an image whose bytes are replaced. It captures no output, which can hang a notebook without a browser.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from ttilib.solver.classifier import Classifier
 from ttilib.solver.solver import Solution, upsampled_probabilities
 from ttilib.solver.task import Task
 
-KEPT = 64  # images kept as PNG, some 20 MB
+KEPT = 64  # cached PNG images, about 20 MB
 
 
 def stages(solution: Solution) -> int:
-    """Number of stages of a solution: the start, one after each step, and the keyframe refinement if any."""
+    """Number of stages of a solution: the start, one per step, and the keyframe refinement if any."""
     return len(solution.history) + (solution.keyframe is not None)
 
 
 def mask_at(task: Task, solution: Solution, stage: int, frame: int) -> Bool[np.ndarray, "H W"]:
     """The mask of one frame at one stage: probability above one half at the clip's size; padding frames are empty.
 
-    Stage n is the classifier after n steps; one past the last is the one after keyframe refinement.
+    Stage n is the classifier after n steps; the stage after the last step is the keyframe refinement.
     """
     present = task.query_valid.flatten(1).any(dim=1)
     if not present[frame]:
@@ -49,16 +48,16 @@ def mask_at(task: Task, solution: Solution, stage: int, frame: int) -> Bool[np.n
 
 
 def stage_name(solution: Solution, stage: int) -> str:
-    """What happened up to this stage, in words."""
+    """Readable name of a stage."""
     if stage == len(solution.history):
         return f"refined on keyframe {solution.keyframe}"
     return f"step {stage} of {len(solution.history) - 1}"
 
 
 class EpisodeBrowser(ipywidgets.VBox):
-    """Method buttons, a frame slider, a step slider, and the frame with its mask and the ground truth as a line.
+    """Method buttons, frame and step sliders, and the frame with its mask and the ground truth as a line.
 
-    `picture.value` holds the PNG shown; `method`, `frame` and `step` are the controls, also from code.
+    `picture.value` holds the PNG shown; `method`, `frame` and `step` are the controls and can be set from code.
     """
 
     def __init__(self, clip: Clip, task: Task, solutions: Mapping[str, Solution]) -> None:
@@ -81,7 +80,7 @@ class EpisodeBrowser(ipywidgets.VBox):
         super().__init__([self.method, frames, self.step, self.caption, self.picture])
 
     def _follow_method(self, change: object = None) -> None:
-        """A method has its own number of stages; the last one stays selected if it was."""
+        """Set the number of stages of the method; the last stage stays selected if it was."""
         at_end = self.step.value == self.step.max
         self.step.max = stages(self.solutions[self.method.value]) - 1
         if at_end:
@@ -89,11 +88,11 @@ class EpisodeBrowser(ipywidgets.VBox):
         self._draw()
 
     def _draw(self, change: object = None) -> None:
-        """Show the frame that the controls select."""
+        """Show the selected frame."""
         self.picture.value, self.caption.value = self._render(self.method.value, self.step.value, self.frame.value)
 
     def _picture(self, method: str, stage: int, frame: int) -> tuple[bytes, str]:
-        """The PNG of one frame at one stage, and the caption above it."""
+        """PNG and caption of one frame at one stage."""
         mask = mask_at(self.task, self.solutions[method], stage, frame)
         parts = [method, stage_name(self.solutions[method], stage), f"frame {frame} of {len(self.clip.query) - 1}"]
         truth = None if self.clip.truth is None else self.clip.truth[frame]
@@ -106,7 +105,7 @@ class EpisodeBrowser(ipywidgets.VBox):
 
 
 def png(pixels: Pixels) -> bytes:
-    """An image as PNG bytes."""
+    """Encode an RGB image as PNG."""
     return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
@@ -115,7 +114,7 @@ def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width
     frames = evenly_spaced(len(clip.query), 4)
     early = frames[len(frames) // 2]
     figure = plt.figure(figsize=(width, 0.2 + 1.07 * len(solutions)), layout="compressed")
-    plt.close(figure)  # pyplot made notebooks ready to show figures; this one is shown once, as a value
+    plt.close(figure)  # shown once, as the value of the cell
     grid = figure.subplots(len(solutions), 2 + len(frames), squeeze=False)
     for row, (method, solution) in zip(grid, solutions.items(), strict=True):
         refined, last = len(solution.history), stages(solution) - 1
@@ -130,5 +129,5 @@ def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width
 
 
 def browse(clip: Clip, task: Task, solutions: Mapping[str, Solution], headless: bool) -> EpisodeBrowser | Figure:
-    """An `EpisodeBrowser`, or with `headless` the static figure; make it a cell's last value."""
+    """An `EpisodeBrowser`, or a static figure if `headless`, as the last value of a notebook cell."""
     return static_view(clip, task, solutions) if headless else EpisodeBrowser(clip, task, solutions)

@@ -1,8 +1,8 @@
-"""Methods against each other: which is better, by how much, how surely, and at what cost.
+"""Comparison of methods: metrics with intervals, gains over a baseline, runs, classes, and time.
 
-Functions draw tables of `results.tables` and `results.statistics` (percent) on the axes they are given. Methods are
-stacked, so that twenty of an ablation are read as easily as two; `blocks` cuts a table where its lines cannot be
-compared. `looks` of `style.styles` over all methods give a method one look in several figures.
+Functions draw tables of `results.tables` and `results.statistics` (percent) on given axes, one row per method; `blocks`
+splits a table where its rows are not comparable. Pass `looks` (`style.styles` of all methods) for one style in all
+figures.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from ttilib.plots import style
 from ttilib.plots.style import Looks, Style, figure_name, label_ends, short, styles, text_size, tidy
 
-CHAIN = 8  # methods that a line joins at most; the path through more is a scrawl
+CHAIN = 8  # at most this many methods are joined by a line
 BLOCK = ("benchmark", "shots", "encoder")
-"""Lines of a table that differ in one of these answer different questions."""
+"""Rows of a table that differ in one of these columns are not comparable."""
 
 DOT = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.4}
 INK = "0.25"
-COLUMNS = (4.0, 7.3, 10.9)  # where the columns of a forest end, in widths of a letter
+COLUMNS = (4.0, 7.3, 10.9)  # right ends of the columns of a forest, in units of the text size
 
 
 def blocks(table: pd.DataFrame, by: Sequence[str] = BLOCK) -> list[tuple[str, pd.DataFrame]]:
-    """The table cut into parts of one benchmark, number of shots and encoder (those of `by`), each with a title.
+    """Split a table into titled parts of one benchmark, number of shots and encoder (the columns `by`), in table order.
 
-    In the order of the table; a title says only in what the parts differ, and is "" if there is one part.
+    A title names only what differs between parts; it is "" for a single part.
     """
     keys = [key for key in by if key in table]
     telling = [key for key in keys if table[key].nunique() > 1]
@@ -43,7 +43,7 @@ def blocks(table: pd.DataFrame, by: Sequence[str] = BLOCK) -> list[tuple[str, pd
 
 
 def _stack(ax: Axes, parts: Sequence[tuple[str, Sequence[str]]], xlabel: str) -> list[int]:
-    """Names stacked on the left, a bold heading above each part that has a title; the row where each part begins."""
+    """Method names on the y axis, a bold heading above each titled part; returns the first row of each part."""
     names: list[str] = []
     heads, begins = set(), []
     for title, texts in parts:
@@ -72,7 +72,7 @@ def _beside(ax: Axes, place: float, right: float, text: str, **look: object) -> 
 
 
 def _interval(ax: Axes, place: float, line: pd.Series, figure: str, look: Style) -> None:
-    """A dot, and the line of its interval if there is one."""
+    """A dot, and a line for its interval if there is one."""
     if np.isfinite(line[figure]):
         ends = [line.get(f"{figure} low", np.nan), line.get(f"{figure} high", np.nan)]
         ax.plot(ends, [place, place], color=look["color"], linewidth=1.6, solid_capstyle="butt")
@@ -80,9 +80,9 @@ def _interval(ax: Axes, place: float, line: pd.Series, figure: str, look: Style)
 
 
 def estimates(ax: Axes, lines: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
-    """Each method's figure in percent as a dot, its interval as a line, the number to the right.
+    """Metric of each method in percent as a dot, its interval as a line, the number to the right; headings per block.
 
-    Takes `statistics.intervals` (or a `tables.score_table`, then without lines); a heading stands above each block.
+    Takes `statistics.intervals`, or `tables.score_table`, which has no intervals.
     """
     looks, parts = looks or styles(lines["method"]), blocks(lines)
     stacked = [(title, list(part["method"])) for title, part in parts]
@@ -95,24 +95,24 @@ def estimates(ax: Axes, lines: pd.DataFrame, figure: str = "mIoU", looks: Looks 
 
 
 def p_words(p: float) -> str:
-    """A p value as papers print it: two decimals, three where it matters, never zero."""
+    """A p value as printed in papers: two decimals, three below 0.1, "<.001" below 0.0005."""
     if not np.isfinite(p):
         return "-"
     return "<.001" if p < 0.0005 else f"{p:.3f}"[1:] if p < 0.0995 else f"{p:.2f}".removeprefix("0")
 
 
 def won(better: int, worse: int) -> str:
-    """In what share of the episodes that differ the method is the better one, in percent."""
+    """Share of the episodes with different IoU in which the method is better, in percent."""
     return f"{100 * better / (better + worse):.0f}%" if better + worse else "-"
 
 
 def forest(ax: Axes, paired_lines: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
-    """What each method gains over the baseline on identical episodes, in points, with intervals; n, won and p beside.
+    """Gain of each method over the baseline on identical episodes, in points, with intervals; n, won and p beside.
 
-    "n" counts the episodes, "won" is the share of those that differ in which the method has the higher IoU, "p" how
-    likely such a share is if it were one half. The gain may have another sign: it weighs long videos more.
-    Takes lines of `statistics.paired`, whose methods are called "TTI - RePRI"; if all have one baseline, only the axis
-    names it. `figure` is "mIoU" (the gain of the table) or "IoU" (the mean over episodes).
+    n: episodes. won: share of the episodes with different IoU in which the method is better. p: of the test that this
+    share is one half. The gain may have another sign, because it weights long videos more.
+    Takes rows of `statistics.paired`, with methods named "TTI - RePRI"; a single baseline is named on the axis only.
+    `figure`: "mIoU" (gain of the table) or "IoU" (mean over episodes).
     """
     pairs = [name.rpartition(" - ") for name in paired_lines["method"]]
     baselines = sorted({baseline for _, _, baseline in pairs})
@@ -133,10 +133,11 @@ def forest(ax: Axes, paired_lines: pd.DataFrame, figure: str = "mIoU", looks: Lo
 
 
 def run_dots(ax: Axes, run_table: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
-    """How a method varies from run to run: a dot per run (mean over folds), a bar at their mean, percent.
+    """Variation between runs: a dot per run (mean over folds), a bar at their mean, percent.
 
-    A thin line follows each run through the methods: they rise and fall together, because a run draws the same support
-    for all. Only runs with every fold of the method are drawn. Takes `tables.run_table`.
+    A thin line connects the methods of a run, because a run has the same support for all. Only runs with every fold of
+    the method are drawn.
+    Takes `tables.run_table`.
     """
     looks, parts = looks or styles(run_table["method"]), blocks(run_table)
     stacked = [(title, list(dict.fromkeys(part["method"]))) for title, part in parts]
@@ -154,10 +155,9 @@ def run_dots(ax: Axes, run_table: pd.DataFrame, figure: str = "mIoU", looks: Loo
 
 
 def poolings(ax: Axes, table: pd.DataFrame, figures: Sequence[str] = ("mIoU", "J"), looks: Looks | None = None) -> None:
-    """The same masks in several statistics: a line per method through its figures, in percent.
+    """Several metrics of the same masks, in percent: a line per method. Where lines cross, the metric sets the ranking.
 
-    Where lines cross, the statistic decides which method is better. Takes `tables.score_table`.
-    Raises ValueError if the table has several blocks.
+    Takes `tables.score_table`. Raises ValueError if the table has several blocks.
     """
     if len(parts := blocks(table)) > 1:
         names = "; ".join(title for title, _ in parts)
@@ -174,11 +174,11 @@ def poolings(ax: Axes, table: pd.DataFrame, figures: Sequence[str] = ("mIoU", "J
 
 
 def cost_accuracy(ax: Axes, table: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
-    """What a point costs: seconds per episode (log) against the figure in percent, a dot per method, a legend below.
+    """Seconds per episode (log) against a metric in percent: a dot per method, a legend below.
 
-    A line joins the methods of one block from cheap to dear, with the block's title at its end if there are several.
-    Of more than `CHAIN` methods there is no line, and the legend has only those of fixed looks and those that no
-    cheaper one beats. Takes `tables.score_table`; lines without seconds or figure are left out.
+    A line joins the methods of a block by time, with the block's title at its end. With more than `CHAIN` methods there
+    is no line, and the legend has only methods of fixed style and those that no faster one beats.
+    Takes `tables.score_table`; rows without seconds or metric are left out.
     """
     known = table[table["s/episode"].gt(0) & table[figure].notna()]
     looks, named = looks or styles(known["method"]), {}
@@ -199,7 +199,7 @@ def cost_accuracy(ax: Axes, table: pd.DataFrame, figure: str = "mIoU", looks: Lo
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
-    below = {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 4.2}  # leaves room for the axis' label
+    below = {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 4.2}  # below the axis label
     columns = 2 if max(map(len, named), default=0) < 20 else 1
     ax.legend(named.values(), named, ncols=columns, frameon=False, handlelength=1, labelspacing=0.3, **below)
 
@@ -208,9 +208,9 @@ WHISKER = {"elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
 
 
 def _bounds(table: pd.DataFrame, name: str) -> np.ndarray:
-    """How far each line's error bar reaches below and above its figure, [2, lines]; nan where nothing is known.
+    """Error bars below and above the metric of each row, [2, rows], nan if unknown.
 
-    From the columns "mIoU low" and "mIoU high" (bounds), or "± mIoU" (the same to both sides).
+    Read from the columns "mIoU low" and "mIoU high" (bounds), or "± mIoU" (symmetric).
     """
     figure = table[name].to_numpy(dtype=float)
     if f"{name} low" in table and f"{name} high" in table:
@@ -222,10 +222,10 @@ def _bounds(table: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def per_class_bars(ax: Axes, table: pd.DataFrame, figure: str = "IoU", looks: Looks | None = None) -> None:
-    """Classes compared: per class one bar for each method, the best class of the last method on top.
+    """One bar per class and method, with error bars if known; classes sorted by the last method, the best on top.
 
-    Takes a `tables.class_table` of one benchmark and number of shots. Error bars are drawn from the columns "IoU low"
-    and "IoU high", or "± IoU". Raises ValueError if a method has several lines for a class.
+    Takes `tables.class_table` of one benchmark and number of shots; error bars as in `_bounds`.
+    Raises ValueError if a method has several rows for a class.
     """
     if table.duplicated(["class_name", "method"]).any():
         raise ValueError("several lines per class and method; choose one benchmark and number of shots first")
@@ -235,7 +235,7 @@ def per_class_bars(ax: Axes, table: pd.DataFrame, figure: str = "IoU", looks: Lo
     looks, width = looks or styles(methods), 0.82 / len(methods)
     for place, method in enumerate(methods):
         own = table[table["method"] == method]
-        y = classes.get_indexer(own["class_name"]) + ((len(methods) - 1) / 2 - place) * width  # the first on top
+        y = classes.get_indexer(own["class_name"]) + ((len(methods) - 1) / 2 - place) * width  # first method on top
         ax.barh(y, own[figure], width * 0.94, color=looks[method]["color"], label=method)
         reach = _bounds(own, figure)
         known = np.isfinite(reach).all(axis=0)

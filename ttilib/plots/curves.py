@@ -1,7 +1,7 @@
-"""What happens over steps, frames and windows, and how a network learns, as lines with their names beside them.
+"""Curves over steps, frames and windows, and of base training, with labels at the line ends.
 
-Functions draw on the axes they are given; `training_figure` makes a whole figure without pyplot. Values may be tensors
-or arrays. Rows of training are those of `log.jsonl`; older ones with fewer entries are drawn as far as they go.
+Functions draw tensors or arrays on given axes; `training_figure` makes a figure without pyplot. Training rows are those
+of `log.jsonl`; missing entries are skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _declared(name: str) -> Term:
 
 
 def _mark_update(ax: Axes, step: int) -> None:
-    """A vertical line where the prior is estimated anew, its name where the lines leave room."""
+    """A vertical line at the update of the prior, with its name where there is room."""
     ax.axvline(step, color="0.45", linewidth=1, linestyle=(0, (4, 2)))
     later = np.concatenate([line.get_ydata()[step:] for line in ax.lines[:-1]])
     low = later.mean() > np.mean(ax.get_ylim())
@@ -47,11 +47,11 @@ def loss_terms(
     prior_update: int | None = None,
     names: Sequence[str] = (),
 ) -> None:
-    """The objective taken apart over the steps: each term's mean over frames, half of the frames in the band.
+    """Terms of the objective over the steps: mean over frames, and the middle half of the frames as a band.
 
-    `terms` is one `Terms` per step, from the start on; `names` are by default all that it has, and the total. One axes
-    holds all lines, named at their ends and without bands; several hold one term each (at least as many as `names`;
-    the rest are blanked).
+    `terms`: one `Terms` per step, from the start. `names`: by default all terms present, and the total. A single axes
+    shows all lines without bands; several show one term each, and surplus axes are blanked.
+    Raises ValueError if several axes are fewer than `names`.
     """
     names = names or [*(name for name in TERMS if name in vars(terms[0])), "total"]
     values = {name: np.stack([array(getattr(at, name)) for at in terms]) for name in names}
@@ -73,7 +73,7 @@ def loss_terms(
 
 
 def _terms_together(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
-    """Every term's mean over frames in one axes."""
+    """Mean over frames of every term in one axes."""
     for name, value in values.items():
         term = _declared(name)
         ax.plot(value.mean(axis=1), color=term.colour, linewidth=2, label=term.label.removesuffix(" [nats]"))
@@ -82,7 +82,7 @@ def _terms_together(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
 
 
 def _term_alone(ax: Axes, name: str, value: Float[np.ndarray, "steps T"]) -> None:
-    """One term: the mean over frames, and the middle half of the frames as a band."""
+    """One term: mean over frames, and the middle half of the frames as a band."""
     steps, colour = np.arange(len(value)), _declared(name).colour
     ax.fill_between(steps, *np.quantile(value, [0.25, 0.75], axis=1), color=colour, alpha=0.2, linewidth=0)
     ax.plot(steps, value.mean(axis=1), color=colour, linewidth=2)
@@ -90,7 +90,7 @@ def _term_alone(ax: Axes, name: str, value: Float[np.ndarray, "steps T"]) -> Non
 
 
 def per_frame(ax: Axes, values: Series, label: str, colour: str = "#0072B2", title: str = "") -> None:
-    """One number per frame: bars while they can be told apart, a stepped line for a long video."""
+    """One number per frame: bars up to 40 frames, a stepped line above."""
     numbers = array(values)
     frames = np.arange(len(numbers))
     if len(numbers) <= 40:
@@ -101,7 +101,7 @@ def per_frame(ax: Axes, values: Series, label: str, colour: str = "#0072B2", tit
 
 
 def prior_trace(ax: Axes, prior: Series, marginal: Series, truth: Series | None = None) -> None:
-    """Foreground proportion of each frame: what the solver aimed at, what it predicts, and what is true."""
+    """Foreground proportion of each frame: prior, prediction, and ground truth."""
     lines = [
         (prior, "prior \u03c0", {"color": "#CC79A7", "linestyle": "--"}),
         (marginal, "predicted", {"color": STYLES["TTI"]["color"], "linestyle": "-"}),
@@ -121,10 +121,9 @@ def vc_curve(
     released: Mapping[str, Mapping[int, float]] | None = None,
     looks: Looks | None = None,
 ) -> None:
-    """How steadiness falls with the window: VC_k over k for every method, labelled at the line's end.
+    """Video consistency VC_k over the window k for every method, labelled at the line end.
 
-    `released` are the same methods' values as the released loop counts them, drawn thin and without marks; `looks` of
-    `style.styles` over all methods give a method one look in several panels.
+    `released`: values as computed by the released code, drawn as thin lines. `looks`: see `style.Looks`.
     """
     looks = looks or styles(values)
     for method, curve in values.items():
@@ -138,10 +137,7 @@ def vc_curve(
 
 
 def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:
-    """Where in the video a method flickers: VC of every window of k frames, at the window's first frame.
-
-    A window that says nothing (nan: no common truth) leaves a gap.
-    """
+    """VC of every window of k frames, at its first frame; nan (no common ground truth) leaves a gap."""
     for method, look in styles(values).items():
         vc = array(values[method])
         marks = {"markersize": 5, "markevery": max(1, len(vc) // 12)}
@@ -156,10 +152,10 @@ PARTS = ("#0072B2", "#56B4E9", "#009E73")
 
 
 def training_curves(axes: SomeAxes, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Base training from its log: loss and its parts, mIoU, learning rate, share of the time spent waiting for data.
+    """Base training from its log: loss and parts, mIoU, learning rate, share of the time spent waiting for data.
 
-    Rows have `step`, `loss`, `learning_rate`; where they were measured also `parts`, `val_loss`, `train_miou`,
-    `val_miou`, `waited` with `seconds` (of work so far). Give four axes, or fewer for the first ones only.
+    Rows have `step`, `loss`, `learning_rate`; if measured also `parts`, `val_loss`, `train_miou`, `val_miou`, `waited`
+    and `seconds` (time so far). With fewer than four axes only the first curves are drawn.
     """
     log = list(rows)
     step, span = np.array([each["step"] for each in log], dtype=float), max(1, len(log) // 20)
@@ -176,12 +172,12 @@ def training_curves(axes: SomeAxes, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _means(values: np.ndarray, span: int) -> np.ndarray:
-    """The mean of every `span` values that follow each other."""
+    """Running mean over `span` values."""
     return np.convolve(values, np.ones(span) / span, mode="valid") if len(values) else values
 
 
 def _losses(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int) -> None:
-    """Every step in grey, running means of the whole and, if it has several, of its parts."""
+    """Loss of every step in grey; running means of the loss and of its parts if there are several."""
     loss = np.array([each["loss"] for each in log], dtype=float)
     names = list(dict.fromkeys(name for each in log for name in each.get("parts") or {}))
     ax.plot(step, loss, color="0.75", linewidth=0.8)
@@ -199,7 +195,7 @@ def _losses(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int)
 
 
 def _measured(ax: Axes, log: list[Mapping[str, Any]], key: str, label: str, colour: str, marker: str) -> bool:
-    """A marked line through the rows that have a value of `key`; whether there is any."""
+    """A marked line through the rows that have `key`; returns whether there is any."""
     known = [(each["step"], each[key]) for each in log if each.get(key) is not None]
     if known:
         look = {"color": colour, "marker": marker, "linewidth": 2, "markersize": 5, "clip_on": False}
@@ -208,7 +204,7 @@ def _measured(ax: Axes, log: list[Mapping[str, Any]], key: str, label: str, colo
 
 
 def _judgements(ax: Axes, log: list[Mapping[str, Any]]) -> None:
-    """mIoU over all outputs where it was measured: on held-out and on training images."""
+    """mIoU over all outputs on held-out and on training images."""
     _measured(ax, log, "val_miou", "held out", HELD_OUT, "o")
     _measured(ax, log, "train_miou", "training", "0.4", "s")
     top = max((float(line.get_ydata().max()) for line in ax.lines), default=1.0)
@@ -218,7 +214,7 @@ def _judgements(ax: Axes, log: list[Mapping[str, Any]]) -> None:
 
 
 def _waiting(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int) -> None:
-    """Share of the time of `span` steps in which the network waited for images."""
+    """Share of the time of `span` steps spent waiting for images."""
     waited = np.array([each.get("waited", np.nan) for each in log], dtype=float)
     took = np.diff([each.get("seconds", np.nan) for each in log], prepend=0.0)
     share = _means(waited, span) / np.maximum(_means(took, span), 1e-9)
@@ -228,7 +224,7 @@ def _waiting(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int
 
 
 def training_figure(rows: Iterable[Mapping[str, Any]], title: str = "") -> Figure:
-    """The whole run from the rows of its log on one figure; see `training_curves`."""
+    """All `training_curves` of a log in one figure."""
     figure = Figure(figsize=(12.0, 5.6), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.005, ha="left", fontsize=11)

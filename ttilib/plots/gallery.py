@@ -1,7 +1,7 @@
-"""The best, the median and the worst episode: what the numbers of a table look like.
+"""The best, the median and the worst episode of a method.
 
-A mean hides what goes wrong. `chosen` takes three rows by rule and not by taste, `recorded` reads the frames and the
-stored masks of a row again, without running a model, and `gallery` shows them with the IoU of every frame.
+`chosen` selects three rows by a fixed rule, `recorded` reads their frames and stored masks again without running a
+model, and `gallery` shows them with the IoU of every frame.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ttilib.plots.style import text_size, tidy
 from ttilib.results.metrics import intersection_union
 from ttilib.results.records import read_masks
 
-LABEL = "#56B4E9"  # of the labelled support: what was given is blue, what was found is magenta
-FRAMES = 5  # of the query shown, each an inch wide on a page
-LINE = 0.36  # inches, height of the line of overlaps
+LABEL = "#56B4E9"  # of support masks; predictions are magenta
+FRAMES = 5  # query frames shown, each one inch wide
+LINE = 0.36  # inches, height of the IoU line
 
 Row = Mapping[str, Any]
 Predicted = Bool[np.ndarray, "T H W"] | Bool[Tensor, "T H W"]
@@ -39,11 +39,11 @@ Item = tuple[str, Clip, Predicted]
 
 
 def chosen(rows: Iterable[Row] | pd.DataFrame, method: str, figure: str = "iou") -> dict[str, Row]:
-    """The "best", "median" and "worst" episode of a method by one figure of its rows.
+    """The "best", "median" and "worst" episode of a method by one metric of its rows.
 
-    "iou" is the episode's own, intersection / union; any other figure is a key of the rows, such as "j" or "vc_3". Rows
-    without it are left out. Of an even number the median is the lower of the middle two; equal values go by episode and
-    index, not by the order of the rows. Raises ValueError if the method has no row with that figure.
+    `figure`: "iou" (intersection / union of the episode) or a key of the rows, such as "j" or "vc_3"; rows without it
+    are left out. Of an even number the median is the lower middle one; ties are ordered by episode, run and index.
+    Raises ValueError if the method has no row with that metric.
     """
     every = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
     own = [(_value(row, figure), row) for row in every if row["method"] == method]
@@ -59,7 +59,7 @@ def chosen(rows: Iterable[Row] | pd.DataFrame, method: str, figure: str = "iou")
 
 
 def _value(row: Row, figure: str) -> float | None:
-    """A figure of one row; None if it is not defined there."""
+    """Metric of a row; None if undefined."""
     if figure == "iou":
         return row["intersection"] / row["union"] if row["union"] else None
     return row.get(figure)
@@ -70,7 +70,7 @@ def recorded(
 ) -> tuple[Clip, Bool[Tensor, "T H W"]]:
     """The clip and the stored masks of a row.
 
-    `index` is that of the table, `file` the file of rows as it names it, `out` the run folder, `root` the data folder.
+    `index`: index of the table; `file`: the row file as named in it; `out`: run folder; `root`: data folder.
     Raises ValueError if the index has no masks or manifest for the file, if the manifest has another episode at the
     row's index, or if the masks are not those that were scored.
     """
@@ -93,7 +93,7 @@ def recorded(
 
 
 def support_mosaic(clip: Clip) -> Pixels:
-    """All support images in one, labels filled: one column for one or two, two columns up to six, then three."""
+    """All support images in one, labels filled: one column for one or two, two up to six, then three."""
     shots = len(clip.support)
     columns = 1 if shots <= 2 else 2 if shots <= 6 else 3
     zoom = max(1, zoom_for(clip.support[0], SHARP // columns))
@@ -111,16 +111,16 @@ def support_mosaic(clip: Clip) -> Pixels:
 
 
 def height(items: Sequence[Item]) -> float:
-    """Inches that the episodes need below each other on a page, their frames an inch wide."""
+    """Height in inches of a gallery of these episodes, with frames one inch wide."""
     return 0.25 + sum(clip.size[0] / clip.size[1] + LINE + 0.5 for _, clip, _ in items)
 
 
 def gallery(figure: Figure | SubFigure, items: Sequence[Item]) -> None:
-    """One row per episode: the support, `FRAMES` frames with ground truth and prediction, the IoU of every frame below.
+    """One row per episode: support, `FRAMES` frames with ground truth and prediction, the IoU of every frame below.
 
-    The line of IoU has a dot under every frame shown and a gap where prediction and ground truth are both empty; a clip
-    without ground truth has none. A width of `style.PAGE` and the `height` of the items suit.
-    Raises ValueError if there is nothing to show.
+    The IoU line has a dot at every frame shown and a gap where prediction and ground truth are empty; without ground
+    truth there is none. Use a figure `style.PAGE` wide and `height(items)` high. Raises ValueError if there are no
+    items.
     """
     if not items:
         raise ValueError("there is no episode to show; give at least one")
@@ -131,7 +131,7 @@ def gallery(figure: Figure | SubFigure, items: Sequence[Item]) -> None:
         left = figure.add_subplot(grid[above : below + 1, 0])
         show(left, support_mosaic(clip))
         left.set_anchor("NW")
-        left.set_title(title, loc="left", fontsize=text_size(), pad=3).set_in_layout(False)  # runs over the columns
+        left.set_title(title, loc="left", fontsize=text_size(), pad=3).set_in_layout(False)  # spans the columns
         at = evenly_spaced(len(clip.query), FRAMES)
         for column, t in enumerate(at, start=1):
             _frame(figure.add_subplot(grid[above, column]), clip, masks[t], t)
@@ -147,12 +147,12 @@ def gallery(figure: Figure | SubFigure, items: Sequence[Item]) -> None:
 
 
 def _frame(ax: Axes, clip: Clip, mask: Mask, t: int) -> None:
-    """One frame with its prediction, and the ground truth as a line whose width is that of print."""
+    """One frame with its prediction, and the ground truth as a line."""
     show(ax, overlay(clip.query[t], mask, zoom=zoom_for(clip.query[t])))
-    ax.set_title(" ", fontsize=text_size(), pad=3)  # keeps the line free in which the episode's title stands
+    ax.set_title(" ", fontsize=text_size(), pad=3)  # reserves the line of the title of the episode
     rows, columns = clip.size
     edges = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    ax.images[0].set_extent(edges)  # enlarged or not, a pixel of the clip is one unit wide
+    ax.images[0].set_extent(edges)  # in pixels of the clip, whatever the zoom
     ax.axis(edges)
     truth = None if clip.truth is None else array(clip.truth[t])
     if truth is not None and truth.any() and not truth.all():
@@ -160,7 +160,7 @@ def _frame(ax: Axes, clip: Clip, mask: Mask, t: int) -> None:
 
 
 def _overlap_line(ax: Axes, clip: Clip, masks: Predicted, at: list[int]) -> None:
-    """IoU of every frame in percent; the frames shown have a dot, right below them."""
+    """IoU of every frame in percent, with dots at the frames shown."""
     intersection, union = intersection_union(array(masks), array(clip.truth), array(clip.query_valid))
     iou = np.where(union > 0, 100 * intersection / np.maximum(union, 1), np.nan)
     ax.plot(np.arange(len(iou)), iou, color=PREDICTION, clip_on=False)
@@ -169,5 +169,5 @@ def _overlap_line(ax: Axes, clip: Clip, masks: Predicted, at: list[int]) -> None
     ax.set_ylim(0, 100)
     ax.set_yticks([0, 50, 100])
     ax.set_xticks(at, [f"frame {at[0]}", *at[1:]])
-    step = (len(iou) - 1) / (len(at) - 1) if len(at) > 1 else 1.0  # between frames that are shown
+    step = (len(iou) - 1) / (len(at) - 1) if len(at) > 1 else 1.0  # between the frames shown
     ax.set_xlim(-step / 2, (FRAMES - 0.5) * step)

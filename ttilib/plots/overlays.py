@@ -1,10 +1,8 @@
-"""Frames, masks, labels and features as images that a reader can judge at a glance.
+"""Images with masks, ground truth, labels, gradients and features.
 
-A prediction is a translucent fill with a crisp edge, the ground truth a white line with a dark rim over it. Feature
-vectors become colours, gradients a map around zero, class labels a colour and a name on their region.
-
-Functions return pixels, draw on the axes they are given, or (`sample_sheet`, `pairs_sheet`) make a whole figure without
-pyplot; they neither save nor show. Images may be tensors [3, H, W] in [0, 1], as clips hold them, or arrays [H, W, 3].
+A prediction is a translucent fill with an edge, the ground truth a white line with a dark rim. Functions return pixels,
+draw on given axes, or (`sample_sheet`, `pairs_sheet`) make a figure without pyplot; they neither save nor show. Images
+are tensors [3, H, W] in [0, 1], as in clips, or arrays [H, W, 3].
 """
 
 from __future__ import annotations
@@ -25,9 +23,9 @@ from torch import Tensor
 
 from ttilib.episodes.clips import IGNORED, Clip
 
-PREDICTION = "#E6007E"  # magenta: next to no object or ground in nature has it
-FILL = 0.45  # share of the colour inside a mask; more hides the object, less hides the mask
-SHARP = 360  # pixels: smaller images are enlarged in film strips so that contours stay thin
+PREDICTION = "#E6007E"  # magenta, a rare colour in natural images
+FILL = 0.45  # opacity of the colour inside a mask
+SHARP = 360  # pixels: smaller images are enlarged, so that contours stay thin
 
 Image = Float[Tensor, "3 H W"] | UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"]
 Mask = Bool[Tensor, "_ _"] | Bool[np.ndarray, "_ _"]
@@ -38,17 +36,17 @@ SomeAxes = Axes | np.ndarray | Sequence[Axes]
 
 
 def array(values: Tensor | np.ndarray | Sequence[float]) -> np.ndarray:
-    """The same values for NumPy, wherever they are."""
+    """The values as a NumPy array on the CPU."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def each_of(axes: SomeAxes) -> list[Axes]:
-    """The axes one by one, row by row."""
+    """The axes as a flat list, row by row."""
     return list(np.ravel(np.array(axes, dtype=object)))
 
 
 def as_rgb(image: Image) -> UInt8[np.ndarray, "H W 3"]:
-    """An image as red, green, blue bytes; floats are in [0, 1] and clipped to it."""
+    """An image as RGB bytes; floats are clipped to [0, 1]."""
     pixels = array(image)
     if isinstance(image, Tensor):
         pixels = pixels.transpose(1, 2, 0)
@@ -58,23 +56,23 @@ def as_rgb(image: Image) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def evenly_spaced(count: int, n: int) -> list[int]:
-    """At most n of the indices 0 .. count - 1 with the first and last, as evenly as integers allow."""
+    """At most n evenly spaced indices of 0 .. count - 1, with first and last."""
     return [int(index) for index in np.linspace(0, count - 1, min(n, count)).round()]
 
 
 def zoom_for(image: Image, wanted: int = SHARP) -> int:
-    """The whole factor that enlarges the longer side of an image to about `wanted` pixels."""
+    """Integer factor that enlarges the longer side of an image to about `wanted` pixels."""
     return max(1, round(wanted / max(as_rgb(image).shape[:2])))
 
 
 def _edge(mask: Bool[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:
-    """The outermost `width` pixels of a mask; where the image border cuts the object there is no edge."""
+    """The outermost `width` pixels of a mask; there is no edge along the image border."""
     kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     return mask & ~(cv2.erode(mask.astype(np.uint8), kernel) > 0)
 
 
 def _enlarged(pixels: np.ndarray, zoom: int) -> np.ndarray:
-    """An image [H, W] or [H, W, 3] `zoom` times as large."""
+    """An image [H, W] or [H, W, 3] enlarged by `zoom`."""
     size = pixels.shape[1] * zoom, pixels.shape[0] * zoom
     return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC) if zoom > 1 else pixels
 
@@ -95,10 +93,10 @@ def overlay(
     colour: str = PREDICTION,
     zoom: int = 1,
 ) -> Pixels:
-    """The image with a mask as a translucent fill and edge in `colour`, and the ground truth as a white line.
+    """The image with a mask as translucent fill and edge in `colour`, and the ground truth as a white line.
 
-    `zoom` enlarges the image first (whole factor), which keeps lines thin on small frames. Edges lie inside the masks;
-    outside, only the dark rim of the white line is drawn. Raises ValueError if a mask has another size than the image.
+    `zoom` enlarges the image first (integer), which keeps lines thin. Edges lie inside the masks, the dark rim outside.
+    Raises ValueError if a mask has another size than the image.
     """
     rgb = as_rgb(image)
     shape = rgb.shape[:2]
@@ -119,7 +117,7 @@ def overlay(
 
 
 def show(ax: Axes, image: Image, title: str = "") -> AxesImage:
-    """One image without ticks or frame."""
+    """Draw an image without ticks or frame."""
     drawn = ax.imshow(as_rgb(image), interpolation="antialiased")
     ax.set_axis_off()
     if title:
@@ -135,9 +133,9 @@ def filmstrip(
     titles: Iterable[str] | None = None,
     colour: str = PREDICTION,
 ) -> None:
-    """A row of frames, each with its mask and true contour; axes that are left over are blanked.
+    """A row of frames with masks and ground truth contours; surplus axes are blanked.
 
-    Choose frames beforehand (`evenly_spaced`). Raises ValueError if there are more frames than axes.
+    Raises ValueError if there are more frames than axes.
     """
     row = each_of(axes)
     images = list(frames)
@@ -151,9 +149,9 @@ def filmstrip(
 
 
 def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> None:
-    """An episode: the labelled support above, `frames` of the query below with their ground truth.
+    """An episode: support images above, `frames` query frames below; the ground truth is outlined in white.
 
-    Labels are outlined in white. A figure of 9.5 x 2.8 inches with layout "compressed" suits.
+    Use a figure of 9.5 x 2.8 inches with layout "compressed".
     """
     shots, chosen = len(clip.support), evenly_spaced(len(clip.query), frames)
     grid = figure.subplots(2, max(shots, len(chosen)), squeeze=False)
@@ -168,10 +166,9 @@ def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> Non
 def gradient_map(
     ax: Axes, image: Image, gradient: Map, label: str = "gradient", limit: float | None = None
 ) -> AxesImage:
-    """A signed map over the grey image, with a colour bar: blue below zero, white at zero, red above.
+    """A signed map at feature size over the grey image, with a colour bar: blue negative, white zero, red positive.
 
-    The map is at feature size, its corner cells are centred on the corner pixels. Colours end at plus and minus
-    `limit`, by default the largest magnitude.
+    Its corner cells are centred on the corner pixels. The colour range is +-`limit`, by default the largest magnitude.
     """
     values = array(gradient)
     grey = cv2.cvtColor(as_rgb(image), cv2.COLOR_RGB2GRAY)
@@ -199,10 +196,10 @@ def gradient_map(
 def feature_colours(
     features: Float[Tensor, "N C h w"] | Float[np.ndarray, "N C h w"],
 ) -> Float[np.ndarray, "N h w 3"]:
-    """Features as colours in [0, 1]: the first three principal components of all N h w cells as red, green and blue.
+    """Features as RGB in [0, 1]: the first three principal components over all N h w cells.
 
-    Each is stretched from its 1st to its 99th percentile; its sign makes the largest component of its direction
-    positive, so that the same features always get the same colours.
+    Each component is stretched from its 1st to its 99th percentile; the largest entry of its direction is positive,
+    which fixes the sign.
     """
     values = array(features).astype(np.float64)
     count, channels, rows, columns = values.shape
@@ -222,20 +219,20 @@ COLOURS = (
     "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
     "#332288", "#882255", "#117733", "#999933", "#661100", "#88CCEE", "#DDCC77", "#AA4499",
 )  # fmt: skip
-"""Of classes, by label, again from the 16th on; the first seven (Okabe and Ito's) differ for any colour vision."""
+"""Colours of classes by label, repeated from the 16th on; the first seven, by Okabe and Ito, are colour-blind safe."""
 
-FILLED = 0.8  # share of a class's colour; the rest is the grey image
+FILLED = 0.8  # opacity of a class colour over the grey image
 UNKNOWN = 217  # grey value of ignored pixels
 WIDTH = 12.0  # inches of a sheet
-RIM = [Stroke(linewidth=1.5, foreground="0.1"), Normal()]  # white lines and letters are seen on snow, too
+RIM = [Stroke(linewidth=1.5, foreground="0.1"), Normal()]  # keeps white lines and text visible on bright images
 
 LabelMap = Int64[Tensor, "_ _"]
 
 
 def label_map(image: Image, labels: LabelMap, zoom: int = 1) -> Pixels:
-    """The image in grey with every class (1, 2, ...) in its colour; what the ignore label covers is light grey.
+    """The grey image with every class (1, 2, ...) in its colour; ignored pixels are light grey.
 
-    `zoom` enlarges both first (whole factor). Raises ValueError if they differ in size.
+    `zoom` enlarges first (integer). Raises ValueError if image and labels differ in size.
     """
     rgb = as_rgb(image)
     known = _fitted(labels, rgb.shape[:2], zoom, "label map")
@@ -255,10 +252,10 @@ def sample_sheet(
     names: Sequence[str],
     title: str = "",
 ) -> Figure:
-    """Image, ground truth and prediction side by side, the classes named on their regions.
+    """Image, ground truth and prediction side by side, with class names on their regions.
 
-    Images are in [0, 1]; `names` are those of the labels 0, 1, 2, ..., background first. Predictions are blanked where
-    the ground truth is ignored, and their titles say which share of the other pixels is right.
+    Images are in [0, 1]; `names` are those of labels 0, 1, 2, ..., background first. Predictions are blanked where the
+    ground truth is ignored; titles give the share of the other pixels that is right.
     Raises ValueError if a label has no name.
     """
     truth = labels.cpu()
@@ -277,7 +274,7 @@ def sample_sheet(
 
 
 def _named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str], title: str) -> None:
-    """A label map with the name of each class on its pixels, near their top, so that nested regions keep theirs."""
+    """A label map with the name of each class near the top of its region."""
     zoom, known = zoom_for(image), array(labels)
     show(ax, label_map(image, labels, zoom), title)
     for label in np.setdiff1d(known, (0, IGNORED)):
@@ -290,7 +287,7 @@ def _named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str
 def _sheet(rows: int, columns: int, ratio: float, title: str) -> tuple[Figure, np.ndarray]:
     """A figure of equal cells for images of height / width `ratio`.
 
-    Without a layout engine, because a training run waits for it: finding the layout takes longer than drawing.
+    It uses no layout engine: finding a layout would take longer than drawing, and a training run waits for it.
     """
     head, above, height = (0.28 if title else 0.05), 0.3, WIDTH / columns * ratio  # inches; above: title of a cell
     total = head + rows * (height + above)
@@ -305,10 +302,7 @@ def _sheet(rows: int, columns: int, ratio: float, title: str) -> tuple[Figure, n
 
 
 def pairs_sheet(images: Float[Tensor, "n 2 3 H W"], title: str = "") -> Figure:
-    """The pairs whose features are contrasted: a frame above, the one it is compared with below.
-
-    Images are in [0, 1]; at most six pairs are shown.
-    """
+    """The contrasted pairs: a frame above, its counterpart below. Images are in [0, 1]; at most six pairs are shown."""
     shown = images[:6].cpu()
     figure, grid = _sheet(2, max(4, len(shown)), images.shape[-2] / images.shape[-1], title)
     for column, pair in enumerate(shown):

@@ -1,10 +1,7 @@
-"""The look of charts: what each method is drawn with, quiet axes, names beside lines, figures at their printed size.
+"""Plot style: colour, marker and dash of each method, axes, labels at line ends, figures at print size.
 
-A method looks the same in every figure: `styles` gives each its colour, marker and dash, which are told apart without
-colour vision and in grey. The ground truth is black. Text is sized by the reader's own setting (`text_size`).
-
-A figure that is drawn large and shrunk for print ends with letters of four points, so figures are drawn at their final
-width: `STYLE` holds the sizes, `paper_style` applies them, `panels` makes axes and `save` writes PNG and PDF.
+`styles` gives a method the same style in every figure; styles differ without colour vision and in grey. Figures are
+drawn at their final width, so that text keeps its size in print. Text is sized by rcParams (`text_size`).
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ from ttilib.files import atomic
 
 Style = dict[str, Any]
 Looks = Mapping[str, Style]
-"""How each method is drawn; `styles` over all methods of a study gives each one look in all its figures."""
+"""Style by method, as returned by `styles`."""
 
 STYLES: dict[str, Style] = {
     "fine-tune": {"color": "#E69F00", "marker": "^", "linestyle": ":"},
@@ -37,7 +34,7 @@ STYLES: dict[str, Style] = {
     "oracle": {"color": "#4D4D4D", "marker": "d", "linestyle": (0, (6, 1, 1, 1))},
     "truth": {"color": "#000000", "marker": "", "linestyle": "-"},
 }
-"""Fixed per name; the colours are Okabe and Ito's."""
+"""Fixed style of a method; the first five colours and black are from Okabe and Ito."""
 
 SPARE = (
     {"color": "#56B4E9", "marker": "P", "linestyle": (0, (5, 1))},
@@ -45,14 +42,14 @@ SPARE = (
     {"color": "#332288", "marker": "<", "linestyle": (0, (4, 1, 1, 1))},
     {"color": "#882255", "marker": ">", "linestyle": (0, (2, 2))},
 )
-"""For other methods, in the order they are named."""
+"""Styles of other methods, in order of appearance."""
 
 MARKERS = "ph8vP<>X^"
-"""Of the methods after those. They are all grey, as no eye tells more colours apart: put their names beside."""
+"""Markers of further methods, which are all grey: more colours are hard to distinguish."""
 
 
 def styles(methods: Iterable[str]) -> dict[str, Style]:
-    """How each method is drawn: its own fixed style, or a spare one in order of naming, or grey when these end."""
+    """Style of each method: its fixed one, else a spare one in order of appearance, else grey."""
     names = list(dict.fromkeys(methods))
     others = [name for name in names if name not in STYLES]
     grey = [{"color": "#8C8C8C", "marker": mark, "linestyle": (0, (1, 2))} for mark in MARKERS]
@@ -64,17 +61,17 @@ def styles(methods: Iterable[str]) -> dict[str, Style]:
 
 
 def text_size(share: float = 1.0) -> float:
-    """Points of text that is `share` as large as the reader's own (rcParams font.size)."""
+    """Text size in points, as a `share` of rcParams font.size."""
     return share * float(rcParams["font.size"])
 
 
 def figure_name(figure: str) -> str:
-    """A figure's name with its window set low: VC_3 as VC$_{3}$; other names stay."""
+    """Name of a metric with its window as subscript: VC_3 becomes VC$_{3}$; other names are unchanged."""
     return re.sub(r"VC_(\d+)", r"VC$_{\1}$", figure)
 
 
 def tidy(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "", integers: bool = True) -> None:
-    """Axes without chart junk: two spines, light horizontal lines, labels with units."""
+    """Set labels, title and tick positions; two spines, light horizontal grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="0.9", linewidth=0.8)
     ax.set_axisbelow(True)
@@ -87,14 +84,11 @@ def tidy(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "", integers
 
 
 def label_ends(ax: Axes, size: float | None = None) -> None:
-    """The label of each labelled line beside its last finite point, in its colour; names are moved apart vertically.
-
-    `size` in points; by default a little smaller than the reader's text.
-    """
+    """Label each line at its last finite point, in its colour, without overlap; `size` in points."""
     size, ends = size or text_size(0.95), []
     for line in ax.lines:
         points = line.get_xydata()[np.isfinite(line.get_ydata())]
-        if len(points) and not line.get_label().startswith("_"):  # matplotlib's mark of a line without a label
+        if len(points) and not line.get_label().startswith("_"):  # matplotlib's prefix for lines without a label
             ends.append((*points[-1], line))
     ends.sort(key=lambda end: end[1])
     lower, upper = ax.get_ylim()
@@ -112,12 +106,12 @@ def label_ends(ax: Axes, size: float | None = None) -> None:
 
 
 def short(name: str, most: int = 30) -> str:
-    """A name that fits beside a figure; a longer one ends in an ellipsis."""
+    """Shorten a name to `most` characters with an ellipsis."""
     return name if len(name) <= most else f"{name[: most - 1].rstrip()}\u2026"
 
 
 COLUMN, PAGE = 3.35, 6.9
-"""Inches: the width of one column, and of both."""
+"""Width of one column and of a page, inches."""
 
 STYLE: dict[str, Any] = {
     "font.size": 8,
@@ -141,24 +135,24 @@ STYLE: dict[str, Any] = {
     "lines.markersize": 4,
     "figure.dpi": 150,
     "figure.constrained_layout.use": True,
-    "pdf.fonttype": 42,  # letters stay letters: they can be searched, and journals refuse type 3
+    "pdf.fonttype": 42,  # searchable text; journals refuse type 3 fonts
     "svg.fonttype": "none",
 }
-"""What differs from matplotlib's own settings."""
+"""Changes to matplotlib's defaults."""
 
 
 @contextmanager
 def paper_style() -> Iterator[None]:
-    """Figures made inside the block are for print: eight points, thin lines."""
+    """Context manager for figures in print: eight points, thin lines."""
     with rc_context(STYLE):
         yield
 
 
 def panels(count: int, columns: int = 2, height: float = 2.0, width: float | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes, `columns` in a row, each `height` inches high; one alone is a column wide.
+    """A figure of `count` axes, `columns` in a row, each `height` inches high.
 
-    `width` of the whole figure in inches; by default `COLUMN` for one column of axes and `PAGE` for several.
-    Raises ValueError if there is nothing to show.
+    `width`: of the figure in inches; by default `COLUMN` for one column of axes, else `PAGE`.
+    Raises ValueError if `count` or `columns` is below 1.
     """
     if count < 1 or columns < 1:
         raise ValueError(f"{count} panels in {columns} columns; ask for at least one of each")
@@ -173,12 +167,9 @@ def panels(count: int, columns: int = 2, height: float = 2.0, width: float | Non
 
 
 def save(figure: Figure, stem: Path | str) -> None:
-    """Write the figure as <stem>.png (200 dots per inch) and <stem>.pdf.
-
-    Each file is whole or not there at all, and the same figure gives the same bytes: no date is in it.
-    """
+    """Write <stem>.png (200 dpi) and <stem>.pdf atomically, without dates, so that equal figures give equal bytes."""
     stem = Path(stem)
-    png, pdf = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf"))  # a stem may have dots in it
+    png, pdf = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf"))  # a stem may contain dots
     with rc_context(STYLE):
         with atomic(png) as temporary:
             figure.savefig(temporary, dpi=200, metadata={"Software": None})

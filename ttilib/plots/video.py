@@ -1,7 +1,6 @@
-"""Video in and out: frames from a file or a folder, masks as files, and input, prediction and truth side by side.
+"""Read frames from a video or a folder, write masks, and write a video of input, prediction and ground truth.
 
-A browser plays H.264 in .mp4, which OpenCV's usual build cannot write and PyAV can; without PyAV the frames become VP9
-in .webm, which browsers play too. Frames are handled one at a time, so memory does not grow with the video.
+PyAV writes H.264 in .mp4, OpenCV VP9 in .webm; browsers play both. Frames are processed one at a time.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from ttilib.plots.overlays import Image, Mask, Pixels, array, overlay, zoom_for
 
 try:
     import av
-except ImportError:  # the extra `video`; OpenCV takes over
+except ImportError:  # optional extra `video`; fall back to OpenCV
     av = None
 
-PANEL = 360  # pixels: panels of smaller frames are enlarged to about this
-STRIP = 24  # pixels: height of the strip that names a panel
+PANEL = 360  # pixels: smaller frames are enlarged to about this size
+STRIP = 24  # pixels: height of the strip with the name of a panel
 
 
 def read_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The frames of a video file or of a folder of images (9 before 10) as RGB bytes, one at a time.
+    """Frames of a video file or of a folder of images (natural order) as RGB bytes, one at a time.
 
-    Raises FileNotFoundError if there is nothing at `path`, ValueError if it contains no frame.
+    Raises FileNotFoundError if `path` does not exist, ValueError if it contains no frame.
     """
     path = Path(path)
     if path.is_dir():
@@ -53,14 +52,14 @@ def read_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
 
 
 def frame_names(path: Path | str, count: int) -> tuple[str, ...]:
-    """Names of the first `count` frames of `read_frames`: the files' own, or 00000, 00001, ... in a video."""
+    """Names of the first `count` frames of `read_frames`: file names, or 00000, 00001, ... for a video."""
     if Path(path).is_dir():
         return tuple(image.stem for image in image_files(path)[:count])
     return tuple(f"{t:05d}" for t in range(count))
 
 
 def _decode(path: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Frames of a video file until it ends or breaks off."""
+    """Frames of a video file until it ends or cannot be read further."""
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         while True:
@@ -73,9 +72,9 @@ def _decode(path: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
 
 
 def write_masks(folder: Path | str, masks: Iterable[Mask], names: Sequence[str]) -> list[Path]:
-    """Masks as label maps, 0 and 1, one PNG per frame named after it (the last part, without suffix).
+    """Write masks as label maps (0, 1), one PNG per frame, named after the last part of its name.
 
-    Raises ValueError if two names give one file, or if there are not as many masks as names.
+    Raises ValueError if two names give one file, or if masks and names differ in number.
     """
     stems = [Path(name).stem for name in names]
     if double := [stem for stem, count in Counter(stems).items() if count > 1]:
@@ -93,10 +92,10 @@ def write_overlay(
     truth: Iterable[Mask] | None = None,
     fps: float = 6.0,
 ) -> Path:
-    """A video of `side_by_side`; returns the path that was written.
+    """Write a video of `side_by_side` and return its path.
 
     `path` ends in .mp4 (H.264) or .webm (VP9); without PyAV an .mp4 becomes a .webm of the same name.
-    Raises ValueError for another ending, for no frames, or if frames, masks and truth differ in number.
+    Raises ValueError for another suffix, without frames, or if frames, masks and ground truth differ in number.
     """
     path = Path(path)
     if path.suffix not in (".mp4", ".webm"):
@@ -115,14 +114,14 @@ def write_overlay(
 
 
 def side_by_side(frame: Image, mask: Mask, truth: Mask | None = None) -> Pixels:
-    """One frame of the video: input, prediction and truth, each under its name; height and width are even."""
+    """One video frame: input, prediction and ground truth, each with its name; height and width are even."""
     zoom = zoom_for(frame, PANEL)
     panels = {"input": overlay(frame, zoom=zoom), "prediction": overlay(frame, mask, truth, zoom=zoom)}
     if truth is not None:
         panels["truth"] = overlay(frame, truth=truth, zoom=zoom)
     joined = np.hstack([np.vstack([_name_strip(name, each.shape[1]), each]) for name, each in panels.items()])
     height, width = joined.shape[:2]
-    return np.pad(joined, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # the codecs want even sizes
+    return np.pad(joined, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # codecs need even sizes
 
 
 @cache
@@ -135,7 +134,7 @@ def _name_strip(name: str, width: int) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _write_mp4(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float) -> None:
-    """H.264 in .mp4 with the 4:2:0 colours that browsers expect."""
+    """H.264 in .mp4 with 4:2:0 chroma, which browsers expect."""
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
@@ -147,7 +146,7 @@ def _write_mp4(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float) 
 
 
 def _write_webm(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float) -> None:
-    """VP9 in .webm through OpenCV."""
+    """VP9 in .webm by OpenCV."""
     height, width = first.shape[:2]
     with _quiet():
         code = cv2.VideoWriter.fourcc(*"VP90")
@@ -163,7 +162,7 @@ def _write_webm(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float)
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard error closed: OpenCV complains about the container's tag at any log level, then writes a good file."""
+    """Discard standard error: OpenCV prints a harmless warning about the container's tag at any log level."""
     keep = os.dup(2)
     try:
         with open(os.devnull, "w") as nowhere:
