@@ -53,6 +53,9 @@ def test_classes_lead_to_the_published_lists(tmp_path):
     known = vspw["pascal_to_vspw"]["novel"]
     assert [sorted(ids) for ids in minivspw_table(tmp_path, pascal)["novel"]] == [sorted(ids) for ids in known]
     splits = {"vspw/train_{}": vspw["base"], "vspw/val_{}": vspw["validation"], "vspw/test_{}": vspw["novel"]}
+    assert published_list(tmp_path, vspw["novel"][0], splits) == ""  # none of its sequences: other data of this form
+    for name in ("train_2", "val_0", "val_1", "test_0", "test_1", "test_2", "test_3"):
+        (tmp_path / "data" / published_lines(f"vspw/{name}")[-1].split()[0]).mkdir(parents=True, exist_ok=True)
     found = [[published_list(tmp_path, vspw[entry][k], splits) for k in range(4)] for entry in ("base", "novel")]
     assert found == [["", "", "vspw/train_2", ""], [f"vspw/test_{k}" for k in range(4)]]
     assert [published_list(tmp_path, vspw["validation"][k], splits) for k in (0, 1)] == ["vspw/val_0", "vspw/val_1"]
@@ -85,6 +88,19 @@ def test_pascal_and_coco_take_the_published_order_and_say_in_one_sentence_what_i
     images(tmp_path / "coco", [lines[n] for n in (9, 0, 3)])
     names = tuple(lines[n][0].split("/")[1].removesuffix(".jpg") for n in (0, 3, 9))
     assert coco_list(CocoReader(tmp_path / "coco"), "val", {}, errors.append) == names
+
+
+def test_coco_without_a_published_image_has_the_order_of_its_annotations(tmp_path):
+    table = read_table("coco")
+    categories = [{"id": number, "name": name} for number, name in table["classes"].items()]
+    files = [f"COCO_val2014_{number:012d}.jpg" for number in (999999999997, 999999999991)]
+    write_image(tmp_path / "val2014" / files[0], picture(1))
+    listed = [{"id": n, "file_name": file, "height": 8, "width": 8} for n, file in enumerate(files)]
+    triangle = {"category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]], "iscrowd": 0}
+    boxes = [triangle | {"id": n, "image_id": n} for n in (0, 1)]
+    content = {"images": listed, "annotations": boxes, "categories": categories}
+    write_json(tmp_path / "annotations" / "instances_val2014.json", content)
+    assert coco_list(CocoReader(tmp_path), "val", table) == tuple(file.removesuffix(".jpg") for file in files)
 
 
 def test_doctor_names_what_the_published_lists_have_and_the_disk_lacks(tmp_path):

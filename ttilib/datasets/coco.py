@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from tqdm import tqdm
 
-from ttilib.datasets.base import Dataset, FrameFiles, Ids, Names, OnError, Scan, Table, stop
+from ttilib.datasets.base import Dataset, FrameFiles, Ids, Names, OnError, Scan, Table, published_lines, stop
 from ttilib.datasets.masks import MANY, decode
 from ttilib.datasets.pascal import PascalReader, published_names, read_list, scan_stills
-from ttilib.files import Stamp, file_stamp, parallel_map, read_json
+from ttilib.files import Stamp, file_names, file_stamp, parallel_map, read_json
 from ttilib.images import write_labels
 
 Object = tuple[Any, int, Any]
@@ -210,7 +210,9 @@ def coco_list(reader: CocoReader, split: str, table: Table, on_error: OnError = 
         ids = read_list(path, f"{part}/COCO_{part}_{{}}.jpg {split}/COCO_{part}_{{}}.png", on_error)
         return tuple(f"COCO_{part}_{number}" for number in ids)
     if split == "val" and not (root / "lists.json").is_file():
-        return published_names(reader, "coco/val", on_error)
+        published = {line.split(" ")[0] for line in published_lines("coco/val")}
+        if any(f"{part}/{image}.jpg" in published for image in file_names(root / part, ".jpg")):
+            return published_names(reader, "coco/val", on_error)
     try:
         names, categories, problems = _listed(root, split, file_stamp(_file(root, split)))
     except FileNotFoundError as error:

@@ -108,13 +108,16 @@ def listed_videos(root: Path, table: Table, *lists: str) -> list[str]:
 def published_list(root: Path, classes: Collection[int], lists: Mapping[str, Sequence[Collection[int]]]) -> str:
     """The name of the published list of these classes, "" if there is none.
 
-    `lists`: names with {} for the fold, to the classes of each fold. A folder with its own lists.json has none.
+    `lists`: names with {} for the fold, to the classes of each fold. A folder with its own lists.json has none,
+    nor one without any sequence of the list: it is not the data that was published on.
     """
     if (root / "lists.json").is_file():
         return ""
     wanted = set(classes)
     names = [name.format(k) for name, folds in lists.items() for k, ids in enumerate(folds) if set(ids) == wanted]
-    return next((name for name in names if (lists_folder() / f"{name}.txt").is_file()), "")
+    name = next((name for name in names if (lists_folder() / f"{name}.txt").is_file()), "")
+    sequences = {line.split("/")[-3].split(" ")[-1] for line in published_lines(name)} if name else ()
+    return name if any((vspw_folder(root) / sequence).is_dir() for sequence in sequences) else ""
 
 
 def published_frames(
