@@ -1,8 +1,4 @@
-"""The settings of a training run: `TrainConfig`, and `ContrastConfig` for the auxiliary loss on unlabelled videos.
-
-`TrainConfig.released(corpus)` gives the release's settings, `TrainConfig.mini()` those for the synthetic dataset, and
-`changed` replaces fields by name.
-"""
+"""Settings of a training run (`TrainConfig`) and of the auxiliary loss on unlabelled videos (`ContrastConfig`)."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from typing import Any
 
 from ttilib.files import meant
 
-UNRELATED = ("workers", "save_seconds", "show_every")  # settings without influence on the result
+UNRELATED = ("workers", "save_seconds", "show_every")  # settings that do not influence the result
 KINDS = {int: "a whole number", float: "a number", str: "a word", bool: "True or False", tuple: "whole numbers"}
 BASE, LEAK = "base", "LEAK-novel-test-videos"
 CHOICES = {
@@ -26,22 +22,22 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class ContrastConfig:
-    """The auxiliary dense contrastive loss (DCL). Source: protocol section 4.
+    """Settings of the auxiliary dense contrastive loss (DCL). Source: protocol section 4.
 
-    The release publishes defaults for temperature and window only; the other values are this project's.
+    Only temperature and window are published; the other values are this project's.
     """
 
     videos: str = BASE  # or LEAK-novel-test-videos: the query videos of the episodes, as released
-    root: str = ""  # folder of VSPW, whose videos are used instead; datasets of images need it
-    weight: float = 0.1  # beside the supervised loss; not published
-    temperature: float = 0.1  # the released head's default
+    root: str = ""  # VSPW folder: use its videos instead; required for datasets of images
+    weight: float = 0.1  # relative to the supervised loss
+    temperature: float = 0.1  # as released
     features: str = "stage3"  # or bottleneck
-    pooled: bool = False  # averaged over 7 x 7 cells first
-    project: bool = True  # through two 1x1 convolutions, which episodes do not use
-    width: int = 128  # channels of these convolutions
-    window: int = 2  # consecutive kept frames, of which the first two are compared; as released
-    pairs: int = 1  # windows per labelled item; not published
-    every: int = 5  # frame stride; not published
+    pooled: bool = False  # average the features to 7 x 7 cells first
+    project: bool = True  # projection head: two 1x1 convolutions, not used in episodes
+    width: int = 128  # channels of the projection head
+    window: int = 2  # consecutive frames at this stride, of which the first two are compared; as released
+    pairs: int = 1  # windows per labelled sample
+    every: int = 5  # frame stride
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -54,47 +50,47 @@ class ContrastConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a network is trained; the defaults are the released ones on YouTube-VIS. Source: protocol section 4."""
+    """Settings of base training; the defaults are the released ones for YouTube-VIS. Source: protocol section 4."""
 
     encoder: str = "resnet50"
-    pretrained: str = "initmodel"  # folder or file of the released start; "imagenet": torchvision's weights; "": none
-    epochs: int = 10  # passes over the items
-    batch: int = 6  # items per step, over all processes together
-    clip_frames: int = 5  # frames of a clip, which is one item; 0: every frame is an item of its own
+    pretrained: str = "initmodel"  # folder or file of the released weights; "imagenet": torchvision's; "": random
+    epochs: int = 10  # passes over the dataset
+    batch: int = 6  # samples per step, summed over all processes
+    clip_frames: int = 5  # frames of a clip, which is one sample; 0: every frame is a sample
     every: int = 5  # frame stride
-    repeats: int = 10  # clips per video in an epoch; clips only
-    optimizer: str = "sgd"  # with Nesterov's momentum; or adam, adamw
-    learning_rate: float = 2.5e-3  # of the first step
-    new_layers_rate: float = 1.0  # factor of it for pyramid, bottleneck and classifier
-    schedule: str = "cosine"  # every step; or step, multi-step: times decay_factor after epochs
-    last_learning_rate: float = 1e-6  # where the cosine ends
+    repeats: int = 10  # clips per video and epoch; only with clip_frames
+    optimizer: str = "sgd"  # with Nesterov momentum; or adam, adamw
+    learning_rate: float = 2.5e-3  # initial value
+    new_layers_rate: float = 1.0  # learning rate factor of the layers outside the backbone
+    schedule: str = "cosine"  # per step; or step, multi-step: times decay_factor after some epochs
+    last_learning_rate: float = 1e-6  # final value of the cosine schedule
     decay_factor: float = 0.1
-    step_epochs: int = 30  # step: after every n-th
-    milestones: tuple[int, ...] = (40, 70)  # multi-step: after these
+    step_epochs: int = 30  # step: after every n epochs
+    milestones: tuple[int, ...] = (40, 70)  # multi-step: after these epochs
     momentum: float = 0.9
     weight_decay: float = 1e-4  # on all parameters
     loss: str = "ce"  # or iou, ce+iou
-    label_smoothing: float = 0.1  # probability taken from the true class and spread over the others
-    foreground_weight: float = 1.0  # of a pixel of a class relative to background; 1 as released
-    mixup: float = 0.0  # a of Beta(a, a), from which images are mixed; 0: not mixed; the release's is 0.2
-    contrast: ContrastConfig | None = None  # auxiliary loss on unlabelled videos; None: labelled images only
-    precision: str = "fp32"  # or bf16, fp16: products in half precision
-    accumulate: int = 1  # parts of a batch that go through the network one after the other
+    label_smoothing: float = 0.1  # probability moved from the true class to the others
+    foreground_weight: float = 1.0  # weight of foreground pixels relative to background; 1 as released
+    mixup: float = 0.0  # a of Beta(a, a); 0: no mixup; 0.2 in the release
+    contrast: ContrastConfig | None = None  # auxiliary loss on unlabelled videos; None: off
+    precision: str = "fp32"  # or bf16, fp16: mixed precision
+    accumulate: int = 1  # gradient accumulation: number of parts of a batch
     clip_norm: float = 0.0  # maximum norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the exponential moving average of the weights; 0: no average
-    shared_norm: bool = True  # batch norm over all processes
+    shared_norm: bool = True  # batch norm synchronised over all processes
     compile: bool = False  # torch.compile
-    validation: str = "classes"  # mIoU of the base classes; or a benchmark's name: its episodes, shortened
+    validation: str = "classes"  # mIoU of the base classes; or a benchmark name: its episodes, shortened
     validate_every: int = 1  # epochs
-    validation_episodes: int = 0  # maximum number; 0: all
+    validation_episodes: int = 0  # maximum; 0: all
     seed: int = 2020
-    workers: int = 0  # processes that read images; no influence on the result
-    save_seconds: float = 300.0  # time between saved states; no influence on the result
-    show_every: int = 1  # epochs between figures; 0: only the log; no influence on the result
+    workers: int = 0  # data loader processes
+    save_seconds: float = 300.0  # time between checkpoints
+    show_every: int = 1  # epochs between plots; 0: only the log
 
     @classmethod
     def released(cls, corpus: str) -> TrainConfig:
-        """The release's settings for base training on a dataset. Raises ValueError if it was never trained on."""
+        """The released settings for base training on a dataset. Raises ValueError for a dataset without any."""
         images = cls(clip_frames=0, every=1, repeats=1)
         table = {
             "ytvis": cls(),
@@ -109,17 +105,17 @@ class TrainConfig:
 
     @classmethod
     def mini(cls) -> TrainConfig:
-        """For the synthetic dataset: a small network, trained from scratch in three minutes on two cores."""
+        """Settings for the synthetic dataset: a small network, trained from scratch in three minutes on two cores."""
         return cls(
             encoder="resnet18-mini",
             pretrained="",
             epochs=3,  # 513 steps; more of them overfit to the few videos
             batch=8,
             clip_frames=0,  # frames of different videos in a batch
-            every=2,  # neighbouring frames are nearly equal
-            learning_rate=0.1,  # no pretrained weights to preserve, so steps can be 40 times longer
-            weight_decay=5e-4,  # few videos, easily overfitted
-            foreground_weight=4.0,  # without it everything is background for the first minutes
+            every=2,  # neighbouring frames are nearly identical
+            learning_rate=0.1,  # 40 times the default: no pretrained weights to preserve
+            weight_decay=5e-4,  # the few videos are easily overfitted
+            foreground_weight=4.0,  # otherwise all predictions are background for the first minutes
             save_seconds=20.0,
         )
 
@@ -140,10 +136,10 @@ class TrainConfig:
 
 
 def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
-    """The configuration with some fields replaced; "contrast.weight" is a field of the contrast.
+    """The configuration with some fields replaced; "contrast.weight" is a field of the contrastive loss.
 
-    Any contrast field switches the contrast on, "contrast" None switches it off. Raises ValueError for an unknown
-    name, with the nearest known one, and for a value of another type.
+    Any contrast field switches that loss on; "contrast" None switches it off. Raises ValueError for an unknown name or
+    a value of another type.
     """
     for name, value in changes.items():
         if name == "contrast" and value is None:
@@ -179,7 +175,7 @@ def _check_choices(config: Any) -> None:
 
 
 def _check_least(config: Any, least: int, names: str) -> None:
-    """Raise ValueError naming a field below `least`, or one that is no number."""
+    """Raise ValueError for a field below `least` or NaN."""
     for name in names.split():
         if not getattr(config, name) >= least:
             raise ValueError(f"{type(config).__name__}: {name} is {getattr(config, name)}; give {least} or more")

@@ -1,11 +1,7 @@
-"""Training data: labelled frames of the base classes, one by one or as clips, and unlabelled windows of videos.
+"""Training data: labelled frames or clips of the base classes, and windows of unlabelled frames.
 
-Every item is a function of (seed, epoch, index) alone, so that neither the number of worker processes nor the order
-changes what is trained on. Call `set_epoch` before making the loader's iterator.
-
-`VideoPairs` are for the auxiliary dense contrastive loss, which compares neighbouring frames without labels. Which
-videos it reads decides what the results mean: `base_videos` are those of base training, `leaked_test_videos` those of
-the release, which are TEST VIDEOS; `vspw_beside` takes VSPW's videos for datasets of images.
+Every sample is a function of (seed, epoch, index) alone, whatever the number of loader processes. Call `set_epoch`
+before making the loader's iterator.
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ Frame = tuple[Image, Mask]
 
 
 class _Items(Dataset):
-    """Frames of a dataset, augmented by its rule, resized and padded by its training rule."""
+    """Frames of a dataset: augmented, resized and padded by its rules."""
 
     def __init__(self, fold: Fold, root: Path | str, size: tuple[int, int], seed: int) -> None:
         dataset = find_dataset(fold.corpus)
@@ -39,17 +35,17 @@ class _Items(Dataset):
         self.size, self.seed, self.epoch = size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, and with it the random numbers of every item."""
+        """Set the epoch, which determines the random numbers of every sample."""
         self.epoch = epoch
 
     def augmented(self, frames: Sequence[Frame], rng: np.random.Generator) -> list[Frame]:
-        """Frames of one clip: all alike except that the first is not warped, or each by itself."""
+        """Augment the frames of one clip: with common parameters (first frame not warped), or each frame by itself."""
         if self.augmentation == "clip":
             return list(zip(*augment_clip(*zip(*frames, strict=True), rng), strict=True))
         return [AUGMENTATIONS[self.augmentation](image, labels, rng) for image, labels in frames]
 
     def network_input(self, image: Image, labels: Mask) -> tuple[Float[Tensor, "3 H W"], Int64[Tensor, "H W"]]:
-        """The image resized, padded with black and normalised; padding is background or ignored, as the rule says."""
+        """Image: resized, zero-padded, normalised. Labels: padding is background or ignored, by the dataset's rule."""
         rule = self.reader.training_rule
         placement = rule.place(*labels.shape, self.size)
         image = placement.fit(image, rounded=rule.rounded)
@@ -58,10 +54,7 @@ class _Items(Dataset):
 
 
 class _Labelled(_Items):
-    """Labelled frames of a split: of each video every `every`-th frame that contains a base class.
-
-    Raises ValueError if no frame contains a base class, or one of them is in no frame of "train".
-    """
+    """Labelled frames of a split: of each video, every `every`-th of the frames that contain a base class."""
 
     def __init__(
         self, fold: Fold, root: Path | str, split: str, size: tuple[int, int], seed: int = 2020, every: int = 1
@@ -89,7 +82,7 @@ class _Labelled(_Items):
             )
 
     def read(self, frame: str) -> Frame:
-        """Image and labels as they are stored; a label is the position in the base classes plus one."""
+        """Stored image and labels; a label is the position in the base classes plus one."""
         image, labels = self.reader.image(frame), self.reader.labels(frame, self.base)
         check_same_size(frame, image.shape, labels.shape)
         return image_tensor(image), mask_tensor(labels)
@@ -101,12 +94,11 @@ class _Labelled(_Items):
 
 
 class TrainingFrames(_Labelled):
-    """Labelled frames of the base classes: item i of an epoch is (image, labels).
+    """Labelled frames of the base classes. Sample: image [3, H, W] float, labels [H, W] int64.
 
-    The image is normalised, float [3, H, W]; labels are 0 background, position in `fold.base` plus one, and
-    255 where ignored, int64 [H, W]. `split` "train" is augmented, "val" is not. A video listed twice counts twice.
-
-    Raises ValueError if no frame contains a base class, or one of them is in no frame of "train".
+    The image is normalised; labels are 0 background, position in `fold.base` plus one, 255 ignored. `split` "train"
+    is augmented, "val" is not. A video listed twice counts twice.
+    Raises ValueError if no frame contains a base class, or if a base class is in no frame of "train".
     Source: protocol sections 1.3, 1.5 (labels) and 2 (augmentation).
     """
 
@@ -122,17 +114,13 @@ class TrainingFrames(_Labelled):
 
 
 class TrainingClips(_Labelled):
-    """A few labelled frames of one video: item i of an epoch is (images [n, 3, H, W], labels [n, H, W]).
+    """Clips of one video. Sample: images [n, 3, H, W], labels [n, H, W], as in `TrainingFrames`; n is `frames`.
 
-    Images and labels are those of `TrainingFrames`, n is `frames`. An epoch has `repeats` clips of each video. Of its
-    `every`-th frames with a base class, n are drawn with replacement, in random order; if there are fewer, all of them
-    are followed by random repeats, and if there are n, they are taken in order.
-
-    "train" augments clips of videos alike except that the first frame is not warped, and frames of other datasets one
-    by one; "val" is drawn by the same rule and not augmented.
-
-    Raises ValueError if no frame contains a base class, or one of them is in no frame of "train".
-    Source: protocol sections 1.3 (drawing) and 2 (augmentation), quirk Q16.
+    An epoch has `repeats` clips of each video. Of the frames with a base class, every `every`-th is used, and n of
+    these are sampled with replacement. If there are at most n, all come first, in order, followed by random repeats.
+    "train" augments the frames of video datasets with common parameters (first frame not warped), other datasets
+    frame by frame; "val" is not augmented.
+    Raises ValueError as `TrainingFrames`. Source: protocol sections 1.3 (sampling) and 2 (augmentation), quirk Q16.
     """
 
     def __init__(
@@ -159,7 +147,7 @@ class TrainingClips(_Labelled):
         pool = self.pools[self.videos[index % len(self.videos)]]
         names = list(pool) if len(pool) <= self.length else []
         names += [pool[number] for number in rng.integers(len(pool), size=self.length - len(names))]
-        read = {name: self.read(name) for name in dict.fromkeys(names)}  # a frame drawn twice is decoded once
+        read = {name: self.read(name) for name in dict.fromkeys(names)}  # a frame sampled twice is decoded once
         clip = [read[name] for name in names]
         if self.training:
             clip = self.augmented(clip, rng)
@@ -168,22 +156,18 @@ class TrainingClips(_Labelled):
 
 
 WINDOWS, FRAMES = 1, 2
-"""Streams of random numbers of an item: its windows, its frames (from here on). Labelled items have no stream."""
+"""Random streams of a sample: of its windows, of its frames (from 2 on). Labelled samples have no stream."""
 
 
 class VideoPairs(_Items):
-    """Windows of consecutive frames: item i is (images [count, window, 3, H, W], known [count, window, H, W]).
+    """Windows of consecutive frames. Sample: images [count, window, 3, H, W], known [count, window, H, W].
 
-    Item i is of video i, modulo their number. Every `every`-th frame of the video is used, and `count` windows of
-    `window` of these come in random order, from the first again when there are no more. Of too few frames, YouTube-VIS
-    doubles the list, and other datasets append random ones to it.
-
-    Each frame is augmented by itself: for clips only in brightness and mirroring, because the release does not warp
-    the first frame of a clip. A frame in two windows is the same image in both. `known` is False where the release
-    ignores the padding.
-
-    Raises ValueError for a dataset of images, for no videos and for those that the fold does not have.
-    Source: protocol section 4, DCL auxiliary.
+    Sample i is of video i modulo their number. Of every `every`-th frame, `count` windows of `window` frames come in
+    random order, repeated if there are fewer. If frames are too few, YouTube-VIS doubles the list, and other datasets
+    append random ones. Each frame is augmented by itself; clip datasets change brightness and flip only, since the
+    release does not warp the first frame of a clip. A frame in two windows is the same image in both. `known` is
+    False where the release ignores the padding.
+    Raises ValueError for a dataset of images, no videos, or unknown ones. Source: protocol section 4, DCL auxiliary.
     """
 
     def __init__(
@@ -226,11 +210,11 @@ class VideoPairs(_Items):
         return (self[index] for index in range(len(self)))  # any index is valid, so Python would not stop by itself
 
     def _windows(self, index: int) -> list[list[tuple[int, str]]]:
-        """The frames of each window, numbered, so that equal numbers are one image."""
+        """The (number, frame) pairs of each window; equal numbers share one augmented image."""
         rng = np.random.default_rng([self.seed, self.epoch, index, WINDOWS])
         kept = list(enumerate(self.frames[self.videos[index % len(self.videos)]]))
         while len(kept) < self.window:
-            # The release doubles the list after its frames were augmented, but appends to it before.
+            # The release doubles the list after augmentation, but appends before it.
             if self.augmentation == "clip":
                 kept += kept
             else:
@@ -247,22 +231,22 @@ class VideoPairs(_Items):
 
 
 def base_videos(fold: Fold) -> tuple[str, ...]:
-    """The videos of base training, each once; some may contain a novel class, as in the release's labelled training.
+    """The videos of base training, each once; some may contain a novel class, as in the release.
 
-    Raises ValueError for a dataset of images, which have no neighbours in time.
+    Raises ValueError for a dataset of images.
     """
     _refuse_images(fold)
     return tuple(dict.fromkeys(fold.train))
 
 
 def leaked_test_videos(fold: Fold) -> tuple[str, ...]:
-    """TEST DATA: the videos on which the released networks with contrast were trained, without their labels.
+    """TEST DATA: the unlabelled videos that the released networks with contrast were trained on.
 
-    THESE ARE THE QUERY VIDEOS OF THE EPISODES. A network trained on them has seen its test set, and its results are
-    not those of a few-shot learner; use them only to repeat the release's, and say so beside every number.
+    THESE ARE THE QUERY VIDEOS OF THE EPISODES. A network trained on them has seen its test set: its results are not
+    few-shot results. Use them only to reproduce the release, and mark every score.
 
-    YouTube-VIS: of every novel class all videos, so that one with two classes comes twice. Other datasets: every
-    sequence of the fold but the 19 that the release ignores. Raises ValueError for a dataset of images.
+    YouTube-VIS: all videos of each novel class; a video of two classes comes twice. Other datasets: every video of the
+    fold but the 19 that the release ignores. Raises ValueError for a dataset of images.
     Source: protocol section 4, DCL auxiliary; quirk Q24.
     """
     _refuse_images(fold)
@@ -273,12 +257,11 @@ def leaked_test_videos(fold: Fold) -> tuple[str, ...]:
 
 
 def vspw_beside(fold: Fold, root: Path | str) -> Fold:
-    """VSPW's sequences as unlabelled videos for a fold of images: `train` holds those without its novel classes.
+    """VSPW as unlabelled videos for a fold of images: `train` holds the videos without its novel classes.
 
-    `root` is VSPW's folder or a data folder. Classes are matched by name, where need be by the released map from
-    VSPW's names to Pascal's; a sequence contains a class if one pixel of one frame does. The 19 sequences that the
-    release ignores are left out. The release itself takes all others (`leaked_test_videos`), MiniVSPW's among them.
-    Source: protocol section 4, DCL auxiliary, VSPW variant.
+    `root` is VSPW's folder or a data folder. Classes are matched by name, through the released map from VSPW to Pascal;
+    one pixel in one frame counts. The 19 videos that the release ignores are left out. The release itself uses all
+    others (`leaked_test_videos`), including MiniVSPW's. Source: protocol section 4, DCL auxiliary, VSPW variant.
     """
     folder = find_root("vspw", root)
     table, known = read_table("vspw", folder), read_table("vspw")["pascal_to_vspw"]
@@ -291,7 +274,7 @@ def vspw_beside(fold: Fold, root: Path | str) -> Fold:
 
 
 def _refuse_images(fold: Fold) -> None:
-    """In a dataset of images, an image is a video of one frame with the same name."""
+    """Raise ValueError for a dataset of images, where each image is a video of one frame with the same name."""
     if fold.frames and all(frames == (video,) for video, frames in fold.frames.items()):
         where = f"{fold.corpus} fold {fold.index}"
         about = "stills have no next frame to be compared with"

@@ -1,8 +1,7 @@
-"""Training in one process or in several, started by torchrun.
+"""Training in one process or in several, started by torchrun (NCCL on GPUs, gloo on CPUs).
 
-Each process takes its share of every batch, and all end with the same weights as one process would: sums are taken over
-all processes, batch norm uses all images, and dropout uses its rows of the mask that one process would have drawn.
-NCCL on GPUs, gloo on CPUs.
+Each process takes its share of every batch. The weights are those of one process: sums and batch norm are over all
+processes, and each uses its rows of one common dropout mask.
 """
 
 from __future__ import annotations
@@ -21,10 +20,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def joined(device: torch.device | str = "cpu") -> Iterator[torch.device]:
-    """Join the processes that torchrun started; gives the device of this one.
+    """Join the process group of torchrun; yields the device of this process and always leaves the group.
 
-    Without torchrun, or in a group already, nothing happens. The group is left however the block ends, so that the
-    other processes do not wait for ever.
+    Without torchrun, or in a group already, it only yields the device.
     """
     device = torch.device(device)
     if not dist.is_torchelastic_launched() or dist.is_initialized():
@@ -41,17 +39,17 @@ def joined(device: torch.device | str = "cpu") -> Iterator[torch.device]:
 
 
 def rank() -> int:
-    """Which process this is, from 0."""
+    """Index of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def count() -> int:
-    """How many processes there are."""
+    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def total(value: Tensor) -> Tensor:
-    """The sum over all processes; gradients do not pass."""
+    """Sum over all processes, without gradients."""
     value = value.detach().clone()
     if count() > 1:
         dist.all_reduce(value)
@@ -59,9 +57,9 @@ def total(value: Tensor) -> Tensor:
 
 
 def share(network: nn.Module, device: torch.device, norm: bool = True) -> nn.Module:
-    """The network with layers that work over all processes; tensors and names stay. One process: unchanged.
+    """Replace batch norm and dropout by layers that work over all processes; parameters and their names stay.
 
-    `norm`: batch norm over all images; otherwise each process normalises its own.
+    `norm` False: each process normalises its own images. One process: unchanged.
     """
     if count() == 1:
         return network
@@ -79,7 +77,7 @@ def share(network: nn.Module, device: torch.device, norm: bool = True) -> nn.Mod
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the images of all processes, which hold equally many; torch's SyncBatchNorm needs a GPU."""
+    """Batch norm over all processes, with equally many images each; torch's SyncBatchNorm needs a GPU."""
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
         """y = (x - mean) / sqrt(var + eps) * weight + bias; mean and variance over all processes."""
@@ -101,10 +99,10 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
 
 class SharedDropout(nn.Dropout2d):
-    """Dropout of whole channels by one mask for the images of all processes, each taking its own rows."""
+    """Channel dropout with one mask for all processes; each takes its own rows."""
 
     def forward(self, x: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C h w"]:
-        """Zero a channel with probability p, and multiply what stays with 1 / (1 - p)."""
+        """Zero a channel with probability p; scale the others by 1 / (1 - p)."""
         if not self.training:
             return x
         whole = F.dropout2d(x.new_ones(len(x) * count(), x.shape[1], 1, 1), self.p, training=True)
@@ -112,7 +110,7 @@ class SharedDropout(nn.Dropout2d):
 
 
 class _Mean(torch.autograd.Function):
-    """The mean of a value over all processes; its gradient is the mean of theirs."""
+    """Mean over all processes; the gradient is averaged too."""
 
     @staticmethod
     def forward(context: torch.autograd.function.FunctionCtx, value: Tensor) -> Tensor:
@@ -124,13 +122,13 @@ class _Mean(torch.autograd.Function):
 
 
 def parts_of(order: Int[np.ndarray, "steps batch"], accumulate: int) -> Int[np.ndarray, "steps part"]:
-    """The items of each batch for this process: each of `accumulate` parts is divided among the processes in order."""
+    """Samples of each batch for this process: each of `accumulate` parts is divided among the processes in order."""
     steps, batch = order.shape
     return order.reshape(steps, accumulate, count(), -1)[:, :, rank()].reshape(steps, batch // count())
 
 
 def check_batch(batch: int, accumulate: int) -> None:
-    """Raise ValueError unless all parts of all processes get equally many items."""
+    """Raise ValueError unless all parts of all processes get equally many samples."""
     shares = accumulate * count()
     if batch % shares:
         nearest = math.ceil(batch / shares) * shares

@@ -1,8 +1,7 @@
-"""What a training run writes for people; nothing here influences the result.
+"""Logs of a training run; they do not influence the result. Only the first process writes.
 
-`log.jsonl` holds one line of JSON per step. `epochs.csv` and `curves.png` are made from it and can be made again.
-`samples/` shows predictions on held-out images, and the unlabelled frames that the contrast compares. TensorBoard gets
-the same where it is installed. Of several processes only the first writes.
+`log.jsonl` has one JSON object per step; `epochs.csv` and `curves.png` are derived from it. `samples/` holds
+predictions on held-out images and contrasted frames. TensorBoard gets the same if it is installed.
 """
 
 from __future__ import annotations
@@ -24,15 +23,14 @@ from ttilib.plots.curves import training_figure
 from ttilib.plots.overlays import pairs_sheet, sample_sheet
 
 LOG, EPOCHS, CURVES, SAMPLES, TENSORBOARD = "log.jsonl", "epochs.csv", "curves.png", "samples", "tensorboard"
-Board = Any  # torch.utils.tensorboard.SummaryWriter, which takes seconds to import and is optional; or None
+Board = Any  # optional torch.utils.tensorboard.SummaryWriter, slow to import; or None
 MEASURED = ("train_miou", "train_accuracy", "train_class_accuracy", "val_miou", "val_loss")
 
 
 def append(folder: Path | str, row: Mapping[str, Any], board: Board = None) -> None:
-    """Add one step to the log, and to TensorBoard's `board` if there is one.
+    """Append one step to the log, and to TensorBoard's `board` if given.
 
-    Raises ValueError if a number is not finite (other programs could not read it), OSError naming the log if it
-    cannot be written.
+    Raises ValueError if a number is not finite, OSError if the log cannot be written.
     """
     path = Path(folder) / LOG
     try:
@@ -56,7 +54,7 @@ def append(folder: Path | str, row: Mapping[str, Any], board: Board = None) -> N
 
 
 def tensorboard(folder: Path | str, step: int = 0) -> Board:
-    """A writer into the folder's `tensorboard` that discards what is after `step`; None where it is not installed."""
+    """A TensorBoard writer that discards entries after `step`; None if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -65,10 +63,7 @@ def tensorboard(folder: Path | str, step: int = 0) -> Board:
 
 
 def read_log(folder: Path | str) -> list[dict[str, Any]]:
-    """The rows of all steps so far; none if there is no log yet, and without an incomplete last line.
-
-    Raises ValueError naming a damaged line before the last one.
-    """
+    """The rows of the complete lines; none without a log. Raises ValueError for a damaged line before the last."""
     path, rows = Path(folder) / LOG, []
     for number, line in enumerate(lines := _complete_lines(path), start=1):
         try:
@@ -80,10 +75,7 @@ def read_log(folder: Path | str) -> list[dict[str, Any]]:
 
 
 def trim(folder: Path | str, steps: int) -> None:
-    """Remove what was written after a number of steps: rows, lines of the table, and samples of unfinished epochs.
-
-    Damaged lines are removed as well, so that they never prevent a run from resuming.
-    """
+    """Remove what was written after `steps` steps: rows, epochs of the table, samples of unfinished epochs, damaged lines."""
     folder = Path(folder)
     lines = _complete_lines(folder / LOG)
     kept = [line for line in lines[:steps] if _epoch(line)]
@@ -106,7 +98,7 @@ def _complete_lines(path: Path) -> list[str]:
 
 
 def _epoch(line: str) -> int:
-    """The epoch of a line of the log; 0 if it is damaged."""
+    """Epoch of a line of the log; 0 if damaged."""
     try:
         return json.loads(line)["epoch"]
     except (ValueError, TypeError, KeyError):
@@ -114,9 +106,9 @@ def _epoch(line: str) -> int:
 
 
 def write_epochs(folder: Path | str, done: int | None = None) -> None:
-    """The table of epochs from the log: mean losses, the metrics at the end of the epoch, and the time.
+    """Write the table of epochs from the log: mean losses, metrics at the end of the epoch, seconds.
 
-    `waiting` is the share of the seconds spent waiting for images. Epochs after `done` are left out.
+    `waiting` is the share of time spent waiting for images. Epochs after `done` are left out.
     """
     rows = [row for row in read_log(folder) if done is None or row["epoch"] <= done]
     parts = list(dict.fromkeys(name for row in rows for name in row.get("parts") or {}))
@@ -142,7 +134,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def write_curves(folder: Path | str) -> Path:
-    """The curves of the run so far, from the log."""
+    """Plot the training curves from the log."""
     rows = read_log(folder)
     title = f"step {rows[-1]['step']} of {rows[-1]['steps']}" if rows else "no step yet"
     return _save(training_figure(rows, title), Path(folder) / CURVES)
@@ -157,7 +149,7 @@ def write_samples(
     names: Sequence[str],
     board: Board = None,
 ) -> Path:
-    """Predictions after an epoch beside the ground truth.
+    """Plot predictions after an epoch beside the ground truth.
 
     `images` are normalised; `names` are those of the labels 0, 1, 2, ..., background first.
     """
@@ -167,7 +159,7 @@ def write_samples(
 
 
 def write_pairs(folder: Path | str, epoch: int, images: Float[Tensor, "n 2 3 H W"], board: Board = None) -> Path:
-    """Normalised frames whose features are contrasted in an epoch."""
+    """Plot normalised frames whose features are contrasted in an epoch."""
     shown = denormalise(images.cpu().float().flatten(0, 1)).clamp(0, 1).unflatten(0, images.shape[:2])
     figure = pairs_sheet(shown, f"unlabelled pairs of epoch {epoch}")
     return _save(figure, Path(folder) / SAMPLES / f"pairs_{epoch:03d}.png", board, epoch)

@@ -1,11 +1,7 @@
-"""What base training minimises: losses per pixel, the contrast on unlabelled frames, optimizer and learning rate.
+"""Losses, contrastive loss, optimizer and learning rate of base training.
 
-Every supervised loss is a map with one value per pixel, 0 where the label is ignored. It is multiplied with `weights`,
-summed and divided by the sum of the weights, over all parts of a batch and all processes, so that neither how a batch
-is split nor where the ignored pixels are changes the result.
-
-`Learner` computes the loss of a batch, labelled and unlabelled, in one call, as wrappers for several processes and for
-compilation expect.
+A supervised loss is a map [N, H, W], 0 at the ignore label. It is weighted by `weights`, summed, and divided by the
+sum of weights over all parts and processes, so that splitting a batch does not change the result.
 """
 
 from __future__ import annotations
@@ -27,17 +23,16 @@ from ttilib.encoders.pspnet import PSPNet, seeded
 from ttilib.training import distributed
 from ttilib.training.config import TrainConfig
 
-EPSILON = 1e-10  # keeps ratios of nothing at zero; the release's
+EPSILON = 1e-10  # avoids 0 / 0; as released
 
 
 def smoothed_cross_entropy(
     logits: Float[Tensor, "N K H W"], labels: Int64[Tensor, "N H W"], smoothing: float
 ) -> Float[Tensor, "N H W"]:
-    """Cross-entropy with label smoothing, in nats; 0 on ignored pixels.
+    """Cross-entropy with label smoothing, per pixel, in nats; 0 at the ignore label.
 
     -sum_c q_c log softmax_c with q = 1 - smoothing on the true class, smoothing / (K - 1) on each other one.
-    torch spreads its smoothing s over all K classes, the true one too; s = smoothing * K / (K - 1) is ours.
-    Source: protocol section 4.
+    torch smooths over all K classes, so its value is K / (K - 1) times ours. Source: protocol section 4.
     """
     spread = smoothing * logits.shape[1] / (logits.shape[1] - 1)
     return F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED, label_smoothing=spread, reduction="none")
@@ -46,12 +41,10 @@ def smoothed_cross_entropy(
 def iou_loss(
     logits: Float[Tensor, "N K H W"], labels: Int64[Tensor, "N H W"], smoothing: float, background: bool = True
 ) -> Float[Tensor, "N H W"]:
-    """Soft IoU loss in [0, 1]: mean over classes of 1 - r_c; 0 on ignored pixels.
+    """Soft IoU loss per pixel, in [0, 1]: mean over classes of 1 - r_c; 0 at the ignore label.
 
     r_c = q_c p_c / (q_c + p_c - q_c p_c + 1e-10),  p = softmax, q as in `smoothed_cross_entropy`.
-    Over pixels that are not ignored its mean is the released mean_c (1 - mean_i r_ic). Without `background`, class 0
-    is left out.
-    Source: protocol section 4, training_loss iou.
+    Without `background`, class 0 is left out. Source: protocol section 4, training_loss iou.
     """
     classes, known = logits.shape[1], labels != IGNORED
     each = torch.arange(classes, device=logits.device).view(1, -1, 1, 1)
@@ -68,21 +61,20 @@ TERMS: dict[str, dict[str, Loss]] = {
     "iou": {"iou": iou_loss},
     "ce+iou": {"ce": smoothed_cross_entropy, "iou": partial(iou_loss, background=False)},
 }
-"""The summands of each loss by its name in the settings, each from (logits, labels, smoothing) to a map."""
+"""Terms of each loss setting: functions of (logits, labels, smoothing) to a map [N, H, W]."""
 
 
 def weights(labels: Int64[Tensor, "N H W"], foreground_weight: float = 1.0) -> Float[Tensor, "N H W"]:
-    """Weight of each pixel: 1 on background, `foreground_weight` on a class, 0 on ignored pixels."""
+    """Weight of each pixel: 1 on background, `foreground_weight` on a class, 0 at the ignore label."""
     return torch.where(labels > 0, foreground_weight, 1.0) * (labels != IGNORED)
 
 
 def mix(
     images: Float[Tensor, "N 3 H W"], alpha: float, rng: np.random.Generator
 ) -> tuple[Float[Tensor, "N 3 H W"], Int64[Tensor, " N"], float]:
-    """Mix each image with another of the batch: share * images + (1 - share) * images[order].
+    """Mixup: share * images + (1 - share) * images[order], share ~ Beta(alpha, alpha), order a permutation.
 
-    share is drawn from Beta(alpha, alpha), order is a permutation. The loss of the result is
-    share * loss(labels) + (1 - share) * loss(labels[order]), each a mean over its own pixels that are not ignored.
+    The loss is share * loss(labels) + (1 - share) * loss(labels[order]), each over its own valid pixels.
     Source: Zhang et al. 2018; protocol section 4, mixup.
     """
     share = float(rng.beta(alpha, alpha))
@@ -93,17 +85,16 @@ def mix(
 def confusion(
     found: Int64[Tensor, "N H W"], labels: Int64[Tensor, "N H W"], classes: int
 ) -> Int64[Tensor, "{classes} {classes}"]:
-    """Pixels by true class (row) and predicted class (column), without ignored ones."""
+    """Confusion matrix in pixels, true class (row) by predicted class (column); ignored pixels are left out."""
     known = labels != IGNORED
     pairs = labels[known] * classes + found[known]
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def class_iou(counts: Int64[Tensor, "K K"]) -> Float[Tensor, " K"]:
-    """Intersection over union of each class: sum I / (sum U + 1e-10).
+    """IoU of each class: sum I / (sum U + 1e-10). Source: protocol section 4, standard validation mIoU.
 
-    A class without any pixel has IoU 0 and still counts in a mean over classes, as released.
-    Source: protocol section 4, standard validation mIoU.
+    A class without pixels has IoU 0 and counts in means, as released.
     """
     both = counts.diagonal().double()
     return both / (counts.sum(0) + counts.sum(1) - both + EPSILON)
@@ -115,30 +106,26 @@ def pixel_accuracy(counts: Int64[Tensor, "K K"]) -> Float[Tensor, ""]:
 
 
 def class_accuracy(counts: Int64[Tensor, "K K"]) -> Float[Tensor, ""]:
-    """Share of a class's pixels that are correct, in [0, 1], averaged over all classes.
-
-    A class without any pixel has 0 and still counts, as released.
-    """
+    """Share of correct pixels, in [0, 1], averaged over classes; 0 for a class without pixels, as released."""
     return (counts.diagonal().double() / (counts.sum(1) + EPSILON)).mean()
 
 
 def _wide(x: Tensor) -> Tensor:
-    """At least single precision: logarithms and ratios of half precision are too coarse."""
+    """Cast to at least single precision, for logarithms and ratios."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 POOL = 7  # cells per side of a pooled map, as released
-TOGETHER = 4  # pairs of frames whose P x P similarities are computed at a time
+TOGETHER = 4  # pairs of frames per chunk of P x P similarities
 
 
 def contrastive(
     first: Float[Tensor, "N C h w"], second: Float[Tensor, "N C h w"], temperature: float
 ) -> Float[Tensor, "N P"]:
-    """Dense contrastive loss of each of the P = h w cells of `first` with its best match in `second`, in nats.
+    """Dense contrastive loss of each of the P = h w cells of `first` against its best match in `second`, in nats.
 
-    l_i = -log [ exp(s_i+) / sum_j exp(s_ij) ],  s_ij = f_i . g_j / temperature,  s_i+ = max_j s_ij.
-    The dot products are not normalised (quirk Q23), and single precision also under autocast: they grow large.
-    Between 0 (one cell matches by far best) and log P (all cells of `second` equal).
+    l_i = -log [ exp(s_i+) / sum_j exp(s_ij) ],  s_ij = f_i . g_j / temperature,  s_i+ = max_j s_ij;  in [0, log P].
+    Features are not normalised (quirk Q23), so single precision also under autocast.
     Source: protocol section 4, DCL auxiliary; Wang et al. 2021, DenseCL.
     """
     dtype = torch.promote_types(first.dtype, torch.float32)
@@ -149,26 +136,25 @@ def contrastive(
 
 
 def _mismatch(similarity: Float[Tensor, "N P Q"]) -> Float[Tensor, "N P"]:
-    best = similarity.max(dim=2, keepdim=True).values  # one cell of equally good ones, unlike amax
-    return (similarity - best).logsumexp(dim=2)  # the difference first: both may be in the thousands
+    best = similarity.max(dim=2, keepdim=True).values  # gradient to one of equal maxima, unlike amax
+    return (similarity - best).logsumexp(dim=2)  # subtract first: both may be in the thousands
 
 
 def known_cells(known: Bool[Tensor, "N H W"], grid: tuple[int, int]) -> Bool[Tensor, "N P"]:
-    """Whether each of the h x w cells of a grid is image and not padding, by its nearest pixel."""
+    """Whether each of the h x w cells of a grid is image, not padding, by its nearest pixel."""
     return F.interpolate(known[:, None].float(), size=tuple(grid), mode="nearest").flatten(1).bool()
 
 
 def pooled(features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C 7 7"]:
-    """The map averaged to 7 x 7 cells; before the head, if there is one."""
+    """Features averaged to 7 x 7 cells, before the head."""
     return F.adaptive_avg_pool2d(features, POOL)
 
 
 class ContrastHead(nn.Sequential):
-    """Two 1x1 convolutions between the features and the contrast; the features as they are without `project`.
+    """Projection head: two 1x1 convolutions; the identity without `project`. Source: protocol section 4.
 
-    Each convolution pads by one cell, so the map grows by 4 cells that do not depend on the image: as
-    released (quirk Q23). Weights are drawn from torch's shared generator; names follow the released checkpoints,
-    whose `cl_proj_head` this is. Source: protocol section 4.
+    Each convolution pads by one cell, so h and w grow by 4, as released (quirk Q23). Initialised from torch's global
+    generator; parameter names follow `cl_proj_head` of the released checkpoints.
     """
 
     def __init__(self, channels: int, width: int, project: bool = True) -> None:
@@ -181,7 +167,7 @@ class ContrastHead(nn.Sequential):
         super().__init__(*(layers if project else ()))
 
     def forward(self, features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N D a b"]:
-        """The features to be compared."""
+        """Projected features."""
         return super().forward(features)
 
 
@@ -192,8 +178,8 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Batch:
     """The images of one step, or of a part of it.
 
-    `pairs` are windows of unlabelled frames, `known` where they are not padding; `mixed` is the order of the images
-    that mixup added, whose labels weigh 1 - `share`.
+    `pairs` are windows of unlabelled frames, `known` is False on their padding. `mixed` is the order of the second
+    images of mixup, whose labels weigh 1 - `share`.
     """
 
     images: Float[Tensor, "N 3 H W"]
@@ -205,25 +191,25 @@ class Batch:
 
     @classmethod
     def of(cls, parts: Sequence[Tensor], device: torch.device | str) -> Batch:
-        """From a loader's images (or clips) and labels, and perhaps pairs (by item) and where they are known."""
+        """From a loader's images (or clips), labels and, if any, pairs by sample and their `known`."""
         images, labels, *rest = (part.to(device, non_blocking=True) for part in parts)
         images = images.flatten(0, -4).to(memory_format=torch.channels_last)  # 5 to 20 % faster on a CPU
         return cls(images, labels.flatten(0, -3), *(part.flatten(0, 1) for part in rest))
 
     def split(self, parts: int) -> list[Batch]:
-        """The same images as a number of batches of equal size."""
+        """Split into batches of equal size."""
         tensors = (self.images, self.labels, self.pairs, self.known)
         pieces = ((None,) * parts if tensor is None else tensor.chunk(parts) for tensor in tensors)
         return [Batch(*piece) for piece in zip(*pieces, strict=True)]
 
     def mixup(self, alpha: float, rng: np.random.Generator) -> Batch:
-        """Each image mixed with another one of the batch, see `mix`."""
+        """Mix each image with another one of the batch, see `mix`."""
         images, order, share = mix(self.images, alpha, rng)
         return replace(self, images=images, mixed=order, share=share)
 
 
 class Outcome(NamedTuple):
-    """The weighted loss of a batch, its parts in nats, and pixels by true and predicted class."""
+    """Weighted loss of a batch, its parts before weighting, and the confusion matrix."""
 
     loss: Float[Tensor, ""]
     parts: dict[str, Tensor]
@@ -231,7 +217,7 @@ class Outcome(NamedTuple):
 
 
 class Learner(nn.Module):
-    """A network with its loss, and the head of the contrast."""
+    """Network, loss and projection head in one module, as needed for DDP and torch.compile."""
 
     def __init__(self, network: PSPNet, config: TrainConfig) -> None:
         super().__init__()
@@ -244,10 +230,7 @@ class Learner(nn.Module):
                 self.head = ContrastHead(channels, contrast.width).to(network.classifier.weight)
 
     def forward(self, batch: Batch, pixels: Tensor | float) -> Outcome:
-        """The loss of a batch; the supervised part is a sum over its pixels divided by `pixels`.
-
-        `pixels` is the weight of all pixels of the whole step, so that parts and processes add up to its mean.
-        """
+        """Loss of a batch. `pixels`, the weight of all pixels of the whole step, divides the supervised part."""
         config, kind = self.config, batch.images.device.type
         with torch.autocast(kind, HALF.get(config.precision), enabled=config.precision in HALF):
             logits = self.network.logits(batch.images)
@@ -265,7 +248,7 @@ class Learner(nn.Module):
     def supervised(
         self, logits: Float[Tensor, "N K H W"], labels: Int64[Tensor, "N H W"], pixels: Tensor | float
     ) -> dict[str, Tensor]:
-        """Cross-entropy, IoU loss or both, summed over pixels and divided by `pixels`."""
+        """The terms of the loss, summed over pixels and divided by `pixels`."""
         weight, smoothing = weights(labels, self.config.foreground_weight), self.config.label_smoothing
         terms = TERMS[self.config.loss]
         return {name: (term(logits, labels, smoothing) * weight).sum() / pixels for name, term in terms.items()}
@@ -273,7 +256,7 @@ class Learner(nn.Module):
     def contrast(
         self, pairs: Float[Tensor, "M window 3 H W"], known: Bool[Tensor, "M window H W"]
     ) -> Float[Tensor, ""]:
-        """The contrast of a window's first two frames: the mean over the known cells of all processes."""
+        """Contrastive loss of the first two frames of each window: mean over the known cells of all processes."""
         settings = self.config.contrast
         frames = pairs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         with torch.autocast(pairs.device.type, HALF.get(self.config.precision), enabled=self.config.precision in HALF):
@@ -290,10 +273,9 @@ BACKBONE = ("layer0", "layer1", "layer2", "layer3", "layer4")
 
 
 def parameter_groups(network: nn.Module, head: nn.Module | None, config: TrainConfig) -> list[dict[str, Any]]:
-    """One group per stage of the backbone and per new layer (and `head`).
+    """One group per stage of the backbone and per new layer (and `head`). Source: protocol section 4.
 
-    `scale` is the factor of the learning rate, 1 or `new_layers_rate`. `network` is as built, not wrapped or compiled.
-    Source: protocol section 4.
+    `scale` is the factor of the learning rate: 1 or `new_layers_rate`. `network` must not be wrapped or compiled.
     """
     parts = dict(network.named_children()) | ({} if head is None else {"head": head})
     groups = []
@@ -304,7 +286,7 @@ def parameter_groups(network: nn.Module, head: nn.Module | None, config: TrainCo
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of the settings over `groups`, with the same weight decay on all parameters, as released."""
+    """The optimizer over `groups`, with the same weight decay on all parameters, as released."""
     nesterov = config.momentum > 0  # torch refuses it without momentum
     optimizers = {
         "sgd": partial(torch.optim.SGD, momentum=config.momentum, nesterov=nesterov),
@@ -315,11 +297,10 @@ def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.
 
 
 def rate(step: int, per_epoch: int, config: TrainConfig) -> float:
-    """Learning rate of a step counted from 0, to be multiplied by each group's scale.
+    """Learning rate of a step, counted from 0; multiply by each group's `scale`.
 
-    A function of the step alone, so that a resumed run continues it (the release starts its schedule anew, quirk Q30).
-    cosine: half a cosine from `learning_rate`, reaching `last_learning_rate` at the end of the last epoch;
-    step: times `decay_factor` after every `step_epochs`; multi-step: times it after each of the `milestones`.
+    cosine: from `learning_rate` to `last_learning_rate` at the end of the last epoch; step: times `decay_factor` every
+    `step_epochs`; multi-step: after each of the `milestones`. A resumed run continues it (unlike the release, Q30).
     """
     epoch = step // per_epoch
     if config.schedule == "cosine":

@@ -1,12 +1,9 @@
-"""One training run: network, loss, optimizer, and the folder that stores them.
+"""One training run: its steps and its folder.
 
-Order and augmentation of the images, mixup and the dropout of every step are functions of (seed, epoch, step), so there
-is no state of a random generator to save. A run can be killed at any moment; the next one in the same folder resumes
-from the last saved state and ends with the same weights, bit-identical on a CPU with the same number of threads and
-processes.
-
-The folder holds `last.pt` (what the next step depends on), `best.safetensors` and `last.safetensors` (the encoders of
-the best and of the last validation, each with a metadata file) and the files of `log`.
+All random numbers of a step are functions of (seed, epoch, step), so no generator state is saved. A killed run resumes
+from `last.pt` and ends with the same weights: bit-identical on a CPU with as many threads and processes.
+The folder holds `last.pt`, the encoders of the best and last validation (`best.safetensors`, `last.safetensors`, each
+with a metadata file) and the files of `log`.
 """
 
 from __future__ import annotations
@@ -47,27 +44,27 @@ from ttilib.training.validation import Verdict
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a run after a step; the last five are set where they were measured."""
+    """State of a run after a step; the last five are None if not measured at this step."""
 
     epoch: int  # from 1
     step: int  # from 1, over all epochs
     steps: int  # of the whole run
-    loss: float  # of this step's batch
-    parts: dict[str, float]  # of the loss, before they are weighted: ce, iou, contrast; in nats
-    learning_rate: float  # used in this step
-    seconds: float  # of work so far, earlier calls included
-    waited: float  # seconds of this step spent waiting for images
-    eta: float  # seconds still to come
+    loss: float  # of the batch
+    parts: dict[str, float]  # terms of the loss before weighting: ce, iou, contrast
+    learning_rate: float  # of this step
+    seconds: float  # so far, including earlier calls
+    waited: float  # seconds of this step spent waiting for data
+    eta: float  # seconds left
     val_miou: float | None = None
-    val_loss: float | None = None  # of held-out images, without smoothing; in nats
-    train_miou: float | None = None  # of this epoch's images as they were trained on
+    val_loss: float | None = None  # on held-out images, without smoothing; in nats
+    train_miou: float | None = None  # on the augmented images of this epoch
     train_accuracy: float | None = None  # share of pixels
     train_class_accuracy: float | None = None  # mean over classes
 
 
 @dataclass
 class Run:
-    """Takes steps, and saves what the next one depends on."""
+    """Takes training steps and saves what the next step depends on."""
 
     network: PSPNet
     folder: Path
@@ -86,7 +83,7 @@ class Run:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         averaging = {"multi_avg_fn": get_ema_multi_avg_fn(config.ema), "use_buffers": True}
         self.averaged = AveragedModel(self.network, **averaging) if config.ema else None
-        self.called = self.learner  # with gradients averaged over processes, and compiled
+        self.called = self.learner  # as called: wrapped in DDP, compiled
         if distributed.count() > 1:
             ids = [self.device] if self.device.type == "cuda" else None
             broadcast = not config.shared_norm
@@ -104,10 +101,7 @@ class Run:
         return self.network if self.averaged is None else self.averaged.module
 
     def advance(self, items: Sequence[Tensor], waited: float = 0.0) -> Progress:
-        """One step of training, with the dropout of (seed, step).
-
-        Raises FloatingPointError before the weights change if loss or gradient are not finite.
-        """
+        """One training step. Raises FloatingPointError before any update if loss or gradient is not finite."""
         step, config = self.progress.step, self.config
         self.learner.train()
         self.optimizer.zero_grad()
@@ -140,7 +134,7 @@ class Run:
         return self.progress
 
     def _gradients(self, whole: Batch, step: int) -> tuple[float, dict[str, float], Int64[Tensor, "K K"]]:
-        """Leave the step's gradient in the parameters; loss, its parts and the pixel counts, over all processes."""
+        """Accumulate the step's gradients; returns loss, its parts and the confusion matrix, over all processes."""
         config = self.config
         pixels = distributed.total(weights(whole.labels, config.foreground_weight).sum()).clamp_min(1)
         seed = np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0]
@@ -162,7 +156,7 @@ class Run:
         return loss, {name: value.item() for name, value in sums.items()}, counts
 
     def _check(self, step: int, loss: float) -> None:
-        scaled = self.scaler.is_enabled()  # then the scaler skips steps whose gradient is too large
+        scaled = self.scaler.is_enabled()  # the scaler skips steps with overflowing gradients
         finite = torch.stack([p.grad.isfinite().all() for p in self.learner.parameters()]).all() | scaled
         if scaled and self.scaler.get_scale() < 1e-4:
             finite = torch.tensor(False)
@@ -173,7 +167,7 @@ class Run:
             )
 
     def judge(self, verdict: Verdict) -> None:
-        """Record a validation and save the encoder: as the last, and as the best if strictly better, as released."""
+        """Record a validation and save the encoder as the last, and as the best if strictly better, as released."""
         self.progress = replace(self.progress, val_miou=verdict.miou, val_loss=verdict.loss)
         kept = ("last", "best") if verdict.miou > self.best else ("last",)
         self.best = max(verdict.miou, self.best)
@@ -183,7 +177,7 @@ class Run:
             save_encoder(self.folder / f"{name}.safetensors", self.judged, metadata)
 
     def save(self) -> None:
-        """Save the state at the end of an epoch, or if the last time is too long ago."""
+        """Save a checkpoint at the end of an epoch, or `save_seconds` after the previous one."""
         late = time.perf_counter() - self.saved >= self.config.save_seconds
         if distributed.rank() == 0 and (late or self.progress.step % self.per_epoch == 0):
             states = {name: part.state_dict() for name, part in self._parts().items()}
@@ -192,9 +186,9 @@ class Run:
             self.saved = time.perf_counter()
 
     def resume(self) -> Progress:
-        """Go back to the last saved state and remove what was logged after it; start new if there is none.
+        """Restore the last checkpoint, if any, and remove later entries from the log.
 
-        Raises ValueError if the folder belongs to a run with other settings, or its state is damaged.
+        Raises ValueError if the folder belongs to a run with other settings, or the checkpoint is damaged.
         """
         path = self.folder / "last.pt"
         if path.is_file():
@@ -215,14 +209,14 @@ class Run:
         return self.progress
 
     def _parts(self) -> dict[str, Any]:
-        """Everything with a state that the next step depends on."""
+        """Everything whose state the next step depends on."""
         parts = {"learner": self.learner, "optimizer": self.optimizer, "scaler": self.scaler}
         return parts if self.averaged is None else {**parts, "averaged": self.averaged}
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for two calls to be the same run, as plain JSON values."""
+        """What must be equal for two calls to be the same run, as JSON values."""
         settings = {name: value for name, value in asdict(self.config).items() if name not in UNRELATED}
         if settings["contrast"]:
-            del settings["contrast"]["root"]  # data may move
+            del settings["contrast"]["root"]  # the folder of the dataset may change
         shape = {"architecture": asdict(self.network.architecture), "classes": self.network.classes}
         return json.loads(json.dumps({**self.about, **settings, **shape, "steps": self.steps}))

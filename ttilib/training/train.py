@@ -1,8 +1,7 @@
 """Base training of an encoder on the base classes of a fold.
 
-`train` is a generator that yields one `Progress` per step, so that a notebook can draw the curve meanwhile. Called
-again with the same folder it resumes (see `run`). Under torchrun every process calls it and takes its share of every
-batch (see `distributed`).
+`train` yields one `Progress` per step, so that a notebook can plot the loss. Called again with the same folder, it
+resumes (see `run`). Under torchrun, every process calls it (see `distributed`).
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ from ttilib.training.data import TrainingClips, TrainingFrames, VideoPairs, base
 from ttilib.training.run import Progress, Run
 from ttilib.training.validation import Quickly, Verdict, validate
 
-Judge = Callable[[PSPNet, int], Verdict]  # of a network after an epoch
-SHOWN = 4  # held-out images whose predictions are kept
+Judge = Callable[[PSPNet, int], Verdict]  # of (network, epoch)
+SHOWN = 4  # held-out images whose predictions are plotted
 
 
 class Items(Dataset):
-    """Labelled items, each perhaps with a window of unlabelled frames: (images, labels[, pairs, known])."""
+    """Labelled samples, optionally each with windows of unlabelled frames: (images, labels[, pairs, known])."""
 
     def __init__(self, labelled: Dataset, pairs: Dataset | None = None) -> None:
         self.labelled, self.pairs = labelled, pairs
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, and with it the random numbers of every item."""
+        """Set the epoch, which determines the random numbers of every sample."""
         for part in filter(None, (self.labelled, self.pairs)):
             part.set_epoch(epoch)
 
@@ -49,7 +48,7 @@ class Items(Dataset):
         return len(self.labelled)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        rest = () if self.pairs is None else self.pairs[index]  # any index: other items, other windows
+        rest = () if self.pairs is None else self.pairs[index]  # taken modulo the number of videos
         return *self.labelled[index], *rest
 
 
@@ -61,12 +60,11 @@ def train(
     size: tuple[int, int] = (241, 425),
     device: torch.device | str = "cpu",
 ) -> Iterator[Progress]:
-    """Train an encoder on a fold's base classes, or resume an earlier call.
+    """Train an encoder on a fold's base classes, or resume an earlier run.
 
-    Yields the state after every step; a finished run yields its last one again. `size` is (H, W) in pixels; without
-    `config`, the released settings. Raises ValueError if `folder` holds a run with other settings or if there are too
-    few images for a batch, FloatingPointError if the loss is not finite, OSError if the disk is full; the last saved
-    state stays.
+    Yields the progress of every step; a finished run yields its last one again. `size` is (H, W) in pixels; `config`
+    defaults to the released settings. Raises ValueError if `folder` holds another run or there are too few samples,
+    FloatingPointError if the loss is not finite, OSError if the disk is full; the last checkpoint stays.
     """
     config = config or TrainConfig.released(fold.corpus)
     items, held_out = Items(_labelled(fold, root, "train", size, config)), _labelled(fold, root, "val", size, config)
@@ -101,9 +99,9 @@ def fit(
     device: torch.device | str = "cpu",
     judge: Judge | None = None,
 ) -> Iterator[Progress]:
-    """`train` for any two datasets, the first with `set_epoch`; `about` describes them in the encoder's metadata.
+    """`train` for any two datasets, the first with `set_epoch`; `about` goes into the encoder's metadata file.
 
-    Without a `judge` the encoder is chosen by the mean IoU of its classes on `held_out`.
+    Without `judge`, the best encoder has the highest mean IoU of its classes (background included) on `held_out`.
     """
     folder, device = Path(folder), torch.device(device)
     if len(items) < config.batch or len(held_out) == 0:
@@ -133,22 +131,22 @@ def fit(
                     log.append(folder, asdict(progress), board)
                 if watched and rest == 0 and (epoch % config.show_every == 0 or last):
                     show(run, items, held_out, board)
-                run.save()  # after the log, so that what is saved as done has been logged
+                run.save()  # after the log, so that every saved step is logged
                 yield progress
 
 
 def batches(
     items: Dataset, config: TrainConfig, epoch: int, done: int = 0, device: torch.device | str = "cpu"
 ) -> DataLoader:
-    """This process's share of the batches of an epoch, without the first `done`; the order depends on (seed, epoch).
+    """This process's share of the batches of an epoch, without the first `done`. Order depends on (seed, epoch).
 
-    Items that do not fill the last batch are left out; another epoch leaves out others.
+    An incomplete last batch is dropped.
     """
     items.set_epoch(epoch)
     order = np.random.default_rng([config.seed, epoch]).permutation(len(items))
     full = order[: len(items) // config.batch * config.batch].reshape(-1, config.batch)
     mine = distributed.parts_of(full, config.accumulate)[done:]
-    generator = torch.Generator()  # the loader would otherwise draw from torch's shared one
+    generator = torch.Generator()  # otherwise the loader uses torch's global generator
     pinned = torch.device(device).type == "cuda"
     return DataLoader(
         items, batch_sampler=mine.tolist(), num_workers=config.workers, generator=generator, pin_memory=pinned
@@ -156,7 +154,7 @@ def batches(
 
 
 def timed(loader: DataLoader) -> Iterator[tuple[Sequence[Tensor], float]]:
-    """Each batch with the seconds spent waiting for it."""
+    """Each batch and the seconds spent waiting for it."""
     began = time.perf_counter()
     for batch in loader:
         yield batch, time.perf_counter() - began
@@ -164,7 +162,7 @@ def timed(loader: DataLoader) -> Iterator[tuple[Sequence[Tensor], float]]:
 
 
 def unlabelled_pairs(fold: Fold, root: Path | str, size: tuple[int, int], config: TrainConfig) -> VideoPairs:
-    """What `config.contrast` compares: windows of the dataset's own videos, or of VSPW's."""
+    """Windows for the contrastive loss, from the dataset's own videos or from VSPW (`config.contrast.root`)."""
     contrast = config.contrast
     if contrast.root:
         fold, root = vspw_beside(fold, contrast.root), find_root("vspw", contrast.root)
@@ -174,7 +172,7 @@ def unlabelled_pairs(fold: Fold, root: Path | str, size: tuple[int, int], config
 
 @torch.no_grad()
 def show(run: Run, items: Dataset, held_out: Dataset, board: log.Board = None) -> None:
-    """Curves so far, predictions on a few held-out images, and a few unlabelled pairs, into the run's folder."""
+    """Plot the curves, predictions on a few held-out images, and a few unlabelled pairs into the run's folder."""
     numbers = np.linspace(0, len(held_out) - 1, min(SHOWN, len(held_out))).astype(int)
     images, labels = zip(*(held_out[int(number)] for number in numbers), strict=True)
     images = torch.stack([image.reshape(-1, *image.shape[-3:])[0] for image in images])  # a clip's first frame

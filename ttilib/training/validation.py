@@ -1,8 +1,7 @@
-"""Validation of the encoder during training: one number that is larger when the encoder is better.
+"""Validation during training: a score that selects the best encoder. Processes share the work.
 
-`validate` gives the IoU of the base classes on held-out images, as the release does for YouTube-VIS and Pascal.
-`Quickly` solves shortened episodes of a benchmark, as the release does for MiniVSPW, whose validation classes are
-neither trained on nor tested. Processes share the work.
+`validate`: IoU of the base classes on held-out images, as released for YouTube-VIS and Pascal. `Quickly`: shortened
+episodes of a benchmark, as released for MiniVSPW, whose validation classes are in neither training nor test.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from ttilib.training import distributed
 from ttilib.training.model import class_iou, confusion, smoothed_cross_entropy
 
 STRIDE, FRAMES = 5, 20
-"""Of a query, quick validation takes every fifth frame, at most twenty. Source: protocol section 4."""
+"""Episodic validation takes every fifth query frame, at most 20. Source: protocol section 4."""
 
 
 class Verdict(NamedTuple):
-    """The result of a validation: mIoU, larger is better, and the loss in nats where there is one."""
+    """Result of a validation: mIoU, higher is better, and the loss in nats if measured."""
 
     miou: float
     loss: float | None = None
@@ -41,11 +40,11 @@ class Verdict(NamedTuple):
 def validate(
     network: PSPNet, held_out: Dataset, batch: int = 8, device: torch.device | str = "cpu", workers: int = 0
 ) -> tuple[Float[Tensor, " K"], float]:
-    """IoU of every base class over all held-out images, background first, and the loss there.
+    """IoU of background and every base class over all held-out images, and the loss; the mean IoU is the mIoU.
 
-    The mean over classes is the mIoU. The loss is cross-entropy without smoothing, the mean over pixels that are not
-    ignored, in nats (the release divides the sum of its batches' means by the number of images). Leaves the network in
-    evaluation mode. Source: protocol section 4, standard validation.
+    The loss is cross-entropy without smoothing, in nats, averaged over pixels that are not ignored (the release divides
+    the sum of the batch means by the number of images). Leaves the network in eval mode.
+    Source: protocol section 4, standard validation.
     """
     network.eval()
     counts = torch.zeros(network.classes, network.classes, dtype=torch.int64, device=device)
@@ -63,9 +62,9 @@ def validate(
 
 @dataclass(frozen=True)
 class Quickly:
-    """Mean class IoU of RePRI with one support image, on shortened episodes of a benchmark.
+    """Mean class IoU of 1-shot RePRI on shortened episodes of a benchmark, sampled as the run numbered `epoch`.
 
-    The episodes of an epoch are those of the run of that number. Source: protocol section 4, quick validation.
+    Source: protocol section 4, quick validation.
     """
 
     data: BenchmarkData
@@ -74,11 +73,11 @@ class Quickly:
     limit: int = 0  # maximum number of episodes; 0: all
 
     def __call__(self, network: PSPNet, epoch: int, device: torch.device | str = "cpu") -> Verdict:
-        """Leaves the network in evaluation mode."""
+        """Score after `epoch`. Leaves the network in eval mode."""
         method, extractor = METHODS["RePRI"], FeatureExtractor(network.eval(), device=device)
         drawn = draw_episodes(self.data, 1, self.seed, epoch)
         numbers = np.linspace(0, len(drawn) - 1, min(self.limit or len(drawn), len(drawn)))
-        chosen = [drawn[round(number)] for number in numbers]  # evenly spaced, since episodes are ordered by class
+        chosen = [drawn[round(number)] for number in numbers]  # evenly spaced: episodes are ordered by class
         classes = sorted({episode.class_id for episode in chosen})
         sums = torch.zeros(len(classes), 2, dtype=torch.int64, device=device)
         for episode in chosen[distributed.rank() :: distributed.count()]:
