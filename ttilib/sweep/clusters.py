@@ -1,8 +1,6 @@
-"""Workers for a sweep: processes of this machine, a scheduler that is already running, or jobs of a Slurm queue.
+"""Dask workers of a sweep: local processes, a running scheduler, or Slurm jobs.
 
-Every worker does one task at a time. A task starts a Jupyter kernel, and that computes; so a worker process needs no
-memory limit of its own, and what its children need (threads, GPU) is in its environment. Warnings of dask go to a file,
-because a lost worker or a slow connection is nothing that a reader of a progress bar can use.
+Each worker runs one task at a time in a Jupyter kernel, which inherits its environment (threads, GPU).
 """
 
 from __future__ import annotations
@@ -27,10 +25,10 @@ from distributed.system import memory_limit
 from ttilib.files import meant
 
 WHERE = ("local", "slurm")
-NEEDED = 3e9  # bytes that a worker with its kernel takes
+NEEDED = 3e9  # bytes per worker and its kernel
 LOOPBACK = "127.0.0.1"
-ANSWER, ARRIVAL = 10, 60  # seconds: for a scheduler to answer, for its first worker to come
-RENEWAL = "30s"  # between looks at which jobs have ended
+ANSWER, ARRIVAL = 10, 60  # timeouts in seconds: scheduler, first worker
+RENEWAL = "30s"  # interval of checks for ended jobs
 THREADS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
     "OPENCV_FOR_THREADS_NUM",
@@ -38,12 +36,12 @@ THREADS = (
 SETTINGS = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
-    "distributed.worker.profile.enabled": False,  # it would stop every thread 100 times a second
+    "distributed.worker.profile.enabled": False,  # interrupts every thread 100 times a second
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
-    "distributed.nanny.pre-spawn-environ": {},  # would be set in this process as well
+    "distributed.nanny.pre-spawn-environ": {},  # would also change this process
 }
 LOGGERS = (
     "distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application", "asyncio",
@@ -52,10 +50,7 @@ LOGGERS = (
 
 
 def room() -> int:
-    """Workers that this machine has room for: one a core, and 3 GB of memory each; at least one.
-
-    Cores and memory are those this process may use (affinity and control groups count).
-    """
+    """Number of workers for this machine: one per available core and 3 GB of available memory, at least one."""
     return max(1, min(cpu_count(), int(memory_limit() // NEEDED)))
 
 
@@ -69,17 +64,14 @@ def cluster(
     log_folder: Path | str = ".",
     expected: Callable[[], str] | None = None,
 ) -> Iterator[Client]:
-    """A client of workers that do one task at a time each; what was started here ends with the block.
+    """A client of workers that run one task at a time; what was started here ends with the block.
 
-    where: "local" starts `workers` processes (0: as many as there is `room` for; on "cuda" one a GPU), each with
-    `threads` threads for torch (0: one on a CPU, so that numbers do not depend on the machine; its share of the
-    cores beside a GPU) and reachable from this machine only. "tcp://host:8786" or "host:8786" is a running
-    scheduler, which stays. "slurm" queues `workers` jobs (0: one) with the options `slurm`, see `job_options`; they
-    may wait long, so the client may have no workers yet.
-    Warnings of dask go to `log_folder`/cluster.log. `expected` names the code by its content; workers of a running
-    scheduler must name theirs alike.
-    Raises ValueError for a wrong setting, OSError if a scheduler does not answer or a job is refused, RuntimeError
-    without a GPU, without workers, or if their code is another.
+    where "local": `workers` processes (0: `room`; on "cuda" one per GPU) with `threads` torch threads each (0: one, so
+    that results do not depend on the machine; on "cuda" a share of the cores). "tcp://host:8786" or "host:8786": a
+    running scheduler, which is not stopped. "slurm": `workers` jobs (0: one) with options `slurm`, see `job_options`.
+    Warnings of dask go to `log_folder`/cluster.log. `expected` returns a digest of the code, which workers of a running
+    scheduler must share. Raises ValueError for a wrong setting, OSError if a scheduler does not answer or a job is
+    refused, RuntimeError without a GPU, without workers, or if their code differs.
     """
     where = _with_protocol(where)
     if workers < 0 or threads < 0:
@@ -106,7 +98,7 @@ def cluster(
 
 
 def _with_protocol(where: str) -> str:
-    """`where`, an address with its protocol."""
+    """`where`, with a protocol if it is an address."""
     if where in WHERE or "://" in where:
         return where
     host, _, port = where.rpartition(":")
@@ -118,7 +110,7 @@ def _with_protocol(where: str) -> str:
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Append warnings of dask and its event loop to a file inside the block, and keep them off the terminal."""
+    """Send warnings of dask and its event loop to a file, not to the terminal."""
     file = logging.FileHandler(path, encoding="utf-8", delay=True)
     file.setLevel(logging.WARNING)
     file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(name)s %(levelname)s %(message)s"))
@@ -135,7 +127,7 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 class WorkerLog(WorkerPlugin):
-    """The same in a worker process, for as long as it lives."""
+    """`logging_to` in a worker process, for its lifetime."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, "log"
@@ -147,7 +139,7 @@ class WorkerLog(WorkerPlugin):
 
 @contextmanager
 def _local(environments: list[dict[str, str]], log: Path) -> Iterator[SpecCluster]:
-    """One new process per environment, watched by a nanny that starts another when it dies."""
+    """One worker process per environment, reachable from this machine only; a nanny restarts it when it dies."""
     network = {"host": LOOPBACK, "protocol": "tcp://"}
     scheduler = {**network, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
     with tempfile.TemporaryDirectory(prefix="ttilib-", ignore_cleanup_errors=True) as folder:
@@ -161,12 +153,12 @@ def _local(environments: list[dict[str, str]], log: Path) -> Iterator[SpecCluste
 
 
 def _environments(workers: int, threads: int, device: str) -> list[dict[str, str]]:
-    """What each worker's children find in their environment: how many threads to use, and which GPU."""
+    """Environment variables of each worker: number of threads, and GPU."""
     if device != "cuda":
         return [dict.fromkeys(THREADS, str(threads or 1)) for _ in range(workers or room())]
-    import torch  # workers read this module too, and need no torch themselves
+    import torch  # workers import this module and need no torch
 
-    given = os.getenv("CUDA_VISIBLE_DEVICES")  # names of GPUs, of which torch counts those that are there
+    given = os.getenv("CUDA_VISIBLE_DEVICES")  # names of GPUs; torch counts those present
     count = torch.cuda.device_count()
     gpus = [name.strip() for name in given.split(",")][:count] if given else [str(n) for n in range(count)]
     if not gpus:
@@ -177,13 +169,13 @@ def _environments(workers: int, threads: int, device: str) -> list[dict[str, str
 
 
 def _running(address: str) -> Client:
-    """A client of the scheduler at `address`, once a worker is there."""
+    """A client of the scheduler at `address`, once it has a worker."""
 
-    async def identity() -> Any:  # a client would wait for ever for something that is no scheduler
+    async def identity() -> Any:  # Client would wait forever for any other server
         async with rpc(address) as server:
             return await server.identity()
 
-    try:  # in a thread, because a notebook's own has a loop already
+    try:  # in a thread: a notebook's thread already has an event loop
         with ThreadPoolExecutor(1) as pool:
             pool.submit(lambda: asyncio.run(asyncio.wait_for(identity(), ANSWER))).result()
         client = Client(address, timeout=ANSWER, set_as_default=False)
@@ -200,7 +192,7 @@ def _running(address: str) -> Client:
 
 
 def _check_code(client: Client, address: str, expected: Callable[[], str] | None) -> None:
-    """Refuse workers on which `expected` gives another text than here, or cannot be called."""
+    """Raise RuntimeError if `expected` fails on a worker or returns another text than here."""
     if expected is None:
         return
     here = expected()
@@ -214,11 +206,7 @@ def _check_code(client: Client, address: str, expected: Callable[[], str] | None
 
 
 def job_options(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Options of `dask_jobqueue.SLURMCluster` from NAME=VALUE texts: queue, account, cores, memory, walltime, ...
-
-    Without any, a job has one core, 4 GB and one worker. Directives and arguments are several words, a prologue
-    several commands with semicolons between.
-    """
+    """Options of `dask_jobqueue.SLURMCluster` from NAME=VALUE texts; lists are split into words, a prologue at ";"."""
     options: dict[str, Any] = {"cores": 1, "memory": "4GB", "processes": 1}
     for name, text in texts.items():
         if name in ("job_extra_directives", "job_directives_skip", "worker_extra_args"):
@@ -232,10 +220,7 @@ def job_options(texts: Mapping[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def _queue(options: dict[str, Any], jobs: int, threads: int, log_folder: Path) -> Iterator[Any]:
-    """A cluster of `jobs` Slurm jobs that write to `log_folder`; a job that ends is queued again until the block ends.
-
-    A job is one worker, which gives its tasks `threads` threads (0: all the cores it has booked).
-    """
+    """A cluster of `jobs` Slurm jobs, resubmitted until the block ends; `threads` per task (0: all booked cores)."""
     try:
         from dask_jobqueue import SLURMCluster
     except ModuleNotFoundError as error:
@@ -245,7 +230,7 @@ def _queue(options: dict[str, Any], jobs: int, threads: int, log_folder: Path) -
         share = threads or max(1, options["cores"] // options["processes"])
         exports = [f"export {name}={share}" for name in THREADS]
         prologue = [f"cd {shlex.quote(os.getcwd())}", *exports, *options.pop("job_script_prologue", [])]
-        one_task = ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]  # the last of two is what counts
+        one_task = ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]  # last, so that they override
         options["worker_extra_args"] = [*options.get("worker_extra_args", []), *one_task]
         queue = SLURMCluster(
             **options, job_script_prologue=prologue, log_directory=str(log_folder), silence_logs=False,
@@ -266,13 +251,13 @@ def _queue(options: dict[str, Any], jobs: int, threads: int, log_folder: Path) -
 
 
 async def _submit(queue: Any, jobs: int) -> None:
-    """Queue the jobs; raises what stopped one from being queued."""
+    """Submit the jobs; raises the error of the first one refused."""
     queue.scale(jobs=jobs)
     try:
         await queue
         for job in list(queue.workers.values()):
-            await job  # tries one that was refused once more
+            await job  # retries a refused job once
     except (RuntimeError, OSError):
         for job in queue.workers.values():
-            job.status = Status.failed if job.job_id is None else job.status  # or the cluster would not close
+            job.status = Status.failed if job.job_id is None else job.status  # otherwise the cluster would not close
         raise

@@ -1,8 +1,6 @@
-"""Driving a sweep: which tasks are to run, on which workers, what came out, what is left; and the tables at the end.
+"""Runs a sweep on dask workers: selects the tasks to run, collects their results, then makes the tables.
 
-The scheduler is dask's. Only a window of tasks is with it at any time and nothing is kept of a finished one, so a
-hundred thousand tasks need no more memory than a hundred. Dask runs a task again whose worker died, and tries a failed
-one again; one that still fails is given back with its error, and the others go on.
+Only a window of tasks is with the scheduler, so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -30,15 +28,15 @@ from ttilib.sweep.tables import Line, Setting, Table
 from ttilib.sweep.tasks import Task, carry_out, is_done, note, summary
 
 TABLES = "05_tables.ipynb"
-COST = 40.0  # seconds that drawing a table takes on one core
-MANY = 20  # tasks that are named one by one when they are up to date
+COST = 40.0  # seconds per table on one core
+MANY = 20  # maximum number of finished tasks listed by name
 
 Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: with what it returned, or with an error in words."""
+    """A finished task, with its return value or error message."""
 
     task: Task
     value: Any = None
@@ -48,12 +46,11 @@ class Outcome:
 def execute(
     tasks: Iterable[Task], client: Client, work: Callable[[Task], Any], retries: int = 1, window: int | None = None
 ) -> Iterator[Outcome]:
-    """Do `work` on the client's workers and yield each outcome when it is there; failures are tried again `retries` x.
+    """Run `work` on the client's workers and yield outcomes as they arrive; failures are retried `retries` times.
 
-    At most `window` tasks are with the scheduler at a time; None is two for every worker and two more. A task with
-    `after` waits for these (which must come earlier in `tasks`), and is not run if one of them failed. Closing the
-    generator cancels what has not begun.
-    Raises OSError if the scheduler is lost; what was recorded stays.
+    At most `window` tasks are submitted at a time (None: two per worker and two more). A task runs once those in its
+    `after` (earlier in `tasks`) are done, and not at all if one failed. Closing the generator cancels pending tasks.
+    Raises OSError if the scheduler is lost; recorded results stay.
     """
     source = iter(tasks)
     upcoming = next(source, None)
@@ -74,8 +71,7 @@ def execute(
                     yield Outcome(task, error=f"not run, because {', '.join(broken)} failed")
                 elif not {other.key for other in (*waiting, *sent.values())}.intersection(task.after):
                     waiting.remove(task)
-                    # Drivers that share a scheduler share a task: keys are names of work. Their first word is the
-                    # same for all, because dask keeps a record of every first word for ever.
+                    # Equal keys share one run. One prefix for all, because dask stores every prefix forever.
                     future = client.submit(work, task, key=f"task-{task.key}", retries=retries)
                     sent[future] = task
                     completed.add(future)
@@ -102,9 +98,9 @@ def _outcome(future: Future, task: Task) -> Outcome:
 def drive(
     tasks: Iterable[Task], client: Client, folder: Path | str, say: Say, retries: int = 1, later: float = 0.0
 ) -> list[Outcome]:
-    """Run the tasks that are not done, say of each how it ended, and return those that failed.
+    """Run the tasks that are not done, report each result with `say`, and return the failures.
 
-    A progress bar shows the time left by cost; `later` is the cost of what comes after these tasks, seconds.
+    A progress bar shows the remaining time by cost; `later` is the cost of what follows these tasks, in seconds.
     """
     todo, done = [], []
     for task in tasks:
@@ -128,7 +124,7 @@ def drive(
 
 
 def _told(outcome: Outcome) -> str:
-    """How a task ended, in a line."""
+    """One line on how a task ended."""
     if outcome.error:
         return f"{outcome.task.name}: failed: {outcome.error}"
     found = summary(outcome.task)
@@ -137,7 +133,7 @@ def _told(outcome: Outcome) -> str:
 
 
 def index(table: Table, expansion: Expansion, place: Place) -> Path:
-    """Write <out>/rows/<table>.json with what has been recorded so far, and return it."""
+    """Write <out>/rows/<table>.json for the rows recorded so far, and return its path."""
     settings = set(table.settings)
     pieces = [p for p in expansion.pieces if p.setting in settings and Path(p.task.rows).is_file()]
     sources, weights = [], {}
@@ -152,7 +148,7 @@ def index(table: Table, expansion: Expansion, place: Place) -> Path:
 
 
 def _line(line: Line, expansion: Expansion, place: Place) -> dict[str, Any]:
-    """A line of the plan and why it is empty or not whole."""
+    """A line of the table as JSON, with the reason why it is empty or incomplete."""
     setting, method = line.setting, read_method(line.method).name
     tasks = [piece.task for piece in expansion.pieces if piece.setting == setting]
     missing = sum(not is_done(place.out, task) for task in tasks)
@@ -165,7 +161,7 @@ def _line(line: Line, expansion: Expansion, place: Place) -> dict[str, Any]:
 
 
 def refusal(setting: Setting, expansion: Expansion) -> str:
-    """Why a setting cannot run, in all folds or in some of them; empty if it can."""
+    """Why a setting cannot run in all or some folds; empty if it can."""
     refused = expansion.refusals
     reasons = {fold: refused[setting, fold] for fold in setting.folds if (setting, fold) in refused}
     first = next(iter(reasons.values()), "")
@@ -175,10 +171,7 @@ def refusal(setting: Setting, expansion: Expansion) -> str:
 
 
 def forecast(tables: Sequence[Table], expansion: Expansion, place: Place, workers: int) -> str:
-    """What would run and about how long it would take, setting by setting, in words.
-
-    Finished tasks say how fast this machine is: their cost per second that they took.
-    """
+    """Per setting, what would run; and an estimate of the time, scaled by the speed of finished tasks."""
     lines = []
     for table in tables:
         lines.append(f"{table.name}: {table.title}")
@@ -208,11 +201,7 @@ def _forecast(setting: Setting, expansion: Expansion, place: Place) -> str:
 
 
 def table_tasks(tables: Sequence[Table], expansion: Expansion, place: Place) -> list[Task]:
-    """The last notebook on each table that has any rows, as tasks; indexes are written for all tables.
-
-    The key names the rows, so that a table is drawn again when more have been recorded. A table without any row needs
-    no notebook: its lines and why they are empty are written here.
-    """
+    """Notebook 05 for each table with rows, as tasks that depend on these rows; writes all indexes and empty tables."""
     tasks = []
     for table in tables:
         written = index(table, expansion, place)
@@ -242,11 +231,7 @@ def sweep(
     on_error: OnError = stop,
     only_tables: bool = False,
 ) -> list[Outcome]:
-    """Run whatever of the tables has not been recorded, then draw them; what failed.
-
-    What cannot run stays in its table with the reason. `only_tables` draws what has been recorded so far, perhaps
-    while somebody else goes on with the rest.
-    """
+    """Run the tasks that are not done, unless `only_tables`, and make the tables; returns the failures."""
     expansion = expand(tables, place, on_error)
     for setting in dict.fromkeys(setting for setting, _ in expansion.refusals):
         say(f"{setting.name} {setting.shots}-shot {setting.encoder} cannot run: {refusal(setting, expansion)}")

@@ -1,12 +1,8 @@
-"""From tables to tasks: which episodes, which weights, what is done already, and why something cannot be done.
+"""From tables to tasks: episodes, weights, and the reasons why a setting cannot run.
 
-A task is notebook 04 on some episodes of one pass (fold, shots, run) of a benchmark, with all methods that the tables
-want there: they share the features. Its key is a digest of the episodes, the weights, the size and every other setting
-that can change a number, and of the code that makes numbers; not of paths, nor of the methods, whose rows are added
-to the same file one method after another. Where data or weights are missing, the reason is kept for the table.
-
-A table decides its benchmarks, methods and shots. Folds, runs, seed and draws may be changed for all of its settings;
-a few other parameters of notebook 04 are passed on.
+A task is notebook 04 on some episodes of one run of a benchmark, with all methods of the tables. Its key is a digest of
+episodes, weights, code and all settings that can change a result; not of paths, nor of the methods, whose rows are
+added to the same file one after another.
 """
 
 from __future__ import annotations
@@ -29,19 +25,19 @@ from ttilib.sweep.tables import Setting, Table, changed, on_mini, table
 from ttilib.sweep.tasks import Task, check_parameters
 
 NOTEBOOK = "04_evaluate.ipynb"
-PICTURE = 241 * 425  # pixels, to which the seconds below refer
+PICTURE = 241 * 425  # image size in pixels for the seconds below
 ENCODING = {"resnet50": 2.0, "resnet50-dcl": 2.0, "resnet101": 3.6, "resnet18-mini": 0.04}
-"""Seconds per frame on one core, about: they shape a first guess only, until tasks have ended."""
-SOLVING = 0.08  # seconds per frame and method, for descent and scores
-START = 12.0  # seconds until a notebook's libraries are loaded
+"""Approximate seconds per frame on one core, for the first estimate of the time only."""
+SOLVING = 0.08  # seconds per frame and method, for optimization and metrics
+START = 12.0  # seconds to start a notebook
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where data, weights and notebooks are, and where results go.
+    """Where data, weights and notebooks are, and where results go; `more` are notebook parameters for all tables.
 
-    `encoders` is a path with {corpus}, {encoder}, {fold} and {out} in it, or a plug-in. `more` are parameters of the
-    notebook that all tasks get. A task has about `frames` query frames; `limit` keeps so many episodes of a pass.
+    `encoders` is a path with {corpus}, {encoder}, {fold} and {out}, or a plug-in. A task has about `frames` query
+    frames; `limit` is the maximum number of episodes per run (0: all).
     """
 
     root: Path
@@ -56,7 +52,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Piece:
-    """A task and what it is of; `weights` names the encoder by its content."""
+    """A task and what it covers; `weights` is a digest of the encoder."""
 
     task: Task
     setting: Setting
@@ -69,24 +65,24 @@ class Piece:
 
 @dataclass(frozen=True)
 class Expansion:
-    """All pieces of the asked tables, and for each setting and fold without any the reason."""
+    """All pieces of the requested tables, and why a setting has none in a fold."""
 
     pieces: tuple[Piece, ...]
     refusals: Mapping[tuple[Setting, int], str]
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks, in the order of the plan."""
+        """The tasks, in order."""
         return tuple(piece.task for piece in self.pieces)
 
 
 def expand(tables: Sequence[Table], place: Place, on_error: OnError = stop) -> Expansion:
-    """The tasks of the tables, each once, whatever table wants it; manifests are written under place.out/episodes.
+    """The tasks of the tables, without duplicates; writes manifests to place.out/episodes.
 
-    Unreadable files are told to `on_error`; if it raises, that is the reason why a setting cannot run in a fold.
-    Raises ValueError for a method that does not exist.
+    Unreadable files go to `on_error`. If data or weights of a setting cannot be read in a fold, the reason is recorded.
+    Raises ValueError for an unknown method.
     """
-    wanted: dict[Setting, dict[str, None]] = {}  # each setting with the methods that any table wants there
+    wanted: dict[Setting, dict[str, None]] = {}  # the methods of each setting in any table
     for plan in tables:
         for line in plan.lines:
             wanted.setdefault(line.setting, {})[read_method(line.method).name] = None
@@ -108,7 +104,7 @@ def _pieces(
     data = read_benchmark(setting.benchmark, fold, place.root, on_error=on_error)
     encoder, weights = _weights(setting, fold, place)
     height, width = benchmark(setting.benchmark).input_size(*setting.size)
-    stamp = data.query_root.parent / "mini.json"  # the synthetic dataset says here with which request it was made
+    stamp = data.query_root.parent / "mini.json"  # parameters of a synthetic dataset
     made = stamp.read_text(encoding="utf-8") if stamp.is_file() else ""
     labels = setting.name, setting.encoder, setting.seen_classes
     out, notebook = place.out.resolve(), str((place.notebooks / NOTEBOOK).resolve())
@@ -139,7 +135,7 @@ def _pieces(
 
 
 def _weights(setting: Setting, fold: int, place: Place) -> tuple[str, str]:
-    """The encoder's path (or function) and the name of its content."""
+    """The encoder's path or function, and a digest of its content."""
     corpus = benchmark(setting.benchmark).trained_on
     spec = place.encoders.format(corpus=corpus, encoder=setting.encoder, fold=fold, out=place.out)
     if is_plugin(spec):
@@ -153,7 +149,7 @@ def _weights(setting: Setting, fold: int, place: Place) -> tuple[str, str]:
 
 
 def _manifest(place: Place, setting: Setting, fold: int, run: int, episodes: Sequence[Episode]) -> Path:
-    """The episodes of one pass, written where people can read them; its name says what they are."""
+    """Write the episodes of one run; returns the path."""
     about = digest(asdict(setting), place.limit)[:6]
     path = place.out / "episodes" / f"{setting.name}-f{fold}-{setting.shots}shot-run{run}-{about}.json"
     write_episodes(path, episodes)
@@ -166,7 +162,7 @@ HINTS = {"limit": "--limit", "device": "--device", "out": "--out", "root": "--ro
 
 
 def usual_place(mini: bool, root: str = "", out: str = "", encoders: str = "") -> Place:
-    """Where things are if nothing else is said: the original data, or the embedded corpus as the study leaves it."""
+    """Default folders: the original data, or the synthetic dataset as the study leaves it."""
     if mini:
         weights = "{out}/train/{corpus}-f{fold}/best.safetensors"
         return Place(Path(root or "data/mini"), Path(out or "outputs/mini"), encoders or weights)
@@ -175,10 +171,7 @@ def usual_place(mini: bool, root: str = "", out: str = "", encoders: str = "") -
 
 
 def asked_tables(names: Sequence[str], changes: Mapping[str, Any], mini: bool = False) -> tuple[Table, ...]:
-    """The tables of those names, each once, with `changes` to all their settings; `mini` asks the embedded corpus.
-
-    Raises ValueError for a name that no table has, and for folds or runs that cannot be.
-    """
+    """The requested tables with `changes` to their settings. Raises ValueError for an unknown table, folds or runs."""
     folds, runs = changes.get("folds"), changes.get("runs")
     if folds is not None and (not folds or set(folds) - {0, 1, 2, 3}):
         raise ValueError(f"folds {list(folds)} are not all folds; choose from 0, 1, 2 and 3")
@@ -191,10 +184,7 @@ def asked_tables(names: Sequence[str], changes: Mapping[str, Any], mini: bool = 
 
 
 def with_encoders(tables: Sequence[Table], encoders: str) -> tuple[Table, ...]:
-    """The tables with what `encoders` says about their weights: a plug-in gives rows its own name.
-
-    Raises ValueError if tables ask for several encoders and `encoders` names the same weights for all.
-    """
+    """The tables; a plug-in replaces their encoder. Raises ValueError if several encoders would share one path."""
     if "{encoder}" in encoders:
         return tuple(tables)
     if is_plugin(encoders):
@@ -207,11 +197,7 @@ def with_encoders(tables: Sequence[Table], encoders: str) -> tuple[Table, ...]:
 
 
 def split_parameters(notebooks: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters of notebook 04: those that change settings, and those that are handed through.
-
-    Raises ValueError for a name the notebook does not know (with the nearest), a value of another type, and a
-    parameter that tables or options decide.
-    """
+    """Parameters of settings, and those passed on. Raises ValueError if unknown, of another type, or set elsewhere."""
     check_parameters(notebooks / NOTEBOOK, given)
     for name in given:
         if name not in (*OF_SETTINGS, *HANDED_THROUGH):
@@ -222,10 +208,7 @@ def split_parameters(notebooks: Path, given: Mapping[str, Any]) -> tuple[dict[st
 
 
 def begin(place: Place, tables: Sequence[Table]) -> None:
-    """Write down in the run folder what was asked for; this also shows that it can be written to.
-
-    Raises OSError in one sentence if it cannot, ValueError if a benchmark's own name is asked of the embedded corpus.
-    """
+    """Write the request to sweep.json. Raises OSError if not writable, ValueError for real names on synthetic data."""
     named = {setting.name for plan in tables for setting in plan.settings if not setting.name.startswith("mini-")}
     if named and (place.root / "mini.json").is_file():
         about = f"{place.root} is the embedded corpus, and its rows must not be taken for {sorted(named)[0]}"

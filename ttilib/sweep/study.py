@@ -1,9 +1,6 @@
-"""The whole study on the embedded corpus: the notebooks as tasks, a table and a picture at the end.
+"""The whole study on the synthetic dataset: the notebooks as tasks, through the same code as a sweep.
 
-Chapters come first (the corpus, an encoder for each fold), then the evaluation as a sweep like any other, then the
-table. Everything goes through the same machinery as a sweep over many machines: a task that is done is not run again
-unless it, its parameters or the library have changed, and what a notebook had finished inside (training steps, scored
-episodes) it picks up by itself. The study can be stopped at any time.
+Finished tasks run again only if they, their parameters or the library change; others resume inside their notebook.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from ttilib.sweep.tasks import Task
 
 @dataclass(frozen=True)
 class Chapter:
-    """One run of a notebook: its name, parameters, the chapters it needs, and how long it took on one core, seconds."""
+    """One run of a notebook: name, parameters, the chapters it depends on, and its seconds on one core."""
 
     name: str
     notebook: str
@@ -38,12 +35,12 @@ FIRST = (
     Chapter("02_train-f0", "02_train", 270, {"fold": 0}, ("01_data",)),
     Chapter("02_train-f1", "02_train", 270, {"fold": 1}, ("01_data",)),
 )
-"""What the evaluation needs."""
+"""Chapters before the evaluation."""
 
 BESIDE = (Chapter("03_episode", "03_episode", 50, {"headless": True}),)
-"""What runs beside the evaluation."""
+"""Chapters that run in parallel with the evaluation."""
 
-SWEEP, TABLE = 300.0, 40.0  # seconds on one core that evaluation and table take; they shape the estimate only
+SWEEP, TABLE = 300.0, 40.0  # seconds on one core, for the estimate of the time only
 
 
 def run_study(
@@ -55,11 +52,7 @@ def run_study(
     tables: Sequence[Table] = (table("mini"),),
     workers: int = 0,
 ) -> Path:
-    """Run what is not up to date and return the folder that holds everything that was made.
-
-    `workers` are processes of this machine, 0 as many as it has room for.
-    Raises RuntimeError naming what failed; what was done before stays done.
-    """
+    """Run outdated tasks in `workers` processes (0: `room`); returns the folder. Raises RuntimeError on failure."""
     repository = Path(repository).resolve()
     folder, notebooks = (repository / out).resolve(), repository / "notebooks"
     encoders = "{out}/train/{corpus}-f{fold}/best.safetensors"
@@ -75,7 +68,7 @@ def run_study(
 
 
 def chapter_tasks(chapters: Sequence[Chapter], notebooks: Path, folder: Path) -> list[Task]:
-    """Chapters as tasks; the key names the text of the notebook and of the library, and the chapters before."""
+    """Chapters as tasks; the key depends on the notebook, the library and the chapters before."""
     library = digest([path.read_text(encoding="utf-8") for path in sorted(HOME.rglob("*.py"))])
     keys: dict[str, str] = {}
     for chapter in chapters:
@@ -93,6 +86,6 @@ def chapter_tasks(chapters: Sequence[Chapter], notebooks: Path, folder: Path) ->
 
 
 def _all_well(failures: Sequence[Any]) -> None:
-    """Stop at the first failure; later chapters would only repeat it."""
+    """Raise RuntimeError for the first failure; later chapters depend on it."""
     if failures:
         raise RuntimeError(f"{failures[0].task.name}: {failures[0].error}")

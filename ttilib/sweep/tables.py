@@ -1,8 +1,4 @@
-"""What there is to re-create: the tables of the protocol as data, line by line.
-
-A `Table` is a tuple of `Line`s; a line is one method with one encoder on one benchmark, meant over folds and runs.
-Nothing here knows whether data or weights are at hand: that is asked when a table is expanded into tasks.
-`table` finds one by its name; `on_mini` asks the same questions of the embedded corpus.
+"""The tables of the protocol as data: a `Table` has `Line`s, each one method with one encoder on one benchmark.
 
 Source: protocol section 5.5 for the rows of the TTI paper; RePRI's README for pascal, coco and coco2pascal.
 """
@@ -21,10 +17,10 @@ BASELINES = ("RePRI", "TTI", "TTI+keyframe")
 
 @dataclass(frozen=True)
 class Setting:
-    """On what methods are compared: all of them get the same episodes and features.
+    """What methods are compared on: the same episodes and features for all.
 
-    `label` is what rows call the benchmark (its own name if empty), `encoder` the kind of weights, one file per fold.
-    A size of 0 is the benchmark's own; `seen_classes` takes encoders that have been trained on a novel class.
+    `label` names the benchmark in rows (default: its own name). Size 0 is the benchmark's own. `encoder` is the kind of
+    weights, one file per fold; `seen_classes` allows encoders trained on a novel class.
     """
 
     benchmark: str
@@ -40,13 +36,13 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """What rows and tables call the benchmark."""
+        """Name of the benchmark in rows and tables."""
         return self.label or self.benchmark
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table: a method in a setting, and what readers call it where its text is no name for people."""
+    """One line of a table: a method in a setting, and its label if the method text is not readable enough."""
 
     setting: Setting
     method: str
@@ -55,7 +51,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the study: its lines, and the method with which the others are compared on identical episodes."""
+    """A table of the study: its lines, and the baseline for comparisons on identical episodes."""
 
     name: str
     title: str
@@ -64,7 +60,7 @@ class Table:
 
     @property
     def shown(self) -> str:
-        """The method whose episodes are worth a picture: frozen, TTI, or the last one."""
+        """The method whose episodes are plotted: frozen, TTI, or the last one."""
         methods = [line.method for line in self.lines]
         return next((method for method in ("frozen", "TTI") if method in methods), methods[-1])
 
@@ -75,7 +71,7 @@ class Table:
 
 
 def _lines(settings: Setting | Iterable[Setting], methods: Sequence[str] | Mapping[str, str]) -> tuple[Line, ...]:
-    """Every method in every setting; methods may be given under the names that readers see."""
+    """Every method in every setting; a mapping gives methods by label."""
     settings = (settings,) if isinstance(settings, Setting) else settings
     named = methods if isinstance(methods, Mapping) else dict.fromkeys(methods, "")
     pairs = [(text or label, label if text else "") for label, text in named.items()]
@@ -87,14 +83,14 @@ def _each(benchmark: str, shots: Sequence[int], encoders: Sequence[str] = ("resn
     return [Setting(benchmark, k, encoder, **more) for encoder in encoders for k in shots]
 
 
-YTVIS = Setting("ytvis-v1", 5)  # where the ablations are made
+YTVIS = Setting("ytvis-v1", 5)  # for the ablations
 BOTH = ("resnet50", "resnet101")
-WITH_DCL = ("RePRI", "TTI+keyframe")  # what the release runs with the weights of auxiliary training
-LATER = "temporal_start=9"  # without the prior's update the release never switches the temporal terms on
+WITH_DCL = ("RePRI", "TTI+keyframe")  # methods that the release runs with DCL weights
+LATER = "temporal_start=9"  # if the prior is not updated, the release never enables the temporal terms
 
 TERMS = {
     "TTI": "TTI",
-    "fine-tune": "fine-tune",  # the support fit, and one term beside it
+    "fine-tune": "fine-tune",  # below: CE on the support and one more term, one term alone, all but one
     "CE + KL": "fine-tune kl_weight=none",
     "CE + entropy": "fine-tune entropy_weight=none",
     "CE + local": f"fine-tune temporal_weight=none global_weight=0 {LATER}",
@@ -123,7 +119,7 @@ STEPS = {"RePRI": "RePRI", **{f"{steps} steps": f"TTI steps={steps}" for steps i
 
 EDGES = "guided=0 cut=0"
 FROZEN = {
-    "frozen": "frozen",  # the recipe, and what it is without one of its parts
+    "frozen": "frozen",  # below: without one of its parts
     "no centring": "frozen centring=none",
     "episode's mean": "frozen centring=episode",
     "query bias": "frozen bias_start=query-mean",
@@ -132,7 +128,7 @@ FROZEN = {
     "no global": "frozen global_weight=0",
     "no cut": "frozen cut=0",
     "no edges": f"frozen {EDGES}",
-    "TTI": "TTI",  # the release, and what it is with one part of the recipe
+    "TTI": "TTI",  # below: TTI with parts of the frozen configuration
     "TTI centred": "TTI centring=pool",
     "TTI support bias": "TTI bias_start=support-midpoint midpoint=none",
     "TTI, those two": "TTI centring=pool bias_start=support-midpoint midpoint=none",
@@ -185,17 +181,15 @@ TABLES: dict[str, Table] = {table.name: table for table in _ALL}
 
 
 def table(name: str) -> Table:
-    """The table of that name; an unknown name is answered with those that are like it."""
+    """The table of that name. Raises ValueError for an unknown one, with similar names."""
     if name not in TABLES:
         raise ValueError(f"table {name!r} is not known; {meant(name, TABLES)}")
     return TABLES[name]
 
 
 def on_mini(plan: Table) -> Table:
-    """The same table asked of the embedded corpus: two folds, two runs, its own small network, rows named mini-...
+    """The table on synthetic data: small network, 2 folds, at most 2 runs, YouTube-VIS for DAVIS, rows "mini-..."."""
 
-    It has no DAVIS in it; what is asked of that is asked of its videos.
-    """
     def small(setting: Setting) -> Setting:
         asked = "ytvis-v1" if setting.benchmark == "pascal2davis" else setting.benchmark
         return replace(
@@ -209,7 +203,7 @@ def on_mini(plan: Table) -> Table:
 
 
 def changed(plan: Table, **fields) -> Table:
-    """The table with settings changed: other folds, fewer runs, another seed; `None` leaves a field as it is."""
+    """The table with fields of all its settings replaced; `None` leaves a field unchanged."""
     given = {name: value for name, value in fields.items() if value is not None}
     lines = dict.fromkeys(replace(line, setting=replace(line.setting, **given)) for line in plan.lines)
     return replace(plan, lines=tuple(lines))

@@ -1,12 +1,6 @@
-"""Notebooks run headless, and tasks: one run of a notebook that is done once, with a note that says so and a log.
+"""Headless notebooks, and tasks: one run of a notebook, with a log and a record that it is done.
 
-Papermill only warns about a parameter that the notebook does not have, and takes any type; here both are refused before
-anything runs, with the nearest name.
-
-The key names everything that the result depends on, so a finished task is recognised after a restart, on another
-machine of the same file system, or from another table. A worker writes the note last, after everything that the
-notebook wrote; a killed task goes on from what it has written so far. Workers need neither torch nor OpenCV: those are
-loaded in the notebook's kernel, a process that ends with the task.
+A task's key covers everything that its result depends on; the record is written last, so a killed task resumes.
 """
 
 from __future__ import annotations
@@ -35,7 +29,7 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 
 def notebook_parameters(notebook: Path | str) -> dict[str, dict[str, str]]:
-    """Name to type, default and meaning, as the notebook's cell tagged `parameters` states them."""
+    """Type, default and help of each parameter in the notebook's cell tagged `parameters`."""
     if not Path(notebook).is_file():
         raise FileNotFoundError(f"{notebook}: no such notebook; the study's own are in notebooks/")
     found = papermill.inspect_notebook(str(notebook))
@@ -46,10 +40,7 @@ def notebook_parameters(notebook: Path | str) -> dict[str, dict[str, str]]:
 
 
 def check_parameters(notebook: Path | str, parameters: Mapping[str, Any]) -> None:
-    """Refuse a name the notebook does not know, or a value of another type than it states.
-
-    Raises ValueError naming the notebook, the parameter and the nearest known name.
-    """
+    """Raise ValueError for an unknown parameter (with the nearest name), or a value of another type."""
     known = notebook_parameters(notebook)
     for name, value in parameters.items():
         if name not in known:
@@ -72,9 +63,8 @@ def run_notebook(
 ) -> None:
     """Execute `notebook` with `parameters` in its own folder and write the executed copy to `output`.
 
-    `timeout` is in seconds per cell; what cells print goes to `log` as well, while they run. The output appears
-    only when every cell has run; of a run that fails the cells so far are kept as `<output>.failed.ipynb`.
-    Raises ValueError for wrong parameters, RuntimeError naming the notebook and what stopped it.
+    `timeout` is in seconds per cell; cell output also goes to `log`. A failed run is saved as `<output>.failed.ipynb`.
+    Raises ValueError for wrong parameters, RuntimeError naming the notebook and the error.
     """
     notebook, output = Path(notebook), Path(output)
     check_parameters(notebook, parameters or {})
@@ -93,7 +83,7 @@ def run_notebook(
                     execution_timeout=timeout,
                     stdout_file=log,
                     stderr_file=log,
-                    extra_arguments=["--IPKernelApp.log_level=40"],  # errors; warnings of every start tell nothing
+                    extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
                 )
             except Exception:
                 if temporary.exists():
@@ -110,11 +100,10 @@ def run_notebook(
 
 @dataclass(frozen=True)
 class Task:
-    """One run of a notebook.
+    """One run of a notebook; paths are absolute.
 
-    `parts` are results that runs with the same key may add one after another (methods on the same episodes); `rows`
-    is the file they go to. `cost` is the expected time in seconds on the machine that the study was timed on, `after`
-    holds keys of tasks that must be done before. Paths are absolute.
+    `parts` are results that runs with the same key may add (methods on the same episodes) to the file `rows`. `cost`
+    is the expected time in seconds on a reference machine; `after` holds keys of tasks that must be done before.
     """
 
     key: str
@@ -130,17 +119,17 @@ class Task:
 
 
 def note_path(folder: Path | str, key: str) -> Path:
-    """The note of a finished task."""
+    """Path of the record of a finished task."""
     return Path(folder) / "tasks" / f"{key}.json"
 
 
 def log_path(folder: Path | str, key: str) -> Path:
-    """The log of a task."""
+    """Path of the log of a task."""
     return Path(folder) / "logs" / f"{key}.log"
 
 
 def note(folder: Path | str, key: str) -> dict[str, Any] | None:
-    """What is noted of a task; None if it is not done, or if a crash has damaged the note."""
+    """The record of a task; None if missing or damaged."""
     try:
         found = read_json(note_path(folder, key))
     except (FileNotFoundError, ValueError):
@@ -149,7 +138,7 @@ def note(folder: Path | str, key: str) -> dict[str, Any] | None:
 
 
 def is_done(folder: Path | str, task: Task) -> bool:
-    """Whether the task need not run: noted with all its parts, and its files are as they were noted."""
+    """Whether the record has all parts of the task, and its files are unchanged."""
     noted = note(folder, task.key)
     if noted is None or not set(task.parts) <= set(noted.get("parts", ())):
         return False
@@ -157,13 +146,13 @@ def is_done(folder: Path | str, task: Task) -> bool:
 
 
 def _undamaged(task: Task, noted: Mapping[str, Any]) -> bool:
-    """Whether the rows begin with what was noted; rows of other parts may have been added since."""
+    """Whether the rows begin with the recorded ones; runs of other parts may have added more."""
     rows = Path(task.rows)
     return rows.is_file() and fingerprint(rows, noted.get("bytes", 0)) == noted.get("sha256")
 
 
 def finish(folder: Path | str, task: Task, about: Mapping[str, Any]) -> None:
-    """Note that the task is done, beside what earlier runs with its key have noted."""
+    """Record that the task is done, together with the parts of earlier runs with its key."""
     earlier = note(folder, task.key) or {}
     parts = list(dict.fromkeys([*earlier.get("parts", ()), *task.parts]))
     content = {"name": task.name, "parts": parts, "cost": task.cost, **about}
@@ -174,11 +163,10 @@ def finish(folder: Path | str, task: Task, about: Mapping[str, Any]) -> None:
 
 
 def carry_out(task: Task, folder: Path | str) -> Mapping[str, Any]:
-    """Run the task unless it is done; what was noted of it: seconds, machine, when.
+    """Run the task unless it is done; returns seconds, machine and time.
 
-    The notebook's messages are appended to <folder>/logs/<key>.log while it runs. Rows that are no longer what was
-    noted are renamed to <rows>.damaged-<time> and made again.
-    Raises RuntimeError naming the notebook, the cell and the log.
+    Messages are appended to <folder>/logs/<key>.log. Rows that differ from the record are renamed to
+    <rows>.damaged-<time> and computed again. Raises RuntimeError naming the notebook, the cell and the log.
     """
     log = log_path(folder, task.key)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +177,7 @@ def carry_out(task: Task, folder: Path | str) -> Mapping[str, Any]:
             lines.write(f"{now} {text}\n")
             return now
 
-        if is_done(folder, task):  # for instance by a worker that was thought lost
+        if is_done(folder, task):  # e.g. by a worker that was considered lost
             write("done already")
             return {"seconds": 0.0}
         write(f"{task.name} on {platform.node()}")
@@ -203,7 +191,7 @@ def carry_out(task: Task, folder: Path | str) -> Mapping[str, Any]:
             run_notebook(task.notebook, task.output, task.parameters, task.timeout, log=lines)
         except Exception as error:
             lines.write(traceback.format_exc())
-            # Some exceptions of the kernel's client cannot travel between processes; a sentence can.
+            # Some exceptions of the kernel client cannot be pickled; a message can.
             raise RuntimeError(f"{error} (log: {log})") from None
         seconds = round(time.monotonic() - begin, 2)
         about = {"seconds": seconds, "machine": platform.node(), "finished": write(f"done in {seconds} s")}
@@ -212,7 +200,7 @@ def carry_out(task: Task, folder: Path | str) -> Mapping[str, Any]:
 
 
 def summary(task: Task) -> str:
-    """What a finished task found, in a few words: the pooled IoU of every method over its episodes, in percent."""
+    """Pooled IoU in percent of each method of a finished task, as text."""
     sums: dict[str, list[int]] = {}
     for line in Path(task.rows).read_text(encoding="utf-8").splitlines() if task.rows else ():
         row = json.loads(line)

@@ -22,10 +22,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class ContrastConfig:
-    """Settings of the auxiliary dense contrastive loss (DCL). Source: protocol section 4.
-
-    Only temperature and window are published; the other values are this project's.
-    """
+    """The auxiliary dense contrastive loss (DCL). Source: protocol section 4 for values marked "as released"."""
 
     videos: str = BASE  # or LEAK-novel-test-videos: the query videos of the episodes, as released
     root: str = ""  # VSPW folder: use its videos instead; required for datasets of images
@@ -138,8 +135,7 @@ class TrainConfig:
 def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     """The configuration with some fields replaced; "contrast.weight" is a field of the contrastive loss.
 
-    Any contrast field switches that loss on; "contrast" None switches it off. Raises ValueError for an unknown name or
-    a value of another type.
+    Any contrast field switches that loss on, "contrast" None off. Raises ValueError for a wrong name or type.
     """
     for name, value in changes.items():
         if name == "contrast" and value is None:

@@ -1,7 +1,6 @@
 """Training data: labelled frames or clips of the base classes, and windows of unlabelled frames.
 
-Every sample is a function of (seed, epoch, index) alone, whatever the number of loader processes. Call `set_epoch`
-before making the loader's iterator.
+Every sample is a function of (seed, epoch, index) alone; call `set_epoch` before making the loader's iterator.
 """
 
 from __future__ import annotations
@@ -94,10 +93,9 @@ class _Labelled(_Items):
 
 
 class TrainingFrames(_Labelled):
-    """Labelled frames of the base classes. Sample: image [3, H, W] float, labels [H, W] int64.
+    """Labelled frames of the base classes. Sample: normalised image [3, H, W] float, labels [H, W] int64.
 
-    The image is normalised; labels are 0 background, position in `fold.base` plus one, 255 ignored. `split` "train"
-    is augmented, "val" is not. A video listed twice counts twice.
+    Labels are 0 background, position in `fold.base` plus one, 255 ignored. `split` "train" is augmented, "val" is not.
     Raises ValueError if no frame contains a base class, or if a base class is in no frame of "train".
     Source: protocol sections 1.3, 1.5 (labels) and 2 (augmentation).
     """
@@ -164,9 +162,8 @@ class VideoPairs(_Items):
 
     Sample i is of video i modulo their number. Of every `every`-th frame, `count` windows of `window` frames come in
     random order, repeated if there are fewer. If frames are too few, YouTube-VIS doubles the list, and other datasets
-    append random ones. Each frame is augmented by itself; clip datasets change brightness and flip only, since the
-    release does not warp the first frame of a clip. A frame in two windows is the same image in both. `known` is
-    False where the release ignores the padding.
+    append random ones. Each frame is augmented by itself: clip datasets change brightness and flip only, as the release
+    does for the first frame of a clip. `known` is False where the release ignores the padding.
     Raises ValueError for a dataset of images, no videos, or unknown ones. Source: protocol section 4, DCL auxiliary.
     """
 
@@ -231,10 +228,7 @@ class VideoPairs(_Items):
 
 
 def base_videos(fold: Fold) -> tuple[str, ...]:
-    """The videos of base training, each once; some may contain a novel class, as in the release.
-
-    Raises ValueError for a dataset of images.
-    """
+    """The videos of base training, each once; some contain novel classes. Raises ValueError for a dataset of images."""
     _refuse_images(fold)
     return tuple(dict.fromkeys(fold.train))
 
@@ -242,9 +236,7 @@ def base_videos(fold: Fold) -> tuple[str, ...]:
 def leaked_test_videos(fold: Fold) -> tuple[str, ...]:
     """TEST DATA: the unlabelled videos that the released networks with contrast were trained on.
 
-    THESE ARE THE QUERY VIDEOS OF THE EPISODES. A network trained on them has seen its test set: its results are not
-    few-shot results. Use them only to reproduce the release, and mark every score.
-
+    THESE ARE THE QUERY VIDEOS OF THE EPISODES: use them only to reproduce the release, and mark every score.
     YouTube-VIS: all videos of each novel class; a video of two classes comes twice. Other datasets: every video of the
     fold but the 19 that the release ignores. Raises ValueError for a dataset of images.
     Source: protocol section 4, DCL auxiliary; quirk Q24.
@@ -259,9 +251,9 @@ def leaked_test_videos(fold: Fold) -> tuple[str, ...]:
 def vspw_beside(fold: Fold, root: Path | str) -> Fold:
     """VSPW as unlabelled videos for a fold of images: `train` holds the videos without its novel classes.
 
-    `root` is VSPW's folder or a data folder. Classes are matched by name, through the released map from VSPW to Pascal;
-    one pixel in one frame counts. The 19 videos that the release ignores are left out. The release itself uses all
-    others (`leaked_test_videos`), including MiniVSPW's. Source: protocol section 4, DCL auxiliary, VSPW variant.
+    `root` is VSPW's folder or a data folder. Classes are matched by name, or by the released map from VSPW to Pascal.
+    One pixel in one frame counts. The 19 videos that the release ignores are left out. The release uses all others
+    (`leaked_test_videos`), including MiniVSPW's. Source: protocol section 4, DCL auxiliary, VSPW variant.
     """
     folder = find_root("vspw", root)
     table, known = read_table("vspw", folder), read_table("vspw")["pascal_to_vspw"]

@@ -1,7 +1,7 @@
 """Training in one process or in several, started by torchrun (NCCL on GPUs, gloo on CPUs).
 
-Each process takes its share of every batch. The weights are those of one process: sums and batch norm are over all
-processes, and each uses its rows of one common dropout mask.
+Each process takes its share of every batch; all end with the weights of a one-process run. Sums and batch norm are
+over all processes, and each uses its rows of one common dropout mask.
 """
 
 from __future__ import annotations
@@ -20,10 +20,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def joined(device: torch.device | str = "cpu") -> Iterator[torch.device]:
-    """Join the process group of torchrun; yields the device of this process and always leaves the group.
-
-    Without torchrun, or in a group already, it only yields the device.
-    """
+    """Join the process group of torchrun, if any, and leave it at the end; yields the device of this process."""
     device = torch.device(device)
     if not dist.is_torchelastic_launched() or dist.is_initialized():
         yield device
@@ -57,10 +54,7 @@ def total(value: Tensor) -> Tensor:
 
 
 def share(network: nn.Module, device: torch.device, norm: bool = True) -> nn.Module:
-    """Replace batch norm and dropout by layers that work over all processes; parameters and their names stay.
-
-    `norm` False: each process normalises its own images. One process: unchanged.
-    """
+    """Make dropout and (with `norm`) batch norm work over all processes; parameters and their names stay."""
     if count() == 1:
         return network
     if norm and device.type == "cuda":

@@ -1,7 +1,6 @@
-"""Logs of a training run; they do not influence the result. Only the first process writes.
+"""Logs of a training run, without influence on the result. Only the first process writes.
 
-`log.jsonl` has one JSON object per step; `epochs.csv` and `curves.png` are derived from it. `samples/` holds
-predictions on held-out images and contrasted frames. TensorBoard gets the same if it is installed.
+`epochs.csv` and `curves.png` are made from `log.jsonl`, which has one JSON object per step.
 """
 
 from __future__ import annotations
@@ -28,10 +27,7 @@ MEASURED = ("train_miou", "train_accuracy", "train_class_accuracy", "val_miou", 
 
 
 def append(folder: Path | str, row: Mapping[str, Any], board: Board = None) -> None:
-    """Append one step to the log, and to TensorBoard's `board` if given.
-
-    Raises ValueError if a number is not finite, OSError if the log cannot be written.
-    """
+    """Append a step to the log and `board`. Raises ValueError for NaN or infinite numbers, OSError if not writable."""
     path = Path(folder) / LOG
     try:
         line = json.dumps(row, allow_nan=False)
@@ -75,7 +71,7 @@ def read_log(folder: Path | str) -> list[dict[str, Any]]:
 
 
 def trim(folder: Path | str, steps: int) -> None:
-    """Remove what was written after `steps` steps: rows, epochs of the table, samples of unfinished epochs, damaged lines."""
+    """Remove what was written after `steps` steps (rows, epochs, samples of unfinished epochs) and damaged lines."""
     folder = Path(folder)
     lines = _complete_lines(folder / LOG)
     kept = [line for line in lines[:steps] if _epoch(line)]
@@ -106,10 +102,7 @@ def _epoch(line: str) -> int:
 
 
 def write_epochs(folder: Path | str, done: int | None = None) -> None:
-    """Write the table of epochs from the log: mean losses, metrics at the end of the epoch, seconds.
-
-    `waiting` is the share of time spent waiting for images. Epochs after `done` are left out.
-    """
+    """Write the table of epochs up to `done` from the log; `waiting` is the share of time spent waiting for images."""
     rows = [row for row in read_log(folder) if done is None or row["epoch"] <= done]
     parts = list(dict.fromkeys(name for row in rows for name in row.get("parts") or {}))
     table, before = [], 0.0
@@ -149,10 +142,7 @@ def write_samples(
     names: Sequence[str],
     board: Board = None,
 ) -> Path:
-    """Plot predictions after an epoch beside the ground truth.
-
-    `images` are normalised; `names` are those of the labels 0, 1, 2, ..., background first.
-    """
+    """Plot predictions beside the ground truth; `images` are normalised, `names` are those of labels 0, 1, 2, ..."""
     shown = denormalise(images.cpu().float()).clamp(0, 1)
     figure = sample_sheet(shown, labels, found, names, f"after epoch {epoch}")
     return _save(figure, Path(folder) / SAMPLES / f"epoch_{epoch:03d}.png", board, epoch)

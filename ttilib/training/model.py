@@ -43,8 +43,8 @@ def iou_loss(
 ) -> Float[Tensor, "N H W"]:
     """Soft IoU loss per pixel, in [0, 1]: mean over classes of 1 - r_c; 0 at the ignore label.
 
-    r_c = q_c p_c / (q_c + p_c - q_c p_c + 1e-10),  p = softmax, q as in `smoothed_cross_entropy`.
-    Without `background`, class 0 is left out. Source: protocol section 4, training_loss iou.
+    r_c = q_c p_c / (q_c + p_c - q_c p_c + 1e-10),  p = softmax, q as in `smoothed_cross_entropy`; class 0 only with
+    `background`. Source: protocol section 4, training_loss iou.
     """
     classes, known = logits.shape[1], labels != IGNORED
     each = torch.arange(classes, device=logits.device).view(1, -1, 1, 1)
@@ -92,10 +92,7 @@ def confusion(
 
 
 def class_iou(counts: Int64[Tensor, "K K"]) -> Float[Tensor, " K"]:
-    """IoU of each class: sum I / (sum U + 1e-10). Source: protocol section 4, standard validation mIoU.
-
-    A class without pixels has IoU 0 and counts in means, as released.
-    """
+    """IoU per class: sum I / (sum U + 1e-10), 0 without pixels, as released. Source: protocol section 4, validation."""
     both = counts.diagonal().double()
     return both / (counts.sum(0) + counts.sum(1) - both + EPSILON)
 
@@ -153,8 +150,7 @@ def pooled(features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C 7 7"]:
 class ContrastHead(nn.Sequential):
     """Projection head: two 1x1 convolutions; the identity without `project`. Source: protocol section 4.
 
-    Each convolution pads by one cell, so h and w grow by 4, as released (quirk Q23). Initialised from torch's global
-    generator; parameter names follow `cl_proj_head` of the released checkpoints.
+    Each convolution pads by one cell, so h and w grow by 4, as released (quirk Q23). Names follow `cl_proj_head`.
     """
 
     def __init__(self, channels: int, width: int, project: bool = True) -> None:
@@ -178,8 +174,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Batch:
     """The images of one step, or of a part of it.
 
-    `pairs` are windows of unlabelled frames, `known` is False on their padding. `mixed` is the order of the second
-    images of mixup, whose labels weigh 1 - `share`.
+    `pairs` are unlabelled windows, `known` is False on padding; `mixed` is the order of mixup's second images.
     """
 
     images: Float[Tensor, "N 3 H W"]

@@ -1,9 +1,8 @@
 """One training run: its steps and its folder.
 
-All random numbers of a step are functions of (seed, epoch, step), so no generator state is saved. A killed run resumes
-from `last.pt` and ends with the same weights: bit-identical on a CPU with as many threads and processes.
-The folder holds `last.pt`, the encoders of the best and last validation (`best.safetensors`, `last.safetensors`, each
-with a metadata file) and the files of `log`.
+All random numbers of a step are functions of (seed, epoch, step). A killed run resumes from `last.pt` and ends with the
+same weights, bit-identical on a CPU with as many threads and processes. `best.safetensors` and `last.safetensors` are
+the encoders of the best and last validation, each with a metadata file.
 """
 
 from __future__ import annotations
@@ -186,10 +185,7 @@ class Run:
             self.saved = time.perf_counter()
 
     def resume(self) -> Progress:
-        """Restore the last checkpoint, if any, and remove later entries from the log.
-
-        Raises ValueError if the folder belongs to a run with other settings, or the checkpoint is damaged.
-        """
+        """Restore the last checkpoint, if any, and trim the log. Raises ValueError if damaged or from another run."""
         path = self.folder / "last.pt"
         if path.is_file():
             state, wanted = load_state(path), self.identity()

@@ -1,7 +1,6 @@
 """Base training of an encoder on the base classes of a fold.
 
-`train` yields one `Progress` per step, so that a notebook can plot the loss. Called again with the same folder, it
-resumes (see `run`). Under torchrun, every process calls it (see `distributed`).
+`train` yields one `Progress` per step and resumes in the same folder. Under torchrun, every process calls it.
 """
 
 from __future__ import annotations
@@ -138,10 +137,7 @@ def fit(
 def batches(
     items: Dataset, config: TrainConfig, epoch: int, done: int = 0, device: torch.device | str = "cpu"
 ) -> DataLoader:
-    """This process's share of the batches of an epoch, without the first `done`. Order depends on (seed, epoch).
-
-    An incomplete last batch is dropped.
-    """
+    """This process's batches of an epoch, shuffled by (seed, epoch), without the first `done` and a partial last."""
     items.set_epoch(epoch)
     order = np.random.default_rng([config.seed, epoch]).permutation(len(items))
     full = order[: len(items) // config.batch * config.batch].reshape(-1, config.batch)

@@ -42,9 +42,8 @@ def validate(
 ) -> tuple[Float[Tensor, " K"], float]:
     """IoU of background and every base class over all held-out images, and the loss; the mean IoU is the mIoU.
 
-    The loss is cross-entropy without smoothing, in nats, averaged over pixels that are not ignored (the release divides
-    the sum of the batch means by the number of images). Leaves the network in eval mode.
-    Source: protocol section 4, standard validation.
+    The loss is cross-entropy without smoothing, in nats, averaged over pixels (the release divides the sum of the batch
+    means by the number of images). Leaves the network in eval mode. Source: protocol section 4, standard validation.
     """
     network.eval()
     counts = torch.zeros(network.classes, network.classes, dtype=torch.int64, device=device)
@@ -62,10 +61,7 @@ def validate(
 
 @dataclass(frozen=True)
 class Quickly:
-    """Mean class IoU of 1-shot RePRI on shortened episodes of a benchmark, sampled as the run numbered `epoch`.
-
-    Source: protocol section 4, quick validation.
-    """
+    """Mean class IoU of 1-shot RePRI on shortened episodes. Source: protocol section 4, quick validation."""
 
     data: BenchmarkData
     size: tuple[int, int]
@@ -73,7 +69,7 @@ class Quickly:
     limit: int = 0  # maximum number of episodes; 0: all
 
     def __call__(self, network: PSPNet, epoch: int, device: torch.device | str = "cpu") -> Verdict:
-        """Score after `epoch`. Leaves the network in eval mode."""
+        """Score on the episodes of run number `epoch`. Leaves the network in eval mode."""
         method, extractor = METHODS["RePRI"], FeatureExtractor(network.eval(), device=device)
         drawn = draw_episodes(self.data, 1, self.seed, epoch)
         numbers = np.linspace(0, len(drawn) - 1, min(self.limit or len(drawn), len(drawn)))
