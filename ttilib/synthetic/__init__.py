@@ -1,4 +1,4 @@
-"""The synthetic dataset: `generate(root)` writes twelve classes of objects in about a hundred videos and images."""
+"""The synthetic dataset: `generate(root)` writes twelve object classes in 96 videos and 264 images."""
 
 from ttilib.synthetic.dataset import generate
 

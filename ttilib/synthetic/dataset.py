@@ -1,12 +1,9 @@
-"""The synthetic dataset: complete, in the folder layouts of three benchmarks, the same bytes for the same request.
+"""Write the synthetic dataset in the folder layouts of Pascal, YouTube-VIS and VSPW, reproducible from its request.
 
-Every video and every image is a job with a random stream of its own, so jobs run in any order in any number of
-processes. A finished job leaves a note (JSON: what it wrote); the tables are assembled from all notes and a marker is
-written last. An interrupted dataset is continued from its notes, a finished one is left untouched.
-
-The readers of the real datasets read it, so nothing is simplified: compressed run-length masks with `null` where an
-object is absent, index PNGs with a ring of the ignore label around objects, a flow file for every frame of a sequence
-but the last, and lists in each benchmark's own form (protocol sections 1.1, 1.3, 1.4 and 1.5).
+Each video or image is a job with its own random stream, so jobs may run in any order and in several processes. A
+finished job leaves a note (JSON), tables are built from all notes, and a marker is written last: an interrupted run
+continues, a finished dataset stays as it is. Formats are those of protocol sections 1.1, 1.3, 1.4 and 1.5, with
+compressed run-length masks, ignore labels around objects in index PNGs, and flow files.
 """
 
 from __future__ import annotations
@@ -33,30 +30,30 @@ from ttilib.synthetic.scenes import Frame, Scene, film, stage
 from ttilib.synthetic.shapes import FAMILIES
 
 FOLDS = 4
-MIN_PIXELS = 400  # Pascal's size rule (2048 of about 180,000 pixels) carried over to stills of about 60,000
+MIN_PIXELS = 400  # Pascal's rule (2048 of about 180,000 pixels) scaled to images of about 60,000
 VSPW_FIRST, VSPW_STEP = 41, 4  # VSPW class ids of objects: 41, 45, ...
 
 
 def vspw_id(kind: int) -> int:
-    """VSPW class id of a kind (index into FAMILIES), above those of all stuff."""
+    """VSPW class id of a class (index into FAMILIES); all are above those of stuff."""
     return VSPW_FIRST + VSPW_STEP * kind
 
 
 def encode(mask: Bool[np.ndarray, "H W"]) -> dict:
-    """Compressed run-length form of a mask with text counts, as the YouTube-VIS annotation file holds it."""
+    """A mask as compressed run-length encoding with text counts, as in YouTube-VIS annotations."""
     packed = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode("ascii")}
 
 
 def void_ring(frame: Frame, things: Sequence[int]) -> Bool[np.ndarray, "H W"]:
-    """Pixels within one pixel of the visible edge of an object: two pixels wide, the ignore label in index PNGs."""
+    """Pixels within one pixel of the visible edge of an object; they get the ignore label in index PNGs."""
     instances = np.where(np.isin(frame.owner, [i + 1 for i in things]), frame.owner, 0).astype(np.uint8)
     brick = np.ones((3, 3), np.uint8)
     return cv2.dilate(instances, brick) != cv2.erode(instances, brick)
 
 
 def paint(frame: Frame, scene: Scene, ground: UInt8[np.ndarray, "H W"], ids: Sequence[int]) -> np.ndarray:
-    """Label map: every visible object as `ids[kind]` over `ground`, the ignore label around it."""
+    """Label map: every visible object as `ids[kind]` over `ground`, with the ignore label around it."""
     labels, visible = ground.copy(), frame.visible(scene)
     for position, mask in visible.items():
         labels[mask] = ids[scene.actors[position].kind]
@@ -65,7 +62,7 @@ def paint(frame: Frame, scene: Scene, ground: UInt8[np.ndarray, "H W"], ids: Seq
 
 
 def write_still(root: Path, name: str, frame: Frame, scene: Scene) -> dict:
-    """One Pascal image and its index PNG; returns its note."""
+    """Write one Pascal image and its index PNG; returns its note."""
     ids = range(1, len(FAMILIES) + 1)
     image, labels = f"JPEGImages/{name}.jpg", f"SegmentationClassAug/{name}.png"
     write_image(root / image, frame.image, quality=92)
@@ -74,7 +71,7 @@ def write_still(root: Path, name: str, frame: Frame, scene: Scene) -> dict:
 
 
 def write_ytvis_video(root: Path, name: str, frames: Sequence[Frame], scene: Scene) -> dict:
-    """JPEG frames 00000, 00005, ... of one video; returns its note: file names and one track per object."""
+    """Write JPEG frames 00000, 00005, ... of a video; returns its note: file names and one track per object."""
     names = [f"{name}/{5 * t:05d}.jpg" for t in range(len(frames))]
     for frame, file in zip(frames, names, strict=True):
         write_image(root / "train/JPEGImages" / file, frame.image, quality=88)
@@ -89,14 +86,14 @@ def write_ytvis_video(root: Path, name: str, frames: Sequence[Frame], scene: Sce
 
 
 def write_vspw_sequence(root: Path, name: str, first: int, frames: Sequence[Frame], scene: Scene) -> dict:
-    """Frames, index PNGs and flow files of one sequence, numbered from `first`; returns its note."""
+    """Write frames, index PNGs and flow files of a sequence, numbered from `first`; returns its note."""
     ids, files, folder = [vspw_id(kind) for kind in range(len(FAMILIES))], [], f"data/{name}"
     for t, frame in enumerate(frames):
         image, labels = f"{folder}/origin/{first + t:08d}.jpg", f"{folder}/mask/{first + t:08d}.png"
         write_image(root / image, frame.image, quality=82)
         write_labels(root / labels, paint(frame, scene, frame.stuff, ids))
         files += [image, labels]
-        if t < len(frames) - 1:  # flow leads to the next frame; the last frame has none
+        if t < len(frames) - 1:  # the last frame has no flow
             files.append(f"{folder}/flow/{first + t:08d}.pkl.pkl")
             with atomic(root / files[-1]) as temporary:
                 temporary.write_bytes(pickle.dumps({"flow": None}, protocol=4))
@@ -104,7 +101,7 @@ def write_vspw_sequence(root: Path, name: str, first: int, frames: Sequence[Fram
 
 
 def class_tables(classes: int) -> dict[str, dict]:
-    """Class table and folds of each dataset, in the form of `lists.json`."""
+    """Class table and folds of each dataset, as in `lists.json`."""
     per_fold, names = classes // FOLDS, [family.name for family in FAMILIES[:classes]]
     blocks = [list(range(per_fold * k, per_fold * (k + 1))) for k in range(FOLDS)]
     plain = {str(i + 1): name for i, name in enumerate(names)}
@@ -115,7 +112,7 @@ def class_tables(classes: int) -> dict[str, dict]:
         "ytvis": {"classes": plain, "novel": [list(range(k + 1, classes + 1, FOLDS)) for k in range(FOLDS)]},
         "vspw": {"classes": {str(vspw_id(i)): name for i, name in enumerate(names)},
                  "novel": [[vspw_id(kind) for kind in block] for block in blocks],
-                 # the release lists base classes in an order of its own, which fixes the training labels
+                 # the order of base classes in the release, which sets the training labels
                  "base": [[vspw_id(kind) for kind in kinds[2:] + kinds[:2]] for kinds in others]},
     }  # fmt: skip
 
@@ -146,8 +143,8 @@ def write_tables(root: Path, classes: int, notes: Mapping[str, Sequence[dict]]) 
                      "vspw/label_num_dic_final.json", "ytvis/train/train.json"]  # fmt: skip
 
 
-VERSION = 2  # raise when the same request gives other bytes
-MARKER, LIST = "mini.json", "mini.txt"  # written last: the request, and the names of all files
+VERSION = 2  # increase when the same request gives other bytes
+MARKER, LIST = "mini.json", "mini.txt"  # written last: request, and names of all files
 CORPORA = ("pascal", "ytvis", "vspw")
 VIDEO, STILL = 1, 2  # kinds of random streams
 SIZE = (180, 320)  # height, width of a video frame
@@ -155,7 +152,7 @@ SIZE = (180, 320)  # height, width of a video frame
 
 @dataclass(frozen=True)
 class Request:
-    """What to make; equal requests give equal bytes."""
+    """Parameters of the dataset; equal requests give equal bytes."""
 
     seed: int
     classes: int
@@ -175,13 +172,12 @@ def generate(
     workers: int = 2,
     progress: Callable[[int, int], object] | None = None,
 ) -> Path:
-    """Write the synthetic dataset to `root`, unless it is there, and return `root`: pascal/, ytvis/, vspw/.
+    """Write the synthetic dataset to `root` unless it is complete; returns `root`, with pascal/, ytvis/, vspw/.
 
     classes: 4, 8 or 12; frames: shortest and longest video; stills_per_class: training and validation images.
-    workers: processes (1: this one; more are spawned, so a script needs its `__main__` guard).
-    progress: called with (jobs done, jobs in all) after each video or image.
-    The bytes depend on everything but `workers` and `progress`.
-    Raises ValueError if the request is impossible or `root` contains a dataset made with another request.
+    workers: processes (more than 1 are spawned, so a script needs its `__main__` guard).
+    progress: called with (finished jobs, all jobs). The bytes do not depend on `workers` and `progress`.
+    Raises ValueError if the request is invalid or `root` contains a dataset of another request.
     """
     request = Request(seed, classes, videos_per_class, tuple(frames), tuple(stills_per_class))
     _check(request)
@@ -206,7 +202,7 @@ def generate(
 
 
 def _check(request: Request) -> None:
-    """Raise ValueError for an impossible request."""
+    """Raise ValueError for an invalid request."""
     shortest, longest = request.frames
     if request.classes not in range(FOLDS, len(FAMILIES) + 1, FOLDS):
         raise ValueError(f"mini dataset: {request.classes} classes cannot be made; take 4, 8 or {len(FAMILIES)}")
@@ -218,7 +214,7 @@ def _check(request: Request) -> None:
 
 
 def _finished(root: Path, request: Request) -> bool:
-    """Whether this dataset is complete; another one under the same root is an error."""
+    """Whether this dataset is complete; one of another request raises ValueError."""
     marker, listed = root / MARKER, root / LIST
     if not marker.is_file():
         return False
@@ -236,7 +232,7 @@ def _finished(root: Path, request: Request) -> bool:
 
 
 def _complete(root: Path, request: Request, notes: list[dict]) -> None:
-    """Write the tables, refuse files that do not belong, and only then write the marker."""
+    """Write the tables, refuse foreign files, and write the marker last."""
     shelves = {corpus: [note[corpus] for note in notes if corpus in note] for corpus in CORPORA}
     files = write_tables(root, request.classes, shelves)
     files += [f"{corpus}/{file}" for corpus in CORPORA for note in shelves[corpus] for file in note["files"]]
@@ -249,7 +245,7 @@ def _complete(root: Path, request: Request, notes: list[dict]) -> None:
 
 
 def _present(root: Path) -> set[str]:
-    """All files of the three datasets under `root`, hidden ones left out."""
+    """All files of the three datasets under `root`, without hidden ones."""
     return {
         (Path(folder) / name).relative_to(root).as_posix()
         for corpus in CORPORA
@@ -260,13 +256,13 @@ def _present(root: Path) -> set[str]:
 
 
 def _jobs(request: Request) -> list[tuple[int, int]]:
-    """Kind and index of every video and image; classes take turns, so that lists are not sorted by class."""
+    """Kind and index of every video and image; classes alternate, so that lists are not sorted by class."""
     videos = [(VIDEO, i) for i in range(request.classes * request.videos_per_class)]
     return videos + [(STILL, i) for i in range(request.classes * sum(request.stills_per_class))]
 
 
 def _job(root: Path, folder: Path, request: Request, job: tuple[int, int]) -> dict:
-    """Render and write one video or image, unless its note is there already."""
+    """Render and write one video or image, unless its note exists."""
     kind, index = job
     note = folder / f"{kind}-{index}.json"
     if note.is_file():
@@ -278,14 +274,14 @@ def _job(root: Path, folder: Path, request: Request, job: tuple[int, int]) -> di
 
 
 def _others(rng: np.random.Generator, classes: int, kind: int, shares: tuple[float, ...]) -> tuple[int, ...]:
-    """Kinds of the distractors, all different from `kind`; shares[n] is the chance of n of them."""
+    """Classes of the distractors, all different from `kind`; shares[n] is the probability of n of them."""
     count = int(rng.choice(len(shares), p=shares))
     rest = [other for other in range(classes) if other != kind]
     return tuple(int(other) for other in rng.choice(rest, count, replace=False))
 
 
 def _video(root: Path, request: Request, index: int, rng: np.random.Generator) -> dict:
-    """One video in both video datasets; its turn (one per class) decides its split, and whether its object leaves."""
+    """One video in both video datasets; its number within the class sets its split, and whether its object leaves."""
     turn, kind = divmod(index, request.classes)
     length = int(rng.integers(request.frames[0], request.frames[1] + 1))
     scene = stage(rng, kind, _others(rng, request.classes, kind, (0.4, 0.4, 0.2)), length, SIZE, leaves=turn % 4 == 3)
@@ -298,7 +294,7 @@ def _video(root: Path, request: Request, index: int, rng: np.random.Generator) -
 
 
 def _still(root: Path, request: Request, index: int, rng: np.random.Generator) -> dict:
-    """One Pascal image; the first turns are for training, the rest for validation."""
+    """One Pascal image; the first ones of a class are for training, the rest for validation."""
     turn, kind = divmod(index, request.classes)
     size = tuple(int(side) for side in 2 * rng.integers((100, 120), (141, 161)))
     others = _others(rng, request.classes, kind, (0.35, 0.5, 0.15))

@@ -1,8 +1,7 @@
-"""Silhouettes of the object classes, and what sprites are painted with: noise, palettes, blending, spots.
+"""Silhouettes of the object classes, and helpers to paint sprites: noise, palettes, blending, spots.
 
-A silhouette is drawn on a `Sheet`, a square of unit coordinates (x right, y down, both in [-1, 1]) in which every pixel
-says which part of the object it belongs to: 0 none, 1 body, 2 second part, 3 dark fittings. Colours are RGB in [0, 1],
-one colour [3] or a field [h, w, 3]; weights are fields [h, w].
+A silhouette is drawn on a `Sheet` in unit coordinates (x right, y down, in [-1, 1]) with part numbers: 0 none, 1 body,
+2 second part, 3 dark fittings. Colours are RGB in [0, 1], [3] or [h, w, 3]; weights are [h, w].
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ import cv2
 import numpy as np
 
 SIDE = 288  # pixels of a finished sprite
-FINE = 2  # the sheet is drawn this much finer and averaged, for smooth edges
-REACH = 0.86  # unit coordinate 1 lies here, as a fraction of half the sheet: the rest is room to bend into
+FINE = 2  # supersampling factor of a sheet, for smooth edges
+REACH = 0.86  # unit coordinate 1 as a fraction of half the sheet; the margin is for bending
 
 
 class Sheet:
-    """A square of part numbers one can draw on in unit coordinates."""
+    """A square of part numbers to draw on in unit coordinates."""
 
     def __init__(self) -> None:
         self.parts = np.zeros((SIDE * FINE, SIDE * FINE), np.uint8)
@@ -40,7 +39,7 @@ class Sheet:
         self.polygon(np.stack([centre[0] + c * x - s * y, centre[1] + s * x + c * y], 1), part)
 
     def stroke(self, points, widths, part: int = 1) -> None:
-        """Draw a thick line through unit points; the half width runs evenly between the two given values."""
+        """Draw a thick line through unit points; its half width changes linearly between `widths`."""
         points = np.asarray(points, np.float64)
         reached = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
         along = np.linspace(0, reached[-1], 2 + int(1.6 * reached[-1] / min(max(w, 0.008) for w in widths)))
@@ -63,7 +62,7 @@ def starfish(sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def kite(sheet: Sheet, rng: np.random.Generator) -> None:
-    """A rhomb on two spars with a waving tail of bows."""
+    """A rhombus with a waving tail of bows."""
     wide, cross, foot = rng.uniform(0.42, 0.68), rng.uniform(-0.5, -0.25), rng.uniform(0.2, 0.45)
     sway = rng.uniform(0.06, 0.16) * np.array([0, 1, -1, 1.2])
     tail = np.stack([sway, np.linspace(foot, 0.98, 4)], 1)
@@ -131,7 +130,7 @@ def butterfly(sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def snail(sheet: Sheet, rng: np.random.Generator) -> None:
-    """A round shell riding on a long foot with two eye stalks."""
+    """A round shell on a long foot with two eye stalks."""
     shell = rng.uniform(0.5, 0.64)
     neck = rng.uniform(0.05, 0.3)
     sheet.stroke([(-0.95, 0.66), (-0.3, 0.58), (0.5, 0.58), (0.75, neck), (0.84, neck - 0.08)], (0.06, 0.17), 2)
@@ -188,7 +187,7 @@ def beetle(sheet: Sheet, rng: np.random.Generator) -> None:
 
 
 def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int, octaves: int = 3) -> np.ndarray:
-    """Cloud-like noise in [0, 1]: octaves of random values, `cells` of the coarsest along the longer side."""
+    """Cloud-like noise in [0, 1]: octaves of random values, the coarsest with `cells` along the longer side."""
     total, weight = np.zeros((height, width), np.float32), 0.0
     for octave in range(octaves):
         step = cells * 2**octave / max(height, width)
@@ -203,7 +202,7 @@ def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int, 
 
 def palette(rng: np.random.Generator, hue: float, saturation: float, spread: float = 0.06) -> np.ndarray:
     """Four related colours [4, 3] around a hue (hue and spread in turns): main, second, dark, light."""
-    h = hue + rng.uniform(-spread, spread)  # the default is +-22 degrees: neighbours on the wheel overlap
+    h = hue + rng.uniform(-spread, spread)  # the default is +-22 degrees: hues of classes overlap
     s, v = np.clip(saturation + rng.uniform(-0.1, 0.2), 0.05, 0.95), rng.uniform(0.55, 0.95)
     second = h + rng.choice([-1, 1]) * rng.uniform(0.04, 0.12)
     other = (second, s * rng.uniform(0.4, 1), rng.uniform(0.35, 0.95))
@@ -212,7 +211,7 @@ def palette(rng: np.random.Generator, hue: float, saturation: float, spread: flo
 
 
 def mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Blend two colours (or colour fields); share [S, S] in [0, 1] is how much of the second."""
+    """Blend two colours or colour fields; `share` [h, w] in [0, 1] is the weight of the second."""
     share = np.clip(share, 0, 1).astype(np.float32)
     return _weighted(first, 1 - share) + _weighted(second, share)
 
@@ -224,18 +223,18 @@ def _weighted(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def shaded(colour: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """A colour field [h, w, 3] made darker or brighter by a factor per pixel [h, w]."""
+    """Multiply a colour field [h, w, 3] by a factor per pixel [h, w]."""
     factor = factor.astype(np.float32)
     return cv2.multiply(colour, cv2.merge([factor, factor, factor]))  # faster than broadcasting
 
 
 def soft(values: np.ndarray, width: float) -> np.ndarray:
-    """A step from 0 to 1 at zero, softened over `width`."""
+    """A step from 0 to 1 at zero, linear over `width`."""
     return np.clip(values / width + 0.5, 0, 1)
 
 
 def dots(rng: np.random.Generator, count: int, low: float, high: float, twins: bool = False) -> np.ndarray:
-    """Soft round spots at random places of a sprite: 1 inside, 0 outside; twins: mirrored left to right."""
+    """Soft round spots at random positions of a sprite: 1 inside, 0 outside; `twins` mirrors them left to right."""
     spots = np.zeros((SIDE, SIDE), np.uint8)
     unit = REACH * SIDE / 2
     places = (rng.uniform(-0.95, 0.95, (count, 2)) * unit + SIDE / 2).astype(int)

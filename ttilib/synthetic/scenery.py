@@ -1,7 +1,7 @@
-"""Backgrounds: textured ground, a backdrop behind it, and props (stones, bushes, poles, reeds) that belong to no class.
+"""Backgrounds: textured ground, a backdrop, and props (stones, bushes, poles, reeds) that belong to no class.
 
-A place is an image larger than the frame, over which a camera moves, with a stuff id for every pixel. The camera looks
-either down on ground that fills the view or ahead over the ground to a backdrop.
+A place is an image larger than the frame, with a stuff id per pixel, seen by a moving camera: from above, or ahead
+over the ground to a backdrop.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROPS = ("stone", "bush", "pole", "reed")
 
 @dataclass(frozen=True)
 class Place:
-    """A picture to wander over: colours, the stuff id of every pixel, and where the ground begins."""
+    """A background image, the stuff id of every pixel, and the position of the horizon."""
 
     colour: UInt8[np.ndarray, "h w 3"]
     stuff: UInt8[np.ndarray, "h w"]
@@ -35,7 +35,7 @@ class Place:
 
 
 def _specks(rng: np.random.Generator, field: np.ndarray, tones: np.ndarray, count: int, kind: str) -> np.ndarray:
-    """Scatter small strokes, ovals or pebbles over a uint8 picture."""
+    """Scatter small strokes, ovals or pebbles over a uint8 image."""
     height, width = field.shape[:2]
     xs, ys = rng.integers(0, width, count), rng.integers(0, height, count)
     sizes, turns = rng.uniform(0.5, 1, count), rng.uniform(0, 360, count)
@@ -54,7 +54,7 @@ def _specks(rng: np.random.Generator, field: np.ndarray, tones: np.ndarray, coun
 
 
 def _slabs(rng: np.random.Generator, height: int, width: int, brick: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Bond of bricks or boards: a random value per piece, and 1 in the joints."""
+    """Pattern of bricks or boards: a random value per piece, and 1 in the joints."""
     values = rng.random((height // brick[0] + 2, width // brick[1] + 3), dtype=np.float32)
     pieces, joints = np.zeros((height, width), np.float32), np.ones((height, width), np.float32)
     for row in range(-(-height // brick[0])):
@@ -66,7 +66,7 @@ def _slabs(rng: np.random.Generator, height: int, width: int, brick: tuple[int, 
 
 
 def _ground(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
-    """A flat field [height, width, 3] of one kind of ground, seen from straight above."""
+    """Ground of one kind [height, width, 3] seen from above."""
     hue = {"grass": 0.25, "sand": 0.1, "paving": 0.08, "fallen_leaves": 0.07, "pebbles": 0.1, "water": 0.52}[kind]
     tones = palette(rng, hue, 0.2 if kind in ("paving", "pebbles") else 0.5, spread=0.09)
     tones = 0.8 * tones + 0.08
@@ -89,7 +89,7 @@ def _ground(rng: np.random.Generator, kind: str, height: int, width: int) -> np.
 
 
 def _backdrop(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
-    """What stands behind the ground, slightly out of focus."""
+    """The backdrop, slightly out of focus."""
     tones = 0.8 * palette(rng, {"wall": 0.06, "hedge": 0.28, "sky": 0.57, "fence": 0.08}[kind], 0.35, 0.09) + 0.08
     cloud = smooth_noise(rng, height, width, 9, 5)
     if kind == "sky":
@@ -116,7 +116,7 @@ def _backdrop(rng: np.random.Generator, kind: str, height: int, width: int) -> n
 
 
 def _recede(field: np.ndarray, rows: int) -> np.ndarray:
-    """Lay a flat field down so that it recedes over `rows` pixels to the horizon, losing detail far away."""
+    """Project flat ground so that it recedes over `rows` pixels to the horizon, with less detail far away."""
     height, width = field.shape[:2]
     near = np.arange(1, rows + 1, dtype=np.float32)[:, None] / rows + 0.2
     across = (np.arange(width, dtype=np.float32)[None] - width / 2) / near + width / 2

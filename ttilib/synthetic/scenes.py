@@ -1,10 +1,9 @@
-"""Scenes: what happens in a video is decided first (`stage`), then rendered to frames with exact masks (`film`).
+"""Scenes: `stage` samples the contents of a video, `film` renders its frames with exact masks.
 
-A video has one main object that moves through the view, up to two distractors of other classes (annotated as well),
-and props before and behind it. Objects follow smooth paths, turn, scale, bend and tilt; some leave the view at times.
-Props stand still in the place and pass with parallax. Frames are composed at twice their size, back to front, with soft
-shadows. The owner of a pixel is the frontmost actor that covers most of it: masks are what is visible. All is drawn
-from one generator, so a video depends on its own seed only.
+A video has a main object, up to two annotated distractors of other classes, and props before and behind it. Objects
+move on smooth paths, rotate, scale, bend and tilt; some leave the view for a time. Props are fixed in the place and
+move with parallax. Frames are composed at twice their size, back to front, with soft shadows; a pixel belongs to the
+frontmost actor that covers most of it. Everything is sampled from one generator per video.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ from ttilib.synthetic.outlines import REACH, SIDE, shaded, smooth_noise
 from ttilib.synthetic.shapes import FAMILIES, Sprite, make_sprite
 
 SCALE = 2  # composing resolution over frame resolution
-LEAST_PIXELS = 24  # a thing of which fewer pixels show counts as absent
+LEAST_PIXELS = 24  # an object with fewer visible pixels counts as absent
 
 
 @dataclass(frozen=True)
 class Actor:
     """A sprite and its pose in every frame, in frame pixels and radians.
 
-    kind: index into FAMILIES, or -1 for a prop; stuff: id of a prop; squash: width over height as seen.
+    kind: index into FAMILIES, or -1 for a prop; stuff: id of a prop; squash: apparent width over height.
     """
 
     sprite: Sprite
@@ -44,14 +43,14 @@ class Actor:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything needed to film: place, actors back to front, camera, light; all but noise is decided."""
+    """All parameters of a video except noise: place, actors back to front, camera, light."""
 
     size: tuple[int, int]  # height, width of a frame
     place: scenery.Place
     actors: tuple[Actor, ...]
     camera: Float[np.ndarray, "T 4"]  # x, y in frame pixels, zoom, roll
     gain: Float[np.ndarray, "T 3"]  # light per colour channel
-    sun: Float[np.ndarray, " 2"]  # direction shadows fall, unit length
+    sun: Float[np.ndarray, " 2"]  # direction of shadows, unit length
     clouds: Float[np.ndarray, "h w"]
     noise: float  # standard deviation, grey levels
     blur: float  # standard deviation, composed pixels
@@ -59,20 +58,20 @@ class Scene:
 
 @dataclass(frozen=True)
 class Frame:
-    """One filmed frame: RGB, for every pixel 0 or 1 + the position of the actor seen there, and stuff ids."""
+    """A rendered frame: RGB, owner (0, or 1 + index of the visible actor), and stuff ids."""
 
     image: UInt8[np.ndarray, "H W 3"]
     owner: UInt8[np.ndarray, "H W"]
     stuff: UInt8[np.ndarray, "H W"]
 
     def visible(self, scene: Scene) -> dict[int, np.ndarray]:
-        """Visible mask of each annotated thing: actor position -> bool [H, W]; absent ones are left out."""
+        """Visible mask of each annotated object: actor index -> bool [H, W]; absent ones are left out."""
         masks = {i: self.owner == i + 1 for i, actor in enumerate(scene.actors) if actor.kind >= 0}
         return {i: mask for i, mask in masks.items() if np.count_nonzero(mask) >= LEAST_PIXELS}
 
 
 def _affine(actor: Actor, t: int) -> np.ndarray:
-    """Unit coordinates -> composed pixels, [2, 3]."""
+    """Affine map [2, 3] from unit coordinates to composed pixels."""
     c, s = np.cos(actor.angle[t]), np.sin(actor.angle[t])
     size = SCALE * actor.radius[t]
     turn = size * np.array([[c * actor.squash[t], -s], [s * actor.squash[t], c]])
@@ -80,14 +79,14 @@ def _affine(actor: Actor, t: int) -> np.ndarray:
 
 
 def _lit(actor: Actor, affine: np.ndarray, sun: np.ndarray) -> np.ndarray:
-    """Colours of the sprite under a light from opposite the shadows, however the sprite is turned."""
+    """Colours of the sprite lit from opposite the shadows, for any rotation."""
     light = np.linalg.solve(affine[:, :2] / np.linalg.norm(affine[:, :2], axis=0), -sun)
     slope = np.float32(light[0]) * actor.sprite.relief[0] + np.float32(light[1]) * actor.sprite.relief[1]
     return shaded(actor.sprite.colour, np.clip(0.92 - 0.42 * slope, 0.3, 1.5))
 
 
 def _bent(actor: Actor, t: int, affine: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
-    """Where in the sprite to look, as columns and rows, for every composed pixel between `low` and `high`."""
+    """Columns and rows of the sprite to sample for every composed pixel between `low` and `high`."""
     inverse = np.linalg.inv(affine[:, :2])
     px = np.arange(low[0], high[0], dtype=np.float32)[None] - np.float32(affine[0, 2])
     py = np.arange(low[1], high[1], dtype=np.float32)[:, None] - np.float32(affine[1, 2])
@@ -98,7 +97,7 @@ def _bent(actor: Actor, t: int, affine: np.ndarray, low: np.ndarray, high: np.nd
 
 
 def _paste(actor: Actor, t: int, sun: np.ndarray, height: int, width: int):
-    """Bend, turn and light the sprite: rows, columns, colour [h, w, 3], coverage [h, w]; None if outside."""
+    """Bend, rotate and light the sprite: rows, columns, colour [h, w, 3], coverage [h, w]; None if outside."""
     affine = _affine(actor, t)
     box = actor.sprite.box + 1.2 * actor.flex * np.array([[-1], [1]])
     corners = affine[:, :2] @ np.array([[x, y] for x in box[:, 0] for y in box[:, 1]]).T + affine[:, 2:]
@@ -110,7 +109,7 @@ def _paste(actor: Actor, t: int, sun: np.ndarray, height: int, width: int):
     if actor.flex:
         maps = _bent(actor, t, affine, low, high)
         colour, cover = (cv2.remap(layer, *maps, cv2.INTER_LINEAR) for layer in layers)
-    else:  # the same without bending, and faster
+    else:  # equivalent without bending, and faster
         turn = affine[:, :2] * 2 / (SIDE * REACH)
         move = affine[:, 2] - low - turn @ np.full(2, SIDE / 2 - 0.5)
         whole, window = np.concatenate([turn, move[:, None]], 1), tuple(int(side) for side in high - low)
@@ -119,13 +118,13 @@ def _paste(actor: Actor, t: int, sun: np.ndarray, height: int, width: int):
 
 
 def _shadow(canvas: np.ndarray, rows: slice, columns: slice, cover: np.ndarray, shift: np.ndarray) -> None:
-    """Darken what lies behind, displaced by `shift` pixels and softened."""
+    """Darken the background by a soft shadow displaced by `shift` pixels."""
     height, width = canvas.shape[:2]
     soft = max(2.0, float(np.abs(shift).max()) * 0.35)
     pad = int(2 * soft + np.abs(shift).max()) + 1
     r0, r1 = max(rows.start - pad, 0), min(rows.stop + pad, height)
     c0, c1 = max(columns.start - pad, 0), min(columns.stop + pad, width)
-    coarse = 4  # a shadow is soft: a quarter of the resolution is plenty
+    coarse = 4  # a soft shadow needs a quarter of the resolution only
     start = np.array([columns.start - c0, rows.start - r0]) + shift
     small = cv2.resize(
         cover, (-(-cover.shape[1] // coarse), -(-cover.shape[0] // coarse)), interpolation=cv2.INTER_AREA
@@ -137,7 +136,7 @@ def _shadow(canvas: np.ndarray, rows: slice, columns: slice, cover: np.ndarray, 
 
 
 def _background(scene: Scene, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """The place as the camera sees it at composed resolution, and its stuff ids at frame resolution."""
+    """The place seen by the camera at composed resolution, and its stuff ids at frame resolution."""
     height, width = (SCALE * side for side in scene.size)
     x, y, zoom, roll = scene.camera[t]
     turn = cv2.getRotationMatrix2D((0, 0), float(np.degrees(roll)), float(zoom))
@@ -151,7 +150,7 @@ def _background(scene: Scene, t: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _share(owner: np.ndarray, value: int) -> np.ndarray:
-    """How much of every frame pixel shows one actor, in [0, 1]."""
+    """Fraction of every frame pixel that shows one actor."""
     height, width = owner.shape
     mine = (owner == value).astype(np.float32)
     return cv2.resize(mine, (width // SCALE, height // SCALE), interpolation=cv2.INTER_AREA)
@@ -188,16 +187,16 @@ def film(scene: Scene, rng: np.random.Generator) -> Iterator[Frame]:
     """All frames of a scene in time order."""
     (height, width), slack = scene.size, 48
     plate = rng.standard_normal((height + slack, width + slack, 3), dtype=np.float32)
-    for t in range(len(scene.camera)):  # one plate of noise, at another offset every frame
+    for t in range(len(scene.camera)):  # the same noise, at another offset in every frame
         y, x = rng.integers(0, slack, 2)
         yield film_frame(scene, t, plate[y : y + height, x : x + width])
 
 
-MARGIN, STILL_MARGIN = 1.6, 1.2  # size of a place over the size of the frame, for videos and for stills
+MARGIN, STILL_MARGIN = 1.6, 1.2  # size of a place over that of a frame, for videos and images
 
 
 def walk(rng: np.random.Generator, frames: int, low: float, high: float, knots: int = 4) -> Float[np.ndarray, " T"]:
-    """A smooth wandering value in [low, high]: random knots, eased between them."""
+    """A smooth random curve in [low, high]: random knots with eased interpolation."""
     values = rng.uniform(low, high, knots)
     place = np.linspace(0, knots - 1, frames) if frames > 1 else np.zeros(1)
     left = np.minimum(place.astype(int), knots - 2)
@@ -207,14 +206,14 @@ def walk(rng: np.random.Generator, frames: int, low: float, high: float, knots: 
 
 
 def _wander(rng: np.random.Generator, frames: int, low: float, high: float) -> Float[np.ndarray, " T"]:
-    """One coordinate of a path: a walk within some part of [low, high]."""
+    """One coordinate of a path: a walk within a part of [low, high]."""
     part = rng.uniform(0.2, 0.8) * (high - low)
     start = rng.uniform(low, high - part)
     return walk(rng, frames, start, start + part, int(rng.integers(2, 5)))
 
 
 def _camera(rng: np.random.Generator, frames: int, size: tuple[int, int], margin: float) -> Float[np.ndarray, "T 4"]:
-    """Pan, zoom and roll over the place, with the tremor of a hand."""
+    """Pan, zoom and roll over the place, with hand tremor."""
     height, width = size
     reach = (margin - 1) / 2 * rng.uniform(0.2, 1)
     tremor = np.cumsum(rng.normal(0, 0.5, (frames, 2)), 0) * 0.5 + rng.normal(0, 0.3, (frames, 2))
@@ -224,7 +223,7 @@ def _camera(rng: np.random.Generator, frames: int, size: tuple[int, int], margin
 
 
 def _leave(rng: np.random.Generator, where: np.ndarray, radius: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Carry a path out of the view at one side for part of the time, out and (if time is left) back in."""
+    """Move a path out of the view for part of the time, out and (if time is left) back in."""
     frames = len(where)
     start, stay = int(frames * rng.uniform(0.25, 0.6)), int(frames * rng.uniform(0.2, 0.35))
     ramp = max(2, frames // 6)
@@ -241,7 +240,7 @@ def _leave(rng: np.random.Generator, where: np.ndarray, radius: np.ndarray, size
 
 def _thing(rng: np.random.Generator, kind: int, frames: int, size: tuple[int, int], span: tuple[float, float],
            leaves: bool, standing: bool) -> Actor:  # fmt: skip
-    """A moving thing: where it goes, how it turns; span: range of its radius over the frame height."""
+    """A moving object; span: range of its radius over the frame height."""
     family, (height, width) = FAMILIES[kind], size
     base = height * np.exp(rng.uniform(*np.log(span)))
     radius = base * walk(rng, frames, 0.72, 1.35)
@@ -262,7 +261,7 @@ def _thing(rng: np.random.Generator, kind: int, frames: int, size: tuple[int, in
 
 
 def _prop(rng: np.random.Generator, camera: np.ndarray, size: tuple[int, int], before: Actor | None) -> Actor:
-    """A prop fixed in the place; `before`: one that at some moment stands in front of that thing."""
+    """A prop fixed in the place; `before`: an object that it occludes at some time."""
     frames, (height, width) = len(camera), size
     kind = str(
         rng.choice(
@@ -287,16 +286,16 @@ def _prop(rng: np.random.Generator, camera: np.ndarray, size: tuple[int, int], b
 
 
 def _light(rng: np.random.Generator, frames: int) -> Float[np.ndarray, "T 3"]:
-    """Brightness and warmth drifting over the video, as a factor per colour channel."""
+    """Brightness and colour temperature over the video, as a factor per colour channel."""
     warm, gain = walk(rng, frames, -0.1, 0.1, 3), rng.uniform(0.75, 1.15) * walk(rng, frames, 0.8, 1.2, 3)
     return gain[:, None] * np.stack([1 + warm, np.ones(frames), 1 - warm], 1)
 
 
 def stage(rng: np.random.Generator, kind: int, others: tuple[int, ...], frames: int, size: tuple[int, int],
           span: tuple[float, float] = (0.34, 0.7), leaves: bool = False) -> Scene:  # fmt: skip
-    """Decide a scene: main thing of `kind`, one distractor per entry of `others`, everything else at random.
+    """Sample a scene: main object of `kind`, one distractor per entry of `others`, everything else at random.
 
-    size: (height, width) of a frame, both even; span: range of the main radius over the frame height.
+    size: (height, width) of a frame, both even; span: range of the radius of the main object over the frame height.
     """
     height, width = size
     ahead = bool(rng.random() < 0.6)

@@ -1,11 +1,10 @@
 """The twelve object classes, each with its own silhouette and surface, as sprites.
 
-Hues are drawn from a wide range around a centre of the class, and the ranges of classes overlap, so colour alone does
-not give the class away. A sprite is painted once, flat, and later bent, turned, lit and composed into frames.
+Hue ranges of classes overlap, so colour alone does not identify a class. A sprite is painted flat; `scenes` bends,
+rotates, lights and composes it.
 
 A surface takes (rng, x, y, parts, tones): unit coordinates [S, S], part numbers [S, S] and a palette of four colours
-(main, second, dark, light); it returns float32 colours [S, S, 3], also outside the silhouette, so that nothing foreign
-shows at the edge.
+(main, second, dark, light). It returns float32 colours [S, S, 3], also outside the silhouette, for clean edges.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def spots(rng, x, y, parts, tones):
 
 
 def brushed(rng, x, y, parts, tones):
-    """Metal turned on a lathe: fine rings, a bow-tie glint and patches of rust."""
+    """Turned metal: fine rings, a bow-tie glint and patches of rust."""
     r, t = np.hypot(x, y), np.arctan2(y, x)
     rings = 0.5 + 0.5 * np.sin(r * rng.uniform(60, 110))
     glint = np.abs(np.cos(t + rng.uniform(0, np.pi))) ** 6
@@ -121,7 +120,7 @@ def prickles(rng, x, y, parts, tones):
 
 
 def gores(rng, x, y, parts, tones):
-    """Cloth gores that run together at the tip, in two colours or one with dark seams."""
+    """Cloth panels that meet at the tip, in two colours or one with dark seams."""
     fan = np.arctan2(x, y + 1.0 + 0.15) * rng.uniform(2.6, 4.2)
     seam = soft(0.09 - np.abs(fan % 1 - 0.5), 0.05)
     two = mix(tones[0], tones[1], soft(np.sin(np.pi * (fan - 0.5)), 0.2))
@@ -143,23 +142,23 @@ def shell(rng, x, y, parts, tones):
 
 @dataclass(frozen=True)
 class Sprite:
-    """A flat painted thing in unit coordinates, with a relief to be lit.
+    """A flat painted object in unit coordinates.
 
-    colour: RGB in [0, 1]; alpha: coverage in [0, 1]; relief: surface slope (along x, along y).
+    colour: RGB in [0, 1]; alpha: coverage in [0, 1]; relief: surface slope (along x, along y), for lighting.
     """
 
     colour: Float[np.ndarray, "S S 3"]
     alpha: Float[np.ndarray, "S S"]
     relief: Float[np.ndarray, "2 S S"]
-    box: Float[np.ndarray, "2 2"]  # unit coordinates between which anything is painted: (x, y) low, (x, y) high
+    box: Float[np.ndarray, "2 2"]  # bounding box in unit coordinates: (x, y) low, (x, y) high
 
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of thing: its name, colour range, silhouette, surface and manners.
+    """An object class: name, colour range, silhouette, surface and motion.
 
-    hue (in turns) and saturation are centres of wide ranges; bulge: how strongly the surface curves;
-    upright: stands or hangs, rather than lying any way round; flex: how far it bends, in unit coordinates.
+    hue (in turns) and saturation: centres of wide ranges; bulge: surface curvature; upright: stands or hangs instead of lying at any angle;
+    flex: amplitude of bending in unit coordinates.
     """
 
     name: str
@@ -196,13 +195,13 @@ def unit_grid(side: int = outlines.SIDE) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sprite_from_parts(parts: np.ndarray, colour: np.ndarray, bulge: float) -> Sprite:
-    """Finish a sprite from its fine part map and its colours: smooth coverage, edges rounded off."""
+    """Build a sprite from its fine part map and its colours: smooth coverage, rounded edges."""
     side = colour.shape[0]
     inside = (parts > 0).astype(np.uint8)
     alpha = cv2.resize(inside.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
     depth = cv2.distanceTransform((alpha >= 0.5).astype(np.uint8), cv2.DIST_L2, 3)
     height = np.sqrt(np.minimum(depth / side, 0.06) / 0.06) * 0.11 * side
-    grey = cv2.cvtColor(colour.astype(np.float32), cv2.COLOR_RGB2GRAY)  # painted patterns are slightly embossed
+    grey = cv2.cvtColor(colour.astype(np.float32), cv2.COLOR_RGB2GRAY)  # slightly embosses painted patterns
     height = cv2.GaussianBlur(height + 1.5 * grey, (0, 0), side / 110)
     slope = np.stack([cv2.Sobel(height, cv2.CV_32F, 1, 0), cv2.Sobel(height, cv2.CV_32F, 0, 1)]) / 8
     ends = [np.flatnonzero(alpha.any(axis))[[0, -1]] + np.array([-0.5, 1.5]) for axis in (0, 1)]
@@ -211,7 +210,7 @@ def sprite_from_parts(parts: np.ndarray, colour: np.ndarray, bulge: float) -> Sp
 
 
 def make_sprite(family: Family, rng: np.random.Generator) -> Sprite:
-    """One individual of a kind: silhouette, palette and pattern are all drawn from `rng`."""
+    """Sample an instance of a class: silhouette, palette and pattern."""
     sheet = outlines.Sheet()
     family.outline(sheet, rng)
     parts = sheet.parts[:: outlines.FINE, :: outlines.FINE]

@@ -1,8 +1,8 @@
-"""The doctor: is the data of a benchmark complete and intact?
+"""Check whether the data of a benchmark is complete and intact.
 
-`examine` compares the folders with the expected layout, checks every image and mask, reads all folds, samples their
-episodes, and looks for classes with too few videos and for classes or videos that base training has seen. A damaged
-file does not hide the next one, and nothing is changed on disk. The result is a `Report`.
+`examine` checks the folder layout, every image and mask, all folds and their episodes, classes with too few videos, and
+classes or videos used in base training. It continues after errors and changes nothing on disk; the result is a
+`Report`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from ttilib.tools.doctor_checks import ERROR, NOTE, WARNING, Finding
 __all__ = ["Report", "examine", "prepare", "write_report"]
 
 WRONG = (ValueError, OSError, LookupError, TypeError, AttributeError)
-"""What reading a file of an unexpected form may raise."""
+"""Errors that reading a malformed file may raise."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The state of the data of one benchmark.
+    """Result of checking one benchmark.
 
-    `roots`: dataset to folder; `files`: number of images and masks checked; `folds`: what each fold contains, by its
+    `roots`: dataset to folder; `files`: number of images and masks checked; `folds`: contents of each fold, by its
     number as text.
     """
 
@@ -61,12 +61,12 @@ class Report:
         return not self.totals[ERROR]
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, in plain lists, dictionaries, texts and numbers."""
+        """The report as JSON values."""
         findings = [asdict(finding) for finding in self.findings]
         return {"ok": self.ok, "totals": self.totals, **asdict(self), "findings": findings}
 
     def text(self, limit: int = 20) -> str:
-        """For people: verdict, counts, then at most `limit` findings of each kind with the same advice, worst first."""
+        """Readable report: verdict, counts, then at most `limit` findings per severity and advice, worst first."""
         totals = ", ".join(_number(count, kind) for kind, count in self.totals.items())
         lines = [f"{self.benchmark}: {'ready' if self.ok else 'not ready'} ({totals})"]
         lines += ["; ".join(f"{name} in {root}" for name, root in self.roots.items()) or "no data found"]
@@ -83,7 +83,7 @@ class Report:
         return "\n".join(lines)
 
     def _table(self) -> Iterator[str]:
-        """A row for each fold: classes, videos of base training, query videos, episodes of a run."""
+        """A row per fold: classes, base training videos, query videos, episodes of a run."""
         shots = sorted({int(k) for counts in self.folds.values() for k in counts["episodes"]})
         rows: list[list[Any]] = [["fold", "base", "novel", "training", "validation", "queries"]]
         rows[0] += [f"{k}-shot" for k in shots]
@@ -97,7 +97,7 @@ class Report:
             yield "(training, validation, queries: videos or images; k-shot: episodes of a run, or its single frames)"
 
     def _listed(self, kind: str, limit: int) -> Iterator[str]:
-        """The findings of one severity, together where the advice is the same."""
+        """The findings of one severity, grouped by advice."""
         groups: dict[str, list[Finding]] = {}
         for finding in self.findings:
             if finding.severity == kind:
@@ -114,15 +114,15 @@ def _number(count: int, kind: str) -> str:
 
 
 def write_report(path: Path | str, report: Report) -> None:
-    """Write a report as JSON, whole or not at all."""
+    """Write a report atomically as JSON."""
     write_json(path, report.as_json())
 
 
 def count_fold(query: Fold, support: Fold, trained: Fold | None) -> dict[str, Any]:
-    """Each class of a fold with its videos and frames, and the number of videos of each split.
+    """Videos and frames of each class of a fold, and the number of videos of each split.
 
-    `trained`: the fold of base training, if its dataset is here. A novel class also has the number of videos that
-    can support it, if those are of another dataset.
+    `trained`: fold of base training, if its dataset is available. A novel class also has the number of its support
+    videos, if they are of another dataset.
     """
     ids, rows = shared_classes(support, query), []
     for number in query.novel:
@@ -152,12 +152,11 @@ def examine(
     thorough: bool = False,
     workers: int = 1,
 ) -> Report:
-    """Check everything that a benchmark reads.
+    """Check all data of a benchmark.
 
-    `root`, `support_root`: as for `read_benchmark`. `thorough` decodes every image and annotation; otherwise the header
-    and the end mark of an image are enough. `workers`: processes, see `parallel_map`.
-
-    Raises ValueError if there is no such benchmark; whatever is wrong with the data is in the report.
+    `root`, `support_root`: as for `read_benchmark`. `thorough`: decode every image and annotation; otherwise only the
+    header and the end mark of an image are read. `workers`: processes, see `parallel_map`.
+    Raises ValueError for an unknown benchmark; all defects of the data are in the report.
     """
     begin, plan = time.perf_counter(), find_benchmark(benchmark)
     found = _Examination(plan, thorough, workers)
@@ -185,31 +184,31 @@ def examine(
 
 
 class _Examination:
-    """What has been found so far, each thing once."""
+    """Findings so far, without duplicates."""
 
     def __init__(self, plan: Benchmark, thorough: bool, workers: int) -> None:
         self.plan, self.thorough, self.workers = plan, thorough, workers
         self.roots: dict[str, Path] = {}
-        self.labels: dict[str, dict[str, set[int]]] = {}  # of each dataset, video to every label that is anywhere in it
+        self.labels: dict[str, dict[str, set[int]]] = {}  # dataset to video to all labels in it
         self.files = {"images": 0, "masks": 0}
         self.findings: dict[Finding, None] = {}
         self.wrong: set[str] = set()
 
     def add(self, findings: Iterable[Finding]) -> None:
-        """Keep findings."""
+        """Add findings."""
         for finding in findings:
             self.findings[finding] = None
             if finding.severity == ERROR:
                 self.wrong.add(finding.file)
 
     def report(self, error: Exception, place: Path | str = "") -> None:
-        """Keep an error of a scan, unless the file is known to be wrong."""
+        """Add an error of a scan, unless the file has an error already."""
         finding = checks.finding_of(error, place)
         if finding.file not in self.wrong:
             self.findings[finding] = None
 
     def dataset(self, name: str) -> bool:
-        """Check all files of a dataset; whether its folds can be read at all."""
+        """Check all files of a dataset; returns whether its folds can be read."""
         root, dataset = self.roots[name], find_dataset(name)
         try:
             if name == "ytvis" and (wrong := list(checks.check_ytvis_form(root / "train" / "train.json"))):
@@ -233,7 +232,7 @@ class _Examination:
         return True
 
     def _masks(self, name: str, table: Mapping[str, Any], frames: Mapping[str, FrameFiles]) -> None:
-        """Count the labels of all masks, also for the scans to come, and check them."""
+        """Count and check the labels of all masks; later scans reuse the counts."""
         root, dataset = self.roots[name], find_dataset(name)
         names = {files.mask: frame for frame, files in frames.items() if files.mask is not None and files.mask.exists()}
         colours = getattr(dataset.reader(root), "colours", None)
@@ -245,7 +244,7 @@ class _Examination:
             labels.setdefault(names[path].split("/")[0], set()).update(found)
 
     def _flow(self, root: Path, table: Mapping[str, Any]) -> None:
-        """The flow that the release needs, of all frames in its lists; a folder without any is the layout's matter."""
+        """Check flow files of all listed frames; a folder without any is reported by the layout check."""
         folder, kept = vspw_folder(root), {}
         for novel in table["novel"]:
             for name, frames in minivspw_listed(root, novel, table["ignored"], self.report)[0].items():
@@ -255,7 +254,7 @@ class _Examination:
             self.add(checks.check_flow(folder, names))
 
     def fold(self, data: BenchmarkData, shots: Sequence[int]) -> dict[str, Any]:
-        """Check what can be sampled from a fold and what training sees of it; its counts are returned."""
+        """Check the episodes of a fold and its overlap with base training; returns its counts."""
         plan, query, support = data.benchmark, data.query, data.support
         self.add(checks.check_coverage(query, support, plan.draws, shots))
         trained = support if plan.trained_on == plan.support else None
@@ -273,7 +272,7 @@ class _Examination:
 
 
 def _classes(fold: Fold) -> dict[str, set[int]]:
-    """Video to the classes in it, as far as the fold knows."""
+    """Video to the classes in it, as known to the fold."""
     labels: dict[str, set[int]] = {}
     for number, videos in fold.presence.items():
         for video in videos:
@@ -288,10 +287,10 @@ def prepare(
     workers: int = 1,
     on_error: OnError = stop,
 ) -> dict[Path, int]:
-    """Draw the masks of COCO, and count the labels of every mask into lists/census.json of each dataset's folder.
+    """Write the masks of COCO, and count the labels of all masks into lists/census.json of each dataset.
 
-    Returns the files written, with the number of masks counted in each; every later scan starts from them. Masks that
-    are there already are neither drawn nor counted again. `on_error` is given whatever cannot be used.
+    Returns the files written, with the number of masks counted in each. Existing masks are neither written nor counted
+    again. Unusable files are reported to `on_error`.
     """
     plan, written = find_benchmark(name), {}
     roots = find_roots(plan, root, support_root)

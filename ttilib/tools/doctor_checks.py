@@ -1,11 +1,8 @@
-"""The checks of the doctor, one function for each kind of defect; none stops at the first and none prints.
+"""Checks of the data, one function per kind of defect, and `Finding`, their result.
 
-A `Finding` says which file, what was found and how to fix it. An *error* would stop a run or spoil its numbers, a
-*warning* makes numbers differ from the release's or deserves a look, a *note* states what is as intended.
-
-`check_layout`, `check_frames`, `check_labels` and `check_flow` look at files, `check_ytvis_form` and `check_ytvis` at
-the annotations of YouTube-VIS, `check_coverage`, `check_leakage`, `check_draws` and `check_names` at what a fold has:
-whether every novel class has enough videos, and what base training has seen of the novel classes.
+An *error* would stop a run or invalidate its results; a *warning* changes results against the release or needs
+attention; a *note* states something intended. Checks cover files, YouTube-VIS annotations, and folds: whether novel
+classes have enough videos, and whether base training has seen them.
 """
 
 from __future__ import annotations
@@ -32,12 +29,12 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 FETCH = "fetch the file again"
 AS_RELEASED = "nothing to do: as in the release; know it when you compare"
 MANY, VERY_MANY = 500, 5000
-"""Frames from which a progress bar is shown; from which processes are worth their start."""
+"""More frames than these: a progress bar is shown, several processes are used."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One defect: how bad it is, in which file, what was found, how to fix it."""
+    """One defect: severity, file, what was found, how to fix it."""
 
     severity: str
     file: str
@@ -46,7 +43,7 @@ class Finding:
 
 
 def finding_of(error: Exception, place: Path | str) -> Finding:
-    """An error's sentence "FILE: what was found; what to do" as a finding, about `place` if it names no file."""
+    """A finding from an error "FILE: what was found; what to do"; `place` stands in for a missing file name."""
     if isinstance(error, OSError) and error.filename is not None:
         about = error.strerror or type(error).__name__
         return Finding(ERROR, str(error.filename), about.lower(), "see that it exists and may be read")
@@ -64,7 +61,7 @@ def layout_text(dataset: Dataset, root: Path | str) -> str:
 
 
 def check_layout(dataset: Dataset, root: Path) -> Iterator[Finding]:
-    """For every pattern that a dataset is read from there is at least one file."""
+    """Every pattern of files of a dataset matches at least one file."""
     for name, without in dataset.layout.items():
         if not any(_any_file(root, pattern) for pattern in name.split(" or ")):
             fix = "copy it, if that is not intended" if without else layout_text(dataset, root)
@@ -80,9 +77,9 @@ def _any_file(root: Path, pattern: str) -> bool:
 
 
 def check_frame(frame: FrameFiles, thorough: bool = False) -> list[Finding]:
-    """Image and mask exist, are complete, and of one size; `thorough`: decode the image.
+    """Image and mask exist, are complete, and have one size.
 
-    Without `thorough` sizes come from the headers, and a JPEG is complete if it ends in its end mark.
+    `thorough`: decode the image; otherwise sizes come from the headers, and a complete JPEG has its end mark.
     """
     findings, sizes = [], {}
     for path, other, what in ((frame.picture, frame.mask, "image"), (frame.mask, frame.picture, "mask")):
@@ -90,7 +87,7 @@ def check_frame(frame: FrameFiles, thorough: bool = False) -> list[Finding]:
             continue
         try:
             if path.exists():
-                # What looks damaged is decoded, so that the reader's own error says what is wrong.
+                # Decode what looks damaged, to report the error of the reader.
                 header = _header_size(path) if what == "mask" or not thorough and _complete(path) else None
                 sizes[what] = header or (read_image if what == "image" else read_labels)(path).shape[:2]
                 continue
@@ -123,7 +120,7 @@ def check_frames(
 
 
 def _complete(path: Path) -> bool:
-    """Whether a file ends in the end mark of JPEG."""
+    """Whether a file ends with the JPEG end mark."""
     with path.open("rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - 2, 0))
         return file.read() == b"\xff\xd9"
@@ -152,11 +149,11 @@ def check_labels(
 
 
 def check_flow(folder: Path, frames: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    """Flow files of the frames of each sequence: the release leaves out frames without, and never reads any."""
+    """Every frame has a flow file: the release leaves out frames without, though it never reads the files."""
     single = 0
     for name, there in frames.items():
         missing = [frame for frame in there if not (folder / name / "flow" / f"{frame}.pkl.pkl").is_file()]
-        if len(missing) == 1 and missing[0] in (there[0], there[-1]):  # flow needs a neighbour
+        if len(missing) == 1 and missing[0] in (there[0], there[-1]):  # flow needs a neighbouring frame
             single += 1
         elif missing:
             about = f"{len(missing)} of {len(there)} frames have no flow, first {missing[0]}; they are left out"
@@ -172,13 +169,13 @@ ENTRIES = {
     "annotations": {"id": int, "video_id": int, "category_id": int, "segmentations": list},
     "categories": {"id": int, "name": str},
 }
-"""What is read of train.json: its lists, and the entries of each item."""
+"""Required lists of train.json and entries of their items."""
 
 EDITION = "use the train.json of the 2019 edition's train part"
 
 
 def check_ytvis_form(path: Path) -> Iterator[Finding]:
-    """The three lists exist, and each of their items has the entries that are read."""
+    """The three lists of train.json exist, and their items have the required entries."""
     content = read_json(path)
     if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in ENTRIES):
         yield Finding(ERROR, str(path), f"expected the lists {', '.join(ENTRIES)}", EDITION)
@@ -194,7 +191,7 @@ def check_ytvis_form(path: Path) -> Iterator[Finding]:
 def check_ytvis(index: Mapping[str, Any], expected: int | None = None, thorough: bool = False) -> Iterator[Finding]:
     """Objects that are in no frame, and a number of videos other than `expected`; `thorough`: decode every mask.
 
-    `index`: what `ytvis_index` returns.
+    `index`: result of `ytvis_index`.
     """
     path = str(index["path"])
     if expected is not None and len(index["videos"]) != expected:
@@ -216,13 +213,13 @@ def check_ytvis(index: Mapping[str, Any], expected: int | None = None, thorough:
 
 
 EVERY_CLASS = ("v1", "v2")
-"""Samplings that go through the classes; the others go through the videos and never meet a class without any."""
+"""Samplings over classes; the others are over videos, and skip a class without any."""
 
 
 def check_coverage(query: Fold, support: Fold, draws: str, shots: Sequence[int]) -> Iterator[Finding]:
     """Every novel class has a query video, and enough other videos for the support.
 
-    `draws`: how the benchmark samples; "sequences" may use a support video twice, so one other is enough.
+    `draws`: sampling of the benchmark; "sequences" may use a support video twice, so one other video is enough.
     """
     place, same = f"{query.corpus} fold {query.index}", query is support
     ids = {c: c for c in query.novel} if same else shared_classes(support, query)
@@ -242,10 +239,10 @@ def check_coverage(query: Fold, support: Fold, draws: str, shots: Sequence[int])
 
 
 def check_leakage(fold: Fold, shows: Mapping[str, Collection[int]], ignored: bool) -> Iterator[Finding]:
-    """What base training on a dataset shares with the episodes of the same fold.
+    """Overlap of base training with the episodes of the same fold.
 
-    `shows`: for each video, every class that is anywhere in it. `ignored`: training ignores pixels of classes
-    that are not base; otherwise they are background.
+    `shows`: for each video, all classes in it. `ignored`: whether training ignores pixels of classes that are not base
+    classes; otherwise they are background.
     """
     place, novel, unit = f"{fold.corpus} fold {fold.index}", set(fold.novel), _unit(fold)
     base = {fold.names[number]: number for number in fold.base}
@@ -268,7 +265,7 @@ def check_leakage(fold: Fold, shows: Mapping[str, Collection[int]], ignored: boo
 
 
 def check_draws(query: Fold, support: Fold, draws: str, drawn: Iterable[Draw] = ()) -> Iterator[Finding]:
-    """Where support and query come from, and what auxiliary training sees; no video may support itself."""
+    """Sources of support and query, overlap with auxiliary training, and videos that support themselves."""
     place, queries = f"{query.corpus} fold {query.index}", len(query_videos(query))
     if query is support:
         again = ", and some are a query more than once" if draws == "v2" else ""
@@ -283,7 +280,7 @@ def check_draws(query: Fold, support: Fold, draws: str, drawn: Iterable[Draw] = 
 
 
 def check_names(query: Fold, trained_on: str, trained: Iterable[str]) -> Iterator[Finding]:
-    """Whether training on another dataset has named novel classes of this one; `trained`: its base classes."""
+    """Novel classes that base training on another dataset has used, by name; `trained`: its base classes."""
     known = {coco_name(name) for name in trained}
     for number in query.novel:
         if coco_name(query.names[number]) in known:
