@@ -1,7 +1,4 @@
-"""Atomic file writing, JSON, content hashes, natural order, parallel map, and suggestions for mistyped names.
-
-Files are written to a temporary path and then renamed, so an interrupted run leaves no partial file.
-"""
+"""Atomic file writing, JSON, content hashes, natural order, parallel map, and suggestions for mistyped names."""
 
 from __future__ import annotations
 

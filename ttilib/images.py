@@ -1,7 +1,4 @@
-"""Read and write images (RGB bytes) and label maps (one small integer per pixel, returned as stored).
-
-In a palette file the index is the label. A file with colours only is read where its labels are unambiguous.
-"""
+"""Read and write images (RGB bytes) and label maps (one small integer per pixel, returned as stored)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""A clip: images and masks of one episode, resized and padded to the network input size.
-
-`load_clip` reads an episode, `clip_from_files` a user's images and masks, `synthetic_clip` needs no data. `Frames`
-reads frame by frame, for long videos. Pixels with the ignore label (`IGNORED`, 255) are not valid in a clip.
-"""
+"""A clip: images and masks of one episode, resized and padded to the network input size; ignored pixels are invalid."""
 
 from __future__ import annotations
 
@@ -311,10 +307,7 @@ def _only_label(names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]])
 def synthetic_clip(
     seed: int = 0, frames: int = 8, shots: int = 1, size: tuple[int, int] = (121, 217)
 ) -> Clip:
-    """A clip without data: a striped ellipse moves over a smooth background; the support shows it elsewhere.
-
-    Its size varies by up to a fifth. All pixels are valid. The pixels depend on the arguments only.
-    """
+    """A clip without data, from a seed: a striped ellipse moves over a smooth background; all pixels are valid."""
     rng = np.random.default_rng(seed)
     colour, phase = rng.uniform(90, 255, size=3), rng.uniform(0, 2 * np.pi)
     support = [_scene(rng.uniform(0.3, 0.7, 2), 1.0, colour, _background(rng, size)) for _ in range(shots)]

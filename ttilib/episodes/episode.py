@@ -1,8 +1,4 @@
-"""An episode: support frames with masks of a novel class, and the query frames of one video to segment.
-
-Episodes contain frame names, not pixels. They are sampled once and stored in a manifest. `together` and `slices` group
-them into batches and into pieces of a long run.
-"""
+"""An episode (frame names of support and query, not pixels): sampling, selection, batches and manifests."""
 
 from __future__ import annotations
 
@@ -103,10 +99,7 @@ def episode_of(draw: Draw, query_fold: Fold, support_fold: Fold, seed: int, run:
 def select_episodes(
     episodes: Sequence[Episode], limit: int = 0, only: str | Sequence[str] = ()
 ) -> tuple[Episode, ...]:
-    """The first `limit` (0: all) episodes of the classes or videos in `only` (empty: all).
-
-    Raises ValueError if a name is neither a class nor a video of any episode.
-    """
+    """First `limit` (0: all) episodes of the classes or videos `only` (empty: all). ValueError for unknown names."""
     if limit < 0:
         raise ValueError(f"limit is {limit}; ask for a number of episodes, or 0 for all")
     only = (only,) if isinstance(only, str) else tuple(only)
@@ -150,11 +143,7 @@ def write_episodes(path: Path | str, episodes: Sequence[Episode]) -> None:
 
 
 def read_episodes(path: Path | str) -> tuple[Episode, ...]:
-    """Read a manifest: the same episodes in the same order.
-
-    Raises ValueError if the hash does not match (delete that entry to accept a manual edit), or an episode lacks an
-    entry.
-    """
+    """Read a manifest. ValueError if its "hash" (delete it to accept edits) or the entries of an episode are wrong."""
     content = read_json(path)
     if not isinstance(content, dict) or "episodes" not in content:
         raise ValueError(f'{path}: no "episodes" in it; expected a manifest of write_episodes')

@@ -83,10 +83,7 @@ def beginnings(fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tuple[int,
 
 
 def pairs(fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, int, Names]]:
-    """Pairs of query video and class in it: video, class, query frames.
-
-    These are all frames; in ytvis only those that contain the class, as the others have no annotation.
-    """
+    """Video, class and query frames for each class in a video: all frames, in ytvis only those with the class."""
     for video, frames in fold.frames.items():
         for number in ids:
             if seen := fold.presence[number].get(video, ()):
@@ -178,10 +175,7 @@ class _Released:
         self.last: tuple[int, Names] | None = None
 
     def ytvis_v1(self, anew: bool = False) -> Iterator[Draw]:
-        """Per class: support videos, a frame of each; per query video: one unused frame.
-
-        `anew` samples support and query for every episode.
-        """
+        """Per class (`anew`: per episode): support videos, a frame of each; per query video: one unused frame."""
         fold, rng = self.query_fold, self.rng
         for number in fold.novel:
             seen = fold.presence[number]
@@ -260,10 +254,7 @@ class _Released:
 
 
 def one_run(one_pass: Pass, run: int, per_run: int | None = None) -> Iterator[Draw]:
-    """Samples of run number `run`: one epoch, or `per_run` samples from repeated epochs.
-
-    Earlier runs are sampled too, because later ones continue their random stream.
-    """
+    """Samples of a run: one epoch, or `per_run` samples of repeated epochs; earlier runs advance the random stream."""
     if per_run is None:
         for _ in range(run):
             deque(one_pass(), maxlen=0)

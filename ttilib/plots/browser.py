@@ -1,7 +1,4 @@
-"""Interactive view of a solved episode: frame, step and method by sliders; a static figure in a headless run.
-
-The widget is an image whose bytes are replaced. It captures no output, which can hang a notebook without a browser.
-"""
+"""Interactive view of a solved episode, with sliders for frame and step; a static figure in a headless run."""
 
 from __future__ import annotations
 

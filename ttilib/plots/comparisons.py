@@ -1,8 +1,7 @@
 """Comparison of methods: metrics with intervals, gains over a baseline, runs, classes, and time.
 
-Functions draw tables of `results.tables` and `results.statistics` (percent) on given axes, one row per method; `blocks`
-splits a table where its rows are not comparable. Pass `looks` (`style.styles` of all methods) for one style in all
-figures.
+Functions draw tables of `results.tables` and `results.statistics` (percent) on given axes. Pass `looks` (`style.styles`
+of all methods) for the same styles in all figures.
 """
 
 from __future__ import annotations
@@ -80,10 +79,7 @@ def _interval(ax: Axes, place: float, line: pd.Series, figure: str, look: Style)
 
 
 def estimates(ax: Axes, lines: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
-    """Metric of each method in percent as a dot, its interval as a line, the number to the right; headings per block.
-
-    Takes `statistics.intervals`, or `tables.score_table`, which has no intervals.
-    """
+    """Metric of each method as a dot, with its interval. Takes `statistics.intervals` or `tables.score_table`."""
     looks, parts = looks or styles(lines["method"]), blocks(lines)
     stacked = [(title, list(part["method"])) for title, part in parts]
     begins = _stack(ax, stacked, f"{figure_name(figure)} [percent]")
@@ -208,10 +204,7 @@ WHISKER = {"elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
 
 
 def _bounds(table: pd.DataFrame, name: str) -> np.ndarray:
-    """Error bars below and above the metric of each row, [2, rows], nan if unknown.
-
-    Read from the columns "mIoU low" and "mIoU high" (bounds), or "± mIoU" (symmetric).
-    """
+    """Error bars below and above a metric [2, rows] from columns "mIoU low" and "mIoU high", or "± mIoU"; or nan."""
     figure = table[name].to_numpy(dtype=float)
     if f"{name} low" in table and f"{name} high" in table:
         low, high = (table[f"{name} {end}"].to_numpy(dtype=float) for end in ("low", "high"))

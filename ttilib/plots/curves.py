@@ -1,8 +1,4 @@
-"""Curves over steps, frames and windows, and of base training, with labels at the line ends.
-
-Functions draw tensors or arrays on given axes; `training_figure` makes a figure without pyplot. Training rows are those
-of `log.jsonl`; missing entries are skipped.
-"""
+"""Curves over steps, frames and windows, and of base training (rows of `log.jsonl`), with labels at the line ends."""
 
 from __future__ import annotations
 
@@ -121,10 +117,7 @@ def vc_curve(
     released: Mapping[str, Mapping[int, float]] | None = None,
     looks: Looks | None = None,
 ) -> None:
-    """Video consistency VC_k over the window k for every method, labelled at the line end.
-
-    `released`: values as computed by the released code, drawn as thin lines. `looks`: see `style.Looks`.
-    """
+    """VC_k over the window k for every method; `released`: values as the released code computes them, as thin lines."""
     looks = looks or styles(values)
     for method, curve in values.items():
         ax.plot(*zip(*sorted(curve.items()), strict=True), label=method, **looks[method])

@@ -1,8 +1,4 @@
-"""The best, the median and the worst episode of a method.
-
-`chosen` selects three rows by a fixed rule, `recorded` reads their frames and stored masks again without running a
-model, and `gallery` shows them with the IoU of every frame.
-"""
+"""The best, the median and the worst episode of a method: selected by a fixed rule, shown with their stored masks."""
 
 from __future__ import annotations
 
@@ -118,9 +114,8 @@ def height(items: Sequence[Item]) -> float:
 def gallery(figure: Figure | SubFigure, items: Sequence[Item]) -> None:
     """One row per episode: support, `FRAMES` frames with ground truth and prediction, the IoU of every frame below.
 
-    The IoU line has a dot at every frame shown and a gap where prediction and ground truth are empty; without ground
-    truth there is none. Use a figure `style.PAGE` wide and `height(items)` high. Raises ValueError if there are no
-    items.
+    Use a figure `style.PAGE` wide and `height(items)` high. The IoU line has a dot at every frame shown, and a gap
+    where prediction and ground truth are empty. Raises ValueError if there are no items.
     """
     if not items:
         raise ValueError("there is no episode to show; give at least one")

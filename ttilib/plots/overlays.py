@@ -1,8 +1,6 @@
-"""Images with masks, ground truth, labels, gradients and features.
+"""Images with masks, ground truth, labels, gradients and features, as pixels, on given axes, or as a figure.
 
-A prediction is a translucent fill with an edge, the ground truth a white line with a dark rim. Functions return pixels,
-draw on given axes, or (`sample_sheet`, `pairs_sheet`) make a figure without pyplot; they neither save nor show. Images
-are tensors [3, H, W] in [0, 1], as in clips, or arrays [H, W, 3].
+Images are tensors [3, H, W] in [0, 1], as in clips, or arrays [H, W, 3].
 """
 
 from __future__ import annotations
@@ -133,10 +131,7 @@ def filmstrip(
     titles: Iterable[str] | None = None,
     colour: str = PREDICTION,
 ) -> None:
-    """A row of frames with masks and ground truth contours; surplus axes are blanked.
-
-    Raises ValueError if there are more frames than axes.
-    """
+    """A row of frames with masks and ground truth; surplus axes are blanked. ValueError if frames outnumber axes."""
     row = each_of(axes)
     images = list(frames)
     if len(images) > len(row):
@@ -149,10 +144,7 @@ def filmstrip(
 
 
 def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> None:
-    """An episode: support images above, `frames` query frames below; the ground truth is outlined in white.
-
-    Use a figure of 9.5 x 2.8 inches with layout "compressed".
-    """
+    """Support above, `frames` query frames below, ground truth in white; for 9.5 x 2.8 inches, layout "compressed"."""
     shots, chosen = len(clip.support), evenly_spaced(len(clip.query), frames)
     grid = figure.subplots(2, max(shots, len(chosen)), squeeze=False)
     filmstrip(grid[0], clip.support, truths=clip.support_masks)
@@ -198,8 +190,7 @@ def feature_colours(
 ) -> Float[np.ndarray, "N h w 3"]:
     """Features as RGB in [0, 1]: the first three principal components over all N h w cells.
 
-    Each component is stretched from its 1st to its 99th percentile; the largest entry of its direction is positive,
-    which fixes the sign.
+    Each is stretched from its 1st to its 99th percentile. Its sign makes the largest entry of the direction positive.
     """
     values = array(features).astype(np.float64)
     count, channels, rows, columns = values.shape
@@ -230,10 +221,7 @@ LabelMap = Int64[Tensor, "_ _"]
 
 
 def label_map(image: Image, labels: LabelMap, zoom: int = 1) -> Pixels:
-    """The grey image with every class (1, 2, ...) in its colour; ignored pixels are light grey.
-
-    `zoom` enlarges first (integer). Raises ValueError if image and labels differ in size.
-    """
+    """Grey image, enlarged by `zoom`, with classes in colour, ignored pixels light grey. ValueError if sizes differ."""
     rgb = as_rgb(image)
     known = _fitted(labels, rgb.shape[:2], zoom, "label map")
     grey = _enlarged(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), zoom)
@@ -285,10 +273,7 @@ def _named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str
 
 
 def _sheet(rows: int, columns: int, ratio: float, title: str) -> tuple[Figure, np.ndarray]:
-    """A figure of equal cells for images of height / width `ratio`.
-
-    It uses no layout engine: finding a layout would take longer than drawing, and a training run waits for it.
-    """
+    """A figure of equal cells for images of height / width `ratio`, without a layout engine, which would be slow."""
     head, above, height = (0.28 if title else 0.05), 0.3, WIDTH / columns * ratio  # inches; above: title of a cell
     total = head + rows * (height + above)
     figure = Figure(figsize=(WIDTH, total), dpi=120)

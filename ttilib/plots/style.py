@@ -1,7 +1,6 @@
 """Plot style: colour, marker and dash of each method, axes, labels at line ends, figures at print size.
 
-`styles` gives a method the same style in every figure; styles differ without colour vision and in grey. Figures are
-drawn at their final width, so that text keeps its size in print. Text is sized by rcParams (`text_size`).
+Styles can be distinguished without colour vision and in grey. Text is sized by rcParams (`text_size`).
 """
 
 from __future__ import annotations

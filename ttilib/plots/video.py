@@ -1,7 +1,4 @@
-"""Read frames from a video or a folder, write masks, and write a video of input, prediction and ground truth.
-
-PyAV writes H.264 in .mp4, OpenCV VP9 in .webm; browsers play both. Frames are processed one at a time.
-"""
+"""Read frames from a video or a folder, write masks, and write videos of input, prediction and ground truth."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ from ttilib.plots.overlays import Image, Mask, Pixels, array, overlay, zoom_for
 
 try:
     import av
-except ImportError:  # optional extra `video`; fall back to OpenCV
+except ImportError:  # optional extra `video`; fall back to VP9 in .webm by OpenCV
     av = None
 
 PANEL = 360  # pixels: smaller frames are enlarged to about this size
@@ -72,10 +69,7 @@ def _decode(path: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
 
 
 def write_masks(folder: Path | str, masks: Iterable[Mask], names: Sequence[str]) -> list[Path]:
-    """Write masks as label maps (0, 1), one PNG per frame, named after the last part of its name.
-
-    Raises ValueError if two names give one file, or if masks and names differ in number.
-    """
+    """Write masks as label maps (0, 1) <last part of name>.png. ValueError if names are equal or not one per mask."""
     stems = [Path(name).stem for name in names]
     if double := [stem for stem, count in Counter(stems).items() if count > 1]:
         raise ValueError(f"{folder}: two frames would both be {double[0]}.png; give frames different names")

@@ -1,9 +1,7 @@
-"""Write the synthetic dataset in the folder layouts of Pascal, YouTube-VIS and VSPW, reproducible from its request.
+"""Write the synthetic dataset in the layouts of Pascal, YouTube-VIS and VSPW (protocol sections 1.1, 1.3 to 1.5).
 
-Each video or image is a job with its own random stream, so jobs may run in any order and in several processes. A
-finished job leaves a note (JSON), tables are built from all notes, and a marker is written last: an interrupted run
-continues, a finished dataset stays as it is. Formats are those of protocol sections 1.1, 1.3, 1.4 and 1.5, with
-compressed run-length masks, ignore labels around objects in index PNGs, and flow files.
+Each video or image is a job with its own random stream. A finished job leaves a note (JSON), tables are built from all
+notes, and a marker is written last: an interrupted run continues, a finished dataset stays as it is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Backgrounds: textured ground, a backdrop, and props (stones, bushes, poles, reeds) that belong to no class.
-
-A place is an image larger than the frame, with a stuff id per pixel, seen by a moving camera: from above, or ahead
-over the ground to a backdrop.
-"""
+"""Backgrounds: textured ground, a backdrop, and props (stones, bushes, poles, reeds) that belong to no class."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ PROPS = ("stone", "bush", "pole", "reed")
 
 @dataclass(frozen=True)
 class Place:
-    """A background image, the stuff id of every pixel, and the position of the horizon."""
+    """An image larger than the frame, over which the camera moves, with the stuff id of every pixel and the horizon."""
 
     colour: UInt8[np.ndarray, "h w 3"]
     stuff: UInt8[np.ndarray, "h w"]

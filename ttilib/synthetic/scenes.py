@@ -1,9 +1,7 @@
 """Scenes: `stage` samples the contents of a video, `film` renders its frames with exact masks.
 
-A video has a main object, up to two annotated distractors of other classes, and props before and behind it. Objects
-move on smooth paths, rotate, scale, bend and tilt; some leave the view for a time. Props are fixed in the place and
-move with parallax. Frames are composed at twice their size, back to front, with soft shadows; a pixel belongs to the
-frontmost actor that covers most of it. Everything is sampled from one generator per video.
+A video has a main object, up to two annotated distractors of other classes, and props fixed in the place. Frames are
+composed at twice their size, back to front; a pixel belongs to the frontmost actor that covers most of it.
 """
 
 from __future__ import annotations

@@ -157,8 +157,8 @@ class Sprite:
 class Family:
     """An object class: name, colour range, silhouette, surface and motion.
 
-    hue (in turns) and saturation: centres of wide ranges; bulge: surface curvature; upright: stands or hangs instead of lying at any angle;
-    flex: amplitude of bending in unit coordinates.
+    hue (in turns) and saturation: centres of wide ranges; bulge: surface curvature; flex: amplitude of bending in unit
+    coordinates; upright: stands or hangs instead of lying at any angle.
     """
 
     name: str

@@ -1,8 +1,6 @@
-"""Check whether the data of a benchmark is complete and intact.
+"""Check whether the data of a benchmark is complete and intact: files, folds, episodes, overlap with base training.
 
-`examine` checks the folder layout, every image and mask, all folds and their episodes, classes with too few videos, and
-classes or videos used in base training. It continues after errors and changes nothing on disk; the result is a
-`Report`.
+`examine` continues after errors, changes nothing on disk and returns a `Report`.
 """
 
 from __future__ import annotations
@@ -36,11 +34,7 @@ WRONG = (ValueError, OSError, LookupError, TypeError, AttributeError)
 
 @dataclass(frozen=True)
 class Report:
-    """Result of checking one benchmark.
-
-    `roots`: dataset to folder; `files`: number of images and masks checked; `folds`: contents of each fold, by its
-    number as text.
-    """
+    """Result of checking one benchmark: folders of datasets, number of files checked, contents of folds, findings."""
 
     benchmark: str
     roots: Mapping[str, str]
@@ -121,8 +115,8 @@ def write_report(path: Path | str, report: Report) -> None:
 def count_fold(query: Fold, support: Fold, trained: Fold | None) -> dict[str, Any]:
     """Videos and frames of each class of a fold, and the number of videos of each split.
 
-    `trained`: fold of base training, if its dataset is available. A novel class also has the number of its support
-    videos, if they are of another dataset.
+    `trained`: fold of base training, or None. With support of another dataset, novel classes also have their number of
+    support videos.
     """
     ids, rows = shared_classes(support, query), []
     for number in query.novel:

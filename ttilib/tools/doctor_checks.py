@@ -1,8 +1,7 @@
-"""Checks of the data, one function per kind of defect, and `Finding`, their result.
+"""Checks of the data, one function per kind of defect; they yield `Finding`s.
 
 An *error* would stop a run or invalidate its results; a *warning* changes results against the release or needs
-attention; a *note* states something intended. Checks cover files, YouTube-VIS annotations, and folds: whether novel
-classes have enough videos, and whether base training has seen them.
+attention; a *note* states something intended.
 """
 
 from __future__ import annotations
@@ -189,10 +188,7 @@ def check_ytvis_form(path: Path) -> Iterator[Finding]:
 
 
 def check_ytvis(index: Mapping[str, Any], expected: int | None = None, thorough: bool = False) -> Iterator[Finding]:
-    """Objects that are in no frame, and a number of videos other than `expected`; `thorough`: decode every mask.
-
-    `index`: result of `ytvis_index`.
-    """
+    """Objects in no frame, a wrong number of videos, `thorough`: undecodable masks. `index`: see `ytvis_index`."""
     path = str(index["path"])
     if expected is not None and len(index["videos"]) != expected:
         about = f"{len(index['videos'])} usable videos, the 2019 edition has {expected}"
