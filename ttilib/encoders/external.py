@@ -89,9 +89,7 @@ def plain(value: Any, depth: int = 16) -> Any:
 
 
 def state_of(path: Path | str, found: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors by name, of "state_dict" if present, without a common "module." prefix. Raises ValueError if there are
-    none.
-    """
+    """Tensors by name, of "state_dict" if present, without a common "module.". Raises ValueError if there are none."""
     tensors = found.get("state_dict", found)
     if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise ValueError(f'{path}: holds no network; expected tensors by name, bare or under "state_dict"')
@@ -100,9 +98,7 @@ def state_of(path: Path | str, found: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Describe which wanted tensors are missing, unknown, or of another shape; "" if all match.
-    The batch counters of batch norm, absent from files before 2018, may be missing.
-    """
+    """Missing, unknown or differently shaped tensors in words, or ""; batch norm counters may be missing."""
     groups = {
         "missing": [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")],
         "not known": [name for name in found if name not in wanted],
@@ -126,9 +122,7 @@ def is_plugin(spec: str) -> bool:
 
 
 def load_plugin(spec: str) -> Encoder:
-    """The encoder returned by the function that `spec` names.
-    Raises ValueError or FileNotFoundError if module, file or function do not exist, or the result is not callable.
-    """
+    """The encoder that the function in `spec` returns. Raises ValueError or FileNotFoundError."""
     source, _, function = spec.rpartition(":")
     module = _module_of_file(Path(source)) if source.endswith(".py") else _module(source)
     if function not in vars(module):

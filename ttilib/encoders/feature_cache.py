@@ -1,7 +1,6 @@
-"""Feature cache on disk, so that methods, shots and settings that use the same frames share one forward pass.
+"""Feature cache on disk: each batch of images is encoded once, for all methods, shots and settings.
 
-Cached features are bit-identical to computed ones. If files are removed, the disk is full or processes share the
-folder, features are computed again.
+Cached features are bit-identical to computed ones. Files may be removed at any time, also by other processes.
 """
 
 from __future__ import annotations

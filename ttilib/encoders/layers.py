@@ -1,7 +1,4 @@
-"""Intermediate layers of an encoder, and torchvision's ResNet-50 as a frozen encoder.
-
-The latter is "ttilib.networks.imagenet:resnet50"; subtract its mean feature (see `ttilib.solver.extraction`).
-"""
+"""Intermediate layers of an encoder, and torchvision's ResNet-50 as "ttilib.networks.imagenet:resnet50"."""
 
 from __future__ import annotations
 

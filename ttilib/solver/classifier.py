@@ -1,4 +1,4 @@
-"""The cosine classifier that is fitted to an episode: one weight and one bias for every query frame."""
+"""The cosine classifier fitted to an episode: one weight vector and one bias per query frame."""
 
 from __future__ import annotations
 
@@ -12,24 +12,21 @@ from torch import Tensor
 
 from ttilib.solver.task import Task
 
-EPSILON = 1e-10  # the release adds it to every division and inside every logarithm
+EPSILON = 1e-10  # added to divisions and inside logarithms, as released
 
 BiasStart = Literal["query-mean", "support-midpoint"]
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """p(x) = sigmoid(tau cos(f(x), w_t) - b_t), one (w_t, b_t) per frame; tau is the temperature.
-
-    Source: RePRI section 3.2; protocol section 5.1.
-    """
+    """p(x) = sigmoid(temperature cos(f(x), w_t) - b_t) for frame t. Source: RePRI section 3.2; protocol section 5.1."""
 
     weight: Float[Tensor, "T C"]
     bias: Float[Tensor, " T"]
     temperature: float = 20.0
 
     def scores(self, features: Float[Tensor, "T C h w"]) -> Float[Tensor, "T h w"]:
-        """tau cos(f, w_t) of unit features, before the bias is taken off."""
+        """temperature * cos(f, w_t) of unit features, without the bias."""
         direction = F.normalize(self.weight, dim=1)
         cosine = torch.bmm(direction[:, None], features.flatten(2))
         return self.temperature * cosine.view(len(features), *features.shape[2:])
@@ -43,18 +40,16 @@ class Classifier:
         return torch.sigmoid(self.scores_on(task.support) - self.bias[:, None, None])
 
     def scores_on(self, support: Float[Tensor, "K C h w"]) -> Float[Tensor, "K T h w"]:
-        """tau cos(f, w_t) of every support cell under every frame's classifier, before the bias is taken off."""
+        """temperature * cos(f, w_t) of every support cell under every frame's classifier, without the bias."""
         direction = F.normalize(self.weight, dim=1)
         cosine = torch.matmul(direction, support.flatten(2))
         return self.temperature * cosine.unflatten(2, support.shape[2:])
 
 
 def prototype(task: Task) -> Float[Tensor, " C"]:
-    """Mean support feature over the foreground cells of all shots together, the classifier's first weight.
-
-    w = sum_i y_i f_i / sum_i y_i.
-    Raises ValueError naming the episode and its support images when no cell is foreground.
-    Source: protocol section 5.1; the shots are pooled, not averaged one by one.
+    """Mean support feature over the foreground cells of all shots: w = sum_i y_i f_i / sum_i y_i.
+    Raises ValueError naming the episode and its support images if no cell is foreground.
+    Source: protocol section 5.1 (shots are pooled, not averaged one by one).
     """
     foreground = task.support_masks & task.support_valid
     if not foreground.any():
@@ -71,13 +66,13 @@ def prototype(task: Task) -> Float[Tensor, " C"]:
 def start(
     task: Task, temperature: float = 20.0, bias_start: BiasStart = "query-mean", midpoint: float | None = 0.5
 ) -> Classifier:
-    """The classifier before any step: the prototype for every frame, and a bias by one of two rules.
+    """The initial classifier: the prototype for every frame, and a bias by one of two rules.
 
-    "query-mean", as released: b_t = mean of tau cos(f, w) over all cells of frame t, padding included, which makes
-    the first foreground proportion about one half whatever the object's size.
-    "support-midpoint": b = z0 + midpoint (z1 - z0) for every frame, z1 and z0 the mean scores of the support's
-    foreground and background, so that frames may start with objects of different sizes. The support scores higher
-    under its own prototype than other images do, the more so the fewer there are: None is 1/2 - 1/(5K).
+    "query-mean", as released: b_t = mean of temperature * cos(f, w) over all cells of frame t, padding included. The
+    initial foreground proportion is about one half, whatever the object's size.
+    "support-midpoint": b = z0 + midpoint (z1 - z0) for all frames; z1 and z0 are the mean support scores of foreground
+    and background. Initial proportions may differ between frames. midpoint None is 1/2 - 1/(5K), because the support
+    scores higher under its own prototype than other images do, most with few shots.
     """
     weight = prototype(task).expand(len(task.query), -1).contiguous()
     raw = Classifier(weight, weight.new_zeros(len(weight)), temperature)
@@ -90,8 +85,7 @@ def start(
 
 
 def _support_scores(task: Task, raw: Classifier) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Mean score of the support's background and foreground under the first frame's weight; a support without any
-    background stands for both."""
+    """Mean support scores of background and foreground; without background, that of foreground for both."""
     scores = Classifier(raw.weight[:1], raw.bias[:1], raw.temperature).scores_on(task.support)[:, 0]
     foreground = scores[task.support_valid & task.support_masks].mean()
     outside = task.support_valid & ~task.support_masks

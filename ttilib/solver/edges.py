@@ -1,9 +1,4 @@
-"""Masks that follow the edges of the frame: a guided filter on the probabilities, and GrabCut on the masks.
-
-A feature cell is eight pixels wide, so upsampled probabilities are smooth where an object ends abruptly. The guided
-filter fits the probability in every window of pixels as a linear function of colour; GrabCut moves the border of a mask
-within a band to the strongest edge, with the colours inside and outside of the band as examples.
-"""
+"""Masks aligned with image edges, where upsampled probabilities are too smooth: guided filter and GrabCut."""
 
 from __future__ import annotations
 
@@ -16,24 +11,23 @@ from torch import Tensor
 Plane = Float32[np.ndarray, "H W"]
 Planes = list[Plane]
 
-OPENCV = getattr(getattr(cv2, "ximgproc", None), "guidedFilter", None)  # None without its contributed modules
-WELL = 1e-3  # eps from which single precision does for an inverse by minors
+OPENCV = getattr(getattr(cv2, "ximgproc", None), "guidedFilter", None)  # None without the contributed modules
+WELL = 1e-3  # smallest eps for which OpenCV's float32 is exact enough
 
 
 def guided_filter(
     probabilities: Float[Tensor, "T H W"], guide: Float[Tensor, "T 3 H W"], radius: int = 8, eps: float = 1e-3
 ) -> Float[Tensor, "T H W"]:
-    """Foreground probability per pixel, smooth where the frame is and with edges where the frame has them.
+    """Foreground probability per pixel, with edges where the frame has edges.
 
-    q_i = mean over the windows k that hold pixel i of (a_k · I_i + b_k), clipped to [0, 1], where
-    a_k = (cov_k(I, I) + eps)^-1 cov_k(I, p) and b_k = mean_k(p) - a_k · mean_k(I): the line that fits window k best.
-    `guide` is the frames' colours I in [0, 1], a window 2 `radius` + 1 pixels wide, the frame mirrored at its border;
-    `eps` is the variance of colour below which a window counts as even. A frame without any probability stays without.
-
-    OpenCV's contributed modules filter where they are installed, box filters elsewhere: equal to about 1e-4. Below an
-    `eps` of 0.001 it is always box filters, because OpenCV's inverses lose digits there on grey images.
-    Raises ValueError for a radius below 1, an eps that is not above 0, or frames that are not those of the guide.
-    Source: He, Sun and Tang, Guided Image Filtering, ECCV 2010, equations 11 to 13, with a guide in colour.
+    q_i = mean over the windows k that contain pixel i of (a_k · I_i + b_k), clipped to [0, 1], with
+    a_k = (cov_k(I, I) + eps)^-1 cov_k(I, p) and b_k = mean_k(p) - a_k · mean_k(I).
+    `guide`: colours I in [0, 1]. Windows are 2 `radius` + 1 pixels wide, borders mirrored. `eps`: colour variance below
+    which a window counts as uniform. Frames with probability 0 everywhere stay so.
+    Uses OpenCV's contributed modules if installed, else box filters (equal to about 1e-4); below an `eps` of 0.001
+    always box filters, because OpenCV is inexact there on grey images.
+    Raises ValueError for radius < 1, eps <= 0, or another shape of `guide`. Source: He, Sun and Tang, Guided Image
+    Filtering, ECCV 2010, equations 11 to 13, with a colour guide.
     """
     if radius < 1 or not eps > 0:
         raise ValueError(f"radius={radius} and eps={eps}: give a radius of 1 pixel or more and an eps above 0")
@@ -41,9 +35,8 @@ def guided_filter(
     opencv = OPENCV if eps >= WELL else None
     filtered = torch.zeros_like(probabilities)
     for result, chance, frame in zip(filtered, probabilities.detach(), guide.detach(), strict=True):
-        if chance.any():  # an absent object must stay absent
-            # Around grey and in units of sqrt(eps), which changes nothing but that eps is 1: in their own units OpenCV
-            # treats the windows of even colour, half of a photograph, as singular and blurs them.
+        if chance.any():  # an absent object stays absent
+            # Centred and scaled so that eps is 1, with the same result: else OpenCV treats uniform windows as singular.
             planes, p = [*((frame.float() - 0.5) / eps**0.5).cpu().numpy()], chance.float().cpu().numpy()
             q = opencv(cv2.merge(planes), p, radius, 1.0) if opencv else _by_boxes(planes, p, radius)
             result.copy_(torch.from_numpy(q.clip(0, 1)))
@@ -57,7 +50,7 @@ def _check_guide(guide: Tensor, frames: Tensor) -> None:
 
 
 def _by_boxes(planes: Planes, p: Plane, radius: int) -> Plane:
-    """The same by means over windows, for an eps of 1; the time does not depend on how large windows are."""
+    """The guided filter by box filters, for eps = 1; the time does not depend on the radius."""
 
     def mean(plane: Plane) -> Plane:
         return cv2.blur(plane, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
@@ -72,10 +65,7 @@ def _by_boxes(planes: Planes, p: Plane, radius: int) -> Plane:
 
 
 def _solved(matrix: Planes, side: Planes) -> Planes:
-    """x of M x = y at every pixel; M symmetric and positive definite, given as M11, M21, M22, M31, M32, M33.
-
-    M = L D L^T written out. The inverse by minors loses digits on grey images, whose channels are all alike.
-    """
+    """x of M x = y per pixel by M = L D L^T (M11, M21, M22, M31, M32, M33); minors are inexact on grey images."""
     m11, m21, m22, m31, m32, m33 = matrix
     y1, y2, y3 = side
     l21, l31 = m21 / m11, m31 / m11
@@ -87,19 +77,17 @@ def _solved(matrix: Planes, side: Planes) -> Planes:
     return [y1 / m11 - l21 * x2 - l31 * x3, x2, x3]
 
 
-GAUSSIANS = 65  # numbers that OpenCV keeps of a mixture of five colours
+GAUSSIANS = 65  # parameters of OpenCV's mixture of five Gaussians
 
 
 def cut_out(
     masks: Bool[Tensor, "T H W"], guide: Float[Tensor, "T 3 H W"], band: int = 16, steps: int = 2
 ) -> Bool[Tensor, "T H W"]:
-    """The masks with their border moved to where the colours change, by at most `band` pixels.
+    """Masks with their border moved to colour edges by GrabCut, by at most `band` pixels; deterministic.
 
-    Frame by frame: pixels farther than `band` (half an ellipse's axis, in pixels) inside the mask are object, those
-    farther outside are background, and between them `steps` rounds of GrabCut decide, beginning with the mask itself.
-    `guide` is the frames' colours in [0, 1]. A frame of which nothing lies far outside, or that shows no object, stays
-    as it is. The same input gives the same masks.
-    Raises ValueError for a band or a number of steps below 1, or frames that are not those of the guide.
+    Pixels farther than `band` inside the mask are foreground, those farther outside are background; `steps` rounds of
+    GrabCut decide between, initialised with the mask. `guide`: colours in [0, 1]. A frame with an empty mask, or
+    without pixels far outside, stays unchanged. Raises ValueError for band < 1, steps < 1, or another shape of `guide`.
     Source: Rother, Kolmogorov and Blake, GrabCut, SIGGRAPH 2004, in OpenCV.
     """
     if band < 1 or steps < 1:
@@ -115,7 +103,7 @@ def cut_out(
 def _cut(
     mask: Bool[np.ndarray, "H W"], colours: UInt8[np.ndarray, "H W 3"], band: int, steps: int
 ) -> Bool[np.ndarray, "H W"]:
-    """One frame."""
+    """`cut_out` for one frame."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
     outside = cv2.dilate(mask.astype(np.uint8), kernel) == 0
     if not mask.any() or not outside.any():
@@ -123,7 +111,7 @@ def _cut(
     labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[cv2.erode(mask.astype(np.uint8), kernel) > 0] = cv2.GC_FGD
     labels[outside] = cv2.GC_BGD
-    cv2.setRNGSeed(0)  # OpenCV groups the colours from a random start
+    cv2.setRNGSeed(0)  # OpenCV's k-means starts at random
     models = np.zeros((1, GAUSSIANS)), np.zeros((1, GAUSSIANS))
     cv2.grabCut(colours, labels, None, *models, steps, cv2.GC_INIT_WITH_MASK)
     return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)

@@ -1,10 +1,7 @@
-"""From images to the features that a recipe wants, and the mean feature of an encoder.
+"""Features of a clip for a recipe (`FeatureExtractor`), and the mean feature of an encoder (`Means`).
 
-Features that come out of a ReLU are all positive: any two of them point almost the same way, and a cosine tells little.
-What they share is their mean over many images, whatever these show. It is a constant of the encoder: `measure_means`
-computes it over a pool of images, `save_means` and `load_means` keep it in a small file, `Centred` subtracts it.
-
-`FeatureExtractor` is a frozen encoder that gives the features of a clip under any `Recipe`; `load_extractor` makes one.
+Features after a ReLU are positive, so their cosines are all close to 1. Their mean over many images of any content is a
+constant of the encoder: `measure_means` computes it, `Centred` subtracts it.
 """
 
 from __future__ import annotations
@@ -35,16 +32,14 @@ from ttilib.solver.task import Task, downsample, extract, unit
 
 ENDING = ".means.safetensors"
 KIND = "means of an encoder's features"
-CHUNK = 8  # images given to the encoder together
+CHUNK = 8  # images per forward pass
 AGAIN = "measure them again with this encoder and these layers"
 
 
 @dataclass(frozen=True)
 class Means:
-    """The mean unit feature of an encoder, layer after layer; each part is at most one long.
-
-    `encoder` is the fingerprint of the weights ("" if the encoder has none), `layers` are those it was measured at
-    (none: its output) with `channels` each, `images` is over how many images.
+    """The mean unit feature of an encoder, layer after layer.
+    `encoder`: fingerprint ("" if none). `layers`: where it was measured (none: the output). `images`: their number.
     """
 
     encoder: str
@@ -55,12 +50,10 @@ class Means:
 
 
 class Centred:
-    """An encoder [N, 3, H, W] -> [N, sum C_l, h, w] of unit features from which the constant mean is subtracted.
-
-    Layer by layer f <- f/|f| - mean, then f <- w f/|f|; joined, and divided by their length. `means` None subtracts
-    nothing. `weights` are one w per layer, 1 by default. An encoder that is no `Tapped` is one layer.
-
-    Raises ValueError if weights, means and encoder do not fit together, a weight is negative, or all are 0.
+    """An encoder [N, 3, H, W] -> [N, sum C_l, h, w] of unit features after subtraction of the mean.
+    Per layer f <- f/|f| - mean, then f <- w f/|f|; then concatenated and normalised. `means` None subtracts nothing.
+    `weights`: one w per layer, 1 by default. An encoder that is not `Tapped` is one layer.
+    Raises ValueError if weights, means and encoder do not match, a weight is negative, or all are 0.
     """
 
     def __init__(
@@ -97,12 +90,9 @@ def measure_means(
     images: Iterable[tuple[Float[Tensor, "_ 3 _ _"], Bool[Tensor, "_ _ _"]]],
     device: str | torch.device = "cpu",
 ) -> Means:
-    """The mean over all valid cells, of all images, of the unit feature of every layer.
-
-    mean_l = sum f_l/|f_l| / cells, added up in float64, a few images at a time, so that the memory does not grow with
-    the pool. `images` are in [0, 1], each batch with its valid pixels (cells by the rule of the masks, see
-    `downsample`); `weights` is the encoder's fingerprint.
-    Raises ValueError if fewer than two images have valid pixels, or a feature is infinite or no number.
+    """Mean unit feature per layer over all valid cells of all images: sum f_l/|f_l| / cells, summed in float64.
+    `images` yields batches in [0, 1] with their valid pixels; `weights` is the encoder's fingerprint. Raises ValueError
+    if fewer than two images have valid pixels, or the mean is not finite.
     """
     total = torch.zeros(sum(encoder.channels), dtype=torch.float64, device=device)
     count = cells = 0
@@ -123,7 +113,7 @@ def measure_means(
 
 
 def save_means(path: Path | str, means: Means) -> None:
-    """Write the means with their metadata into a .safetensors file, whole or not at all; another ending: ValueError."""
+    """Write the means with their metadata to a .safetensors file, atomically. Raises ValueError for another ending."""
     path = means_path("", path)
     page = {"encoder": means.encoder, "layers": means.layers, "channels": means.channels, "images": means.images}
     with atomic(path) as temporary:
@@ -131,10 +121,9 @@ def save_means(path: Path | str, means: Means) -> None:
 
 
 def load_means(path: Path | str, weights: str | None = None, layers: Sequence[str] | None = None) -> Means:
-    """Read the means back, on the CPU, if they are those of the encoder with these `weights` and `layers`.
-
-    `weights` is the encoder's fingerprint, "" for one without; `layers` () is its output. None accepts any.
-    Raises FileNotFoundError if there is no such file, ValueError if it holds something else or those of others.
+    """Read the means, on the CPU, of the encoder with these `weights` and `layers`.
+    `weights` is the fingerprint ("" if none), `layers` () the output; None accepts any. Raises FileNotFoundError, or
+    ValueError if the file holds something else or other means.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of means; measure them by python -m ttilib means")
@@ -158,9 +147,8 @@ def load_means(path: Path | str, weights: str | None = None, layers: Sequence[st
 
 
 def means_path(spec: str, out: Path | str = "") -> Path:
-    """The file of the means of an encoder: `out`, by default best.means.safetensors beside its best.safetensors.
-
-    Raises ValueError if `out` does not end in .safetensors, or is not given for an encoder not named by a file.
+    """The file of an encoder's means: `out`, by default the checkpoint's path ending in .means.safetensors.
+    Raises ValueError if `out` does not end in .safetensors, or is missing for an encoder that is not a file.
     """
     if out and Path(out).suffix != ".safetensors":
         raise ValueError(f"{out}: means are saved as .safetensors; end the name in {ENDING}")
@@ -173,9 +161,8 @@ def means_path(spec: str, out: Path | str = "") -> Path:
 
 
 def pool(folder: Path | str, size: tuple[int, int], limit: int = 0) -> Frames:
-    """The images of a folder and of those inside it, letterboxed; the padding is not valid.
-
-    In natural order, evenly thinned to `limit` (0 keeps all). Raises as `image_files` does.
+    """The images of a folder and its subfolders, letterboxed; the padding is not valid.
+    In natural order, evenly subsampled to `limit` (0: all). Raises as `image_files` does.
     """
     folder = Path(folder)
     names = [str(path.relative_to(folder)) for path in image_files(folder, recursive=True)]
@@ -187,12 +174,10 @@ def _named(layers: tuple[str, ...]) -> str:
 
 
 class FeatureExtractor:
-    """A frozen encoder, whose features are computed once for all recipes.
-
-    `weights` names the encoder by its content. `folder` keeps features and means for later runs; None keeps nothing.
-    The mean of a pool is read from the file `means`, else measured on the images of `pool`, and kept in `folder`.
-    The tasks of the latest clip are kept, so that several methods share them. `seconds` is what extracting all tasks
-    took that were handed out so far; one that was kept, or read back, counts as much as when it was computed.
+    """A frozen encoder whose features are computed once for all recipes.
+    `weights` is its fingerprint. `folder` caches features and means; None caches nothing. The mean of a pool is read
+    from the file `means`, else measured on the images of `pool`. The tasks of the last clip are kept for further
+    methods. `seconds`: extraction time of all tasks returned; a cached one counts as much as when computed.
     """
 
     def __init__(
@@ -210,14 +195,11 @@ class FeatureExtractor:
         self._layers: dict[tuple[str, ...], Tapped | CachedEncoder] = {}
         self._means: dict[tuple[str, ...], Means] = {}
         self._clip: Clip | None = None
-        self._tasks: dict[tuple, tuple[Task, float]] = {}  # of this clip, by what decides the features
+        self._tasks: dict[tuple, tuple[Task, float]] = {}  # of this clip, by Recipe.features
         self.seconds = 0.0
 
     def task(self, clip: Clip, recipe: Recipe | None = None) -> Task:
-        """The clip as the solver sees it under a recipe.
-
-        Raises ValueError if the recipe names layers that do not exist, or needs the mean of a pool and there is none.
-        """
+        """The clip as a task, with a recipe's features. Raises ValueError for an unknown layer or a missing pool."""
         recipe = recipe or Recipe()
         if clip is not self._clip:
             self._clip, self._tasks = clip, {}
@@ -228,7 +210,7 @@ class FeatureExtractor:
         return task
 
     def _extract(self, clip: Clip, recipe: Recipe) -> tuple[Task, float]:
-        """The task, and the seconds that its features took; those for a mean do not count."""
+        """The task, and its extraction time without that of the mean."""
         encoder = plain = self.at(recipe.layers)
         if recipe.features != Recipe().features:
             means = None if recipe.centring == "none" else self.means(recipe, clip)
@@ -239,9 +221,9 @@ class FeatureExtractor:
         return task, plain.seconds - before if cached else time.perf_counter() - begin
 
     def means(self, recipe: Recipe, clip: Clip) -> Means:
-        """What the recipe subtracts: the mean of the episode's own images, or that of a pool."""
+        """The mean that the recipe subtracts: over the episode's images, or over a pool."""
         encoder = self.at(recipe.layers)
-        if recipe.centring == "episode":  # in the batches of the features, so that the cache knows them
+        if recipe.centring == "episode":  # the batches of `extract`, which the cache holds
             seen = [(clip.support, clip.support_valid), (clip.query, clip.query_valid)]
             return measure_means(encoder, self.weights, seen, self.device)
         if recipe.layers not in self._means:
@@ -249,7 +231,7 @@ class FeatureExtractor:
         return self._means[recipe.layers]
 
     def _pool_means(self, encoder: Tapped | CachedEncoder) -> Means:
-        """The mean over the pool, read from a file if there is one."""
+        """The mean over the pool, from a file if there is one."""
         if self.file:
             return load_means(self.file, self.weights, encoder.layers)
         if self.pool is None:
@@ -268,7 +250,7 @@ class FeatureExtractor:
         return means
 
     def at(self, layers: tuple[str, ...] = ()) -> Tapped | CachedEncoder:
-        """The encoder at these layers, its features kept if there is a folder for them."""
+        """The encoder at these layers, cached if there is a folder."""
         if layers not in self._layers:
             tapped, name = Tapped(self.encoder, layers), f"{self.weights}-{digest(layers)[:8]}"
             cached = self.folder and CachedEncoder(tapped, name if layers else self.weights, self.folder)
@@ -284,10 +266,9 @@ def load_extractor(
     device: str | torch.device = "cpu",
     fold: Fold | None = None,
 ) -> FeatureExtractor:
-    """The encoder that `spec` names (see `load_encoder`) as a feature extractor, in evaluation mode and on the device.
-
-    Without `means`, those that lie beside a checkpoint are used (best.means.safetensors). Features are not kept if the
-    encoder is no torch.nn.Module, for then its weights cannot be known.
+    """The encoder that `spec` names (see `load_encoder`) as a feature extractor, in evaluation mode on the device.
+    Without `means`, a best.means.safetensors beside the checkpoint is used. Features are cached only for a
+    torch.nn.Module, whose weights have a fingerprint.
     """
     encoder, weights = load_encoder(spec, fold=fold), ""
     if isinstance(encoder, nn.Module):

@@ -1,10 +1,9 @@
-"""The terms of the objective, as formulas: what the notebooks plot and the solver's gradients are checked against.
+"""The terms of the objective as formulas, for plots and for tests of the solver's gradients.
 
 L = sum over frames t of  ce_weight CE_t + kl_weight KL_t + entropy_weight H_t + temporal_weight (L_t + G_t)
 
-Every function is pure, differentiable, and returns one value per frame, in nats or as a plain number. `TERMS` declares
-each of them once: name, label, colour, formula, and how to compute it at a `Point`. A term of one's own is one more
-entry, weighted by `SolverConfig(added_terms=("mine",), added_weights=(0.5,))` and differentiated by autograd.
+All functions are pure, differentiable, and return one value per frame. `TERMS` declares each once. A new term is a new
+entry, weighted by `SolverConfig(added_terms=("mine",), added_weights=(0.5,))`, with its gradient by autograd.
 """
 
 from __future__ import annotations
@@ -29,35 +28,29 @@ Negative = Literal["all", "background"]
 def ce(
     p: Float[Tensor, "K T h w"], masks: Bool[Tensor, "K h w"], valid: Bool[Tensor, "K h w"]
 ) -> Float[Tensor, " T"]:
-    """How badly each frame's classifier fits the support: mean cross-entropy over valid cells of all shots, in nats.
-
-    CE_t = -1/|V| sum_i [y_i log p_ti + (1 - y_i) log(1 - p_ti)]
-    Source: RePRI equation 1, first term.
+    """Mean cross-entropy of each frame's classifier over the valid support cells of all shots, in nats.
+    CE_t = -1/|V| sum_i [y_i log p_ti + (1 - y_i) log(1 - p_ti)]. Source: RePRI equation 1, first term.
     """
     log_likelihood = torch.where(masks[:, None], (p + EPSILON).log(), (1 - p + EPSILON).log())
     return -(log_likelihood * valid[:, None]).sum(dim=(0, 2, 3)) / valid.sum().clamp_min(1)
 
 
 def entropy(p: Float[Tensor, "T h w"], valid: Bool[Tensor, "T h w"]) -> Float[Tensor, " T"]:
-    """Uncertainty of the query prediction: mean binary entropy over valid cells, in nats.
-
-    H_t = -1/|V_t| sum_i [p log p + (1 - p) log(1 - p)]
-    Source: RePRI equation 1, second term.
+    """Mean binary entropy of the query prediction over valid cells, in nats.
+    H_t = -1/|V_t| sum_i [p log p + (1 - p) log(1 - p)]. Source: RePRI equation 1, second term.
     """
     nats = -(p * (p + EPSILON).log() + (1 - p) * (1 - p + EPSILON).log())
     return (nats * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp_min(1)
 
 
 def marginal(p: Float[Tensor, "T h w"], valid: Bool[Tensor, "T h w"]) -> Float[Tensor, " T"]:
-    """Foreground proportion that the classifier predicts now: mean probability over valid cells, in [0, 1]."""
+    """Predicted foreground proportion: mean probability over valid cells, in [0, 1]."""
     return (p * valid).sum(dim=(1, 2)) / valid.sum(dim=(1, 2)).clamp_min(1)
 
 
 def kl(marginal: Float[Tensor, " T"], prior: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
-    """Distance of the predicted foreground proportion from the one aimed at, D(marginal || prior), in nats.
-
-    KL_t = m log(m / pi) + (1 - m) log((1 - m) / (1 - pi))
-    Source: RePRI equation 1, third term.
+    """Divergence of the predicted foreground proportion from the prior, D(marginal || prior), in nats.
+    KL_t = m log(m / pi) + (1 - m) log((1 - m) / (1 - pi)). Source: RePRI equation 1, third term.
     """
     foreground = torch.xlogy(marginal, marginal) - marginal * (prior + EPSILON).log()
     background = torch.xlogy(1 - marginal, 1 - marginal) - (1 - marginal) * (1 - prior + EPSILON).log()
@@ -65,11 +58,9 @@ def kl(marginal: Float[Tensor, " T"], prior: Float[Tensor, " T"]) -> Float[Tenso
 
 
 def local_temporal(marginal: Float[Tensor, " T"], window: int = 3) -> Float[Tensor, " T"]:
-    """How much the foreground proportion jumps within a window; zero on the last window - 1 frames.
-
-    L_t = 1/n^2 sum over ordered pairs (i, j) of the window t..t+n-1 of 2 |m_i - m_j|,  n = window;
-    the factor 2 is the sum over the two classes. A video shorter than the window has no term.
-    Source: TTI's local term; protocol section 5.1.
+    """Change of the foreground proportion within a window of n frames; zero on the last n - 1 frames.
+    L_t = 1/n^2 sum over ordered pairs (i, j) in t..t+n-1 of 2 |m_i - m_j|, the 2 for the two classes.
+    Zero for a video shorter than the window. Source: TTI's local term; protocol section 5.1.
     """
     terms = torch.zeros_like(marginal)
     count = len(marginal) - window + 1
@@ -83,15 +74,14 @@ def local_temporal(marginal: Float[Tensor, " T"], window: int = 3) -> Float[Tens
 def soft_prototypes(
     p: Float[Tensor, "T h w"], query: Float[Tensor, "T C h w"], pool: Float[Tensor, "T h w"]
 ) -> Float[Tensor, "T C"]:
-    """Direction of each frame's predicted foreground: unit vector along sum_i p_i pool_i f_i."""
+    """Unit vector of each frame's predicted foreground, along sum_i p_i pool_i f_i."""
     return F.normalize(torch.einsum("tchw,thw->tc", query, p * pool), dim=1)
 
 
 def global_positive(
     prototypes: Float[Tensor, "T C"], mean_weight: Float[Tensor, " C"], batch_frames: int
 ) -> Float[Tensor, " T"]:
-    """Disagreement of the frames' foregrounds with the one classifier of the video; the same value on every frame.
-
+    """Distance of the frames' foreground prototypes from the video's mean classifier; equal for all frames.
     G+_t = 1/B sum_s (1 - cos(q_s, w_mean)),  B = frames of the batch as released, of the video as written.
     Source: TTI's global term; protocol section 5.1.
     """
@@ -106,12 +96,10 @@ def global_negative(
     mean_weight: Float[Tensor, " C"],
     weighting: Negative = "all",
 ) -> Float[Tensor, " T"]:
-    """How much the video's mean classifier fires where it should not.
-
+    """Mean positive response of the video's mean classifier, weighted by a_i.
     G-_t = sum_i a_i relu(cos(f_i, w_mean)) / sum_i a_i  over valid cells,
-    a_i = 1 - p_i for "background", the text's intention. The release sums 1 - p over both classes, so there
-    a_i = 1 ("all") and the term does not depend on the prediction.
-    Source: TTI's global term; solver quirk 18.
+    a_i = 1 - p_i for "background", as written. As released, 1 - p is summed over both classes: a_i = 1 ("all"), which
+    does not depend on the prediction. Source: TTI's global term; solver quirk 18.
     """
     cosine = torch.einsum("tchw,c->thw", query, F.normalize(mean_weight, dim=0))
     share = valid * (1 - p) if weighting == "background" else valid.to(p.dtype)
@@ -120,11 +108,7 @@ def global_negative(
 
 @dataclass(frozen=True)
 class Point:
-    """Where the objective is evaluated: all that a term may depend on.
-
-    `p` and `support_p` are the classifier's probabilities on query and support, `frames` is the divisor B of the
-    global positive term, `window` and `negative` choose between variants of the temporal terms.
-    """
+    """All that a term may depend on: `p` and `support_p` are probabilities, `frames` is the divisor B of G+."""
 
     task: Task
     classifier: Classifier
@@ -142,18 +126,18 @@ class Point:
 
     @property
     def mean_weight(self) -> Float[Tensor, " C"]:
-        """The mean classifier of the video."""
+        """Mean classifier of the video."""
         return self.classifier.weight.mean(dim=0)
 
     @property
     def prototypes(self) -> Float[Tensor, "T C"]:
-        """Direction of each frame's predicted foreground."""
+        """Unit vector of each frame's predicted foreground."""
         return soft_prototypes(self.p, self.task.query, self.task.pool)
 
 
 @dataclass(frozen=True)
 class Term:
-    """A term of the objective: its axis label, its colour in plots, its formula (TeX), and its value per frame."""
+    """A term of the objective: axis label, plot colour, formula (TeX), and value per frame."""
 
     label: str
     colour: str
@@ -196,4 +180,4 @@ TERMS = {
     ),
 }  # fmt: skip
 BUILT_IN = tuple(TERMS)
-"""The terms whose gradient `Objective` has in closed form."""
+"""The terms with a gradient in closed form in `Objective`."""

@@ -1,12 +1,9 @@
-"""A method finds the object in a clip; a line of text names it.
+"""Methods: from a clip to masks. A method text names one, such as "TTI window=5" or "oracle noise=0.2".
 
-`Method` is all that the rest of the library knows about one: a name, the features it needs, and `predict`. Our own is
-`TransductiveMethod`. An algorithm of one's own is a class with these three and an entry in `METHODS`.
-
-"TTI", "TTI window=5 temporal_weight=0.5", "oracle noise=0.2": the first word is a key of `METHODS`; what follows are
-settings, the fields of its dataclass and of the dataclasses inside: of `SolverConfig`, of `Recipe`, and `prior=oracle`,
-which gives the solver the true foreground proportion of every frame, with `noise=0.2` too large by that share. As
-released, an oracle prior never switches the temporal terms on; ask for them by `temporal_start=9`.
+The first word is a key of `METHODS`, the others are settings: fields of its dataclass and of those inside it, such as
+`SolverConfig` and `Recipe`. A new method is a class with a name, a recipe and `predict`, and an entry in `METHODS`.
+`prior=oracle` uses the true foreground proportion per frame as prior, with a relative error `noise`. As released, the
+temporal terms then stay off, unless `temporal_start` is set.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from ttilib.solver.task import oracle_prior
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a method found: masks at the clip's size, on the CPU, and the solution of the solver if there is one."""
+    """Masks at the clip's size, on the CPU, and the solver's solution if there is one."""
 
     masks: Bool[Tensor, "T H W"]
     solution: Solution | None = None
@@ -38,7 +35,7 @@ class Prediction:
 
 @runtime_checkable
 class Method(Protocol):
-    """An algorithm under a name. `recipe` says which features it needs; methods that need the same share them."""
+    """A named algorithm; `recipe` says which features it needs. Methods with the same features share them."""
 
     name: str
     recipe: Recipe
@@ -46,18 +43,13 @@ class Method(Protocol):
     def predict(
         self, clip: Clip, extractor: FeatureExtractor, ground_truth: Bool[Tensor, "T H W"] | None = None
     ) -> Prediction:
-        """The masks of a clip. `extractor.task(clip, self.recipe)` gives the features.
-
-        Only a method that is meant to know the answer looks at `ground_truth`; it raises ValueError without one.
-        """
+        """The masks, from the features `extractor.task(clip, self.recipe)`; `ground_truth` is for oracles only."""
 
 
 @dataclass(frozen=True)
 class TransductiveMethod:
-    """The solver with its configuration, and what is done before and after it.
-
-    `prior` "oracle": the prior is the true foreground proportion of every frame, times 1 + `noise`.
-    Raises ValueError for settings that cannot be.
+    """The solver with its configuration, and the processing before and after it.
+    `prior` "oracle": the true foreground proportion per frame, times 1 + `noise`. Raises ValueError.
     """
 
     name: str
@@ -88,7 +80,7 @@ class TransductiveMethod:
 
 
 def finished(solution: Solution, clip: Clip, recipe: Recipe | None = None) -> Bool[Tensor, "T H W"]:
-    """The masks of a solution at the clip's size, fitted to its frames as far as the recipe says so."""
+    """The masks of a solution at the clip's size, after guided filter and GrabCut if the recipe has them."""
     recipe, masks = recipe or Recipe(), solution.masks()
     radius, band = (_pixels(share, masks) for share in (recipe.guided, recipe.cut))
     if radius:
@@ -97,29 +89,28 @@ def finished(solution: Solution, clip: Clip, recipe: Recipe | None = None) -> Bo
 
 
 def _pixels(share: float, masks: Bool[Tensor, "T H W"]) -> int:
-    """A share of the image's diagonal in whole pixels; what is not nothing is at least one."""
+    """A share of the image diagonal in pixels; at least 1 unless the share is 0."""
     return max(round(share * math.hypot(*masks.shape[1:])), 1) if share else 0
 
 
 ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_weight=0.0)
-"""RePRI's oracle setting, terms weighted 1, 1 and 0.1; the release writes 300 steps and counts from 1."""
+"""RePRI's oracle setting, weights 1, 1 and 0.1; the reference implementation writes 300 steps and runs 299."""
 
 FROZEN = Recipe(centring="pool", guided=0.033, guided_eps=1e-4, cut=0.033)
-"""What is done around the solver for an encoder that was never trained; the solver is that of `SolverConfig.frozen`."""
+"""Processing around the solver for an encoder without base training; see `SolverConfig.frozen` for the solver."""
 
 METHODS: dict[str, Method] = {
     **{name: TransductiveMethod(name, config) for name, config in CONFIGS.items()},
     "oracle": TransductiveMethod("oracle", ORACLE, prior="oracle"),
     "frozen": TransductiveMethod("frozen", SolverConfig.frozen(), FROZEN),
 }
-"""All methods by name. Another algorithm is added by `METHODS["mine"] = Mine("mine")`."""
+"""All methods by name. Add one by `METHODS["mine"] = Mine("mine")`."""
 
 
 def read_method(text: str) -> Method:
-    """The method that a text names: a key of `METHODS`, then settings as name=value.
-
-    The name is the text with single spaces. Raises ValueError in one sentence for an unknown method or setting (with
-    those that are like it), a setting given twice, and a value that the setting cannot have.
+    """The method of a method text: a key of `METHODS`, then settings as name=value.
+    Its name is the text with single spaces. Raises ValueError in one sentence for an unknown method or setting (with
+    similar names), a setting given twice, or an invalid value.
     """
     name = " ".join(re.sub(r"\s*=\s*", "=", text).split())
     base, *words = name.split(" ")
@@ -132,7 +123,7 @@ def read_method(text: str) -> Method:
 
 
 def _changed(method: Method, name: str, words: list[str]) -> Method:
-    """The method under a new name, with the settings that the words give."""
+    """The method with a new name and the given settings."""
     known, given = settings_of(method), {}
     for word in words:
         field, equals, value = word.partition("=")
@@ -147,7 +138,7 @@ def _changed(method: Method, name: str, words: list[str]) -> Method:
 
 
 def settings_of(method: Any) -> dict[str, Kind]:
-    """Every setting of a method: the fields of its dataclass and of those inside it, except the name."""
+    """Every setting of a method by name: the fields of its dataclass and of those inside it, except its name."""
     found: dict[str, Kind] = {}
     for field in fields(method) if is_dataclass(method) else ():
         value = getattr(method, field.name)
@@ -156,7 +147,7 @@ def settings_of(method: Any) -> dict[str, Kind]:
 
 
 def _with(method: Any, given: dict[str, Any]) -> Any:
-    """The dataclass with these fields replaced, its own and those of the dataclasses inside."""
+    """The dataclass with these fields replaced, also in the dataclasses inside it."""
     inside = {field.name: getattr(method, field.name) for field in fields(method)}
     nested = {name: _with(value, given) for name, value in inside.items() if is_dataclass(value)}
     return replace(method, **nested, **{name: value for name, value in given.items() if name in inside})

@@ -1,13 +1,10 @@
 """The objective of one episode: its value by the formulas of `losses`, its gradient in closed form.
 
-The two are the same function, tied together by a test against autograd in float64. The gradient needs no graph
-and no copy of the features: with z the logit of a cell and s = p (1 - p),
+Tested against autograd in float64. With z the logit of a cell and s = p (1 - p):
 
     dCE/dz = (p - y) / |V|      dH/dz = -s z / |V|      dm/dz = s / |V|      dz/dw = tau (f - u cos) / |w|
 
-so cross-entropy and entropy need no logarithm, KL and the local term enter through one number per frame, and the
-projection on w is done once per frame on the summed features. All products with one frame's features are made
-while that frame is still in the processor's cache.
+The gradient needs no graph and no copy of the features. A CPU handles frames in chunks that fit into its cache.
 """
 
 from __future__ import annotations
@@ -26,11 +23,11 @@ from ttilib.solver.losses import TERMS, Point
 from ttilib.solver.settings import SolverConfig
 from ttilib.solver.task import Task
 
-CACHE_BYTES = 8 * 2**20  # query features handled at once on a CPU: two frames of 512 x 31 x 54
+CACHE_BYTES = 8 * 2**20  # query features per chunk on a CPU: two frames of 512 x 31 x 54
 
 
 class Weights(NamedTuple):
-    """What each term counts in this step."""
+    """Weight of each term in one step."""
 
     ce: float
     kl: float
@@ -39,16 +36,12 @@ class Weights(NamedTuple):
 
 
 class Terms(SimpleNamespace):
-    """The objective taken apart, one value per frame: every term by its name, their weighted `total`, and `marginal`,
-    the foreground proportion predicted now."""
+    """Values per frame: every term by name, their weighted `total`, and the predicted proportion `marginal`."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimized on one task in one step: the prior, the weights, and the variants that the configuration names.
-
-    Every query frame must have a valid cell; the solver leaves the others out beforehand.
-    """
+    """The objective of one step: task, prior, weights and configuration. Every query frame needs a valid cell."""
 
     task: Task
     prior: Float[Tensor, " T"]
@@ -57,7 +50,7 @@ class Objective:
 
     @property
     def shares(self) -> dict[str, float]:
-        """What every term counts in this step."""
+        """Weight of every term by name in this step."""
         weights, config = self.weights, self.config
         local, both = weights.temporal * config.local_weight, weights.temporal * config.global_weight
         return {
@@ -72,7 +65,7 @@ class Objective:
         return frames if self.config.divisor == "video" else self.task.batch_frames or frames
 
     def at(self, classifier: Classifier) -> Point:
-        """Everything that the terms are computed from."""
+        """All that the terms are computed from."""
         p, support_p = classifier.probabilities(self.task.query), classifier.on_support(self.task)
         config = self.config
         return Point(
@@ -80,14 +73,14 @@ class Objective:
         )
 
     def terms(self, classifier: Classifier) -> Terms:
-        """Value of every term at `classifier`; differentiable, and slower than `gradient` by far."""
+        """Value of every term at `classifier`; differentiable, much slower than `gradient`."""
         at, shares = self.at(classifier), self.shares
         values = {name: TERMS[name].value(at) for name in shares}
         total = sum(share * values[name] for name, share in shares.items())
         return Terms(**values, total=total, marginal=at.marginal)
 
     def gradient(self, classifier: Classifier) -> tuple[Float[Tensor, "T C"], Float[Tensor, " T"]]:
-        """d/d(weight, bias) of the sum over frames of `terms(classifier).total`; autograd only for added terms."""
+        """d/d(weight, bias) of the sum over frames of `terms(classifier).total`; autograd for added terms only."""
         direction = F.normalize(classifier.weight, dim=1)
         along, bias = self._support_gradient(classifier, direction)
         shared = 0.0
@@ -103,7 +96,7 @@ class Objective:
         return weight, bias
 
     def _added_gradient(self, classifier: Classifier) -> tuple[Tensor, Tensor]:
-        """The gradient of the terms without closed form, by autograd."""
+        """Gradient of the added terms by autograd."""
         with torch.enable_grad():
             variables = [part.detach().requires_grad_() for part in (classifier.weight, classifier.bias)]
             at = self.at(Classifier(*variables, classifier.temperature))
@@ -116,16 +109,12 @@ class Objective:
         support, valid = task.support.flatten(2), task.support_valid.flatten(1)[:, None]
         p = torch.matmul(direction, support).mul_(classifier.temperature).sub_(classifier.bias[:, None]).sigmoid_()
         dz = p.sub_(task.support_masks.flatten(1)[:, None].to(p.dtype)).mul_(valid)
-        dz.mul_(self.weights.ce / valid.sum(dtype=dz.dtype).clamp_min(1))  # a whole number would divide in float32
+        dz.mul_(self.weights.ce / valid.sum(dtype=dz.dtype).clamp_min(1))  # an integer would divide in float32
         return torch.matmul(dz, support.mT).sum(dim=0), -dz.sum(dim=(0, 2))
 
 
 class _QueryGradient:
-    """Gradient of the query terms, gathered over chunks of frames.
-
-    `along` [T, C] is the sum over cells of dL/dz f, `bias` [T] minus the sum of dL/dz, and `mean_weight` [C] the
-    gradient with respect to the mean classifier of the video.
-    """
+    """Gradient of the query terms: `along` [T, C] = sum dL/dz f, `bias` [T] = -sum dL/dz, `mean_weight` [C]."""
 
     def __init__(self, objective: Objective, classifier: Classifier, direction: Tensor) -> None:
         self.objective, self.shares, task = objective, objective.shares, objective.task
@@ -148,10 +137,7 @@ class _QueryGradient:
         self.bias = -(sums[:, 0] + pull[:, 0] * sums[:, 1])
 
     def _chunk(self, at: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradient of the query terms for some frames.
-
-        p [n, cells]; dL/dz [n, 2, cells]; and its product with the features [n, 2, C]. Row 0: entropy and global terms.
-        Row 1: dm/dz, the derivative of the marginal, which KL and the local term will scale.
+        """p [n, cells]; dL/dz [n, 2, cells], row 1 being dm/dz, to be scaled; and dL/dz times the features [n, 2, C].
         """
         weights, query = self.objective.weights, self.query[at]
         cosine = torch.bmm(self.directions[at], query)
@@ -166,7 +152,7 @@ class _QueryGradient:
         return p, pulls, torch.bmm(pulls, query.mT)
 
     def _global(self, query: Tensor, p: Tensor, cosine: Tensor, at: slice) -> Float[Tensor, "n cells"]:
-        """d(weighted global term)/dp of every cell; adds the frames' share of its gradient on the mean classifier."""
+        """d(weighted global terms)/dp per cell; adds these frames' gradient w.r.t. the mean classifier."""
         objective, pool, fires = self.objective, self.pool[at], cosine.relu()
         background = objective.config.negative == "background"
         mass = self.valid[at] * (1 - p) if background else self.valid[at]
@@ -190,7 +176,7 @@ class _QueryGradient:
         return dp
 
     def _marginal_gradient(self, marginal: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
-        """d(KL and local term)/dm of every frame."""
+        """d(weighted KL and local term)/dm per frame."""
         objective, prior = self.objective, self.objective.prior
         m, rest = marginal.clamp_min(EPSILON), (1 - marginal).clamp_min(EPSILON)
         odds = (m / (prior + EPSILON)).log() - (rest / (1 - prior + EPSILON)).log()

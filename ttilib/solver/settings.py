@@ -1,8 +1,4 @@
-"""Settings of a method: of the optimization (`SolverConfig`) and of what is done before and after it (`Recipe`).
-
-A setting is a number, a word out of several, a tuple of names or numbers, or None where its annotation allows that.
-The dataclasses call `check` themselves, so that code and text (`read_value`) are refused by the same rules.
-"""
+"""Settings of a method: of the optimization (`SolverConfig`) and of the processing around it (`Recipe`)."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ WANTED = {
 
 
 class Kind(typing.NamedTuple):
-    """What an annotation allows: values of a type, or of several words; one or a tuple of them; perhaps None."""
+    """What an annotation allows: a type or choices, one value or a tuple (`many`), None (`optional`)."""
 
     type: Any
     choices: tuple[str, ...]
@@ -35,18 +31,18 @@ class Kind(typing.NamedTuple):
 
     @property
     def simple(self) -> bool:
-        """Whether text can say it."""
+        """Whether a value can be given as text."""
         return bool(self.choices) or self.type in WANTED
 
 
 @lru_cache
 def kinds(settings: type) -> dict[str, Kind]:
-    """What every field of a dataclass allows."""
+    """The kind of every field of a dataclass."""
     return {field: _kind(hint) for field, hint in typing.get_type_hints(settings).items()}
 
 
 def _kind(hint: Any) -> Kind:
-    """As `float`, `int | None`, `Literal["a", "b"] | None` and `tuple[str, ...]` say."""
+    """The kind of an annotation such as `int | None`, `Literal["a", "b"] | None` or `tuple[str, ...]`."""
     parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     parts, optional = [part for part in parts if part is not type(None)], type(None) in parts
     one = parts[0] if len(parts) == 1 else object
@@ -56,13 +52,12 @@ def _kind(hint: Any) -> Kind:
 
 
 def check(settings: Any, positive: Collection[str] = (), signed: Collection[str] = ()) -> None:
-    """Refuse what the annotations of a dataclass do not allow, numbers that are not finite, and numbers below 0.
-
-    Those named in `positive` must be above 0, those in `signed` may be below. Raises ValueError naming the field.
+    """Raise ValueError, naming the field, for a value that the annotation forbids, or a number not finite or below 0.
+    Fields in `positive` must be above 0; fields in `signed` may be negative.
     """
     for field, kind in kinds(type(settings)).items():
         value = getattr(settings, field)
-        if kind.simple and not (value is None and kind.optional):  # a field of another type checks itself
+        if kind.simple and not (value is None and kind.optional):  # other types check themselves
             for each in value if kind.many else (value,):
                 _check_type(field, each, kind)
                 number = not kind.choices and kind.type is not str and field not in signed
@@ -72,7 +67,7 @@ def check(settings: Any, positive: Collection[str] = (), signed: Collection[str]
 
 
 def _check_type(field: str, value: Any, kind: Kind) -> None:
-    """Refuse a word that is none of the choices, an empty name, and what is not a finite number or a whole one."""
+    """Raise ValueError for an unknown choice, an empty name, or a number not finite or not of the type."""
     if kind.choices:
         if value not in kind.choices:
             raise ValueError(f"{field}={value} is not known; {meant(str(value), kind.choices)}")
@@ -87,10 +82,7 @@ def _check_type(field: str, value: Any, kind: Kind) -> None:
 
 
 def read_value(field: str, text: str, kind: Kind) -> Any:
-    """The value of a setting as text says it: "none" for None or an empty tuple, "layer2+layer3" for a tuple.
-
-    Raises ValueError for text that is not of this kind; whether a number is in range is for `check` to say.
-    """
+    """Value of a setting from text; "none" is None or (), "a+b" a tuple. Raises ValueError; `check` tests ranges."""
     if text.lower() == "none" and (kind.optional or kind.many):
         return () if kind.many else None
     if kind.many:
@@ -105,35 +97,33 @@ def read_value(field: str, text: str, kind: Kind) -> Any:
 
 @dataclass(frozen=True)
 class SolverConfig:
-    """Everything one may change about the optimization. The defaults are TTI as released.
-
-    A weight of None is 1/K. Raises ValueError for values that cannot be. Source: protocol section 5.1.
+    """Settings of the optimization; the defaults are TTI as released. A weight of None is 1/K.
+    Raises ValueError for invalid values. Source: protocol section 5.1.
     """
 
     temperature: float = 20.0
-    bias_start: BiasStart = "query-mean"  # or on the way from the support's background to its foreground
-    midpoint: float | None = 0.5  # how far on that way; None: 1/2 - 1/(5K), see classifier.start
-    steps: int = 49  # the release writes 50 and counts from 1
+    bias_start: BiasStart = "query-mean"  # or from the support, see classifier.start
+    midpoint: float | None = 0.5  # from background (0) to foreground (1); None: 1/2 - 1/(5K)
+    steps: int = 49  # the reference implementation writes 50 and runs 49
     learning_rate: float = 0.025
     ce_weight: float = 1.0
     kl_weight: float | None = None
     entropy_weight: float | None = None
     temporal_weight: float | None = None
-    local_weight: float = 1.0  # factors inside the temporal term; the release has neither
+    local_weight: float = 1.0  # factors inside the temporal term, not in the reference implementation
     global_weight: float = 1.0
-    prior_update: int | None = 9  # the prior becomes the marginal after so many steps; None: never
+    prior_update: int | None = 9  # step at which the prior becomes the marginal; None: never
     kl_boost: float = 1.0  # added to the KL weight when the prior is updated
-    temporal_start: int | None = None  # step from which the temporal terms act; None: as released, with the
-    #                                    prior update, hence never under an oracle prior
-    window: int = 3  # frames over which foreground proportions should agree; the release can only do 3
+    temporal_start: int | None = None  # first temporal step; None: prior_update, never for an oracle or without KL
+    window: int = 3  # frames of the local term; only 3 in the reference implementation
     divisor: Divisor = "batch"
     negative: Negative = "all"
-    keyframe: Literal["support", "global"] | None = None  # what the keyframe is chosen to resemble; None: off
-    refine_steps: int = 9  # the release writes 10 and counts from 1
+    keyframe: Literal["support", "global"] | None = None  # what it should be similar to; None: off
+    refine_steps: int = 9  # the reference implementation writes 10 and runs 9
     refine_learning_rate: float = 0.0025
     ring: float = 0.2  # width of the ignored ring around the pseudo-mask, in image diagonals
-    added_terms: tuple[str, ...] = ()  # terms of one's own, from losses.TERMS
-    added_weights: tuple[float, ...] = ()  # theirs; 1 each if empty
+    added_terms: tuple[str, ...] = ()  # new terms, from losses.TERMS
+    added_weights: tuple[float, ...] = ()  # 1 each if empty
 
     def __post_init__(self) -> None:
         check(self, positive=("temperature", "window"))
@@ -147,7 +137,7 @@ class SolverConfig:
 
     @property
     def added(self) -> dict[str, float]:
-        """The weight of every term of one's own."""
+        """Weights of the added terms."""
         weights = self.added_weights or (1.0,) * len(self.added_terms)
         return dict(zip(self.added_terms, weights, strict=True))
 
@@ -158,7 +148,7 @@ class SolverConfig:
 
     @classmethod
     def repri(cls) -> SolverConfig:
-        """RePRI: the support, entropy and the foreground prior, frame by frame."""
+        """RePRI: cross-entropy, entropy and the foreground prior, frame by frame."""
         return cls(temporal_weight=0.0)
 
     @classmethod
@@ -173,13 +163,12 @@ class SolverConfig:
 
     @classmethod
     def frozen(cls) -> SolverConfig:
-        """For an encoder that was never trained on base classes: the bias starts from the support, and the temporal
-        terms act from the first step. Give it centred features (see `Recipe`)."""
+        """For an encoder without base training: bias from the support, temporal terms from step 0."""
         return cls(bias_start="support-midpoint", midpoint=None, temporal_start=0)
 
     @classmethod
     def as_written(cls) -> SolverConfig:
-        """TTI as the paper's text has it: background-weighted negative term, positive term per video."""
+        """TTI as in the paper's text: background-weighted negative term, positive term per video."""
         return cls(divisor="video", negative="background")
 
 
@@ -193,14 +182,12 @@ CONFIGS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything around the solver that one may change. The defaults are the release: nothing is done.
+    """Settings of the processing around the solver; by default none, as released. Raises ValueError for invalid values.
 
-    `centring`: what is taken off every unit feature: nothing, the encoder's mean over a pool of images, or, where no
-    pool is at hand, the mean over the episode's own images. `layers`: submodules whose outputs are joined, with
-    `layer_weights` (1 each if empty); none is the encoder's own output.
-    `guided`: radius of the guided filter on the probabilities in image diagonals, 0 is none; `guided_eps` its variance.
-    `cut`: how far the border of a mask may move to where the colours change, in image diagonals, 0 is none.
-    Raises ValueError for values that cannot be.
+    `centring`: subtract from unit features nothing, the encoder's mean over a pool of images, or the mean over the
+    episode's images. `layers`: submodules whose outputs are concatenated, with `layer_weights` (1 each if empty); none
+    is the output of the encoder. `guided`: radius of the guided filter, `guided_eps` its variance. `cut`: largest shift
+    of a mask's border by GrabCut. Radius and shift in image diagonals, 0 is off.
     """
 
     centring: Centring = "none"
@@ -215,5 +202,5 @@ class Recipe:
 
     @property
     def features(self) -> tuple[Centring, tuple[str, ...], tuple[float, ...]]:
-        """What decides the features: recipes that agree in this share them."""
+        """What determines the features; recipes equal in it share them."""
         return self.centring, self.layers, self.layer_weights

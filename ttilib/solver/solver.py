@@ -1,8 +1,7 @@
-"""Fitting one classifier per frame to an episode by gradient descent: fine-tune, RePRI, TTI and TTI + keyframe.
+"""Fits one classifier per frame by gradient descent: fine-tune, RePRI, TTI and TTI + keyframe.
 
-`iterate` yields every state of the optimization, `solve` runs the same loop and returns a `Solution`. Keyframe
-refinement follows it: the prediction of the frame whose object is most like the support becomes a pseudo-label, on
-which every frame's classifier takes a few small steps. Source: protocol section 5.1; solver quirks 28 to 34.
+`iterate` yields every state, `solve` returns the solution. In keyframe refinement, the prediction of the frame most
+similar to the support is the pseudo-label of a few more steps. Source: protocol section 5.1; solver quirks 28 to 34.
 """
 
 from __future__ import annotations
@@ -28,10 +27,9 @@ from ttilib.solver.task import Task
 def choose_keyframe(
     query: Float[Tensor, "T C h w"], pool: Float[Tensor, "T h w"], reference: Float[Tensor, " C"]
 ) -> tuple[int | None, Float[Tensor, " T"]]:
-    """The frame whose predicted object is most like `reference`, and every frame's cosine to it.
-
-    q_t = normalised sum_i pool_i f_i, pool = hard prediction times feature length; argmax_t cos(q_t, reference),
-    the first on ties. None when no frame predicts any foreground.
+    """The frame whose predicted object is most similar to `reference`, and every frame's cosine to it.
+    q_t = normalised sum_i pool_i f_i, pool = predicted mask times length; argmax_t cos(q_t, reference), first on ties.
+    None if no frame has predicted foreground.
     """
     prototypes = F.normalize(torch.einsum("tchw,thw->tc", query, pool), dim=1)
     cosines = prototypes @ F.normalize(reference, dim=0)
@@ -44,10 +42,8 @@ def choose_keyframe(
 def pseudo_mask(
     mask: Bool[Tensor, "H W"], ring: float = 0.2
 ) -> tuple[Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
-    """The pseudo-label of the keyframe: its predicted foreground, and the pixels that count.
-
-    Pixels farther than ring * sqrt(H^2 + W^2) from the foreground are background; those nearer are ignored, for the
-    prediction is least sure at its border. Of an empty mask no pixel counts.
+    """The keyframe's pseudo-label: predicted foreground, and counted pixels (none if the mask is empty).
+    Pixels farther than ring * sqrt(H^2 + W^2) from the foreground are background; nearer ones are ignored.
     """
     if not mask.any():
         return mask, torch.zeros_like(mask)
@@ -57,10 +53,8 @@ def pseudo_mask(
 
 
 def cell_counts(pixels: Bool[Tensor, "H W"], grid: tuple[int, int]) -> Float[Tensor, "h w"]:
-    """How many of `pixels` fall on each feature cell, pixel i belonging to cell floor(i * h / H).
-
-    The release upsamples probabilities by nearest, so every pixel of a cell has the cell's probability and a
-    loss over pixels is a loss over cells with these counts.
+    """Number of `pixels` per feature cell; pixel i belongs to cell floor(i * h / H).
+    As released, upsampling is nearest neighbour: a loss over pixels is one over cells with these counts.
     """
     height, width = pixels.shape
     rows = torch.arange(height, device=pixels.device) * grid[0] // height
@@ -80,9 +74,8 @@ def refine(
     learning_rate: float = 0.0025,
 ) -> Classifier:
     """Every frame's classifier after `steps` of cross-entropy on the keyframe's pseudo-label.
-
-    CE_t = -1/N_t sum_i v_ti [n1_i log p_i + n0_i log(1 - p_i)], n1 = `foreground` and n1 + n0 = `counted`
-    pixels per cell of the keyframe; v_t is frame t's own padding, as released.
+    CE_t = -1/N_t sum_i v_ti [n1_i log p_i + n0_i log(1 - p_i)], n1 = `foreground` and n1 + n0 = `counted` pixels per
+    cell of the keyframe; v_t is frame t's own padding, as released.
     """
     cells = features.flatten(1)
     weighed = valid.flatten(1) * counted.flatten()
@@ -103,7 +96,7 @@ def refine(
 
 @dataclass(frozen=True)
 class State:
-    """The optimization before step number `step` (0 is the start): the classifier, and the objective of that step."""
+    """The optimization before step `step` (0 is the start): the classifier, and the objective of that step."""
 
     step: int
     classifier: Classifier
@@ -115,16 +108,15 @@ class State:
         return self.objective.prior
 
     def terms(self) -> Terms:
-        """Value of every term of the objective here."""
+        """Value of every term of the objective."""
         return self.objective.terms(self.classifier)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The result: the classifiers, the prior of the last step, and the scores of the query frames.
-
-    `history` holds the state before each step and after the last; a frame that is all padding is not in it.
-    `keyframe`, `similarity` [T] and `pseudo_mask` (foreground, pixels that count) belong to the refinement.
+    """The result: classifiers, the prior of the last step, and the scores of the query frames.
+    `history`: the states before each step and after the last, without frames that are only padding. `keyframe`,
+    `similarity` [T] and `pseudo_mask` (foreground, counted pixels) belong to the refinement.
     """
 
     classifier: Classifier
@@ -141,14 +133,14 @@ class Solution:
         return upsampled_probabilities(self.scores, self.classifier.bias, size or self.size)
 
     def masks(self, size: tuple[int, int] | None = None) -> Bool[Tensor, "T H W"]:
-        """Predicted object: probability above one half; a tie is background."""
+        """Predicted masks: probability above one half; ties are background."""
         return self.probabilities(size) > 0.5
 
 
 def upsampled_probabilities(
     scores: Float[Tensor, "T h w"], bias: Float[Tensor, " T"], size: tuple[int, int]
 ) -> Float[Tensor, "T H W"]:
-    """sigmoid(upsampled score - bias); the bias comes off last so that an infinite one means absent."""
+    """sigmoid(upsampled score - bias); the bias is subtracted last, so that an infinite one gives 0."""
     full = F.interpolate(scores[:, None], size=size, mode="bilinear", align_corners=True)[:, 0]
     return torch.sigmoid(full - bias[:, None, None])
 
@@ -157,12 +149,10 @@ def upsampled_probabilities(
 def iterate(
     task: Task, config: SolverConfig | None = None, prior: Float[Tensor, " T"] | None = None
 ) -> Iterator[State]:
-    """The state before every step, and the one after the last: config.steps + 1 of them.
-
-    `prior` is an oracle foreground proportion, used throughout; without it the prior is the marginal at the
-    start and once more after `prior_update` steps. Frames without a valid cell are left out. Terms of one's own
-    (`added_terms`) are differentiated by autograd, and a warning says so.
-    Raises ValueError naming the episode when the support shows no foreground at feature size.
+    """The state before every step and after the last: config.steps + 1 states.
+    `prior` is an oracle foreground proportion, fixed; without it the prior is the marginal at the start, and again
+    after `prior_update` steps. Frames without a valid cell are left out. Added terms use autograd, with a warning.
+    Raises ValueError naming the episode if the support has no foreground or the query no valid cell.
     """
     config = config or SolverConfig()
     if config.added_terms:
@@ -195,10 +185,8 @@ def iterate(
 def solve(
     task: Task, config: SolverConfig | None = None, prior: Float[Tensor, " T"] | None = None
 ) -> Solution:
-    """Fit the task and return the solution; `iterate` with the last state kept, then keyframe refinement.
-
-    In a query frame that is all padding the object is absent: an infinite bias, hence probability 0 everywhere.
-    Raises ValueError as `iterate` does.
+    """The solution of a task: the last state of `iterate`, then keyframe refinement if configured.
+    Frames that are only padding get an infinite bias (probability 0). Raises ValueError as `iterate` does.
     """
     config = config or SolverConfig()
     history = tuple(iterate(task, config, prior))
@@ -207,13 +195,13 @@ def solve(
 
 
 def _weights(config: SolverConfig, shots: int) -> Weights:
-    """The weights of the first step, None read as 1/K."""
+    """Weights of the first step; None is 1/K."""
     chosen = config.ce_weight, config.kl_weight, config.entropy_weight, config.temporal_weight
     return Weights(*(1 / shots if weight is None else weight for weight in chosen))
 
 
 def _temporal_start(config: SolverConfig, oracle: bool) -> int | float:
-    """First step with temporal terms; infinity when the release would never switch them on."""
+    """First step with temporal terms; infinity if, as released, there is none."""
     if config.temporal_start is not None:
         return config.temporal_start
     never = oracle or config.kl_weight == 0 or config.prior_update is None
@@ -221,14 +209,14 @@ def _temporal_start(config: SolverConfig, oracle: bool) -> int | float:
 
 
 def _present(task: Task) -> Bool[Tensor, " T"]:
-    """Which query frames have a valid cell at all."""
+    """Whether each query frame has a valid cell."""
     return task.query_valid.flatten(1).any(dim=1)
 
 
 def _with_pixels(
     task: Task, prior: Float[Tensor, " T"] | None
 ) -> tuple[Task, Float[Tensor, " n"] | None]:
-    """The task and its oracle prior without the frames that are all padding."""
+    """The task and its oracle prior without frames that are only padding."""
     present = _present(task)
     if present.all():
         return task, prior
@@ -240,8 +228,7 @@ def _with_pixels(
 
 
 def _solution(task: Task, last: State, history: tuple[State, ...]) -> Solution:
-    """The last state as a solution of the whole task: frames that are all padding have the support's prototype
-    as weight, an infinite bias (probability 0) and prior 0."""
+    """The last state for all frames; those only of padding get the prototype, an infinite bias and prior 0."""
     present, classifier, prior = _present(task), last.classifier, last.prior
     if not present.all():
         weight = prototype(task).expand(len(present), -1).clone()
@@ -252,7 +239,7 @@ def _solution(task: Task, last: State, history: tuple[State, ...]) -> Solution:
 
 
 def _refined(task: Task, solution: Solution, config: SolverConfig) -> Solution:
-    """The solution after keyframe refinement; itself, with keyframe None, when no frame predicts an object."""
+    """The solution after keyframe refinement; unchanged, keyframe None, if no frame has predicted foreground."""
     grid = (task.query.shape[-2], task.query.shape[-1])
     masks = solution.masks()
     predicted = F.interpolate(masks[:, None].float(), size=grid, mode="nearest")[:, 0]
