@@ -260,7 +260,7 @@ def test_minivspw_overlooks_hidden_masks_and_tells_what_is_broken(tmp_path):
     assert mini_fold(root, on_error=errors.append).frames == {"10_x": ("10_x/11",), "9_x": ("9_x/10",)}
     assert [str(error).removeprefix(f"{root}/data/") for error in errors] == [
         "9_x/mask/8.png: image file is empty (0 bytes); copy it again",
-        "10_x/origin/9.jpg: no such file; a mask belongs to this picture, copy it",
+        "10_x/origin/9.jpg: no such file; a mask belongs to this image, copy it",
     ]
     with pytest.raises(ValueError, match=r"9_x/mask/8\.png"):
         mini_fold(root)

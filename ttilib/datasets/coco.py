@@ -160,9 +160,8 @@ def split_of(frame: str) -> str:
 def make_masks(root: Path, rule: str = "first", on_error: OnError = stop, workers: int = 1) -> dict[str, int]:
     """Draw the masks that are missing under `root`; returns how many of each split were drawn.
 
-    A mask is written whole or not at all, so that a run that was stopped goes on where it was. A split without
-    annotation file and objects that cannot be drawn are reported to `on_error` and left out. `workers`: processes
-    (spawned, so a script needs its `__main__` guard).
+    A mask is written whole or not at all, so a run that was stopped can be continued. A split without annotation
+    file and objects that cannot be drawn are reported to `on_error` and left out. `workers`: see `parallel_map`.
     """
     made = {}
     for split in PARTS:

@@ -81,7 +81,7 @@ def packed(outline: Any) -> Any:
 Counts = Mapping[int, int]
 
 MANY = 500
-"""So many masks take long enough for a bar, and for other processes to be worth their start."""
+"""From this number of masks on there is a progress bar, and other processes are worth their start."""
 
 _counted: dict[Path, tuple[Stamp, Counts]] = {}
 
@@ -93,11 +93,10 @@ def census(
     kept: Path | None = None,
     colours: Colours | None = None,
 ) -> dict[Path, Counts]:
-    """Pixels per stored label of many label maps, in the order given; only labels that occur are named.
+    """Pixels per label of many label maps, in the order given, without labels that do not occur.
 
-    `workers`: processes to count in (fresh interpreters, so a script needs its `__main__` guard). `kept`: a file
-    of `write_census` with earlier counts; absent is as good as empty. `colours`: what the colours of an RGB label
-    map mean, as for `read_labels`. A mask that cannot be read is reported to `on_error` and left out.
+    `workers`: processes, see `parallel_map`. `kept`: a file of `write_census` with earlier counts, may be missing.
+    `colours`: as for `read_labels`. A mask that cannot be read is reported to `on_error` and left out.
     """
     stamps = {path: file_stamp(path) for path in paths}
     due = [path for path, stamp in stamps.items() if not _known(path, stamp)]

@@ -23,7 +23,7 @@ Size = tuple[int, int]
 Picture = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
 ImageTensor = UInt8[Image, "3 h w"] | Float[Image, "3 h w"]
 Labels = UInt8[Mask, "h w"]
-Laid = Float[Image, "3 H W"] | UInt8[Mask, "H W"]
+Canvas = Float[Image, "3 H W"] | UInt8[Mask, "H W"]
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, red green blue, for values in [0, 1]
 STD = (0.229, 0.224, 0.225)
@@ -77,16 +77,10 @@ class Placement:
             return mask_tensor(cv2.resize(labels.T, size[::-1], interpolation=cv2.INTER_NEAREST).T)
         return mask_tensor(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST))
 
-    def fit(self, frame: ImageTensor | Labels, padding: int = 0, rounded: bool = False) -> Laid:
+    def fit(self, frame: ImageTensor | Labels, padding: int = 0, rounded: bool = False) -> Canvas:
         """The frame resized as by `scale` and padded with `padding` to the canvas."""
         below, right = self.canvas[0] - self.top - self.height, self.canvas[1] - self.left - self.width
         return v2.pad(self.scale(frame, rounded), [self.left, self.top, right, below], fill=padding)
-
-    def valid(self) -> Bool[np.ndarray, "H W"]:
-        """True on the frame, False on the padding."""
-        canvas = np.zeros(self.canvas, dtype=bool)
-        canvas[self.inside] = True
-        return canvas
 
     def back(self, mask: Bool[np.ndarray, "H W"], size: Size) -> Bool[np.ndarray, "h w"]:
         """Map a mask on the canvas back to the frame's own size (height, width), nearest pixel."""

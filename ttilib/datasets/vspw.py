@@ -95,12 +95,9 @@ def read_words(path: Path) -> list[str]:
     return [line.split()[0] for line in read_lines(path) if line.strip()] if path.is_file() else []
 
 
-def listed_videos(root: Path, table: Table, *lists: str) -> list[str]:
-    """The sequences in the lists, by default train.txt and val.txt, that the table does not ignore.
-
-    Without the last list, all sequences.
-    """
-    *others, last = (read_words(root / name) for name in lists or ("train.txt", "val.txt"))
+def listed_videos(root: Path, table: Table, lists: Names = ("train.txt", "val.txt")) -> list[str]:
+    """The sequences in the lists that the table does not ignore; if the last list is missing, all sequences."""
+    *others, last = (read_words(root / name) for name in lists)
     named = sum(others, []) + (last or sequence_folders(vspw_folder(root), "origin"))
     return [name for name in dict.fromkeys(named) if name not in table.get("ignored", ())]
 
@@ -256,10 +253,9 @@ def minivspw_listed(
 
 
 def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
-    """The query frames of the released code: those listed, of sequences that are not ignored, with flow.
+    """The query frames of the release: those listed, of sequences that are not ignored, with an image and flow.
 
-    The release drops a frame whose flow file is missing, though it never opens one (quirk Q10). A folder without
-    any flow drops nothing.
+    The release never opens a flow file (quirk Q10), so a folder without any drops no frame.
     """
     frames, counts = minivspw_listed(root, novel, table.get("ignored", ()), on_error)
     reader = VspwReader(root)
@@ -271,7 +267,7 @@ def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnE
         frames = keep(frames, flows.__contains__)
     for frame in (frame for there in frames.values() for frame in there if frame not in images):
         path = reader.picture_path(frame)
-        on_error(FileNotFoundError(f"{path}: no such file; a mask belongs to this picture, copy it"))
+        on_error(FileNotFoundError(f"{path}: no such file; a mask belongs to this image, copy it"))
     frames = keep(frames, images.__contains__)
     presence: Presence = {number: {} for number in table["classes"]}
     for number in novel:
@@ -280,7 +276,7 @@ def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnE
 
 
 class MiniVspwReader(VspwReader):
-    """MiniVSPW, read like VSPW; the released code lays its frames like Pascal's stills."""
+    """MiniVSPW, read like VSPW; the release resizes and pads its frames like Pascal's images."""
 
     episode_rule = Rule(static, False)
 
@@ -293,16 +289,6 @@ def sequence_files(reader: PascalReader, names: Iterable[str]) -> dict[str, Fram
         masks = file_names(reader.mask_path(f"{name}/frame").parent, ".png")
         frames += [f"{name}/{file}" for file in sorted({*images, *masks}, key=natural_key)]
     return reader.files(frames)
-
-
-def vspw_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
-    """The frames of the sequences in train.txt and val.txt; without val.txt, of all."""
-    return sequence_files(VspwReader(root), listed_videos(root, table))
-
-
-def minivspw_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
-    """The frames of the sequences in vspw_videolist.txt, or of all, without those that are left out."""
-    return sequence_files(VspwReader(root), listed_videos(root, table, VIDEOS))
 
 
 def vspw_labels(root: Path, table: Table) -> LabelRule:
@@ -329,7 +315,7 @@ VSPW = Dataset(
         "train.txt": "so there is nothing to train on",
         "val.txt": "so every sequence that is not in train.txt is asked about",
     },
-    files=vspw_files,
+    files=lambda root, table, on_error: sequence_files(VspwReader(root), listed_videos(root, table)),
     labels=vspw_labels,
 )
 MINIVSPW = Dataset(
@@ -344,6 +330,6 @@ MINIVSPW = Dataset(
         LABELS: "so the names of the classes are taken from the project's own table",
         f"data/<sequence>/flow/<frame>{FLOW}": "so no frame is left out for having none, as the release does",
     },
-    files=minivspw_files,
+    files=lambda root, table, on_error: sequence_files(VspwReader(root), listed_videos(root, table, (VIDEOS,))),
     labels=vspw_labels,
 )

@@ -38,8 +38,7 @@ def ytvis_index(root: Path | str) -> dict[str, Any]:
     """The parsed train/train.json of YouTube-VIS 2019, parsed once while the file is unchanged.
 
     "videos" (frames, height, width) in ascending id and "annotations" in file order, both by video name;
-    "categories" by id; "complaints": a sentence about every video or annotation that cannot be used and was left
-    out. Run lengths are kept as arrays, a tenth of the size of lists.
+    "categories" by id; "complaints": messages about what was left out. Run lengths are arrays, see `packed`.
     """
     path = Path(root) / "train" / "train.json"
     return _ytvis_index(path, file_stamp(path))
