@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ttilib.episodes.episode import read_episodes, slices, together
 from ttilib.results.export import read_table
-from ttilib.results.provenance import code_digest
+from ttilib.results.records import code_digest
 from ttilib.sweep.driver import forecast, index, table_tasks
 from ttilib.sweep.expand import Place, asked_tables, begin, expand, split_parameters, usual_place, with_encoders
 from ttilib.sweep.tables import Line, Setting, Table, changed

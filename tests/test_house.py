@@ -19,7 +19,7 @@ PACKAGES = (
     ("episodes", "sampling episode benchmarks clips"),
     ("encoders", "external pspnet layers checkpoints feature_cache"),
     ("solver", "task classifier losses settings objective solver edges extraction methods"),
-    ("results", "metrics provenance records evaluation tables statistics export"),
+    ("results", "metrics records evaluation tables statistics export"),
     ("synthetic", "outlines shapes scenery scenes dataset"),
     ("", "synthetic"),
     ("networks", "imagenet"),

@@ -48,7 +48,7 @@ def test_the_segment_command_is_understood(repository):
 
 def test_the_data_commands_are_understood(repository):
     text = readme(repository).replace("\\\n", "")
-    commands = re.findall(r"^python -m ttilib ((?:doctor|lists|episodes) .+?)(?:  +#.*)?$", text, re.MULTILINE)
+    commands = re.findall(r"^python -m ttilib ((?:doctor|prepare|episodes) .+?)(?:  +#.*)?$", text, re.MULTILINE)
     parsed = [_parser().parse_args(shlex.split(command)) for command in commands]
     assert [options.benchmark for options in parsed] == ["ytvis-v1", "minivspw", "pascal2minivspw"]
     (run,) = re.findall(r"^python -m ttilib (run .+)$", text, re.MULTILINE)

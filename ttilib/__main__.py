@@ -144,7 +144,7 @@ def mini(options: argparse.Namespace) -> None:
 def sweep(options: argparse.Namespace) -> int:
     """Make tables from whatever data and weights are there; exit status 1 if a task failed."""
     from ttilib.datasets.base import stop
-    from ttilib.results.provenance import code_digest
+    from ttilib.results.records import code_digest
     from ttilib.sweep import driver, expand
     from ttilib.sweep.clusters import cluster, room
 

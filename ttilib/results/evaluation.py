@@ -29,7 +29,7 @@ from ttilib.episodes.benchmarks import BenchmarkData, find_roots
 from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import Episode, read_episodes, together
 from ttilib.files import read_json, write_json, write_text
-from ttilib.results import provenance
+from ttilib.results import records
 from ttilib.results.metrics import METRICS, as_masks
 from ttilib.results.records import (
     append_masks,
@@ -95,7 +95,7 @@ def evaluate(
             missing = [m for m in methods if any((e.key, place, m.name) not in done for place, e in members)]
             for method, answers in _solved(members, missing, extractors, data, size, on_problem).items():
                 extractor = extractors[members[0][1].fold]
-                made = provenance.made(extractor.device, extractor.weights)
+                made = records.made(extractor.device, extractor.weights)
                 for row, answer in zip(score_group(name, encoder, method, answers, made), answers, strict=True):
                     if key_of(row) not in done:
                         if rows:
@@ -265,7 +265,7 @@ def _scored_again(
     for method, group in answers.items():
         for new in score_group("", "", method, group, {}):
             row = rows[key_of(new)]
-            made = row["made"] | {"metrics": provenance.metrics_digest()}
+            made = row["made"] | {"metrics": records.metrics_digest()}
             found[key_of(new)] = row | new | {name: row[name] for name in ("benchmark", "encoder")} | {"made": made}
     return found
 

@@ -19,8 +19,7 @@ from ttilib.datasets.base import OnError, stop
 from ttilib.episodes.benchmarks import benchmark
 from ttilib.files import digest, fingerprint, read_json
 from ttilib.results.export import write_all
-from ttilib.results.provenance import HOME
-from ttilib.results.records import Source, write_index
+from ttilib.results.records import HOME, Source, write_index
 from ttilib.results.tables import METHOD, planned
 from ttilib.solver.methods import read_method
 from ttilib.sweep.expand import Expansion, Place, expand

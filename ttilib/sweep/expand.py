@@ -19,7 +19,7 @@ from ttilib.episodes.benchmarks import benchmark, draw_episodes, read_benchmark
 from ttilib.episodes.episode import Episode, select_episodes, slices, write_episodes
 from ttilib.files import digest, write_json
 from ttilib.files import fingerprint as file_fingerprint
-from ttilib.results.provenance import code_digest
+from ttilib.results.records import code_digest
 from ttilib.solver.methods import read_method
 from ttilib.sweep.tables import Setting, Table, changed, on_mini, table
 from ttilib.sweep.tasks import Task, check_parameters

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ttilib.files import digest
-from ttilib.results.provenance import HOME
+from ttilib.results.records import HOME
 from ttilib.sweep.clusters import cluster
 from ttilib.sweep.driver import drive, table_tasks
 from ttilib.sweep.expand import Place, expand

@@ -22,7 +22,7 @@ from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, find_roots, rea
 from ttilib.episodes.benchmarks import benchmark as find_benchmark
 from ttilib.episodes.sampling import passes, shared_classes
 from ttilib.files import natural_key, write_json
-from ttilib.results.provenance import provenance
+from ttilib.results.records import provenance
 from ttilib.tools import doctor_checks as checks
 from ttilib.tools.doctor_checks import ERROR, NOTE, WARNING, Finding
 
