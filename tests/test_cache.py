@@ -219,7 +219,7 @@ FULL = """
 import resource, sys, warnings
 from pathlib import Path
 import torch
-from ttilib.inference.cache import CachedEncoder
+from ttilib.encoders.feature_cache import CachedEncoder
 def encoder(images):
     return images[:, :, ::2] * 2
 def pictures(seed):
@@ -247,7 +247,7 @@ CROWD = """
 import sys
 from pathlib import Path
 import torch
-from ttilib.inference.cache import CachedEncoder
+from ttilib.encoders.feature_cache import CachedEncoder
 cached = CachedEncoder(lambda images: images * 2, "w", sys.argv[1], limit_gb=2e-5)
 images = [torch.full((1, 3, 17, 25), float(seed)) for seed in range(7)]
 Path(sys.argv[2]).touch()

@@ -36,6 +36,7 @@ from ttilib.episodes.episode import Episode, sample_episodes
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image, write_labels
 from ttilib.solver.task import extract
+from ttilib.synthetic import generate
 from ttilib.training.data import TrainingClips, TrainingFrames
 
 SIZE = (HEIGHT, WIDTH)
@@ -460,9 +461,8 @@ def test_synthetic_clip_moves_and_is_a_function_of_its_seed():
     torch.testing.assert_close(*colour, rtol=0.1, atol=0.02)
 
 
-def test_the_embedded_corpus_is_read_like_the_real_ones(tmp_path):
-    mini = pytest.importorskip("ttilib.mini")
-    root = mini.generate(
+def test_the_synthetic_dataset_is_read_like_the_real_ones(tmp_path):
+    root = generate(
         tmp_path / "mini", classes=4, videos_per_class=2, frames=(2, 3), stills_per_class=(1, 2), workers=1
     )
     for corpus in ("ytvis", "pascal", "vspw"):
