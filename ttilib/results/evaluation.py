@@ -1,10 +1,7 @@
-"""Evaluating methods on episodes: solve, keep the masks, score them, and score stored masks again.
+"""Evaluate methods on episodes: predict, store the masks, compute the metrics.
 
-Masks and rows meet on disk: what solves an episode writes its masks, and every row can be made again from these
-(`rescore`), so that a metric that is added later costs seconds.
-
-The release solves some benchmarks video by video and others in batches of frames of several videos. Its consistency
-of a video then depends on the batch, so episodes are scored in the groups in which they would be solved together.
+Rows can be recomputed from stored masks (`rescore`), so a new metric needs no new prediction. The video consistency of
+the release depends on the batch, so the episodes of one batch are scored together.
 """
 
 from __future__ import annotations
@@ -52,10 +49,7 @@ Members = Sequence[tuple[int, Episode]]
 
 @dataclass(frozen=True)
 class Answer:
-    """One episode as one method solved it, and what that cost.
-
-    `index` numbers the episodes of a pass, which may draw the same one twice; `memory_mb` is None where unknown.
-    """
+    """Prediction of one method for one episode. `index`: position in the run; `memory_mb`: None if unknown."""
 
     episode: Episode
     index: int
@@ -76,16 +70,12 @@ def evaluate(
     rows: Path | str | None = None,
     on_problem: OnError = stop,
 ) -> Iterator[dict[str, Any]]:
-    """Solve and score every episode by every method, one row after another; see `score_group` for what a row holds.
+    """Predict and score every episode with every method; yield the rows of `score_group`.
 
-    `episodes` of one pass by their places in it; `extractors` and `data` by fold; `size`: height and width of the
-    network's input; rows call the benchmark `name` and the encoder `encoder`. A clip is read once, and methods that
-    need the same features share them. The seconds of a method are those of extracting its features and of predicting,
-    its memory that of the features and of what predicting takes beside them.
-
-    With a file of `rows`, each new row is appended to it, and its masks beside it; rows that are there are given back
-    and not made again. Others who want the same file wait until the generator ends. An episode whose files cannot be
-    read is reported to `on_problem` and left out; the default raises.
+    `episodes`: by index in the run; `extractors`, `data`: by fold; `size`: height and width of the network input;
+    `name`, `encoder`: benchmark and encoder in the rows. "seconds" is feature extraction plus prediction, "memory_mb"
+    the query features plus the peak of prediction. With a file `rows`, new rows and masks are appended, existing rows
+    returned unchanged; the file is locked meanwhile. Unreadable episodes are passed to `on_problem` (default: raise).
     """
     with holding(rows) if rows else nullcontext():
         done = {key_of(row): row for row in read_rows(rows)} if rows and Path(rows).is_file() else {}
@@ -114,7 +104,7 @@ def _solved(
     size: tuple[int, int],
     on_problem: OnError,
 ) -> dict[str, list[Answer]]:
-    """The answers of the methods to the episodes of a group that can be read."""
+    """Predictions of each method for the readable episodes of a group."""
     answers: dict[str, list[Answer]] = {method.name: [] for method in methods}
     for place, episode in members if methods else ():
         where, extractor = data[episode.fold], extractors[episode.fold]
@@ -137,11 +127,10 @@ def _solved(
 def score_group(
     benchmark: str, encoder: str, method: str, answers: Sequence[Answer], made: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """One row per answer: which episode it is, the fields of every metric in `METRICS`, cost, and what `made` it.
+    """One row per answer: episode, metrics (fractions, None if undefined), cost, and provenance `made`.
 
-    `answers` are the episodes that the release solves together, in order: those of one batch, or a single one. Values
-    are fractions, None where undefined. Raises ValueError naming the episode that has no ground truth, or frames of
-    another size, and the metric whose field is taken.
+    `answers`: the episodes of one batch, in order, or a single one. Raises ValueError naming an episode without ground
+    truth or with another frame size, or a metric whose field name is taken.
     """
     if not answers:
         return []
@@ -166,7 +155,7 @@ def score_group(
 
 
 def _together(answers: Sequence[Answer]) -> tuple[Bool[np.ndarray, "frames H W"], ...]:
-    """Masks, ground truth and valid pixels of the group, frame after frame."""
+    """Masks, ground truth and valid pixels of the group, concatenated over frames."""
     parts = []
     for answer in answers:
         name, clip = answer.episode.name, answer.clip
@@ -183,7 +172,7 @@ def _together(answers: Sequence[Answer]) -> tuple[Bool[np.ndarray, "frames H W"]
 
 
 def _about(answer: Answer) -> dict[str, Any]:
-    """Which episode of which pass this is."""
+    """The fields that identify an episode in its run."""
     episode = answer.episode
     return {
         "fold": episode.fold, "run": episode.run, "shots": episode.shots, "seed": episode.seed,
@@ -193,18 +182,15 @@ def _about(answer: Answer) -> dict[str, Any]:
 
 
 def rescore(out: Path | str, name: str, root: Path | str) -> int:
-    """Score the stored masks of a table again and renew its rows in place; how many there are.
+    """Recompute the metrics of a table from its stored masks, in place; return the number of rows.
 
-    The index <out>/rows/<name>.json says where rows, masks and manifests are; `root` is the data folder, for the ground
-    truth. Nothing is solved. Fields of metrics are replaced or added, everything else stays as it was.
-
-    Raises ValueError if the masks or the episode of a row are missing. Masks without a row are left alone, with a
-    warning: their evaluation was stopped between the two.
+    The index <out>/rows/<name>.json names rows, masks and manifests; `root`: data folder with the ground truth. Raises
+    ValueError if the masks or the episode of a row are missing. Warns about masks without a row.
     """
     out, count = Path(out), 0
     for file, about in read_json(out / "rows" / f"{name}.json")["manifests"].items():
         if not (out / file).is_file():
-            continue  # a line of the table that was never run
+            continue  # this line of the table has not been run
         episodes = read_episodes(out / about["path"])
         roots = find_roots(about["benchmark"], root)
         with holding(out / file):
@@ -222,10 +208,7 @@ def rescore(out: Path | str, name: str, root: Path | str) -> int:
 
 
 def _renew_notes(folder: Path, before: bytes, after: bytes) -> None:
-    """Tasks of a sweep note the checksum of the first lines of their rows; let it be that of the new lines.
-
-    Otherwise the next sweep would take the new rows for damaged ones and solve the episodes again.
-    """
+    """Update the checksums in task files; otherwise the next sweep would treat the new rows as damaged."""
     lines = after.splitlines(keepends=True)
     for path in folder.glob("*.json"):
         noted = read_json(path)
@@ -236,7 +219,7 @@ def _renew_notes(folder: Path, before: bytes, after: bytes) -> None:
 
 
 def _check_pairs(path: Path, rows: Mapping, masks: Mapping, episodes: Sequence[Episode]) -> None:
-    """Every row has its masks and its episode."""
+    """Check that every row has its masks and its episode."""
     for key, index, _ in rows:
         if index >= len(episodes) or episodes[index].key != key:
             raise ValueError(f"{path}: episode {key} (index {index}) is not in the manifest; evaluate again")
@@ -251,7 +234,7 @@ def _check_pairs(path: Path, rows: Mapping, masks: Mapping, episodes: Sequence[E
 def _scored_again(
     members: Members, rows: Mapping, masks: Mapping, roots: tuple[Path, Path], size: tuple[int, int]
 ) -> dict[tuple, dict[str, Any]]:
-    """The rows of episodes that were solved together, with the metrics of today."""
+    """Rows of one group of episodes, scored by the current metrics."""
     answers: dict[str, list[Answer]] = {}
     for index, episode in members:
         methods = [method for key, place, method in rows if (key, place) == (episode.key, index)]
@@ -276,7 +259,7 @@ MEGABYTE = 10**6
 
 @dataclass
 class Cost:
-    """Filled in when the block ends: seconds, and peak of extra memory in MB (10^6 bytes), None if unknown."""
+    """Set when the block ends: seconds, and peak of additional memory in MB (10^6 bytes), None if unknown."""
 
     seconds: float = float("nan")
     memory_mb: float | None = None
@@ -284,11 +267,7 @@ class Cost:
 
 @contextmanager
 def measured(device: torch.device | str = "cpu") -> Iterator[Cost]:
-    """Measure what the block costs on `device`; the object given is complete once the block has ended.
-
-    Work that a graphics card still has to do is waited for, before and after. Blocks must not be nested: the inner one
-    sets back the high-water mark of the outer one.
-    """
+    """Measure `Cost` of the block on `device`, GPU synchronized. Do not nest: the inner block resets the peak."""
     device, cost = torch.device(device), Cost()
     before = _start(device)
     begin = time.perf_counter()
@@ -307,7 +286,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _start(device: torch.device) -> int | None:
-    """Set the high-water mark back; bytes in use now, or None if the peak will not be known."""
+    """Reset the memory peak; return the bytes in use, or None if the peak cannot be measured."""
     _wait(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -315,14 +294,14 @@ def _start(device: torch.device) -> int | None:
     if device.type != "cpu":
         return None
     try:
-        (SELF / "clear_refs").write_text("5")  # 5: set the peak resident size back to the present one
+        (SELF / "clear_refs").write_text("5")  # 5 resets the peak resident size
     except OSError:  # not Linux, or not allowed
         return None
     return _status("VmRSS")
 
 
 def _status(field: str) -> int | None:
-    """Bytes that the system says about this process; None if it does not."""
+    """Bytes in a field of /proc/self/status; None if not available."""
     try:
         found = re.search(rf"^{field}:\s*(\d+) kB$", (SELF / "status").read_text(), re.MULTILINE)
     except OSError:

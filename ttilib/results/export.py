@@ -1,8 +1,6 @@
-"""Tables for the screen, for a README, for a paper, and for other programs.
+"""Tables for notebooks, Markdown, LaTeX and CSV.
 
-`styled` shows a table in a notebook, `to_markdown` and `to_latex` print it as text, `write_all` writes it as CSV,
-Markdown and LaTeX. All print the same digits: those that `METRICS` gives a metric (one decimal unless it says
-otherwise), two for seconds, none for counts and megabytes. The CSV has four decimals, for programs.
+Digits: those of the metric in `METRICS`, two for seconds, none for counts and megabytes. CSV keeps four decimals.
 """
 
 from __future__ import annotations
@@ -20,22 +18,22 @@ from ttilib.results.metrics import METRICS, Metric
 
 DIGITS = dict.fromkeys(("MB/episode", "shots", "folds", "runs", "episodes", "frames", "better", "worse"), 0)
 DIGITS["s/episode"] = 2
-WORDS = ("note", "source")  # columns of text where nothing to say is ""
-LONG = 40  # characters of a note that a line of a printed table still has room for
-BLOCK = ["benchmark", "shots", "fold", "run", "class_id", "video"]  # methods are compared where these are the same
-BLUE, ORANGE = (0, 114, 178), (230, 159, 0)  # Okabe and Ito's: told apart without colour vision
+WORDS = ("note", "source")  # text columns, empty where missing
+LONG = 40  # longer notes (in characters) are wrapped in LaTeX
+BLOCK = ["benchmark", "shots", "fold", "run", "class_id", "video"]  # methods are compared where these are equal
+BLUE, ORANGE = (0, 114, 178), (230, 159, 0)  # Okabe and Ito: for colour-blind readers
 ESCAPED = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
            "|": "$|$", "±": r"$\pm$", **{c: f"{{{c}}}" for c in "[]*"}, **{c: f"\\{c}" for c in "&%$#_{}"}}  # fmt: skip
 
 
 def _metric(name: Hashable) -> Metric | None:
-    """The metric of a column, "mIoU" as well as "IoU", "mIoU low" or "mIoU difference"."""
+    """The metric of a column such as "mIoU", "IoU", "mIoU low" or "mIoU difference"."""
     known = {name: metric for metric in METRICS.values() for name in (metric.name, metric.alone)}
     return known.get(name) or known.get(str(name).rpartition(" ")[0])
 
 
 def _text(name: Hashable, value: Any) -> str:
-    """One cell for readers."""
+    """The text of one cell."""
     if isinstance(value, str):
         return value
     if pd.isna(value):
@@ -50,18 +48,18 @@ def _text(name: Hashable, value: Any) -> str:
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """The table as text for readers: one decimal, two for seconds, a dash where there is no figure."""
+    """The table as text: one decimal unless the metric has others, two for seconds, "-" for a missing value."""
     text = {name: [_text(name, value) for value in table[name]] for name in table}
     return pd.DataFrame(text, index=table.index, dtype=object)
 
 
 def _numeric(table: pd.DataFrame) -> list[bool]:
-    """Which columns hold numbers, and stand to the right."""
+    """Which columns are numeric, hence right-aligned."""
     return [bool(pd.api.types.is_numeric_dtype(table[name])) for name in table]
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-    """The table in Markdown, figures to the right, as `formatted` prints them."""
+    """The table in Markdown, cells as in `formatted`, numbers right-aligned."""
     rule = ["---:" if right else "---" for right in _numeric(table)]
     cells = [[str(name) for name in table], *formatted(table).to_numpy().tolist()]
     words = [[" ".join(cell.split()).replace("|", r"\|") for cell in line] for line in cells]
@@ -69,7 +67,7 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Plain text as LaTeX prints it; VC_3 as its symbol, a dash in place of a figure as a dash."""
+    """Text escaped for LaTeX; VC_k with a subscript, "-" as a dash."""
     if text == "-":
         return "--"
     parts = re.split(r"\bVC_(\d+)\b", " ".join(text.split()))
@@ -79,11 +77,7 @@ def _escaped(text: str) -> str:
 
 
 def to_latex(table: pd.DataFrame, caption: str = "", label: str = "") -> str:
-    r"""The table in LaTeX, for a paper that loads booktabs; numbers to the right, as `formatted` prints them.
-
-    Text is escaped, the caption too. A rule parts benchmarks and shots; long notes are broken into lines. Without
-    caption and label it is the tabular alone, to be put into a float of one's own. Negative numbers get a true minus.
-    """
+    """The table in LaTeX (booktabs): text escaped, long notes wrapped; without caption and label only the tabular."""
     right = _numeric(table)
     long = [name in WORDS and bool((table[name].astype(str).str.len() > LONG).any()) for name in table]
     words = formatted(table).reset_index(drop=True).map(_escaped)
@@ -102,7 +96,7 @@ def to_latex(table: pd.DataFrame, caption: str = "", label: str = "") -> str:
 
 
 def _best(table: pd.DataFrame) -> pd.DataFrame:
-    """Bold where a metric is, as printed, the best of several lines that may be compared."""
+    """CSS: bold for the best printed value of a metric, if at least two lines of the block have one."""
     css = pd.DataFrame("", index=table.index, columns=table.columns)
     block = [name for name in BLOCK if name in table]
     for name in table:
@@ -116,7 +110,7 @@ def _best(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _colour(value: float, limit: float) -> str:
-    """Blue below zero, white at zero, orange above; dark text on light, light on dark."""
+    """CSS: blue below zero, white at zero, orange above; text dark or light by contrast."""
     if pd.isna(value):
         return ""
     share = min(1.0, abs(value) / limit) if limit else 0.0
@@ -126,12 +120,7 @@ def _colour(value: float, limit: float) -> str:
 
 
 def styled(table: pd.DataFrame) -> Styler:
-    """The table for a notebook: digits as `formatted`, the best of each block bold, differences in colour.
-
-    A block is what has the same benchmark, shots and, where given, fold, run, class and video. Differences
-    ("mIoU difference", ...) are blue where we are below, orange where we are above, on one scale for all of them;
-    notes and sources are grey.
-    """
+    """The table for a notebook: best of each block bold, differences blue below 0 and orange above."""
     table = table.reset_index(drop=True)
     differences = [name for name in table if str(name).endswith("difference")]
     limit = table[differences].abs().max().max() if differences else 0.0
@@ -142,18 +131,18 @@ def styled(table: pd.DataFrame) -> Styler:
 
 
 def _decimals(value: float) -> str:
-    """Four decimals, but three digits of what would vanish, such as a small p."""
+    """Four decimals; three significant digits below 0.001."""
     return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
 
 
 def write_table(path: Path | str, table: pd.DataFrame) -> None:
-    """Write the table as CSV with four decimals, whole or not at all."""
+    """Write the table as CSV with four decimals, atomically."""
     with files.atomic(path) as temporary:
         table.to_csv(temporary, index=False, float_format=_decimals, lineterminator="\n")
 
 
 def read_table(path: Path | str) -> pd.DataFrame:
-    """Read a table that `write_table` wrote; FileNotFoundError names it if it is missing."""
+    """Read a table of `write_table`. Raises FileNotFoundError if it is missing."""
     table = pd.read_csv(path, dtype={"fold": str, **dict.fromkeys(WORDS, str)}, keep_default_na=False, na_values=[""])
     return table.fillna(dict.fromkeys((name for name in WORDS if name in table), ""))
 
@@ -161,7 +150,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
 def write_all(
     folder: Path | str, name: str, table: pd.DataFrame, caption: str = "", label: str = ""
 ) -> tuple[Path, Path, Path]:
-    """Write the table as <name>.csv, .md and .tex into the folder, each whole or not at all; their paths."""
+    """Write <name>.csv, .md and .tex into the folder, each atomically; return the paths."""
     csv, markdown, latex = (Path(folder) / f"{name}.{kind}" for kind in ("csv", "md", "tex"))
     write_table(csv, table)
     files.write_text(markdown, to_markdown(table))

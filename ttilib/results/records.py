@@ -1,15 +1,9 @@
-"""Rows, masks and indices on disk: one line per finished episode, safe the moment it is written.
+"""Rows, masks and indices on disk: JSON lines, one per finished episode.
 
-An evaluation takes hours and is stopped, resumed, and shared by several processes. So every finished episode is one
-line of JSON at the end of one file: nothing is rewritten, writers take turns, and part of a line, which a killed writer
-leaves behind, is left out by readers and cut off by the next writer, both with a warning. Masks are lines of the same
-kind, each frame as run lengths in COCO's compressed form, a few hundred bytes per frame.
-
-The index <out>/rows/<name>.json of a table names its rows, masks and manifests by their places in the run folder, so
-that the folder can be moved. Whoever draws a table reads the index, and needs no model for it.
-
-`made` is what a row says of its making: versions, machine, weights, `code_digest`, which names the code that makes
-masks, and `metrics_digest`, which names the code that scores them. Rows of different code are not mixed in one table.
+Evaluation only appends, under a lock, so it can be stopped, resumed and shared by processes. Readers skip an incomplete
+last line and the next writer removes it, both with a warning. Masks are stored as COCO run lengths. The index
+<out>/rows/<name>.json gives rows, masks and manifests of a table by paths relative to the run folder. `made` is the
+provenance of a row. Rows of different code (`code_digest`, `metrics_digest`) are not mixed in one table.
 """
 
 from __future__ import annotations
@@ -43,7 +37,7 @@ from ttilib.results.metrics import Masks, as_masks
 
 
 def plain(value: Any) -> Any:
-    """The value in the types JSON knows: NumPy numbers as numbers, paths as text, nan as null."""
+    """The value in JSON types: numbers and lists for NumPy and torch, text for paths, null for nan and infinity."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -56,26 +50,21 @@ def plain(value: Any) -> Any:
 
 
 def as_line(row: Mapping[str, Any]) -> str:
-    """The row as a line of JSON. Raises TypeError if a value has no form in JSON."""
+    """The row as a line of JSON. Raises TypeError if JSON cannot represent a value."""
     return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def holding(path: Path | str) -> FileLock:
-    """`with holding(path):` nobody else writes to the file; other processes that hold it or append to it wait.
+    """Lock a file against other processes: `with holding(path):`. May be nested; creates the folder.
 
-    A lock of the system on `path`.lock, gone with the process that holds it; it may be nested. That empty file stays:
-    removing it would let two processes hold two files of the same name. The folder is made if it is missing.
+    <path>.lock is never deleted: otherwise two processes could lock two files of that name.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return FileLock(f"{path}.lock", is_singleton=True)
 
 
 def append_row(path: Path | str, row: Mapping[str, Any]) -> None:
-    """Add one row to the file as a line of JSON, on disk when the call returns.
-
-    Several processes may append to the same file. NumPy numbers become numbers, paths text, nan and infinity null. The
-    folder is made if it is missing. Raises TypeError if a value has no form in JSON.
-    """
+    """Append a row (see `plain`) as JSON, locked and synced to disk. Raises TypeError if JSON cannot represent it."""
     path = Path(path)
     try:
         line = as_line(row).encode("utf-8")
@@ -88,10 +77,7 @@ def append_row(path: Path | str, row: Mapping[str, Any]) -> None:
 
 
 def _healed(file: IO[bytes], path: Path) -> bytes:
-    """Cut off part of a row at the end of the file; what must go before the next line.
-
-    A whole row that only lacks its line end is kept.
-    """
+    """Cut off an incomplete last line; return what must precede the next line (a line end if that is missing)."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 1, 0))
     if file.read() in (b"", b"\n"):
@@ -107,7 +93,7 @@ def _healed(file: IO[bytes], path: Path) -> bytes:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The row a line holds, or None if the line is not one whole JSON object."""
+    """The row of a line, or None if it is not a complete JSON object."""
     try:
         row = json.loads(line.decode("utf-8"))
     except ValueError:
@@ -116,7 +102,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def _rows(path: Path | str, what: str, word: str = "") -> Iterator[dict[str, Any]]:
-    """The rows of the lines that hold a word, one after another; files may be large."""
+    """The rows of the lines that contain `word`, one by one; files may be large."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of {what}; run an evaluation that writes it first")
     with Path(path).open("rb") as file:
@@ -132,27 +118,20 @@ def _rows(path: Path | str, what: str, word: str = "") -> Iterator[dict[str, Any
 
 
 def read_rows(path: Path | str) -> list[dict[str, Any]]:
-    """All rows of the file, in the order written; empty lines are skipped.
-
-    A last line that is not whole (its writer was killed, or is writing this moment) is left out with a warning: its
-    episode is not done yet. Raises FileNotFoundError if there is no such file, ValueError naming any other broken line.
-    """
+    """All rows in order, without an incomplete last line. Raises FileNotFoundError; ValueError for a broken line."""
     return list(_rows(path, "rows"))
 
 
-KEY = ("key", "index", "method")  # what makes a row
+KEY = ("key", "index", "method")  # identify a row
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[str, int, str]:
-    """Episode, its place in the pass, and method: every row has its own."""
+    """Episode key, index in the run, and method; unique per row."""
     return tuple(row[name] for name in KEY)
 
 
 def append_masks(path: Path | str, row_key: Mapping[str, Any], masks: Masks) -> None:
-    """Add the masks of one episode and method to the file, under the row's `key`, `index` and `method`.
-
-    `row_key` may be the whole row. Raises ValueError if one of the three is missing or masks are not bool [T, H, W].
-    """
+    """Append bool masks [T, H, W] under `key`, `index` and `method` of a row. Raises ValueError if one is missing."""
     missing = [name for name in KEY if name not in row_key]
     if missing:
         raise ValueError(f"{path}: masks without {missing[0]!r}; name them by {', '.join(KEY)}")
@@ -162,15 +141,12 @@ def append_masks(path: Path | str, row_key: Mapping[str, Any], masks: Masks) -> 
 
 
 def mask_rows(path: Path | str, key: str = "") -> Iterator[dict[str, Any]]:
-    """The lines of a file of masks, all or those of one episode; `masks_of` takes the masks out of one.
-
-    Broken lines are treated as in `read_rows`, but those of other episodes are not looked at.
-    """
+    """Lines of a mask file, all or (only these are parsed) of one episode; broken lines as in `read_rows`."""
     return (row for row in _rows(path, "masks", key) if not key or row.get("key") == key)
 
 
 def masks_of(row: Mapping[str, Any]) -> Bool[Tensor, "T H W"]:
-    """The masks that a line holds."""
+    """Decode the masks of a line."""
     masks = np.zeros((len(row["frames"]), *row["size"]), dtype=bool)
     for frame, counts in zip(masks, row["frames"], strict=True):
         frame[:] = decode({"size": row["size"], "counts": counts}, *row["size"])
@@ -178,11 +154,7 @@ def masks_of(row: Mapping[str, Any]) -> Bool[Tensor, "T H W"]:
 
 
 def read_masks(path: Path | str, key: str, index: int, method: str) -> Bool[Tensor, "T H W"]:
-    """The masks of one episode and method; of several lines about it, the last.
-
-    Raises FileNotFoundError if there is no such file, ValueError if it does not hold these masks, with what it holds of
-    the episode, or if a line about the episode is broken.
-    """
+    """Last masks of an episode and method. Raises FileNotFoundError; ValueError if they are missing or broken."""
     found = {row["method"]: row for row in mask_rows(path, key) if key_of(row)[:2] == (key, index)}
     if method not in found:
         others = f"there are those of {', '.join(found)}" if found else "the episode is not in it"
@@ -192,7 +164,7 @@ def read_masks(path: Path | str, key: str, index: int, method: str) -> Bool[Tens
 
 @dataclass(frozen=True)
 class Source:
-    """A file of rows: the manifest of its episodes, the benchmark they are of, and height and width of the input."""
+    """A file of rows: its manifest, benchmark, and height and width of the network input."""
 
     rows: Path
     manifest: Path
@@ -201,7 +173,7 @@ class Source:
 
 
 def masks_beside(rows: Path | str) -> Path:
-    """Where the masks of a file of rows lie."""
+    """Path of the masks that belong to a file of rows."""
     return Path(rows).parent.parent / "masks" / Path(rows).name
 
 
@@ -213,11 +185,7 @@ def write_index(
     sources: Sequence[Source],
     weights: Mapping[str, str],
 ) -> Path:
-    """Write <out>/rows/<name>.json and return it.
-
-    `lines` are those of the table, each with benchmark, shots, encoder and method, and perhaps `why` it is empty;
-    `weights` says which encoder is which. The digest of the program's text is noted as well.
-    """
+    """Write <out>/rows/<name>.json, with the code digest, and return its path. `weights`: by encoder."""
     files = {_within(out, source.rows): source for source in sources}
     about = {
         "name": name, "title": title, "lines": [dict(line) for line in lines], "files": list(files),
@@ -234,20 +202,20 @@ def write_index(
 
 
 def _within(out: Path | str, path: Path) -> str:
-    """The path as seen from the run folder."""
+    """The path relative to the run folder."""
     return Path(os.path.relpath(Path(path).resolve(), Path(out).resolve())).as_posix()
 
 
 HOME = Path(__file__).resolve().parents[1]  # the library
 HERE = Path(__file__).resolve().relative_to(HOME)
-START = "results.evaluation"  # with all that it imports from the library, except:
-SCORING = ("results.metrics", "results.records")  # score and store what was solved
+START = "results.evaluation"  # the code digest covers this module and its imports, except
+SCORING = ("results.metrics", "results.records")  # those that score and store
 
 CARRIED = ("ttilib", "torch", "python", "numpy", "cv2", "commit", "device", "device_name", "threads")
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about the folder of this program; None without git, repository or commit."""
+    """Output of git in the library's folder; None without git, repository or commit."""
     try:
         answer = subprocess.run(
             ["git", "-C", str(HOME), *arguments], capture_output=True, text=True, timeout=20, check=True
@@ -265,7 +233,7 @@ def _version() -> str | None:
 
 
 def _device_name(device: str) -> str:
-    """The name of the graphics card, or of the processor."""
+    """Name of the GPU, or of the processor."""
     if str(device).startswith("cuda"):
         try:
             return torch.cuda.get_device_name(device)
@@ -275,10 +243,9 @@ def _device_name(device: str) -> str:
 
 
 def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """With what, where and when a number was made: versions, commit, device, threads, time (UTC).
+    """Versions, commit, device, threads and time (UTC); None for what is unknown. Never raises.
 
-    `commit` is None if this program does not lie in a git repository that tracks it; `modified` says whether
-    tracked files differ from that commit. Never fails: what cannot be found out is None.
+    `commit` is None unless a git repository tracks the library; `modified`: tracked files differ from the commit.
     """
     tracked = _git("ls-files", "--error-unmatch", str(HERE)) is not None
     changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
@@ -298,16 +265,15 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def code_digest() -> str:
-    """Name of the code that makes masks: 16 hex digits of the syntax trees of what an evaluation imports.
+    """Digest of the code that predicts masks: 16 hex digits of the syntax trees that an evaluation imports.
 
-    Docstrings and comments are not part of it, so a corrected sentence keeps every finished row; nor are the metrics,
-    for masks can be scored again. Results of other code are not mixed with new ones. It is the same on every machine.
+    Docstrings, comments and the code that scores and stores are left out. It is the same on every machine.
     """
     return digest(sorted([name, _shape(tree)] for name, tree in _imported(START).items() if name not in SCORING))
 
 
 def metrics_digest() -> str:
-    """Name of the code that scores masks, in the same way."""
+    """Digest of the code that scores masks, in the same way."""
     return digest(_shape(_parsed("results.metrics")))
 
 
@@ -321,7 +287,7 @@ def _parsed(name: str) -> ast.Module:
 
 
 def _imported(start: str) -> dict[str, ast.Module]:
-    """A module and all that it imports from the library, directly or not."""
+    """A module and all its direct and indirect imports from the library."""
     found: dict[str, ast.Module] = {}
     due = [start]
     while due:
@@ -337,7 +303,7 @@ def _imported(start: str) -> dict[str, ast.Module]:
 
 
 def _shape(node: Any) -> Any:
-    """A syntax tree as plain values, without what is empty: Python's versions differ in what they leave empty."""
+    """A syntax tree as plain values without empty fields, which differ between Python versions."""
     if isinstance(node, ast.AST):
         parts = [[name, _shape(part)] for name, part in ast.iter_fields(node) if part not in (None, [])]
         return [type(node).__name__, *parts]
@@ -345,16 +311,15 @@ def _shape(node: Any) -> Any:
 
 
 def made(device: torch.device | str = "cpu", weights: str | None = None) -> dict[str, Any]:
-    """What a row says about its making: versions, commit, device, threads, digests of code and metrics, and `weights`.
+    """Provenance of a row: versions, commit, device, threads, digests, and the encoder's fingerprint `weights`.
 
-    `weights` is the encoder's fingerprint, None for one that has none. No time, so that equal work gives equal rows.
-    The program's text is looked at once per process: that which runs, whatever is edited meanwhile.
+    Without time, so equal work gives equal rows. The code is read once per process, so later edits have no effect.
     """
     return _lasting(str(device), HOME) | {"threads": torch.get_num_threads(), "weights": weights}
 
 
 @lru_cache
 def _lasting(device: str, home: Path) -> dict[str, Any]:
-    """What does not change while a process runs; `home` is where the program lies."""
+    """The part that is constant within a process; `home`: folder of the library."""
     about = provenance(device)
     return {name: about[name] for name in CARRIED} | {"code": code_digest(), "metrics": metrics_digest()}

@@ -1,12 +1,7 @@
-"""How sure is a metric? Episodes drawn again, methods compared on the same ones, runs beside runs.
+"""Uncertainty of metrics: bootstrap intervals, paired comparison, spread over runs.
 
-`intervals` draws the episodes of each class a thousand times, with replacement, and gives the bounds between which 95%
-of the values fell; `paired` does so for the gain of one method over another on identical episodes; `run_spread` is what
-changes from run to run. For every sample the *whole* chain of averages that `tables` describes is computed anew: an
-episode that was drawn twice has weight 2, one that was not has none. Everything follows from the rows and a seed.
-
-Classes and folds stay as they are: they are the benchmark. Classes with few episodes hardly change when they are drawn
-again: intervals from them are too narrow.
+Every bootstrap sample recomputes all averages of `tables`, with each episode weighted by how often it was sampled.
+Classes and folds are fixed. Intervals are too narrow for classes with few episodes. All results follow from a seed.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ from ttilib.results.metrics import METRICS
 from ttilib.results.tables import METHOD, Rows, episode_frame, episode_keys, run_table, sums_of
 
 UNITS = ("episode", "video")
-AT_ONCE = 500_000  # weights held at a time: 4 MB, a few times over
+AT_ONCE = 500_000  # weights in one chunk: 4 MB
 
 Values = Float64[np.ndarray, " B"]  # one per sample
 Weights = Float64[np.ndarray, "B N"]  # one per sample and episode
@@ -32,12 +27,12 @@ Starts = Int64[np.ndarray, " groups"]
 
 
 def _starts(data: pd.DataFrame, by: list[str]) -> Starts:
-    """Where groups begin in a table sorted by them."""
+    """Where each group begins in a table sorted by group."""
     return np.flatnonzero(np.diff(data.groupby(by).ngroup().to_numpy(), prepend=-1))
 
 
 def _mean_known(values: Float64[np.ndarray, "B n"], starts: Starts) -> Float64[np.ndarray, "B groups"]:
-    """Means of groups of columns, without what is nan; nan where all is."""
+    """Means over groups of columns, nan ignored; nan where all values are nan."""
     known = np.isfinite(values)
     total = np.add.reduceat(np.where(known, values, 0.0), starts, axis=1)
     return _ratio(total, np.add.reduceat(known, starts, axis=1, dtype=np.float64))
@@ -50,10 +45,9 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Chain:
-    """The released chain of averages for one line of a table, for any weights of its episodes.
+    """The averages of one line of a table, as released, for any weights of its episodes.
 
-    `data` is sorted; `cells` are the classes of a pass, where pixels are pooled; `passes` and `folds` say where
-    these begin, each among the groups before it.
+    `data` is sorted; `cells`: first row of each class of a run; `passes`: first cell of each run; `folds`: first runs.
     """
 
     data: pd.DataFrame
@@ -63,7 +57,7 @@ class Chain:
 
     @staticmethod
     def of(data: pd.DataFrame) -> Chain:
-        """The chain of an `episode_frame` of one benchmark, shots, encoder and method."""
+        """Chain of an `episode_frame` of one benchmark, shots, encoder and method."""
         by = ["fold", "run", "class_id"]
         order = [*by, "episode", *(["index"] if "index" in data else [])]
         data = data.sort_values(order, kind="stable", ignore_index=True)
@@ -72,7 +66,7 @@ class Chain:
         return Chain(data, cells, passes, _starts(data.iloc[cells].iloc[passes], by[:1]))
 
     def _pooled(self, name: str, weights: Weights) -> Float64[np.ndarray, "B cells"]:
-        """A metric of every cell; nan where no episode with a value was drawn."""
+        """The metric of every cell; nan where no episode with a value was sampled."""
         _check(name, METRICS, "metric")
         metric = METRICS[name]
         if metric.mean_of:
@@ -83,17 +77,17 @@ class Chain:
         return _ratio(np.where(known > 0, above, np.nan), below + metric.epsilon) * (100 if metric.percent else 1)
 
     def figure(self, name: str, weights: Weights) -> Float64[np.ndarray, " B"]:
-        """The metric of the line, in percent, for each sample of weights; a class without weight was not seen."""
+        """The metric of the line, in percent, for each row of weights; classes without weight are left out."""
         means = self._pooled(name, weights)
         for starts in (self.passes, self.folds, np.zeros(1, int)):
             means = _mean_known(means, starts)
         return means[:, 0]
 
     def draws(self, samples: int, seed: int, unit: str = "episode", within: bool = True) -> Iterator[Weights]:
-        """How often each episode was drawn, in chunks of samples; numbers of its own, from the seed.
+        """How often each episode was sampled with replacement, in chunks of samples, from the seed.
 
-        Drawn are the episodes of each cell, or with unit="video" the videos of each fold and class, for all runs
-        alike. Without `within`, they are drawn from the whole line at once.
+        Sampled within each cell; with unit="video", videos within each fold and class, the same for all runs; without
+        `within`, from the whole line.
         """
         _check(unit, UNITS, "unit")
         if samples < 1:
@@ -122,7 +116,7 @@ def _check(name: str, known: Collection[str], what: str) -> None:
 def bounded(
     statistics: Mapping[str, Callable[[Weights], Values]], draws: Iterator[Weights], episodes: int, level: float
 ) -> dict[str, float]:
-    """Each statistic of the episodes as they are, and the middle `level` of it over the same draws."""
+    """Each statistic with equal weights, and the central `level` interval of its values over the same samples."""
     if not 0 < level < 1:
         raise ValueError(f"level={level}: the share of results inside an interval lies between 0 and 1")
     drawn = [[statistic(weights) for statistic in statistics.values()] for weights in draws]
@@ -144,13 +138,12 @@ def intervals(
     level: float = 0.95,
     unit: str = "episode",
 ) -> pd.DataFrame:
-    """The figures of `tables.score_table` with their percentile bootstrap intervals, in percent.
+    """The metrics of `tables.score_table` with percentile bootstrap intervals, in percent.
 
     One line per benchmark, shots, encoder and method: folds, episodes, then "mIoU", "mIoU low", "mIoU high", ...
-    Figures: mIoU, Dice, J, F, J&F, VC_k. With unit="video" the same videos are drawn in all runs of a fold and class,
-    as one video's episodes are alike; take it when there are several runs.
+    `figures`: names in `METRICS`. With several runs use unit="video": episodes of one video are alike.
 
-    Raises ValueError for an unknown figure or unit. Source: Efron and Tibshirani, An Introduction to the Bootstrap.
+    Raises ValueError for an unknown metric or unit. Source: Efron and Tibshirani, An Introduction to the Bootstrap.
     """
     lines = []
     for key, data in episode_frame(rows).groupby(METHOD, sort=False):
@@ -175,16 +168,16 @@ def _pair(data: pd.DataFrame, method: str, baseline: str) -> list[pd.DataFrame]:
 
 
 def sign_test(better: int, worse: int) -> float:
-    """Probability that a fair coin falls at least as unevenly: exact, two-sided; 1 without any throw."""
+    """Exact two-sided sign test: probability of a split at least as uneven by chance; 1 without episodes."""
     throws, ways, total = better + worse, 1, 0
-    for heads in range(min(better, worse) + 1):  # ways: in how many ways as many heads can fall
+    for heads in range(min(better, worse) + 1):  # ways: binomial coefficient (throws, heads)
         total += ways
         ways = ways * (throws - heads) // (heads + 1)
     return min(1.0, 2 * total / 2**throws)
 
 
 def _overlap(chain: Chain) -> Float64[np.ndarray, " N"]:
-    """IoU of each episode by itself, in percent; equal ratios of pixels are equal numbers."""
+    """IoU of each episode, in percent; no epsilon, so equal ratios of pixels are equal numbers."""
     return (100 * chain.data["intersection"] / chain.data["union"].clip(lower=1)).to_numpy(float)
 
 
@@ -198,15 +191,12 @@ def paired(
     level: float = 0.95,
     unit: str = "episode",
 ) -> pd.DataFrame:
-    """How much `method` gains over `baseline` on the very same episodes, in percentage points, with bounds.
+    """Gain of `method` over `baseline` on identical episodes, in percentage points, with bootstrap intervals.
 
-    Runs differ by more than methods do; on identical episodes that drops out. One line per benchmark, shots and encoder
-    with folds, episodes and method ("TTI - RePRI"). For each figure the gain in the chain of `tables`: "mIoU",
-    "mIoU low", "mIoU high", the same episodes drawn for both. "IoU", "IoU low", "IoU high": the mean difference of the
-    episodes' own IoU, episodes drawn from the whole line. "better" and "worse": how many episodes; "p": two-sided sign
-    test of these, ties left out, episodes taken as independent.
-
-    Raises ValueError if the two share no episode, or for an unknown figure or unit.
+    One line per benchmark, shots and encoder: method ("TTI - RePRI"), folds, episodes; per metric the gain, "mIoU",
+    "mIoU low", "mIoU high", the same episodes sampled for both; "IoU" likewise, the mean difference of the episodes'
+    own IoU, sampled from the whole line; "better", "worse": number of episodes; "p": two-sided sign test of these, ties
+    left out, episodes taken as independent. Raises ValueError without common episodes, or for an unknown name.
     """
     lines = []
     pair = [part.groupby(METHOD[:3], sort=False) for part in _pair(episode_frame(rows), method, baseline)]
@@ -225,10 +215,9 @@ def paired(
 
 
 def run_spread(rows: Rows, figures: Sequence[str] = ("mIoU", "J")) -> pd.DataFrame:
-    """What changes from run to run: standard deviation over runs of the mean over folds, percentage points.
+    """Standard deviation over runs (divided by runs - 1) of the mean over folds, in percentage points.
 
-    One line per benchmark, shots, encoder and method: "runs", the runs that all its folds have, then "mIoU spread", ...
-    (divided by runs - 1; nan with fewer than two such runs).
+    One line per benchmark, shots, encoder and method: "runs" in all folds, "mIoU spread", ... (nan below two runs).
     """
     lines = []
     for key, table in run_table(rows).groupby(METHOD, sort=False):

@@ -1,13 +1,10 @@
-"""From the rows of episodes to the tables of papers, and beside the values that others report.
+"""Tables of metrics from the rows of episodes, and reported values beside them.
 
-How an average is taken decides what it says. As released: pixels are pooled within each class of one pass (fold and
-run), then classes are averaged, then runs, then folds. Every table here goes through that one chain; which columns
-there are and how each is pooled is declared in `metrics.METRICS`. Rows are what `records` reads: one per episode and
-method, values as fractions. Tables hold percent, in full precision.
+As released, pixels are pooled within each class of a fold and run; then classes, runs and folds are averaged, in this
+order. `metrics.METRICS` declares the columns. Rows hold fractions; tables hold percent, in full precision.
 
-`lists/reported.csv` holds the values of papers and their authors' logs, each with its source. A value is put beside one
-that means the same: pooled mIoU beside pooled mIoU, per-frame J beside J, the Dice that the release prints as "F-score"
-beside Dice and never beside the boundary measure F; a mean over all folds beside a mean over all folds.
+`lists/reported.csv` holds reported values with their sources. Only equal definitions are compared: the "F-score" that
+the release prints is Dice, not the boundary measure F; a mean over all folds is compared with a mean over all folds.
 """
 
 from __future__ import annotations
@@ -22,25 +19,23 @@ import pandas as pd
 from ttilib.files import lists_folder, meant
 from ttilib.results.metrics import METRICS, Metric
 
-METHOD = ["benchmark", "shots", "encoder", "method"]  # what a line of a table is about
-PASS = [*METHOD, "fold", "run"]  # one pass over all episodes with one seed
+METHOD = ["benchmark", "shots", "encoder", "method"]  # identify a line of a table
+PASS = [*METHOD, "fold", "run"]  # identify one run (seed) of a fold
 NEEDED = [*PASS, "episode", "class_id", "class_name", "frames", "intersection", "union"]
 COST = {"seconds": "s/episode", "memory_mb": "MB/episode"}  # row key: column
 Rows = Iterable[Mapping[str, Any]] | pd.DataFrame
 
 
 def episode_keys(data: pd.DataFrame) -> list[str]:
-    """What makes two rows the same episode, whatever the method."""
+    """The columns that identify an episode, whatever the method."""
     return [*(k for k in PASS if k != "method"), "episode", *(["index"] if "index" in data else [])]
 
 
 def episode_frame(rows: Rows) -> pd.DataFrame:
-    """The rows as a table, checked: every needed key is there, no episode counts twice, one program made them.
+    """The rows as a checked table; missing values are nan, lists (one value per frame) are left out.
 
-    An episode may come up more than once in a pass (drawn with replacement) if rows carry its `index`. Values that a
-    row lacks are nan. Lists (one value per frame) stay in the rows.
-
-    Raises ValueError naming the missing key, the repeated episode, or the versions of the code.
+    With an `index`, an episode may occur more than once in a run. Raises ValueError naming a missing key, a repeated
+    episode, or the versions if the rows come from different code.
     """
     if isinstance(rows, pd.DataFrame):
         data = rows.copy()
@@ -64,7 +59,7 @@ def episode_frame(rows: Rows) -> pd.DataFrame:
 
 
 def _check_versions(data: pd.DataFrame, about: str, advice: str) -> None:
-    """Values of different programs do not belong into one average."""
+    """Reject rows of different code: they must not be averaged together."""
     made = [made if isinstance(made, Mapping) else {} for made in data.get("made", ())]
     found = pd.Series([str(each.get(about) or "unknown") for each in made], dtype=str)
     counts = found.value_counts().sort_index()
@@ -77,14 +72,14 @@ def _check_versions(data: pd.DataFrame, about: str, advice: str) -> None:
 
 
 def sums_of(metric: Metric, data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What is summed over a class, above and below the line, and which episodes have a value at all (0 else)."""
+    """Both terms of `metric.pool` per episode (0 without a value), and which episodes have a value."""
     above, below = (np.broadcast_to(np.asarray(part, float), len(data)) for part in metric.pool(data, metric.key))
     known = np.isfinite(above) & np.isfinite(below)
     return np.where(known, above, 0.0), np.where(known, below, 0.0), known
 
 
 def _pooled(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Every group of episodes with its metrics, as `METRICS` says; nan where no episode has a value."""
+    """Pooled metrics of every group of episodes; nan where no episode has a value."""
     groups = data.groupby(by, sort=False)
     table = groups["class_name"].first().to_frame().assign(episodes=groups.size())
     for metric in METRICS.values():
@@ -99,7 +94,7 @@ def _pooled(data: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def _mean(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Means of metrics and cost within each group; episodes add up, folds are counted."""
+    """Means of metrics and cost in each group; episodes are added, folds counted."""
     groups = table.groupby(by, sort=False)
     result = groups[[name for name in table if name in METRICS or name in COST.values()]].mean()
     result.insert(0, "episodes", groups["episodes"].sum())
@@ -108,15 +103,14 @@ def _mean(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def _alone(column: Hashable) -> Hashable:
-    """What a column is called where classes are not averaged: IoU for mIoU."""
+    """Column name where classes are not averaged: IoU for mIoU."""
     return METRICS[column].alone if column in METRICS else column
 
 
 def video_table(rows: Rows) -> pd.DataFrame:
-    """Every query video: the metrics over its episodes (all runs), in percent.
+    """Metrics of every query video and class over all episodes and runs, in percent; `frames` of the longest.
 
-    `frames` are those of its longest episode. A video is one line per class that is looked for in it.
-    Raises ValueError if a row does not name its video.
+    Raises ValueError if a row has no video.
     """
     data = episode_frame(rows)
     if "video" not in data or data["video"].isna().any():
@@ -129,16 +123,13 @@ def video_table(rows: Rows) -> pd.DataFrame:
 
 
 def class_table(rows: Rows) -> pd.DataFrame:
-    """Every novel class: its metrics in percent, means over runs."""
+    """Metrics of every novel class in percent, averaged over runs."""
     table = _mean(_pooled(episode_frame(rows), [*PASS, "class_id"]), [*METHOD, "fold", "class_id", "class_name"])
     return table.drop(columns="folds").rename(columns=_alone)
 
 
 def run_table(rows: Rows) -> pd.DataFrame:
-    """Every pass: the means over the classes seen in it, in percent, and the cost of an episode.
-
-    "s/episode" and "MB/episode" are means over episodes (seconds; peak memory in 10^6 bytes), nan where unknown.
-    """
+    """Every fold and run: means over its classes, in percent, and mean seconds and peak MB (10^6 bytes) per episode."""
     data = episode_frame(rows)
     cost = data.groupby(PASS)[list(COST)].mean().rename(columns=COST)
     return _mean(_pooled(data, [*PASS, "class_id"]), PASS).drop(columns="folds").join(cost, on=PASS)
@@ -147,14 +138,14 @@ def run_table(rows: Rows) -> pd.DataFrame:
 def score_table(rows: Rows) -> pd.DataFrame:
     """The table of a paper: every metric of `METRICS` in percent, seconds and MB per episode.
 
-    One line per benchmark, shots, encoder and method: pooled per class in each pass, then the mean over
-    classes, over runs, over folds. `folds` says over how many. Source: protocol section 5.4.
+    One line per benchmark, shots, encoder and method: pooled per class, then averaged over classes, runs and folds.
+    `folds`: number of folds. Source: protocol section 5.4.
     """
     return _mean(_mean(run_table(rows), [*METHOD, "fold"]), METHOD)
 
 
 def fold_table(rows: Rows) -> pd.DataFrame:
-    """`score_table` fold by fold (means over runs), followed for each method by the line "mean"."""
+    """`score_table` for each fold (means over runs), then for each method the line "mean"."""
     folds = _mean(run_table(rows), [*METHOD, "fold"])
     means = _mean(folds, METHOD).assign(fold="mean")
     table = pd.concat([folds.astype({"fold": str}), means])[folds.columns]
@@ -162,13 +153,10 @@ def fold_table(rows: Rows) -> pd.DataFrame:
 
 
 def planned(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """A `score_table` in the order of its plan: every line that was asked for is there, done or not.
+    """A `score_table` in the order of the planned `lines`; lines without rows have 0 episodes and nan.
 
-    Each of `lines` has benchmark, shots, encoder, method and, if something is amiss, `why`. Lines without rows
-    have 0 folds and episodes and no figures (nan). The last column, "note", is the reason or "". Lines asked for twice
-    come once, with both reasons. Lines of the table that nobody planned follow, in their order.
-
-    Raises ValueError naming what a line of the plan lacks.
+    Each line has benchmark, shots, encoder, method and optionally `why`, shown in the last column, "note". Duplicates
+    are merged; unplanned lines of the table follow. Raises ValueError naming what a line lacks.
     """
     notes: dict[tuple[Hashable, ...], list[str]] = {}
     for number, line in enumerate(lines, start=1):
@@ -188,17 +176,16 @@ def planned(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> pd.DataF
 
 
 REPORTED = lists_folder() / "reported.csv"
-FOLDS = 4  # a reported mean is a mean over all of these
-KEYS = [*METHOD, "fold"]  # what a reported figure is about
+FOLDS = 4  # number of folds that a reported mean covers
+KEYS = [*METHOD, "fold"]  # identify a reported value of a metric
 
 
 def read_reported(benchmark: str | None = None, path: Path | str = REPORTED) -> pd.DataFrame:
-    """Figures that others report, in percent, each with its source; of one benchmark or all.
+    """Reported values in percent with their sources, of one benchmark or all.
 
-    Columns: benchmark, shots, encoder, method (our names), label (theirs), fold ("0".."3" or "mean"), figure,
-    value, spread (standard deviation over runs, where known), source. Methods that are not ours have their own name.
-
-    Raises FileNotFoundError without the file, ValueError naming a figure that it holds twice.
+    Columns: benchmark, shots, encoder, method (our names), label (theirs), fold ("0".."3" or "mean"), figure (metric),
+    value, spread (standard deviation over runs, if known), source. Raises FileNotFoundError if the file is missing,
+    ValueError naming a value that it holds twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -211,7 +198,7 @@ def read_reported(benchmark: str | None = None, path: Path | str = REPORTED) -> 
 
 
 def _by_line(path: Path | str, figures: Sequence[str]) -> pd.DataFrame:
-    """What is reported, one line per setting and fold: a column for each figure, and the sources."""
+    """Reported values, one line per setting and fold: a column for each metric, and the sources."""
     reported = read_reported(path=path)
     reported = reported[reported["figure"].isin(list(figures))]
     table = reported[KEYS].drop_duplicates(ignore_index=True)
@@ -228,14 +215,11 @@ def beside_reported(
     others: bool = False,
     path: Path | str = REPORTED,
 ) -> pd.DataFrame:
-    """A `tables.score_table` or `fold_table` with what is reported for its lines, in percent.
+    """A `score_table` or `fold_table` with the values reported for its lines, in percent.
 
-    Lines are matched by benchmark, shots, encoder, method and fold. For each figure follow the columns "mIoU reported"
-    and "mIoU difference" (measured minus reported), then one column "source". They are there even if nobody
-    reports anything: nan and "". A mean is put beside a reported mean only if it covers all four folds. With
-    `others`, the reported lines of the same benchmarks and shots that the table lacks follow, without figures of ours.
-
-    Raises ValueError naming a column that the table lacks.
+    Adds "mIoU reported" and "mIoU difference" (measured minus reported) for each metric, then "source"; nan and ""
+    where nothing is reported. A mean is compared only if it covers all four folds. With `others`, the reported lines of
+    the same benchmarks and shots that the table lacks are appended. Raises ValueError naming a missing column.
     """
     for name in [*METHOD, "folds" if "folds" in table or "fold" not in table else "fold", *figures]:
         if name not in table:
@@ -257,7 +241,7 @@ def beside_reported(
 
 
 def _lacking(ours: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
-    """The reported lines of our benchmarks and shots in settings that we have no line for."""
+    """The reported lines of the table's benchmarks and shots, in settings that it lacks."""
     settings = set(ours[METHOD].itertuples(index=False, name=None))
     blocks = set(ours[METHOD[:2]].itertuples(index=False, name=None))
     keys = right[METHOD].itertuples(index=False, name=None)
