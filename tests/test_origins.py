@@ -105,6 +105,9 @@ def test_words_and_line_ends_do_not_count_and_a_module_that_is_imported_does(cop
     text = text.replace("Cross-entropy on the support only.", "Fit the support.") + "# a comment\n"
     solver.write_bytes(text.encode().replace(b"\n", b"\r\n"))
     assert records.code_digest() == before
+    episode = copy / "episodes" / "benchmarks.py"
+    episode.write_text(episode.read_text(encoding="utf-8") + '\n"""Words under a constant."""\n', encoding="utf-8")
+    assert records.code_digest() == before
     (copy / "solver" / "again.py").write_text("MORE = 1\n")
     assert records.code_digest() == before
     solver.write_text("from ttilib.solver import again\n" + text, encoding="utf-8")

@@ -281,9 +281,14 @@ def _parsed(name: str) -> ast.Module:
     """A module of the library as a syntax tree without docstrings."""
     tree = ast.parse(HOME.joinpath(*name.split(".")).with_suffix(".py").read_bytes())
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
-            del node.body[0]
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            node.body = [part for part in node.body if not _is_text(part)]
     return tree
+
+
+def _is_text(node: ast.stmt) -> bool:
+    """Whether a statement is a docstring, or the like under a constant."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _imported(start: str) -> dict[str, ast.Module]:
