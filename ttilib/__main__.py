@@ -1,7 +1,4 @@
-"""The command line: `ttilib COMMAND`, or `python -m ttilib COMMAND`. Each command is a few lines over the library.
-
-The library is imported inside the functions, so that no command waits for the imports of another one.
-"""
+"""The commands `ttilib COMMAND` or `python -m ttilib COMMAND`; each imports only the modules it needs."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ COMMANDS: dict[str, tuple[Function, tuple[Argument, ...]]] = {}
 
 
 def command(*arguments: Argument) -> Callable[[Function], Function]:
-    """Make a function a command of that name with these arguments; its docstring is the help."""
+    """Register a function as the command of its name; its docstring is the help."""
 
     def add(function: Function) -> Function:
         COMMANDS[function.__name__] = function, arguments
@@ -33,12 +30,12 @@ def command(*arguments: Argument) -> Callable[[Function], Function]:
 
 
 def given(name: str, text: str, **settings: Any) -> Argument:
-    """An argument that has no default; settings are those of argparse."""
+    """An argument without a default; settings are those of argparse."""
     return name, {"help": text, **settings}
 
 
 def option(name: str, default: Any, text: str, **settings: Any) -> Argument:
-    """An option whose type is that of its default, which the help shows."""
+    """An option with the type of its default, which the help shows."""
     if isinstance(default, bool):
         return name, {"action": "store_true", "help": text}
     shown = f"{text} (default: {default})" if default and "default: " not in text else text
@@ -64,7 +61,7 @@ SIZE = option("--size", (241, 425), "network size", type=int, nargs=2, metavar=(
 
 
 def literal(text: str) -> object:
-    """A parameter's value from the shell: a Python literal if it reads as one, else the text itself."""
+    """A parameter value from the shell: a Python literal if it reads as one, else the text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -142,7 +139,7 @@ def mini(options: argparse.Namespace) -> None:
     option("--tables-only", False, "make tables of the rows so far, run nothing"),
 )  # fmt: skip
 def sweep(options: argparse.Namespace) -> int:
-    """Make tables from whatever data and weights are there; exit status 1 if a task failed."""
+    """Make result tables with the data and weights that are available; exit status 1 if a task failed."""
     from ttilib.datasets.base import stop
     from ttilib.results.records import code_digest
     from ttilib.sweep import driver, expand
@@ -179,7 +176,7 @@ def sweep(options: argparse.Namespace) -> int:
     given("--size", "network size (default: the benchmark's)", type=int, nargs=2, metavar=("H", "W")),
 )  # fmt: skip
 def train(options: argparse.Namespace) -> None:
-    """Train an encoder on a benchmark's base classes; torchrun runs many processes."""
+    """Train an encoder on a benchmark's base classes; torchrun starts several processes."""
     from tqdm import tqdm
 
     from ttilib.episodes.benchmarks import benchmark, read_training
@@ -194,7 +191,7 @@ def train(options: argparse.Namespace) -> None:
     size = tuple(options.size or plan.size)
     bar = None
     for progress in training.train(fold, root, options.out, config, size, options.device):
-        if bar is None:  # the generator has joined the other processes by now
+        if bar is None:  # the process group exists now
             bar = tqdm(total=progress.steps, initial=progress.step - 1, disable=distributed.rank() > 0)
         bar.update(progress.step - bar.n)
         shown = {"loss": f"{progress.loss:.3f}", "epoch": progress.epoch}
@@ -232,7 +229,7 @@ def convert(options: argparse.Namespace) -> None:
     DEVICE,
 )
 def means(options: argparse.Namespace) -> None:
-    """Measure the mean feature of an encoder over a folder of images."""
+    """Compute the mean feature of an encoder over a folder of images."""
     import torch
     from tqdm import tqdm
 
@@ -277,7 +274,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 @command(*DATA)
 def prepare(options: argparse.Namespace) -> int:
-    """Draw COCO's masks and count the labels of all masks, once; exit status 1 if a file cannot be used."""
+    """Write COCO's masks and count the labels of all masks; exit status 1 if a file cannot be used."""
     from ttilib.tools.doctor import prepare
 
     errors: list[Exception] = []
@@ -295,7 +292,7 @@ def prepare(options: argparse.Namespace) -> int:
     option("--keep-going", False, "no longer used"),
 )  # fmt: skip
 def lists(options: argparse.Namespace) -> int:
-    """The former name of prepare: the published lists are in lists/ and need not be made again."""
+    """The former name of prepare: the published lists are in lists/."""
     print("lists is now called prepare: the published lists need not be made again", file=sys.stderr)
     return prepare(options)
 
@@ -312,7 +309,7 @@ def lists(options: argparse.Namespace) -> int:
     option("--out", "outputs/episodes", "folder"),
 )  # fmt: skip
 def episodes(options: argparse.Namespace) -> None:
-    """Draw episodes and write their manifest."""
+    """Sample episodes and write their manifest."""
     from ttilib.datasets.base import stop
     from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
     from ttilib.episodes.clips import check_episodes
@@ -351,7 +348,7 @@ def segment(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse and run one command; a wrong input ends in one sentence and exit status 2, Ctrl-C in 130."""
+    """Parse and run one command; invalid input ends in one sentence and exit status 2, Ctrl-C in 130."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
     if not arguments:
@@ -371,7 +368,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    """The error's own sentence; for a package that this Python lacks, how to get it."""
+    """The error's message; for a missing package, how to install it."""
     if not isinstance(error, ModuleNotFoundError) or not str(error).startswith("No module named"):
         return str(error)
     advice = "run `make env` and `source .venv/bin/activate`, or install ttilib with pip"

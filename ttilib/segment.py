@@ -1,4 +1,4 @@
-"""One's own pictures: a few labelled stills and a video in, masks and an overlay out."""
+"""Segment a user's own video: a few images with masks and a video in, masks and an overlay out."""
 
 from __future__ import annotations
 
@@ -28,13 +28,11 @@ def segment(
     device: str = "cpu",
     means: Path | str = "",
 ) -> dict[str, Any]:
-    """Segment `video` (a file or a folder of frames) after the example of the labelled stills.
+    """Segment `video` (a file or a folder of frames), given support images with masks.
 
-    `method` is a line of text (see `read_method`). One that centres the features by the mean of a pool takes it from
-    the file `means`, or from that beside a checkpoint; where neither is there, from the stills and the frames, and the
-    method is then called so. Writes under `out`: masks/<frame>.png at the video's own size (0 background, 1 object), an
-    overlay video and summary.json, which is also returned.
-    Raises ValueError or FileNotFoundError naming the file or option at fault.
+    `method`: see `read_method`. A pool mean is from `means` or the file beside the checkpoint, else of the clip; the
+    method's name then says so. Writes masks/<frame>.png (video size; 0 background, 1 object), an overlay video and
+    summary.json to `out`; returns the summary. ValueError or FileNotFoundError name the file or option.
     """
     chosen, out = read_method(method), Path(out)
     frames = list(read_frames(video))

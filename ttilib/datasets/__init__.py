@@ -1,1 +1,1 @@
-"""Datasets on disk: what each contains, how its images and masks are read, how they are resized and padded."""
+"""Datasets on disk: contents, images and masks, resize and pad."""

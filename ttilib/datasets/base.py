@@ -1,8 +1,7 @@
-"""What the library needs to know of a dataset: one `Dataset`, made of a scan, a reader and a few facts.
+"""The interface of a dataset: one `Dataset`, made of a scan, a reader and settings.
 
-A *scan* reads the annotations under a data folder for one division of the classes and returns, without opening an
-image, the frames of every video, the frames that contain each class, and the videos of base training. A *reader*
-returns the image of a frame, the mask of one class in it, and its training labels.
+A *scan* returns, without opening an image, the frames of every video, the frames that contain each class, and the
+videos of base training. A *reader* returns the image of a frame, its mask of one class and its training labels.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:  # processes that only count labels need not wait for torch
 
 
 IGNORED = 255
-"""The ignore label: pixels that count neither in training nor in evaluation."""
+"""Ignore label (void): these pixels count neither in training nor in evaluation."""
 
 Names = tuple[str, ...]
 Ids = Sequence[int]
@@ -32,12 +31,12 @@ OnError = Callable[[Exception], object]
 
 
 def stop(error: Exception) -> None:
-    """Raise: the first file that cannot be used ends the scan."""
+    """Raise the error: the first file that cannot be used ends the scan."""
     raise error
 
 
 def once(on_error: OnError) -> OnError:
-    """Report each sentence only once: later runs and other lists meet the same file again."""
+    """Report each message once, although later runs and other lists meet the same file again."""
     reported: set[str] = set()
 
     def report(error: Exception) -> None:
@@ -49,7 +48,7 @@ def once(on_error: OnError) -> OnError:
 
 
 class Scan(NamedTuple):
-    """Frames, presence and base-training videos of one division of the classes; the fields are those of `Fold`."""
+    """Frames, presence and base-training videos of one division of the classes; fields as in `Fold`."""
 
     frames: dict[str, Names]
     presence: Presence
@@ -64,12 +63,11 @@ LISTED = {
     "minivspw": "data/{0}/mask/{1:0>8}.png",
     "vspw": "{0} {0}/mask/{1:0>8}.png",
 }
-"""A line of the published lists: {0} is an image id or a sequence, {1} the number of a frame."""
+"""Lines of the published lists, by dataset: {0} is an image id or a sequence, {1} a frame number."""
 
 
 def published_lines(name: str) -> Names:
-    """The lines of the published list lists/<name>.txt, where they are short: an image id, or a sequence followed
-    by frame numbers and ranges first-last."""
+    """The lines of lists/<name>.txt, expanded from its short form: an image id, or a sequence and frame ranges."""
     lines = []
     for line in (lists_folder() / f"{name}.txt").read_text(encoding="utf-8").splitlines():
         first, *spans = line.split()
@@ -80,7 +78,7 @@ def published_lines(name: str) -> Names:
 
 
 def only_present(names: Sequence[str], there: Collection[str], name: str, root: Path, on_error: OnError) -> Names:
-    """Those names of a published list whose files are there; one sentence says how many are not, and which."""
+    """The `names` that are in `there`; one error gives the number of missing ones and the first three."""
     if missing := [entry for entry in names if entry not in there]:
         about = f"{len(missing)} of the {len(names)} frames of the published list {name} are not here, first "
         about += f"{', '.join(missing[:3])}; complete the folder, see docs/data.md"
@@ -89,10 +87,7 @@ def only_present(names: Sequence[str], there: Collection[str], name: str, root: 
 
 
 class Rule(NamedTuple):
-    """How frames are resized and padded, and whether the padding counts as background.
-
-    `rounded`: images are resized in bytes instead of float32, so that every grey value is rounded.
-    """
+    """How to resize and pad; whether padding is background; `rounded`: resize images in bytes, not float32."""
 
     place: Callable[[int, int, tuple[int, int]], Placement]
     padding_counts: bool
@@ -101,29 +96,29 @@ class Rule(NamedTuple):
 
 @runtime_checkable
 class Reader(Protocol):
-    """Images, masks and training labels of a dataset's frames, and how they are resized and padded."""
+    """Images, masks and training labels of a dataset's frames, and the rules to resize and pad them."""
 
     episode_rule: ClassVar[Rule]
     training_rule: ClassVar[Rule]
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        """The image of a frame, red green blue."""
+        """The RGB image of a frame."""
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 elsewhere, `IGNORED` where the mask holds the ignore label."""
+        """1 on the class, 0 elsewhere, `IGNORED` where the mask has the ignore label."""
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
-        """Training labels: place in `base` plus one; other classes as the dataset treats them."""
+        """Training labels: 1 + index in `base`; other classes as the dataset treats them."""
 
 
 def large(counts: Mapping[int, int], table: Table) -> set[int]:
-    """Labels that cover at least `min_pixels` and at least the share `min_share` of the image."""
+    """Labels that cover at least `min_pixels` pixels and the share `min_share` of the image."""
     least = max(table.get("min_pixels", 1), table.get("min_share", 0.0) * sum(counts.values()), 1)
     return {label for label, count in counts.items() if count >= least}
 
 
 class FrameFiles(NamedTuple):
-    """The files of one frame: its image, its mask if that has a file of its own, and (height, width) if known."""
+    """Files of one frame: image, mask (None: it has no file of its own), and (height, width) if known."""
 
     picture: Path
     mask: Path | None = None
@@ -131,7 +126,7 @@ class FrameFiles(NamedTuple):
 
 
 class LabelRule(NamedTuple):
-    """Which labels masks may hold, which of them mean "ignore", and how bad another label is."""
+    """Labels that masks may contain, those that mean "ignore", and the severity of any other label."""
 
     allowed: Collection[int]
     ignored: Collection[int] = (IGNORED,)
@@ -139,24 +134,21 @@ class LabelRule(NamedTuple):
 
 
 def class_labels(root: Path, table: Table) -> LabelRule:
-    """Masks hold background, the classes of the table and the ignore label."""
+    """Masks contain background, the classes of the table and the ignore label."""
     return LabelRule({0, *table["classes"], IGNORED})
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything that the library needs to know of one dataset; `catalog.DATASETS` holds them by name.
+    """Everything the library needs to know about one dataset; `catalog.DATASETS` has them by name.
 
-    `reader`: made from the dataset's folder. `scan(root, table, base, novel, on_error)`: see `Scan`.
-    `folders`: its names below a data folder, the first one preferred; `signs`: patterns of which one matches inside it.
-    `table`: its class table is lists/<table>.json, unless the folder has its own lists.json; `own_table(root, table)`
-    makes one from the table of the dataset that gives the support.
-    `sampling`: how episodes are sampled from it alone, see `Benchmark`. `augmentation`: training augments whole clips
-    as the release does videos, or each image as it does Pascal's. `others_ignored`: training ignores the pixels of
-    classes that are not base; otherwise they are background.
-    For `doctor`: `layout`, file patterns to what it means if there is no such file, "" if the dataset cannot be used;
-    `files(root, table, on_error)`, all frames with their files; `labels(root, table)`, what masks may hold.
-    `make_masks(root, on_error, workers)`: writes the masks, if the dataset comes without.
+    `reader`: called with the dataset's folder. `scan(root, table, base, novel, on_error)`: see `Scan`.
+    `folders`: names below a data folder, preferred first; `signs`: patterns, one matches in the dataset's folder.
+    `table`: lists/<table>.json is the class table, unless the folder has a lists.json; `own_table(root, table)` makes
+    it from the table of the support dataset. `sampling`: see `Benchmark`. `augmentation`: of whole clips, or of each
+    image as for Pascal. `others_ignored`: training ignores classes that are not base; else they are background.
+    For `doctor`: `layout`, file patterns and the effect if no file matches ("": unusable); `files(root, table,
+    on_error)`, `labels(root, table)`. `make_masks(root, on_error, workers)`: writes the masks of a dataset without.
     """
 
     name: str

@@ -1,7 +1,6 @@
-"""The datasets by name, the division of their classes into base and novel, and where each class can be seen.
+"""The datasets by name, the division of their classes into base and novel, and the frames that contain each class.
 
-Each fold of a class table calls some classes novel (only at inference) and the others base (seen in training).
-The tables are in `lists/<dataset>.json`, unless the data folder has a `lists.json` of the same form.
+Novel classes occur only at inference. Class tables: `lists/<dataset>.json`, or `lists.json` in the data folder.
 """
 
 from __future__ import annotations
@@ -22,23 +21,20 @@ from ttilib.files import lists_folder, read_json
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset for dataset in (YTVIS, PASCAL, COCO, COCO_FULL, VSPW, MINIVSPW, DAVIS)
 }
-"""Add a dataset here, by `DATASETS["name"] = Dataset(...)`; it is looked up at every call."""
+"""Add a dataset with `DATASETS["name"] = Dataset(...)`; it is looked up at every call."""
 
 TABLES = lists_folder()
 
 
 def find_dataset(name: str) -> Dataset:
-    """The dataset of that name. Raises ValueError with all names if there is none."""
+    """The dataset of that name. Raises ValueError with all valid names."""
     if name not in DATASETS:
         raise ValueError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
 def find_root(name: str, root: Path | str, itself: bool = True) -> Path:
-    """The folder of a dataset: below `root` under one of its names, or, with `itself`, `root`.
-
-    Raises FileNotFoundError with the names that were looked for.
-    """
+    """The folder of a dataset below `root` or, with `itself`, `root`. Raises FileNotFoundError with the names tried."""
     dataset = find_dataset(name)
     root = _existing(root, f"the data folder, or the folder of the {name} data")
     folders = dataset.folders or (name,)
@@ -63,13 +59,12 @@ def _existing(root: Path | str, what: str) -> Path:
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of the classes of a dataset into base and novel, and where each can be seen.
+    """Base and novel classes of one fold of a dataset, and the frames that contain them.
 
-    A frame is named "video/frame", a single image by its own name (a video of one frame). `presence`: class to
-    videos to the frames that contain it, for a base class wherever it may be trained or validated on, for a novel
-    class wherever episodes may sample it. `train` and `val` name the videos of base training; a video may occur
-    several times. `repeats`: how often a run uses each video. `shown`: all novel classes in an image, also those too
-    small for `presence` (datasets of images only).
+    A frame is "video/frame"; an image is a video of one frame. `presence`: class to videos to the frames that contain
+    it; a base class where training or validation may use it, a novel class where episodes may sample it. `train`,
+    `val`: videos of base training, possibly repeated. `repeats`: uses of each video per run. `shown` (images only): all
+    novel classes in an image, also those too small for `presence`.
     """
 
     corpus: str
@@ -86,10 +81,7 @@ class Fold:
 
 
 def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel") -> dict[str, Any]:
-    """The class table of a dataset: the one in `root` if it has a lists.json, else the project's own.
-
-    `novel` is the entry whose lists are the novel classes; `repeats` belongs to those of "novel" itself.
-    """
+    """Class table: lists.json in `root`, else the project's; entry `novel` has the novel classes. Raises ValueError."""
     dataset = find_dataset(corpus)
     if dataset.own_table:
         raise ValueError(f"{corpus} has the classes of its support's dataset; use read_benchmark, or give a table")
@@ -104,7 +96,7 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
         raise ValueError(f"{path}: no {novel!r} in it; add one list of class ids per fold, or use a benchmark without")
     if novel != "novel":
         table["novel"] = table[novel]
-        table.pop("repeats", None)
+        table.pop("repeats", None)  # belongs to the entry "novel"
     for numbers in table["novel"]:
         if unknown := set(numbers) - table["classes"].keys():
             raise ValueError(f"{path}: novel classes {sorted(unknown)} have no name; add them to classes")
@@ -114,14 +106,11 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
 def read_fold(
     corpus: str, fold: int, root: Path | str | None = None, table: Table | None = None, on_error: OnError = stop
 ) -> Fold:
-    """Read which classes are novel in fold `fold` of a dataset, and where they are visible under `root`.
+    """Read the classes of fold `fold` and the frames under `root` (default: data/<corpus>) that contain them.
 
-    `root` defaults to data/<corpus>. `table` replaces the class table, for instance for larger
-    objects: `{**read_table("pascal"), "min_pixels": 0, "min_share": 0.02}`. Every file that cannot be used is
-    reported to `on_error`; the default raises, `errors.append` goes on with the rest.
-
-    Raises ValueError or FileNotFoundError naming the file, what was found and what to do.
-    Source: protocol sections 1.1 (pascal), 1.3 (ytvis), 1.5 (vspw).
+    `table` replaces the class table: `{**read_table("pascal"), "min_pixels": 0, "min_share": 0.02}` for larger objects.
+    `on_error` gets each file that cannot be used; the default raises, `errors.append` continues.
+    Raises ValueError or FileNotFoundError. Source: protocol sections 1.1 (pascal), 1.3 (ytvis), 1.5 (vspw).
     """
     root = Path("data") / corpus if root is None else Path(root)
     table = read_table(corpus, root) if table is None else table
@@ -136,7 +125,7 @@ def read_fold(
 
 
 def base_classes(corpus: str, fold: int) -> list[str]:
-    """Names of the base classes of a fold in the order of their labels, by the project's own table; needs no data."""
+    """Names of a fold's base classes in label order, from the project's table; needs no data."""
     table = read_table(corpus)
     return [table["classes"][number] for number in _divided(corpus, table, fold)[0]]
 
@@ -157,6 +146,6 @@ COCO_NAMES = {  # of Pascal's classes
 
 
 def coco_name(name: str) -> str:
-    """A class name in COCO's spelling and in lower case, by which classes of different datasets are compared."""
+    """A class name in lower case and COCO's spelling, to compare the classes of different datasets."""
     name = name.lower().replace("_", " ")
     return COCO_NAMES.get(name, name)

@@ -1,7 +1,6 @@
-"""COCO 2014: images as they come, and label maps that `make_masks` draws once from the annotation files.
+"""COCO 2014: images, and label maps that `make_masks` writes once from the annotation files.
 
-The released masks hold of every object its first polygon only ("first"); others hold all of every object ("full").
-Crowds are in neither. Source: protocol sections 1.2 and 6 (Q33).
+Masks hold an object's first polygon (released) or all of it, no crowds. Source: protocol sections 1.2 and 6 (Q33).
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from ttilib.files import Stamp, file_names, file_stamp, parallel_map, read_json
 from ttilib.images import write_labels
 
 Object = tuple[Any, int, Any]
-"""Annotation id, label, segmentation: polygons or run lengths."""
+"""Annotation id, label, segmentation (polygons or run lengths)."""
 
 PARTS = {"train": "train2014", "val": "val2014"}
-"""Split to its name in the edition: the folder of the images, and a part of every file name."""
+"""Split to image folder, which is also part of every file name."""
 
 FOLDERS = {"first": "{}", "full": "{}_full"}
-"""Which polygons are drawn, to the folder of a split's masks."""
+"""Rule (which polygons are drawn) to the folder of a split's masks."""
 
 
 def coco_masks(
@@ -44,11 +43,10 @@ def coco_masks(
     on_error: OnError = stop,
     where: str = "outlines",
 ) -> UInt8[np.ndarray, "{height} {width}"]:
-    """The label map of an image: its objects in the order given, later ones over earlier ones.
+    """The label map of an image: objects in the given order, later ones over earlier ones. ValueError for another rule.
 
-    "first": of each object the first polygon, corners truncated to whole pixels, outline included, by cv2.fillPoly;
-    run lengths, which stop the released program, are drawn in full. "full": all of each object, by pycocotools. An
-    object that cannot be drawn is reported to `on_error` and left out; messages begin with `where`.
+    "first": the first polygon of each object by cv2.fillPoly with its outline, corners truncated to integers; run
+    lengths (where the release stops) in full. "full": all parts, by pycocotools. `on_error` gets invalid objects.
     """
     if rule not in FOLDERS:
         raise ValueError(f"rule {rule!r} is not known; choose one of {', '.join(FOLDERS)}")
@@ -70,7 +68,7 @@ def coco_masks(
 
 
 def _corners(polygon: Any, where: str) -> Int32[np.ndarray, "n 2"]:
-    """Corners (x, y) of a polygon, truncated to whole pixels."""
+    """Corners (x, y) of a polygon, truncated to integers."""
     try:
         numbers = np.array(polygon, dtype=np.float64)
         good = numbers.ndim == 1 and numbers.size > 0 and numbers.size % 2 == 0 and (abs(numbers) < 1e6).all()
@@ -82,7 +80,7 @@ def _corners(polygon: Any, where: str) -> Int32[np.ndarray, "n 2"]:
 
 
 class AnnotatedImage(NamedTuple):
-    """An image and its objects in the order of the annotation file."""
+    """An image and its objects in file order."""
 
     name: str
     height: int
@@ -91,7 +89,7 @@ class AnnotatedImage(NamedTuple):
 
 
 class Annotations(NamedTuple):
-    """The images with an object that is no crowd, in file order; category names by label from 1; what was left out."""
+    """Images with an object that is no crowd, in file order; category names from label 1; errors of annotations."""
 
     images: list[AnnotatedImage]
     categories: Names
@@ -99,10 +97,7 @@ class Annotations(NamedTuple):
 
 
 def coco_annotations(root: Path, split: str) -> Annotations:
-    """The annotation file of "train" or "val", parsed at every call (train2014: 10 s, 1 GB).
-
-    A label is 1 + the place of the category in the file. Annotations of no listed image or category are problems.
-    """
+    """Read the annotations of "train" or "val" (train2014: 10 s, 1 GB). ValueError if they are not of COCO 2014."""
     path, problems = _file(root, split), []
     content = read_json(path, _needed)
     try:
@@ -132,7 +127,7 @@ def _file(root: Path, split: str) -> Path:
 
 
 def _needed(entry: dict[str, Any]) -> dict[str, Any]:
-    """An annotation while the file is parsed: what is needed of it, polygons as arrays, half of the memory."""
+    """The entries of an annotation that are needed, polygons as arrays: half of the memory."""
     if "segmentation" not in entry:
         return entry
     kept = {key: entry[key] for key in ("id", "image_id", "category_id", "iscrowd", "segmentation") if key in entry}
@@ -144,13 +139,13 @@ def _needed(entry: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _listed(root: Path, split: str, stamp: Stamp | None) -> tuple[Names, Names, tuple[ValueError, ...]]:
-    """What is remembered of an annotation file while its stamp is the same: image and category names, problems."""
+    """Image names, category names and problems of an annotation file, cached while it is unchanged."""
     content = coco_annotations(root, split)
     return tuple(image.name for image in content.images), content.categories, tuple(content.problems)
 
 
 def split_of(frame: str) -> str:
-    """The split of an image, from its name."""
+    """The split of an image, from its name. ValueError if it is no name of COCO 2014."""
     for split, part in PARTS.items():
         if frame.startswith(f"COCO_{part}_"):
             return split
@@ -158,11 +153,7 @@ def split_of(frame: str) -> str:
 
 
 def make_masks(root: Path, rule: str = "first", on_error: OnError = stop, workers: int = 1) -> dict[str, int]:
-    """Draw the masks that are missing under `root`; returns how many of each split were drawn.
-
-    A mask is written whole or not at all, so a run that was stopped can be continued. A split without annotation
-    file and objects that cannot be drawn are reported to `on_error` and left out. `workers`: see `parallel_map`.
-    """
+    """Write the missing masks; returns their number per split. `on_error` gets what cannot be read or drawn."""
     made = {}
     for split in PARTS:
         folder = root / FOLDERS[rule].format(split)
@@ -182,7 +173,7 @@ def make_masks(root: Path, rule: str = "first", on_error: OnError = stop, worker
             for image, problems in zip(due, work, strict=True):
                 for problem in problems:
                     on_error(problem)
-                if problems:  # and on_error has returned, so the mask is wanted without those objects
+                if problems:  # on_error did not raise: write the mask without these objects
                     _draw(folder, rule, image, tolerant=True)
                 bar.update()
         made[split] = len(due)
@@ -190,7 +181,7 @@ def make_masks(root: Path, rule: str = "first", on_error: OnError = stop, worker
 
 
 def _draw(folder: Path, rule: str, image: AnnotatedImage, tolerant: bool = False) -> list[ValueError]:
-    """Write the mask of an image; unless `tolerant`, only if all of its objects can be drawn."""
+    """Write the mask of an image; unless `tolerant`, only if all objects can be drawn. Returns the problems."""
     problems: list[ValueError] = []
     labels = coco_masks(image.objects, image.height, image.width, rule, problems.append, image.name)
     if tolerant or not problems:
@@ -199,10 +190,7 @@ def _draw(folder: Path, rule: str, image: AnnotatedImage, tolerant: bool = False
 
 
 def coco_list(reader: CocoReader, split: str, table: Table, on_error: OnError = stop) -> Names:
-    """The images of a split: those of <root>/<split>.txt, else of the published val list, else of the annotations.
-
-    A folder with its own lists.json takes those of its annotations. What cannot be read is reported to `on_error`.
-    """
+    """Images of <root>/<split>.txt, else of the published val list (not with a lists.json), else of the annotations."""
     root, part = reader.root, PARTS[split]
     path = root / f"{split}.txt"
     if path.is_file():
@@ -221,29 +209,29 @@ def coco_list(reader: CocoReader, split: str, table: Table, on_error: OnError = 
         on_error(problem)
     classes = [name for _, name in sorted(table["classes"].items())]
     for place, (name, expected) in enumerate(zip_longest(categories, classes), start=1):
-        if name != expected:  # labels are places in this list
+        if name != expected:  # labels are indices of this list
             about = f"category {place} is {name!r}, the class table says {expected!r}"
             raise ValueError(f"{root}: {about}; use the 2014 edition, or give the folder its own lists.json")
     return names
 
 
 class CocoReader(PascalReader):
-    """COCO 2014: {train,val}2014/COCO_*.jpg, and masks of the first polygons in {train,val}/COCO_*.png."""
+    """COCO 2014: images {train,val}2014/COCO_*.jpg, masks of the first polygons {train,val}/COCO_*.png."""
 
     colours = None
     rule, dataset = "first", "coco"
 
     def picture_path(self, frame: str) -> Path:
-        """The file of a frame's image; the name tells its folder."""
+        """The image file of a frame; its name determines the folder."""
         return self.root / f"{PARTS[split_of(frame)]}/{frame}.jpg"
 
     def mask_path(self, frame: str) -> Path:
-        """The file of a frame's label map."""
+        """The label map of a frame."""
         return self.root / f"{FOLDERS[self.rule].format(split_of(frame))}/{frame}.png"
 
 
 class CocoFullReader(CocoReader):
-    """COCO 2014 with masks of every polygon in {train,val}_full/COCO_*.png."""
+    """COCO 2014 with masks of all polygons, {train,val}_full/COCO_*.png."""
 
     rule, dataset = "full", "coco-full"
 
@@ -251,7 +239,7 @@ class CocoFullReader(CocoReader):
 def scan_coco(
     kind: type[CocoReader], root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop
 ) -> Scan:
-    """Which images contain which class in the masks of a reader: the rule of `scan_stills` on `coco_list`."""
+    """Which images contain which class in a reader's masks: `scan_stills` on the images of `coco_list`."""
     reader = kind(root)
     for split in PARTS:
         folder, sources = root / FOLDERS[kind.rule].format(split), (_file(root, split), root / f"{split}.txt")
@@ -263,7 +251,7 @@ def scan_coco(
 
 
 def coco_files(kind: type[CocoReader], root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
-    """Image and mask of every image in both lists."""
+    """Image and mask files of both lists."""
     reader = kind(root)
     return reader.files(name for split in PARTS for name in coco_list(reader, split, table, on_error))
 

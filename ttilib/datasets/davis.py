@@ -1,9 +1,8 @@
-"""DAVIS: one object per sequence, in the editions its authors publish or with Pascal's class ids in the masks.
+"""DAVIS: one object per sequence, in an official edition or with Pascal's class ids in the masks.
 
-The official editions, known by a folder of a resolution (JPEGImages/480p/<sequence>/<frame>.jpg and
-Annotations/480p/<sequence>/<frame>.png), mark an object without saying what it is: 255 on black in 2016, a number
-per part in 2017. The class table says what it is, sequence by sequence, and leaves out those whose masks mix
-things or show no Pascal class. Without such a folder the masks hold class ids, 255 is the ignore label.
+An official edition (with a folder JPEGImages/480p or of another resolution) marks an object without its class: 255 in
+2016, a number per part in 2017. The class table gives the class of each sequence and leaves out those of several things
+or of no Pascal class. Other masks contain class ids and the ignore label 255.
 """
 
 from __future__ import annotations
@@ -36,19 +35,16 @@ from ttilib.datasets.vspw import counted, keep, sequence_files, sequence_folders
 from ttilib.images import read_labels
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
-"""Folders of the official editions, in the order they are preferred."""
+"""Folders of the official editions, preferred first."""
 
 
 def davis_edition(root: Path) -> str:
-    """The resolution folder of an official edition; empty if the masks hold class ids."""
+    """The resolution folder of an official edition; "" if masks contain class ids."""
     return next((name for name in RESOLUTIONS if (root / "JPEGImages" / name).is_dir()), "")
 
 
 def scan_davis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
-    """Where each class is visible, base or novel alike: nothing is ever trained on DAVIS.
-
-    Of an official edition only sequences whose class the table names are there; every label but 0 is the object.
-    """
+    """The frames that contain each class; of an official edition, only sequences whose class the table names."""
     reader = DavisReader(root)
     images = root / reader.pictures
     names = sequence_folders(images)
@@ -67,7 +63,7 @@ def scan_davis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnErro
 
 
 def _classes(place: Path, names: Sequence[str], table: Table) -> dict[str, int]:
-    """The class of each sequence that the table names; those it leaves out have a reason there."""
+    """The class of each sequence that the table names; the table gives a reason for the others."""
     ids = {name: number for number, name in table["classes"].items()}
     found = {name: kind for name, kind in table.get("sequences", {}).items() if name in set(names)}
     if not found:
@@ -104,12 +100,9 @@ def _labelled(
 
 
 class DavisReader(PascalReader):
-    """DAVIS: JPEGImages and Annotations with a folder per sequence, those of an official edition in 480p or the like.
+    """DAVIS: JPEGImages and Annotations by sequence; an official mask names no class, so it is returned for any."""
 
-    An official mask does not say of which class its object is, so it is returned whatever the class.
-    """
-
-    # Not in the release: resized and padded like other videos, and the padding does not count.
+    # Not in the release: letterboxed like other videos, padding is ignored.
     episode_rule = training_rule = Rule(centred, False)
     colours = None
 
@@ -119,27 +112,27 @@ class DavisReader(PascalReader):
         self.pictures, self.masks = f"JPEGImages/{self.edition}", f"Annotations/{self.edition}"
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 elsewhere, `IGNORED` at the ignore label; in an official edition 1 on the object."""
+        """1 on the class (official edition: on the object), 0 elsewhere, `IGNORED` at the ignore label."""
         if not self.edition:
             return super().mask(frame, class_id)
         return (read_labels(self.mask_path(frame)) > 0).astype(np.uint8)
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
-        """Base classes numbered from 1; classes that are not base get the ignore label."""
+        """Base classes numbered from 1, other classes ignored. ValueError for an official edition."""
         if not self.edition:
             return super().labels(frame, base)
         raise ValueError(f"{self.mask_path(frame)}: names no class; DAVIS cannot be trained on, take other videos")
 
 
 def davis_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
-    """The frames of all sequences; of an official edition, of those that the class table names."""
+    """Files of all frames; of an official edition, only of sequences in the class table."""
     reader = DavisReader(root)
     names = sequence_folders(root / reader.pictures)
     return sequence_files(reader, [n for n in names if not reader.edition or n in table.get("sequences", ())])
 
 
 def davis_labels(root: Path, table: Table) -> LabelRule:
-    """In the masks of an official edition, every label but 0 is the object."""
+    """An official edition may use every label: all but 0 are the object."""
     return LabelRule(range(256), ()) if davis_edition(root) else class_labels(root, table)
 
 

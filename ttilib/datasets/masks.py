@@ -1,8 +1,4 @@
-"""Masks: COCO outlines (polygons, or run lengths plain or compressed) decoded, and the labels of label maps counted.
-
-A mask is counted once while its file is unchanged: in one process always, and from one process to the next through
-the file of `write_census`.
-"""
+"""COCO segmentations decoded; labels of label maps counted, once while their file is unchanged."""
 
 from __future__ import annotations
 
@@ -27,30 +23,27 @@ from ttilib.files import Stamp, file_stamp, parallel_map, read_json, write_text
 from ttilib.images import Colours, read_labels
 
 ONE_AT_A_TIME = threading.Lock()
-"""Warning filters belong to the whole process; two threads that change them at once leave them changed."""
+"""Warning filters are global: two threads that change them at once leave them changed."""
 
 
 def decode(outline: Any, height: int, width: int, where: str = "outline") -> Bool[np.ndarray, "{height} {width}"]:
-    """The inside of a COCO outline: polygons, or run lengths plain or compressed.
-
-    Raises ValueError, beginning with `where`, if the outline is of none of the three kinds or another size.
-    """
+    """The inside of polygons or (compressed) run lengths. Raises ValueError, beginning with `where`, see `misfit`."""
     if wrong := misfit(outline, height, width):
         raise ValueError(f"{where}: {wrong}; mend the annotations or fetch them again")
     if isinstance(outline, list):
-        polygons = [polygon for polygon in outline if len(polygon) >= 6]  # two corners have no inside
+        polygons = [polygon for polygon in outline if len(polygon) >= 6]  # fewer corners have no inside
         if not polygons:
             return np.zeros((height, width), dtype=bool)
         outline = coco.merge(coco.frPyObjects(polygons, height, width))
     elif not isinstance(outline["counts"], str | bytes):
         outline = coco.frPyObjects(outline, height, width)
-    with ONE_AT_A_TIME, warnings.catch_warnings():  # pycocotools builds its array in a way that NumPy 2 complains about
+    with ONE_AT_A_TIME, warnings.catch_warnings():  # pycocotools causes a warning of NumPy 2
         warnings.simplefilter("ignore", DeprecationWarning)
         return coco.decode(outline).astype(bool)
 
 
 def misfit(outline: Any, height: int, width: int) -> str:
-    """What keeps an outline from being one of an image of this size; empty if nothing does."""
+    """Why a segmentation is not valid for an image of this size; "" if it is."""
     if isinstance(outline, list):
         return ""
     if not isinstance(outline, dict) or not {"size", "counts"} <= outline.keys():
@@ -67,10 +60,7 @@ def misfit(outline: Any, height: int, width: int) -> str:
 
 
 def packed(outline: Any) -> Any:
-    """The same outline with plain run lengths as an array, a tenth of the memory of a list; anything else as it is.
-
-    For `json.loads(..., object_hook=packed)`, so that the lists of a large file never exist all at once.
-    """
+    """JSON object hook: plain run lengths as an array, a tenth of the memory of a list; anything else unchanged."""
     if not isinstance(outline, dict) or not isinstance(outline.get("counts"), list):
         return outline
     counts = np.asarray(outline["counts"])
@@ -81,7 +71,7 @@ def packed(outline: Any) -> Any:
 Counts = Mapping[int, int]
 
 MANY = 500
-"""From this number of masks on there is a progress bar, and other processes are worth their start."""
+"""Only for more masks than this there are a progress bar and worker processes."""
 
 _counted: dict[Path, tuple[Stamp, Counts]] = {}
 
@@ -93,11 +83,7 @@ def census(
     kept: Path | None = None,
     colours: Colours | None = None,
 ) -> dict[Path, Counts]:
-    """Pixels per label of many label maps, in the order given, without labels that do not occur.
-
-    `workers`: processes, see `parallel_map`. `kept`: a file of `write_census` with earlier counts, may be missing.
-    `colours`: as for `read_labels`. A mask that cannot be read is reported to `on_error` and left out.
-    """
+    """Pixels per label of label maps, in order; `on_error` gets unreadable ones; `kept`: file of `write_census`."""
     stamps = {path: file_stamp(path) for path in paths}
     due = [path for path, stamp in stamps.items() if not _known(path, stamp)]
     if due and kept is not None and kept.is_file():
@@ -118,11 +104,7 @@ def census(
 
 
 def write_census(path: Path, counts: Mapping[Path, Counts]) -> None:
-    """Keep counts in a file, whole or not at all: a line for each folder of masks, relative to the file.
-
-    A mask's entry is size, time of change in ns, label, pixels, label, pixels, ...; it is counted again when size or
-    time differ.
-    """
+    """Write counts as JSON: by relative folder and mask, size, change time (ns), label, pixels, label, pixels, ..."""
     folders: dict[Path, dict[str, list[int]]] = {}
     for mask, found in counts.items():
         stamp = _counted[mask][0] if mask in _counted else file_stamp(mask)
@@ -144,7 +126,7 @@ def _known(path: Path, stamp: Stamp | None) -> bool:
 
 
 def _recall(kept: Path, wanted: Mapping[Path, Stamp | None], on_error: OnError) -> None:
-    """Take over the counts of those masks that are as they were when the file was written."""
+    """Load the counts of masks that are unchanged since the file was written."""
     try:
         content = read_json(kept)
         for path, stamp in wanted.items():
@@ -164,7 +146,7 @@ def _count(colours: Colours | None, path: Path) -> Counts | Exception:
 
 def count(labels: UInt8[np.ndarray, "h w"]) -> dict[int, int]:
     """Pixels per label of one label map, labels ascending."""
-    # Three times as fast as np.bincount, which widens every pixel first; but it counts in float32.
+    # Three times as fast as np.bincount, but counts in float32.
     exact = labels.size < 1 << 24
     found = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel() if exact else np.bincount(labels.ravel())
     return {int(label): int(found[label]) for label in np.flatnonzero(found)}

@@ -1,7 +1,4 @@
-"""Images with a label map each: Pascal VOC with SBD masks, and what other datasets share with it.
-
-Source: protocol sections 1.1 and 7.
-"""
+"""Pascal VOC with SBD masks, and what other label maps share with it. Source: protocol sections 1.1 and 7."""
 
 from __future__ import annotations
 
@@ -36,20 +33,17 @@ from ttilib.images import Colours, read_image, read_labels
 
 
 def voc_colour(label: int) -> tuple[int, int, int]:
-    """The colour in which VOC shows a label: its bits in threes, dealt to red, green, blue from the top down."""
+    """VOC's RGB colour of a label: its bits 3 n, 3 n + 1, 3 n + 2 are bit 7 - n of red, green, blue."""
     red, green, blue = (sum((label >> 3 * deal + channel & 1) << 7 - deal for deal in range(3)) for channel in range(3))
     return red, green, blue
 
 
 VOC_COLOURS: Colours = {voc_colour(label): label for label in range(256)}
-"""Red, green, blue to label: 0 black, 1 (128, 0, 0), ..., 255 the cream of the void ring."""
+"""RGB to label: black 0, (128, 0, 0) 1, ..., 255 the cream of the void border."""
 
 
 def read_list(path: Path, form: str, on_error: OnError = stop) -> Names:
-    """What stands for {} in the lines of a list; `form`: how each line must read.
-
-    A line that reads otherwise is reported to `on_error` and left out.
-    """
+    """The ids, {} in `form`, of the lines of a list; `on_error` gets lines of another form."""
     first, *others = (re.escape(part) for part in form.split("{}"))
     pattern = f"{first}(?P<id>[^/ ]+)" + "(?P=id)".join(others)
     ids = []
@@ -63,7 +57,7 @@ def read_list(path: Path, form: str, on_error: OnError = stop) -> Names:
 
 
 def published_names(reader: PascalReader, name: str, on_error: OnError = stop) -> Names:
-    """The images of a published list, such as "pascal/val", that are there with their masks."""
+    """The images of a published list, such as "pascal/val", whose image and mask exist."""
     names = [PurePosixPath(line.split()[0]).stem for line in published_lines(name)]
     images = file_names(reader.picture_path(names[0]).parent, ".jpg")
     masks = file_names(reader.mask_path(names[0]).parent, ".png")
@@ -71,10 +65,7 @@ def published_names(reader: PascalReader, name: str, on_error: OnError = stop) -
 
 
 def pascal_list(root: Path, split: str, on_error: OnError = stop) -> Names:
-    """The images of <root>/<split>.txt in file order, or without it those of the published list.
-
-    A folder with its own lists.json is not the data that was published on, and needs lists of its own.
-    """
+    """Images of <root>/<split>.txt, else of the published list (not for a folder with its own lists.json)."""
     path = root / f"{split}.txt"
     if path.is_file():
         return read_list(path, LISTED["pascal"].replace("{0}", "{}"), on_error)
@@ -85,14 +76,14 @@ def pascal_list(root: Path, split: str, on_error: OnError = stop) -> Names:
 
 
 def known(path: Path, counts: Mapping[int, int], table: Table) -> Mapping[int, int]:
-    """The counts as they are, if every label is a class of the table, background or the ignore label."""
+    """The counts, unchanged. ValueError if a label is no class of the table, background or ignore label."""
     if odd := counts.keys() - {0, IGNORED, *table["classes"]}:
         raise ValueError(f"{path}: label {min(odd)} is no class of the table; use class ids, 0, {IGNORED}")
     return counts
 
 
 def scan_pascal(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
-    """Which images of the train and val lists contain which class: the rule of `scan_stills`."""
+    """Which images of the train and val lists contain which class, see `scan_stills`."""
     reader = PascalReader(root)
     if not (root / reader.masks).is_dir():
         raise FileNotFoundError(f"{root / reader.masks}: no such folder; expected a label map <id>.png for each image")
@@ -105,11 +96,9 @@ def scan_stills(
 ) -> Scan:
     """Which images contain which class, and which of them base training and episodes may use.
 
-    A class is present where it is large (see `large`): a base class in both lists, a novel class in `val` alone. An
-    image is trained or validated on if a base class is present; it can be a query if a novel class is large, and
-    the class of the episode may then be any novel class in it, however small: that is `shown`.
-
-    An image whose mask is missing, broken or holds a label of no class is reported to `on_error` and left out.
+    A class is present where it is `large`: a base class in both lists, a novel class only in `val`. Images with a base
+    class are for training or validation. Images with a large novel class are queries, for any novel class in them
+    (`shown`). An image whose mask is missing, damaged or has an unknown label is left out and reported to `on_error`.
     """
     paths = {still: reader.mask_path(still) for still in train + val}
     counts = census(list(paths.values()), on_error, kept=reader.root / "lists" / "census.json", colours=reader.colours)
@@ -133,12 +122,12 @@ def scan_stills(
 
 
 class PascalReader:
-    """Pascal VOC: JPEGImages/<id>.jpg with class ids in SegmentationClassAug/<id>.png."""
+    """Pascal VOC: images JPEGImages/<id>.jpg, class ids SegmentationClassAug/<id>.png."""
 
     episode_rule = training_rule = Rule(static, False)
     pictures, masks = "JPEGImages", "SegmentationClassAug"
     colours: Colours | None = VOC_COLOURS
-    """What colours mean in a label map saved as RGB; None if they mean nothing."""
+    """Colour to label, for label maps saved as RGB; None if colours have no meaning."""
     others = IGNORED
     """The training label of classes that are not base."""
 
@@ -146,11 +135,11 @@ class PascalReader:
         self.root = Path(root)
 
     def picture_path(self, frame: str) -> Path:
-        """The file of a frame's image."""
+        """The image file of a frame."""
         return self.root / f"{self.pictures}/{frame}.jpg"
 
     def mask_path(self, frame: str) -> Path:
-        """The file of a frame's label map."""
+        """The label map of a frame."""
         return self.root / f"{self.masks}/{frame}.png"
 
     def files(self, frames: Iterable[str]) -> dict[str, FrameFiles]:
@@ -158,23 +147,23 @@ class PascalReader:
         return {frame: FrameFiles(self.picture_path(frame), self.mask_path(frame)) for frame in frames}
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        """The image of a frame, red green blue."""
+        """The RGB image of a frame."""
         return read_image(self.picture_path(frame))
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 on all else, `IGNORED` where the mask holds the ignore label."""
+        """1 on the class, 0 elsewhere, `IGNORED` where the mask has the ignore label."""
         stored = read_labels(self.mask_path(frame), self.colours)
         return np.where(stored == IGNORED, IGNORED, stored == class_id).astype(np.uint8)
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
-        """Base classes numbered from 1 in the order given; classes that are not base get the label `others`."""
+        """Base classes numbered from 1 in the given order; other classes get the label `others`."""
         table = np.full(256, self.others, dtype=np.uint8)
         table[[0, *base]] = range(len(base) + 1)
         return table[read_labels(self.mask_path(frame), self.colours)]
 
 
 def pascal_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
-    """Image and mask of every image in train.txt and val.txt."""
+    """Image and mask files of both lists."""
     names = [name for split in ("train", "val") for name in pascal_list(root, split, on_error)]
     return PascalReader(root).files(names)
 

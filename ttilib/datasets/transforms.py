@@ -1,9 +1,8 @@
-"""Resize and pad images and masks to the network input, bit-identical to the released code; augment training data.
+"""Resize and pad images and masks to the network input, bit-identical to the release; augment training data.
 
-Padding, flips and normalisation are torchvision's v2 functions. Resizing stays with OpenCV, which the release used:
-v2's bilinear rule is up to 0.03 of 255 grey values away, and its nearest rule takes another pixel for one pair of
-lengths in thirteen (480 to 232 is one). The warp is OpenCV's too: the release's (imgaug) is equal to neither to the
-bit, v2's affine has no argument for the crop's stretch, and it takes seven times as long. Source: protocol section 2.
+Padding, flips and normalisation use torchvision v2. Resizing uses OpenCV, as the release does: v2 differs by up to 0.03
+of 255 (bilinear) and by a pixel for one pair of lengths in thirteen (nearest). The warp also uses OpenCV: v2's affine
+lacks the crop's stretch and is seven times slower; neither equals the release's imgaug. Source: protocol section 2.
 """
 
 from __future__ import annotations
@@ -25,34 +24,34 @@ ImageTensor = UInt8[Image, "3 h w"] | Float[Image, "3 h w"]
 Labels = UInt8[Mask, "h w"]
 Canvas = Float[Image, "3 H W"] | UInt8[Mask, "H W"]
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, red green blue, for values in [0, 1]
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, values in [0, 1]
 STD = (0.229, 0.224, 0.225)
 
 
 def image_tensor(picture: Picture) -> ImageTensor:
-    """An image [h, w, 3] as torchvision's [3, h, w]; the same memory wherever that is possible."""
+    """An image [h, w, 3] as torchvision's [3, h, w]; shares memory where possible."""
     return Image(_shared(picture).permute(2, 0, 1))
 
 
 def mask_tensor(labels: UInt8[np.ndarray, "h w"]) -> Labels:
-    """A label map as torchvision's; the same memory wherever that is possible."""
+    """A label map as torchvision's; shares memory where possible."""
     return Mask(_shared(labels))
 
 
 def pixels(image: ImageTensor) -> Picture:
-    """An image as OpenCV's [h, w, 3], contiguous: the inverse of `image_tensor`."""
+    """The inverse of `image_tensor`: OpenCV's [h, w, 3], contiguous."""
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
 def _shared(array: np.ndarray) -> Tensor:
-    # torch refuses mirrored views and warns of read-only memory.
+    # torch refuses negative strides and warns of read-only memory.
     unfit = not array.flags.writeable or min(array.strides) < 0
     return torch.from_numpy(array.copy() if unfit else array)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Scale and offset of a frame: resized to height x width, its corner at (top, left) of the canvas, pixels."""
+    """Scale and offset of a frame in pixels: resized to height x width, its corner at (top, left) of the canvas."""
 
     height: int
     width: int
@@ -66,49 +65,47 @@ class Placement:
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
     def scale(self, frame: ImageTensor | Labels, rounded: bool = False) -> Float[Image, "3 _ _"] | UInt8[Mask, "_ _"]:
-        """An image (bilinear, same range, float32; `rounded`: resized in bytes) or labels (nearest)."""
+        """Resize an image (bilinear, same range, float32; `rounded`: in bytes) or labels (nearest)."""
         size = (self.width, self.height)
         if isinstance(frame, Image):
             source = pixels(frame) if rounded else pixels(frame).astype(np.float32, copy=False)
             part = cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
             return image_tensor(part.astype(np.float32, copy=False))
         labels = frame.numpy()
-        if labels.flags.f_contiguous:  # decoded run lengths: OpenCV would copy them first, and the rule is separable
+        if labels.flags.f_contiguous:  # decoded run lengths: resize the transpose, which needs no copy
             return mask_tensor(cv2.resize(labels.T, size[::-1], interpolation=cv2.INTER_NEAREST).T)
         return mask_tensor(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST))
 
     def fit(self, frame: ImageTensor | Labels, padding: int = 0, rounded: bool = False) -> Canvas:
-        """The frame resized as by `scale` and padded with `padding` to the canvas."""
+        """The frame resized by `scale` and padded with `padding` to the canvas."""
         below, right = self.canvas[0] - self.top - self.height, self.canvas[1] - self.left - self.width
         return v2.pad(self.scale(frame, rounded), [self.left, self.top, right, below], fill=padding)
 
     def back(self, mask: Bool[np.ndarray, "H W"], size: Size) -> Bool[np.ndarray, "h w"]:
-        """Map a mask on the canvas back to the frame's own size (height, width), nearest pixel."""
+        """Resize a mask on the canvas to the frame's size (height, width), nearest pixel."""
         part = mask[self.inside].astype(np.uint8)
-        # By pixel centres: OpenCV's plain nearest rule (the release's, in `fit`) leans up and left.
+        # By pixel centres: INTER_NEAREST (the release's, in `fit`) is shifted up and left.
         return cv2.resize(part, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
 
 
 def centred(height: int, width: int, canvas: Size) -> Placement:
-    """The video rule: the largest scale at which the frame fits, centred.
+    """Letterbox (videos): f = min(H / h, W / w), sides int(f h), int(f w), centred; odd padding is below and right.
 
-    f = min(H / h, W / w); sides int(f h), int(f w); the odd pixel of padding goes below and right. A
-    480 x 853 frame becomes 234 x 417 at row 91 of a 417 x 417 canvas. Source: protocol section 2, Rescale.
+    480 x 853 becomes 234 x 417 at row 91 of 417 x 417. Source: protocol section 2, Rescale.
     """
     factor = min(canvas[0] / height, canvas[1] / width)
-    # Kept in this float expression: another order of operations rounds some sizes to one pixel more.
+    # Keep this expression: another order of operations rounds some sizes to one pixel more.
     new_height, new_width = max(int(factor * height), 1), max(int(factor * width), 1)
     return Placement(new_height, new_width, (canvas[0] - new_height) // 2, (canvas[1] - new_width) // 2, canvas)
 
 
 def static(height: int, width: int, canvas: Size) -> Placement:
-    """The Pascal rule: one side fills the canvas, then both are cut to multiples of 8; upper left corner.
+    """Resize and pad top-left (Pascal): one side fills the canvas, then both are cut to multiples of 8.
 
-    On a square canvas of side s the longest side becomes s and the other int(other (s / longest)). A 480 x 853
-    frame becomes 232 x 416 on 417 x 417. On other canvases the side that fills first takes that part.
-    Source: protocol section 2, Resize ("longest").
+    On a square canvas of side s the longest side becomes s, the other int(other (s / longest)); otherwise s is the side
+    that fills first. 480 x 853 becomes 232 x 416 on 417 x 417. Source: protocol section 2, Resize ("longest").
     """
-    # Kept in this float expression: int(other * s / longest) gives 8 pixels more for a few sizes.
+    # Keep this expression: int(other * s / longest) gives 8 pixels more for a few sizes.
     if height * canvas[1] >= width * canvas[0]:
         new_height, new_width = canvas[0], int(width * (canvas[0] / height))
     else:
@@ -117,7 +114,7 @@ def static(height: int, width: int, canvas: Size) -> Placement:
 
 
 def normalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
-    """(x - mean) / std per channel, ImageNet's values; images in [0, 1]."""
+    """(x - mean) / std per channel with ImageNet's values; images in [0, 1]."""
     return v2.normalize(images, MEAN, STD)
 
 
@@ -130,7 +127,7 @@ def denormalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
 def augment(
     image: ImageTensor, labels: Labels, rng: np.random.Generator
 ) -> tuple[Float[Image, "3 _ _"], UInt8[Mask, "_ _"]]:
-    """`augment_clip` for a clip of this one frame, which is warped too."""
+    """`augment_clip` for one image, which is warped too."""
     images, masks = augment_clip([image], [labels], rng, spare_first=False)
     return images[0], masks[0]
 
@@ -140,10 +137,10 @@ def augment_clip(
 ) -> tuple[list[Image], list[Mask]]:
     """Augment all frames of a clip in the same way; images become float32 and are not rounded.
 
-    A portrait or square clip is transposed first. Crop 0 to 10% per side, scale 0.95 to 1.05, shear and rotation
-    within 10 and 15 degrees, in one warp about the centre, for every frame but the first (`spare_first`, as in the
-    release), filled with 0; then contrast times U(0.97, 1.03) plus U(-5, 5) grey values (of 255), not clipped; then a
-    horizontal flip with probability 1/2. Source: protocol section 2, YTVIS-style training.
+    Portrait and square clips are transposed. One warp about the centre, filled with 0 (not of the first frame if
+    `spare_first`, as released): crop 0 to 10% per side, scale 0.95 to 1.05, shear within 10, rotation within 15
+    degrees. Contrast U(0.97, 1.03), then offset U(-5, 5) grey values of 255, not clipped. Horizontal flip with
+    probability 1/2. Source: protocol section 2, YTVIS-style training.
     """
     if labels[0].shape[0] >= labels[0].shape[1]:
         images, labels = [Image(image.mT) for image in images], [Mask(mask.mT) for mask in labels]
@@ -165,7 +162,7 @@ def augment_clip(
 
 
 def _warp(height: int, width: int, rng: np.random.Generator) -> Float[np.ndarray, "2 3"]:
-    """Crop (stretched back to full size), then scale, shear and rotation about the centre, as one matrix."""
+    """Crop (stretched to full size), then scale, shear and rotation about the centre, as one matrix."""
     top, bottom, left, right = rng.uniform(0.0, 0.1, size=4)
     scale, shear, angle = rng.uniform(0.95, 1.05), *np.deg2rad(rng.uniform((-10, -15), (10, 15)))
     stretch = np.diag([1 / (1 - left - right), 1 / (1 - top - bottom)])
@@ -186,4 +183,4 @@ def flip(image: ImageTensor, labels: Labels, rng: np.random.Generator) -> tuple[
 
 
 AUGMENTATIONS = {"clip": augment, "image": flip}
-"""`Dataset.augmentation` to the function of one image; clips of videos go through `augment_clip` instead."""
+"""Function of one image by `Dataset.augmentation`; clips use `augment_clip`."""

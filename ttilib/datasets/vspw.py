@@ -1,7 +1,7 @@
-"""Sequences with a label map per frame: VSPW, and MiniVSPW, in which the novel classes of Pascal are looked for.
+"""Sequences with a label map per frame: VSPW, and MiniVSPW, whose novel classes are Pascal's.
 
-VSPW's folder has data/<sequence>/{origin,mask}, train.txt and val.txt; MiniVSPW's has data/<sequence>/
-{origin,mask,flow} and label_num_dic_final.json, VSPW's names of its ids. Source: protocol sections 1.4, 1.5 and 7.
+VSPW: data/<sequence>/{origin,mask}, train.txt, val.txt. MiniVSPW: data/<sequence>/{origin,mask,flow} and
+label_num_dic_final.json, VSPW's names of its ids. Source: protocol sections 1.4, 1.5 and 7.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from ttilib.images import read_labels
 
 
 def sequence_folders(place: Path, inside: str = "") -> list[str]:
-    """Names of the folders in `place` that have a folder `inside`, in natural order."""
+    """Folders in `place` that have a folder `inside`, in natural order. FileNotFoundError if none."""
     if not place.is_dir():
         raise FileNotFoundError(f"{place}: no such folder; expected one folder per sequence in it")
     names = [entry.name for entry in place.iterdir() if (entry / inside).is_dir() and entry.name[0] != "."]
@@ -52,7 +52,7 @@ def sequence_folders(place: Path, inside: str = "") -> list[str]:
 def sequence_frames(
     place: Path, names: Iterable[str], inside: str, ending: str, on_error: OnError = stop
 ) -> dict[str, Names]:
-    """The frames of each sequence in natural order, from the files in <place>/<sequence>/<inside>."""
+    """Frames of each sequence in natural order, from the files in <place>/<sequence>/<inside>."""
     frames = {}
     for name in names:
         folder = place / name / inside
@@ -66,7 +66,7 @@ def sequence_frames(
 def counted(
     root: Path, frames: Mapping[str, Names], mask: Callable[[str], Path], on_error: OnError = stop
 ) -> tuple[dict[str, Names], dict[str, Counts]]:
-    """The frames whose masks can be read, and the pixels per label of each of them."""
+    """The frames whose masks can be read, and the pixels per label of each."""
     paths: dict[str, Path] = {}
     for name, there in frames.items():
         folder = mask(there[0]).parent
@@ -80,34 +80,30 @@ def counted(
 
 
 def keep(frames: Mapping[str, Names], wanted: Callable[[str], bool]) -> dict[str, Names]:
-    """The frames that are wanted, of the sequences that have any of them."""
+    """The frames that are `wanted`; sequences without one are left out."""
     kept = {name: tuple(frame for frame in there if wanted(frame)) for name, there in frames.items()}
     return {name: there for name, there in kept.items() if there}
 
 
 def vspw_folder(root: Path) -> Path:
-    """The folder of the sequences: <root>/data as VSPW ships it, or `root` itself."""
+    """The folder of the sequences: <root>/data as published, else `root`."""
     return root / "data" if (root / "data").is_dir() else root
 
 
 def read_words(path: Path) -> list[str]:
-    """The first word of every line of a list; none if there is no such file."""
+    """The first word of every line of a list; [] if there is no such file."""
     return [line.split()[0] for line in read_lines(path) if line.strip()] if path.is_file() else []
 
 
 def listed_videos(root: Path, table: Table, lists: Names = ("train.txt", "val.txt")) -> list[str]:
-    """The sequences in the lists that the table does not ignore; if the last list is missing, all sequences."""
+    """Sequences of the lists that the table does not ignore; all sequences if the last list is missing or empty."""
     *others, last = (read_words(root / name) for name in lists)
     named = sum(others, []) + (last or sequence_folders(vspw_folder(root), "origin"))
     return [name for name in dict.fromkeys(named) if name not in table.get("ignored", ())]
 
 
 def published_list(root: Path, classes: Collection[int], lists: Mapping[str, Sequence[Collection[int]]]) -> str:
-    """The name of the published list of these classes, "" if there is none.
-
-    `lists`: names with {} for the fold, to the classes of each fold. A folder with its own lists.json has none,
-    nor one without any sequence of the list: it is not the data that was published on.
-    """
+    """The published list of exactly these classes (`lists`: name with {} to classes by fold); "" if none applies."""
     if (root / "lists.json").is_file():
         return ""
     wanted = set(classes)
@@ -120,7 +116,7 @@ def published_list(root: Path, classes: Collection[int], lists: Mapping[str, Seq
 def published_frames(
     root: Path, name: str, wanted: Callable[[str], bool], there: Callable[[str], bool], on_error: OnError
 ) -> dict[str, Names]:
-    """The frames of a published list in the sequences that are wanted; those that are not there are reported once."""
+    """The wanted frames of a published list, by sequence; missing ones are reported once."""
     lines = published_lines(name) if name else ()
     frames = ["/".join(re.search(r"([^/ ]+)/mask/(.+)\.png$", line).groups()) for line in lines]
     frames = [frame for frame in frames if wanted(frame.split("/")[0])]
@@ -132,15 +128,14 @@ def published_frames(
 
 
 def scan_vspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
-    """Where each class is visible: base classes in sequences of train.txt and val.txt, novel ones in those of val.txt.
+    """Frames of each class: base classes in sequences of train.txt and val.txt, novel classes in those of val.txt.
 
-    A frame is listed for the base or for the novel classes if the published list of these classes has it, or, where
-    none was published, if one of them covers `min_pixels` of it. In a listed frame every one of them is present,
-    however small. All frames of a sequence are in `frames`, also those not listed.
+    A frame is listed if the published list of the base (or novel) classes has it or, without such a list, if one of
+    them is `large` in it. In a listed frame all of them are present, however small.
     """
     reader, videos = VspwReader(root), listed_videos(root, table)
     train, val = (set(read_words(root / f"{split}.txt")) for split in ("train", "val"))
-    # Sequences of no list are test material: to train on them by accident would spoil every number.
+    # Sequences of no list are test data: training on them would invalidate the results.
     val = val or set(videos) - train
     frames = sequence_frames(reader.folder, videos, "origin", ".jpg", on_error)
     frames, counts = counted(root, frames, reader.mask_path, on_error)
@@ -166,7 +161,7 @@ def scan_vspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError
 
 
 class VspwReader(PascalReader):
-    """VSPW: <sequence>/origin/<frame>.jpg with class ids in <sequence>/mask/<frame>.png; flow is not read."""
+    """VSPW: images <sequence>/origin/<frame>.jpg, class ids <sequence>/mask/<frame>.png; flow is not read."""
 
     episode_rule = Rule(centred, True)
     training_rule = Rule(static, False, rounded=True)
@@ -178,15 +173,15 @@ class VspwReader(PascalReader):
         self.folder = vspw_folder(self.root)
 
     def picture_path(self, frame: str) -> Path:
-        """The file of a frame's image."""
+        """The image file of a frame."""
         return self.folder / f"{frame.replace('/', '/origin/')}.jpg"
 
     def mask_path(self, frame: str) -> Path:
-        """The file of a frame's label map."""
+        """The label map of a frame."""
         return self.folder / f"{frame.replace('/', '/mask/')}.png"
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 elsewhere; the release counts the ignore label as background."""
+        """1 on the class, 0 elsewhere; the ignore label is background, as released."""
         return (read_labels(self.mask_path(frame)) == class_id).astype(np.uint8)
 
 
@@ -196,12 +191,11 @@ FLOW = ".pkl.pkl"
 
 
 def minivspw_table(root: Path, pascal_table: Table, vspw_table: Table | None = None) -> dict[str, Any]:
-    """The class table of a MiniVSPW folder: VSPW ids under the names and in the folds of their Pascal classes.
+    """The class table of a MiniVSPW folder: VSPW ids with the names and folds of their Pascal classes.
 
-    VSPW's names come from the folder's label_num_dic_final.json, or else from its lists.json or `vspw_table`, the
-    project's own table if None; that also says which names differ from Pascal's and which sequences are left out.
-
-    Raises ValueError if two VSPW classes are one Pascal class, or none is any.
+    Names are from the folder's label_num_dic_final.json, else its lists.json, else `vspw_table` (default: the
+    project's), which has differing names and ignored sequences. ValueError if two VSPW classes are one Pascal class, or
+    none is.
     """
     vspw = read_json(VSPW_TABLE) if vspw_table is None else vspw_table
     path, names = _names(root, vspw)
@@ -221,7 +215,7 @@ def minivspw_table(root: Path, pascal_table: Table, vspw_table: Table | None = N
 
 
 def _names(root: Path, vspw: Table) -> tuple[Path, dict[int, str]]:
-    """The names of the ids in a folder, and the file that gives them."""
+    """The file that names the ids of a folder, and these names by id."""
     path = next((root / name for name in (LABELS, "lists.json") if (root / name).is_file()), VSPW_TABLE)
     content = vspw if path == VSPW_TABLE else read_json(path)
     try:
@@ -235,11 +229,7 @@ def _names(root: Path, vspw: Table) -> tuple[Path, dict[int, str]]:
 def minivspw_listed(
     root: Path, ids: Collection[int], ignored: Collection[str] = (), on_error: OnError = stop
 ) -> tuple[dict[str, Names], dict[str, Counts]]:
-    """The frames of the released list of a fold with their counts: the published one if these are its classes.
-
-    Otherwise, of each sequence in plain text order, the frames with a pixel of one of these classes. If there is a
-    vspw_videolist.txt, only sequences whose name begins a line of it count.
-    """
+    """Frames and counts of the published list of these classes, else of all frames that contain one of them."""
     reader, named = VspwReader(root), set(read_words(root / VIDEOS))
     wanted = lambda video: video not in ignored and (not named or video in named)  # noqa: E731
     folds = read_json(VSPW_TABLE)["pascal_to_vspw"]["novel"]
@@ -253,10 +243,7 @@ def minivspw_listed(
 
 
 def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
-    """The query frames of the release: those listed, of sequences that are not ignored, with an image and flow.
-
-    The release never opens a flow file (quirk Q10), so a folder without any drops no frame.
-    """
+    """Query frames: listed, not ignored, with an image and, if the folder has any, a flow file (quirk Q10)."""
     frames, counts = minivspw_listed(root, novel, table.get("ignored", ()), on_error)
     reader = VspwReader(root)
     flows, images = (
@@ -276,13 +263,13 @@ def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnE
 
 
 class MiniVspwReader(VspwReader):
-    """MiniVSPW, read like VSPW; the release resizes and pads its frames like Pascal's images."""
+    """MiniVSPW: files as in VSPW; as released, frames are resized and padded like Pascal's images."""
 
     episode_rule = Rule(static, False)
 
 
 def sequence_files(reader: PascalReader, names: Iterable[str]) -> dict[str, FrameFiles]:
-    """The frames of sequences that have an image or a mask, in natural order."""
+    """Files of the frames that have an image or a mask, in natural order."""
     frames = []
     for name in names:
         images = file_names(reader.picture_path(f"{name}/frame").parent, ".jpg")
@@ -292,7 +279,7 @@ def sequence_files(reader: PascalReader, names: Iterable[str]) -> dict[str, Fram
 
 
 def vspw_labels(root: Path, table: Table) -> LabelRule:
-    """The ids that VSPW names; any other is only warned of, since the readers take it for background."""
+    """The ids that VSPW names; others only cause a warning, as readers treat them as background."""
     path = root / LABELS
     named = [int(number) for number in read_json(path).values()] if path.is_file() else range(1, 125)
     return LabelRule({0, *named, *table["classes"], IGNORED}, severity="warning")

@@ -1,4 +1,4 @@
-"""YouTube-VIS 2019: one JSON with the outlines of every object in every frame. Source: protocol section 1.3."""
+"""YouTube-VIS 2019: one JSON with the masks of every object in every frame. Source: protocol section 1.3."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from ttilib.images import read_image
 
 
 def split_videos(presence: Presence, base: Ids) -> tuple[Names, Names]:
-    """Divide the videos of the base classes: of each class the first 90% train, the rest validate.
+    """Of each base class, the first 90% of its videos train and the rest validate.
 
-    Classes are taken in the order given; a video stays where an earlier class put it, and is listed once
-    for every class that takes it. Source: protocol section 1.3, standard training set.
+    A video stays where an earlier class put it, listed per class. Source: protocol section 1.3, standard training set.
     """
     train: list[str] = []
     val: list[str] = []
@@ -35,10 +34,9 @@ def split_videos(presence: Presence, base: Ids) -> tuple[Names, Names]:
 
 
 def ytvis_index(root: Path | str) -> dict[str, Any]:
-    """The parsed train/train.json of YouTube-VIS 2019, parsed once while the file is unchanged.
+    """The parsed train/train.json, cached while the file is unchanged. Raises ValueError if it is another file.
 
-    "videos" (frames, height, width) in ascending id and "annotations" in file order, both by video name;
-    "categories" by id; "complaints": messages about what was left out. Run lengths are arrays, see `packed`.
+    "videos" (ascending id) and "annotations" (file order) by video name, "categories" by id, "complaints" (left out).
     """
     path = Path(root) / "train" / "train.json"
     return _ytvis_index(path, file_stamp(path))
@@ -80,7 +78,7 @@ def _ytvis_index(path: Path, stamp: Stamp | None) -> dict[str, Any]:
 
 
 def _wrong_video(name: str, files: Sequence[str], videos: Mapping[str, Any]) -> str:
-    """What keeps a video from being used; empty if nothing does."""
+    """Why a video cannot be used; "" if it can."""
     if not files:
         return "has no frames"
     if stray := next((file for file in files if not file.startswith(f"{name}/")), None):
@@ -89,7 +87,7 @@ def _wrong_video(name: str, files: Sequence[str], videos: Mapping[str, Any]) -> 
 
 
 def _wrong_annotation(entry: Mapping[str, Any], name: str, video: Mapping[str, Any]) -> str:
-    """What keeps an annotation from being used; empty if nothing does."""
+    """Why an annotation cannot be used; "" if it can."""
     if missing := {"id", "category_id", "segmentations"} - entry.keys():
         return f"has no {', '.join(sorted(missing))}"
     outlines = entry["segmentations"] or ()
@@ -102,7 +100,7 @@ def _wrong_annotation(entry: Mapping[str, Any], name: str, video: Mapping[str, A
 
 
 def scan_ytvis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
-    """Where each class has an outline that is not null, in any video; every video may be trained or tested on."""
+    """Frames where each class has a segmentation that is not null; any video may be for training or queries."""
     index = ytvis_index(root)
     for complaint in index["complaints"]:
         on_error(ValueError(complaint))
@@ -119,7 +117,7 @@ def scan_ytvis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnErro
 
 
 def _usable(index: Mapping[str, Any], table: Table, on_error: OnError) -> set[int]:
-    """The categories that file and class table agree on; others are reported, as is an annotation of none."""
+    """Categories on which file and class table agree; others are reported, as are annotations of none."""
     usable = set()
     for number, name in index["categories"].items():
         known = table["classes"].get(number, "nothing")
@@ -136,18 +134,18 @@ def _usable(index: Mapping[str, Any], table: Table, on_error: OnError) -> set[in
 
 
 class YtvisReader:
-    """YouTube-VIS 2019: outlines in train/train.json, images in train/JPEGImages/<video>/<frame>.jpg."""
+    """YouTube-VIS 2019: segmentations in train/train.json, images train/JPEGImages/<video>/<frame>.jpg."""
 
-    # Padding counts as background in the release, for support, query and training alike.
+    # Padding is background in the release: in support, query and training.
     episode_rule = training_rule = Rule(centred, True)
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
         self.folder = self.root / "train" / "JPEGImages"
-        ytvis_index(root)  # raises if train.json is missing or broken; not kept, so that a pickled reader is small
+        ytvis_index(root)  # raises if train.json is missing or damaged; not an attribute: small pickles
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        """The image of a frame, red green blue."""
+        """The RGB image of a frame."""
         return read_image(self.folder / f"{frame}.jpg")
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
@@ -155,7 +153,7 @@ class YtvisReader:
         return self._paint(frame, {class_id: 1})
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
-        """Base classes numbered from 1, a later annotation over an earlier one; all else background."""
+        """Base classes numbered from 1, later annotations over earlier ones; all else is background."""
         return self._paint(frame, {number: place for place, number in enumerate(base, start=1)})
 
     def _paint(self, frame: str, colours: dict[int, int]) -> UInt8[np.ndarray, "h w"]:
@@ -174,7 +172,7 @@ class YtvisReader:
 
 
 def ytvis_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
-    """The image of every frame in train.json, which also gives its size; masks have no files."""
+    """Image and size of every frame in train.json; masks have no files."""
     folder, videos = root / "train" / "JPEGImages", ytvis_index(root)["videos"].values()
     return {f: FrameFiles(folder / f"{f}.jpg", None, (v["height"], v["width"])) for v in videos for f in v["frames"]}
 

@@ -1,1 +1,1 @@
-"""Benchmarks, the order in which episodes are sampled, and the clips that episodes name."""
+"""Benchmarks, the sampling of episodes, and their clips."""

@@ -1,4 +1,4 @@
-"""The benchmarks: datasets, classes, sampling and input size of each; reading their folds, sampling their episodes."""
+"""Benchmarks: datasets, classes, sampling and input size of each; their folds and their episodes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from ttilib.files import meant
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Settings of one benchmark, as fixed by the released code.
+    """Settings of one benchmark, as released.
 
-    `query`, `support`, `trained_on`: datasets of the query, the support and base training. `draws`: sampling, see
-    `sampling.passes`. `size`: height and width of the network input. `novel`: entry of the class table with the novel
-    classes. `per_run`: images or frames per run, None for each once. `batch`: frames solved together, None for one
-    video.
+    `query`, `support`, `trained_on`: datasets of query, support and base training. `draws`: see `sampling.passes`.
+    `size`: (height, width) of the network input. `novel`: entry of the class table with the novel classes. `per_run`:
+    images or frames per run, None: each once. `batch`: frames solved together, None: those of one video.
     """
 
     name: str
@@ -37,7 +36,7 @@ class Benchmark:
     note: str = ""
 
     def input_size(self, height: int = 0, width: int = 0) -> tuple[int, int]:
-        """Height and width of the network input; 0 stands for the benchmark's own."""
+        """(height, width) of the network input; 0 means the benchmark's own."""
         return height or self.size[0], width or self.size[1]
 
 
@@ -89,7 +88,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name. Raises ValueError with similar names if it is unknown."""
+    """The benchmark of that name. Raises ValueError with similar names."""
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark {name!r} is not known; {meant(name, BENCHMARKS)}")
     return BENCHMARKS[name]
@@ -107,10 +106,9 @@ class BenchmarkData:
 
 
 def find_roots(plan: Benchmark | str, root: Path | str, support_root: Path | str | None = None) -> tuple[Path, Path]:
-    """Folders of the query and the support dataset.
+    """Folders of the query and the support dataset below the data folder `root`.
 
-    `root`: data folder with one folder per dataset; for a benchmark of one dataset, or with `support_root`, it may also
-    be the query dataset's own folder.
+    `root` may also be the query dataset's folder, for a benchmark of one dataset or with `support_root`.
     Raises FileNotFoundError with the names tried, ValueError for a `support_root` that would not be used.
     """
     plan = benchmark(plan) if isinstance(plan, str) else plan
@@ -148,7 +146,7 @@ def read_benchmark(
 
 
 def read_training(plan: Benchmark | str, fold: int, root: Path | str) -> tuple[Fold, Path]:
-    """The fold used for base training, and its dataset's folder; `root` is a data folder or that folder itself."""
+    """The fold of base training and its dataset's folder; `root` is that folder or a data folder."""
     plan = benchmark(plan) if isinstance(plan, str) else plan
     folder = find_root(plan.trained_on, root)
     return read_fold(plan.trained_on, fold, folder), folder
@@ -164,10 +162,9 @@ def draw_episodes(
 ) -> tuple[Episode, ...]:
     """Sample the episodes of one run of a benchmark.
 
-    "released": random numbers in the order of the release, one stream for all runs; a run has `per_run` images or
-    frames where that is set, and the list repeats. "independent": each video (and class), image or sequence is a query
-    once and its support depends on no other episode.
-    Raises ValueError naming a class with too few videos for `shots`; if `on_error` returns, the class is left out.
+    "released": random numbers in the release's order, one stream for all runs; with `per_run`, that many images or
+    frames of the repeated list. "independent": each video (and class), image or sequence is a query once, its support
+    depends on no other episode. `on_error` gets a class with too few videos for `shots`; the default raises ValueError.
     """
     if shots < 1 or run < 0:
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")

@@ -1,4 +1,4 @@
-"""A clip: images and masks of one episode, resized and padded to the network input size; ignored pixels are invalid."""
+"""A clip: images and masks of one episode at the network input size; ignored pixels are not valid."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ __all__ = [
 File = Path | str | np.ndarray
 
 OWN_RULE = Rule(centred, False)
-"""For a user's own images: letterboxed, padding not valid."""
+"""For a user's own images: letterboxed, padding is not valid."""
 
 BATCH = 100
-"""Frames solved together by the released code. Source: protocol section 5.2."""
+"""Frames solved together in the release. Source: protocol section 5.2."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One episode at network input size: RGB images in [0, 1] (not normalised), masks, valid pixels.
+    """One episode at network input size: RGB images in [0, 1], masks, valid pixels, ground truth (`truth`) or None.
 
-    `truth`: ground truth for scoring, or None. `batch_frames`: frames that the released code solved together with
-    these, None for this clip alone.
+    Images are not normalised. `batch_frames`: frames that the release solved together, None for this clip alone.
     """
 
     name: str
@@ -63,10 +62,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Frames:
-    """Annotated frames, read on indexing: image in [0, 1], mask, valid pixels.
-
-    `read(t)` returns image [h, w, 3] and labels [h, w] (0, 1, IGNORED) of frame t at their own size.
-    """
+    """Annotated frames, read on indexing; `read(t)` returns image [h, w, 3] and labels [h, w] (0, 1, IGNORED)."""
 
     names: tuple[str, ...]
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
@@ -89,11 +85,11 @@ class Frames:
     def together(
         self, workers: int = 1
     ) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
-        """All frames, read by `workers` threads; raises the first error of reading."""
+        """All frames, read by `workers` threads; raises the first error."""
         # NumPy allocates zeros lazily; torch.zeros would write the memory twice.
         images = torch.from_numpy(np.zeros((len(self), 3, *self.size), dtype=np.float32))
         labels = torch.empty((len(self), *self.size), dtype=torch.uint8)
-        known = labels.numpy()  # NumPy compares bytes ten times as fast
+        known = labels.numpy()  # NumPy compares bytes ten times faster
         if workers > 1:
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(self._read_into, images, labels, range(len(self))))
@@ -106,7 +102,7 @@ class Frames:
         stored, mask = self.read(index)
         check_same_size(self.names[index], stored.shape, mask.shape)
         lies = self.rule.place(*mask.shape, self.size)
-        # Divide in place: a padded copy of every image would cost a tenth of its decoding.
+        # In place: a padded copy would cost a tenth of the decoding time.
         scaled = lies.scale(image_tensor(stored), self.rule.rounded)
         torch.div(scaled, 255, out=image[:, lies.inside[0], lies.inside[1]])
         labels[:] = lies.fit(mask_tensor(mask), padding=0 if self.rule.padding_counts else IGNORED)
@@ -126,12 +122,11 @@ def load_clip(
     support_root: Path | str | None = None,
     workers: int = 1,
 ) -> Clip:
-    """Read the frames of one episode at the network input `size` (height, width).
+    """Read the frames of one episode at the network input `size` (height, width) in `workers` threads.
 
-    `root`: folder of the query dataset; `support_root`: that of the support dataset if it is another one. Each is
-    resized and padded by its own released rule (protocol section 2); ytvis and vspw count padding as background (quirk
-    Q5). `workers`: threads; the result does not depend on them.
-    Raises ValueError or FileNotFoundError naming the episode or file.
+    `root`, `support_root`: folders of the query dataset and of another support dataset. Each is resized and padded as
+    released (protocol section 2); padding is background in ytvis and vspw (quirk Q5). Raises ValueError,
+    FileNotFoundError.
     """
     support, query = episode_frames(episode, root, size, support_root)
     images, masks, valid = support.together(workers)
@@ -175,11 +170,7 @@ def check_episodes(
     support_root: Path | str | None = None,
     on_error: OnError = stop,
 ) -> tuple[Episode, ...]:
-    """The episodes whose images and masks can all be read and where some support frame contains the class.
-
-    `support_root`: folder of the support dataset if it is another one. Every file is read once. Each defect goes to
-    `on_error` with the episode's name; the default raises the first.
-    """
+    """The episodes with readable files whose support contains the class; errors go to `on_error` (default: raise)."""
     contains, kept = _frame_check(), []
     other, few = query_root if support_root is None else support_root, len(episodes) <= 20
     for episode in tqdm(episodes, desc="reading episodes", unit=" episodes", mininterval=1.0, disable=few):
@@ -206,14 +197,14 @@ def _frame_check() -> Callable[[str, Path | str, str, int], bool | Exception]:
             image, mask = shape(dataset, root, frame), reader(dataset, root).mask(frame, number)
             check_same_size(frame, image, mask.shape)
         except (ValueError, OSError) as error:
-            return error.with_traceback(None)  # a traceback would keep the pixels
+            return error.with_traceback(None)  # a traceback keeps the pixels in memory
         return bool((mask == 1).any())
 
     return contains
 
 
 def pool_frames(fold: Fold, root: Path | str, size: tuple[int, int], limit: int = 100) -> Frames:
-    """At most `limit` training images of a fold, without labels, to compute the mean feature of an encoder."""
+    """At most `limit` training images of a fold, without labels, for an encoder's mean feature."""
     names = [frame for video in sorted(set(fold.train)) for frame in fold.frames[video]]
     return unlabelled_frames(names, find_dataset(fold.corpus).reader(root).image, size, limit)
 
@@ -242,11 +233,10 @@ def clip_from_files(
     truth: Sequence[File] | None = None,
     label: int | None = None,
 ) -> Clip:
-    """A clip from a user's files or arrays (images uint8 [h, w, 3], masks bool or uint8 [h, w]).
+    """A clip from files or arrays: images uint8 [h, w, 3], masks bool or uint8 [h, w].
 
-    Masks may contain 0 and 255, 0 and 1, or palette indices; `label` selects the object and is needed only if there are
-    several. With another label, 255 is the ignore label.
-    Raises ValueError naming the file if a mask has colours, several labels, or no foreground pixel.
+    Masks contain 0 and 255, 0 and 1, or palette indices; `label` selects one object of several, 255 is then the ignore
+    label. Raises ValueError naming the file if a mask has colours, several labels, or no foreground pixel.
     """
     if not support_images or not frames:
         about = f"{len(support_images)} support images and {len(frames)} frames"
@@ -292,7 +282,7 @@ def _object_masks(
 
 
 def _only_label(names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]]) -> int:
-    """The single label besides background; 255 only if no other label occurs."""
+    """The single label besides background; 255 only if there is no other."""
     found = {int(value): name for name, mask in zip(names, masks, strict=True) for value in np.unique(mask)}
     labels = sorted(set(found) - {0, IGNORED})
     if len(labels) > 1:
@@ -307,7 +297,7 @@ def _only_label(names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]])
 def synthetic_clip(
     seed: int = 0, frames: int = 8, shots: int = 1, size: tuple[int, int] = (121, 217)
 ) -> Clip:
-    """A clip without data, from a seed: a striped ellipse moves over a smooth background; all pixels are valid."""
+    """A clip from a seed, without data: a striped ellipse moves over a smooth background; all pixels are valid."""
     rng = np.random.default_rng(seed)
     colour, phase = rng.uniform(90, 255, size=3), rng.uniform(0, 2 * np.pi)
     support = [_scene(rng.uniform(0.3, 0.7, 2), 1.0, colour, _background(rng, size)) for _ in range(shots)]

@@ -1,4 +1,4 @@
-"""An episode (frame names of support and query, not pixels): sampling, selection, batches and manifests."""
+"""Episodes (frame names of support and query): sampling, selection, batches and manifests."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ttilib.files import digest, meant, read_json, write_text
 
 @dataclass(frozen=True)
 class Episode:
-    """Support frames of a novel class, and query frames of one video; frames are named as in `Fold`.
+    """Support frames of a novel class and query frames of one video, named as in `Fold`.
 
-    `support_corpus`, `support_class`: set only if the support is of another dataset. `run`: number of the run; all runs
-    of a `seed` share one random stream. `batch`: number of the batch in its run, if the release solved several videos
-    together. Field names are part of the format of manifests and keys.
+    `support_corpus`, `support_class`: only if the support is of another dataset. All runs of a `seed` share one random
+    stream. `batch`: its number in the run, if the release solved several videos together. Manifests use the field
+    names.
     """
 
     corpus: str
@@ -63,7 +63,7 @@ class Episode:
     def key(self) -> str:
         """Key for programs: 16 hex digits, a digest of all fields."""
         entries = asdict(self)
-        if self.batch is None:  # keeps the keys of versions without this field
+        if self.batch is None:  # same keys as in versions without this field
             del entries["batch"]
         return digest(entries)
 
@@ -71,12 +71,11 @@ class Episode:
 def sample_episodes(
     fold: Fold, shots: int, seed: int = 2020, protocol: str = "v1", run: int = 0
 ) -> tuple[Episode, ...]:
-    """Sample the episodes of one run over a fold, with random numbers in the order of the release.
+    """Sample the episodes of one run over a fold, with random numbers in the release's order.
 
-    ytvis: a novel class with N videos gives N - shots episodes; "v1" shares one support per class, "v2" samples one per
-    episode. vspw: one per video of the list, repeated `fold.repeats` times. pascal, coco: one per image. Others: one
-    per video and novel class, with support from other videos.
-    Raises ValueError naming the class if it has too few videos for `shots`. Source: protocol sections 1.1, 1.3 and 1.5.
+    ytvis: N - shots for a novel class of N videos, with one support per class ("v1") or per episode ("v2"). vspw: one
+    per listed video, `fold.repeats` times. pascal, coco: one per image. Others: one per video and novel class in it.
+    Raises ValueError naming a class with too few videos for `shots`. Source: protocol sections 1.1, 1.3 and 1.5.
     """
     if shots < 1 or run < 0:
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
@@ -88,7 +87,7 @@ def sample_episodes(
 
 
 def episode_of(draw: Draw, query_fold: Fold, support_fold: Fold, seed: int, run: int = 0) -> Episode:
-    """A sample as an episode; the support's dataset and class id are set only if the dataset is another one."""
+    """A sample as an episode; support dataset and class id are set only if the dataset differs."""
     other: tuple[str, int] | tuple[None, None] = None, None
     if support_fold.corpus != query_fold.corpus:
         other = support_fold.corpus, shared_classes(support_fold, query_fold)[draw.number]
@@ -113,7 +112,7 @@ def select_episodes(
 
 
 def together(episodes: Sequence[Episode]) -> tuple[range, ...]:
-    """Group indices of episodes: one range per batch, one for every episode without batch."""
+    """Group indices of episodes: a range per batch, or per episode without one."""
 
     def batch(index: int) -> tuple[int, ...]:
         e = episodes[index]
@@ -124,7 +123,7 @@ def together(episodes: Sequence[Episode]) -> tuple[range, ...]:
 
 
 def slices(episodes: Sequence[Episode], frames: int) -> tuple[range, ...]:
-    """Split indices of episodes, between batches, into pieces of at least `frames` query frames (the last: fewer)."""
+    """Split indices of episodes, between batches, into ranges of at least `frames` query frames (the last: fewer)."""
     pieces: list[range] = []
     start = held = 0
     for part in together(episodes):
@@ -136,14 +135,14 @@ def slices(episodes: Sequence[Episode], frames: int) -> tuple[range, ...]:
 
 
 def write_episodes(path: Path | str, episodes: Sequence[Episode]) -> None:
-    """Write a manifest: JSON with one episode per line and a hash over all."""
+    """Write a manifest: JSON with a line per episode and a hash over all."""
     rows = [{key: value for key, value in asdict(e).items() if value is not None} for e in episodes]
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     write_text(path, f'{{"hash": "{digest(*rows)}",\n"episodes": [\n{lines}\n]}}\n')
 
 
 def read_episodes(path: Path | str) -> tuple[Episode, ...]:
-    """Read a manifest. ValueError if its "hash" (delete it to accept edits) or the entries of an episode are wrong."""
+    """Read a manifest. ValueError if its "hash" (delete it to accept edits) or an entry of an episode is wrong."""
     content = read_json(path)
     if not isinstance(content, dict) or "episodes" not in content:
         raise ValueError(f'{path}: no "episodes" in it; expected a manifest of write_episodes')

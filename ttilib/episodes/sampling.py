@@ -1,10 +1,8 @@
 """Sampling of episodes from a fold, with the random numbers of the release or independently of each other.
 
-The release samples from `random` and NumPy's legacy generator, seeded with 2020. Every number it takes matters, so
-unused numbers are taken here as well, from own generators; no global generator is used. `draw_alone` instead takes
-random numbers from a hash of seed, run, query and candidate: a missing video changes only episodes that would use it.
-
-A class with too few videos is reported to `on_error`; if that returns, its episodes are left out.
+The release uses `random` and NumPy's legacy generator with seed 2020. Every number it takes matters, so unused ones are
+taken here too, from local generators. `draw_alone` uses hashes of seed, run, query and candidate: a missing video
+changes only episodes that would use it. If `on_error` returns for a class with too few videos, it is left out.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ Pass = Callable[[], Iterator[Draw]]
 
 
 def enough(fold: Fold, number: int, found: int, needed: int, on_error: OnError = stop) -> bool:
-    """Whether a class has as many videos as an episode needs; if not, an error names the class."""
+    """Whether a class has the videos that an episode needs; if not, an error names the class."""
     if found < needed:
         about = f"class {number} {fold.names[number]} can be drawn from {found} videos, but {needed} are needed"
         on_error(ValueError(f"{fold.corpus} fold {fold.index}: {about}; ask for fewer shots"))
@@ -52,7 +50,7 @@ def enough(fold: Fold, number: int, found: int, needed: int, on_error: OnError =
 
 
 def shared_classes(support_fold: Fold, query_fold: Fold) -> dict[int, int]:
-    """Novel classes with the same name in two folds: id in the query dataset -> id in the support dataset."""
+    """Novel classes of the same name in two folds: id in the query dataset to id in the support dataset."""
     ids = {support_fold.names[number]: number for number in support_fold.novel}
     return {c: ids[query_fold.names[c]] for c in query_fold.novel if query_fold.names[c] in ids}
 
@@ -99,10 +97,7 @@ def draw_alone(
     run: int = 0,
     on_error: OnError = stop,
 ) -> Iterator[Draw]:
-    """One episode per query: one of its classes, and one frame of each of `shots` other videos of that class.
-
-    The candidates with the lowest random numbers are taken; a number depends on seed, run, query and candidate only.
-    """
+    """One episode per query: a class in it, a frame of each of the `shots` other videos with the lowest hashes."""
     same = query_fold is support_fold
     ids = {number: number for number in query_fold.novel} if same else shared_classes(support_fold, query_fold)
     codes = {number: _codes(support_fold.presence[ids[number]]) for number in ids}
@@ -148,10 +143,7 @@ def _lowest(codes: UInt64[np.ndarray, " n"], count: int, *key: str | int) -> lis
 def passes(
     how: str, query_fold: Fold, support_fold: Fold, shots: int, seed: int = 2020, on_error: OnError = stop
 ) -> Pass:
-    """A function that samples one epoch over the folds; later calls continue the random stream.
-
-    `how`: "v1", "v2" (ytvis), "stills", "sequences" (one fold each), "frames", "cross" (images support videos).
-    """
+    """A function that samples an epoch; later calls continue. `how`: v1, v2, stills, sequences, frames or cross."""
     released = _Released(query_fold, support_fold, shots, seed, on_error)
     kinds = {
         "v1": released.ytvis_v1,
@@ -165,7 +157,7 @@ def passes(
 
 
 class _Released:
-    """The released samplers over a pair of folds; `last_video` stays from one epoch to the next, as in the release."""
+    """The released samplers for two folds; `last_video` persists between epochs, as in the release."""
 
     def __init__(self, query_fold: Fold, support_fold: Fold, shots: int, seed: int, on_error: OnError) -> None:
         self.query_fold, self.support_fold, self.shots, self.on_error = query_fold, support_fold, shots, on_error
