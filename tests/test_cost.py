@@ -26,7 +26,7 @@ def test_seconds_are_those_of_the_block():
 @pytest.mark.skipif(not LINUX, reason="the peak of memory is known on Linux only")
 def test_memory_is_the_peak_inside_the_block_and_not_what_is_left_or_was_there_before():
     found = []
-    for before, inside in ((0, 200), (0, 20), (200, 60)):
+    for before, inside in ((0, 200), (0, 50), (200, 60)):  # more than malloc keeps for itself, 32 MiB
         held = occupy(before)
         with measured("cpu") as spent:
             occupy(inside)  # given back at once
