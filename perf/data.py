@@ -25,7 +25,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from ttilib.datasets.catalog import read_fold
-from ttilib.datasets.transforms import centred
+from ttilib.datasets.transforms import letterbox
 from ttilib.datasets.youtube_vis import ytvis_index
 from ttilib.episodes.clips import load_clip
 from ttilib.episodes.episode import Episode, sample_episodes
@@ -57,7 +57,7 @@ def draw_corpora(root: Path, frames: int) -> dict[str, Episode]:
 def bare(corpus: str, root: Path, episode: Episode) -> None:
     """The same files and outlines decoded and resized, and nothing else."""
     size = SIZES[corpus]
-    lies = centred(HEIGHT, WIDTH, size)
+    lies = letterbox(HEIGHT, WIDTH, size)
     scaled = (lies.width, lies.height)
     if corpus == "ytvis":
         outlines = dict(zip(episode.query, ytvis_index(root)["annotations"]["video"][0]["segmentations"], strict=True))

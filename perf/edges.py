@@ -1,4 +1,4 @@
-"""What it costs a frame to fit masks to the picture: the guided filter and the cut, beside the upsampling before them.
+"""What it costs a frame to fit masks to the image: the guided filter and the cut, beside the upsampling before them.
 
     python perf/edges.py [--frames 12] [--size 241 425] [--radius 16]
 """
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from photographs import photograph
 
-from ttilib.solver.edges import cut_out, guided_filter
+from ttilib.solver.edges import grabcut_refine, guided_filter
 from ttilib.solver.solver import upsampled_probabilities
 
 GRID = (31, 54)
@@ -52,7 +52,7 @@ def main() -> None:
     ways = {
         "upsampling": lambda: upsampled_probabilities(scores, bias, (height, width)),
         "guided filter": lambda: guided_filter(probabilities, guide, options.radius),
-        "cut": lambda: cut_out(probabilities > 0.5, guide, options.radius),
+        "cut": lambda: grabcut_refine(probabilities > 0.5, guide, options.radius),
     }
     print(f"T={options.frames} grid={GRID} size={height} x {width} radius={options.radius}, one thread")
     plain = None

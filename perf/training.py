@@ -1,4 +1,4 @@
-"""What training costs: images per second, the share of time spent waiting for pictures, and peak memory.
+"""What training costs: images per second, the share of time spent waiting for images, and peak memory.
 
     python perf/training.py [--device cuda] [--batch 2] [--frames 2] [--steps 3] [--workers 1] [--half --compile]
 
@@ -90,7 +90,7 @@ class Stream:
         forget_peak(self.device)
         began = time.perf_counter()
         parts, waited = next(self.batches)
-        self.run.advance(parts, waited)
+        self.run.training_step(parts, waited)
         self.costs.append((time.perf_counter() - began, waited, peak(self.device)))
 
 

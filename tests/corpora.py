@@ -1,4 +1,4 @@
-"""Corpora of a few tiny pictures, painted by hand, in the layouts that the readers know."""
+"""Corpora of a few tiny images, painted by hand, in the layouts that the readers know."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 18, 32
 
 
 def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """A smooth picture whose colour tells its seed."""
+    """A smooth image whose colour tells its seed."""
     rows, columns = np.mgrid[:height, :width]
     channels = (rows * 5 + seed * 40, columns * 5 + seed * 20, rows + columns + seed * 60)
     return np.stack(channels, axis=-1).astype(np.uint8)

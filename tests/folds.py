@@ -39,6 +39,6 @@ def sequence_fold(shows, corpus="vspw", repeats=1, names=None):
 
 
 def cross(support_fold, query_fold, shots, seed=2020):
-    """Episodes with support from one corpus and the query from another."""
+    """Episodes with support from one dataset and the query from another."""
     drawn = passes("cross", query_fold, support_fold, shots, seed)()
     return tuple(episode_of(draw, query_fold, support_fold, seed) for draw in drawn)

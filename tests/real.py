@@ -1,4 +1,4 @@
-"""An ImageNet ResNet-50 that lies beside the repository, where it does: for tests that need features of real pictures.
+"""An ImageNet ResNet-50 that lies beside the repository, where it does: for tests that need features of real images.
 
 As an encoder it is named "tests/real.py:load".
 """
@@ -12,7 +12,7 @@ from types import ModuleType
 from torch import Tensor, nn
 
 FOLDER = Path(__file__).resolve().parents[2] / "shared" / "real"
-MISSING = "no real pictures and weights beside the repository"  # why a test that needs them is skipped
+MISSING = "no real images and weights beside the repository"  # why a test that needs them is skipped
 
 
 def available() -> bool:

@@ -25,9 +25,9 @@ QUICK = TrainConfig(
 
 
 class Squares(Dataset):
-    """Red squares are class 1, green ones class 2; from epoch `poisoned` on the pictures hold infinities.
+    """Red squares are class 1, green ones class 2; from epoch `poisoned` on the images hold infinities.
 
-    `ignored`: so many columns, more in later pictures, whose truth nobody knows.
+    `ignored`: so many columns, more in later images, whose truth nobody knows.
     """
 
     def __init__(self, length: int, seed: int, poisoned: int = 999, ignored: int = 0) -> None:
@@ -57,7 +57,7 @@ class Squares(Dataset):
 
 
 class Windows(Dataset):
-    """Two noisy pictures of the same squares, without labels; a border is not known. Any index will do."""
+    """Two noisy images of the same squares, without labels; a border is not known. Any index will do."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.pictures, self.seed, self.epoch = Squares(length, seed), seed, 0
@@ -77,7 +77,7 @@ class Windows(Dataset):
 
 
 class Exactly(Items):
-    """The same items with pictures in double precision."""
+    """The same items with images in double precision."""
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         return tuple(part.double() if part.dtype == torch.float32 else part for part in super().__getitem__(index))
@@ -101,10 +101,10 @@ def as_config(settings: dict) -> TrainConfig:
 
 
 def main() -> None:
-    """folder, configuration and options of the pictures as JSON; prints the number of every step done."""
+    """folder, configuration and options of the images as JSON; prints the number of every step done."""
     torch.set_num_threads(1)
     folder, settings, options = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
-    with distributed.joined():
+    with distributed.process_group():
         for progress in learn(folder, as_config(settings), **options):
             if distributed.rank() == 0:
                 sys.stdout.write(f"{progress.step}\n")

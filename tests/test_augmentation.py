@@ -1,4 +1,4 @@
-"""Training variation stays a picture of the same scene, moves labels with it, and is the released rule."""
+"""Training variation stays an image of the same scene, moves labels with it, and is the released rule."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttilib.datasets.transforms import augment, augment_clip, flip, image_tensor, mask_tensor, pixels
+from ttilib.datasets.transforms import augment, augment_clip, flip, image_tensor, mask_tensor, to_numpy_hwc
 
 
 def disc(height=120, width=200, left=0):
@@ -55,20 +55,20 @@ def test_the_draws_of_one_frame_in_their_order(seed):
     cos, sin = np.cos(angle), np.sin(angle)
     there = there @ np.array([[cos, sin], [-sin, cos]]) + (100, 60)
     matrix = np.linalg.solve(np.hstack([corners, np.ones((3, 1))]), there).T
-    due = cv2.warpAffine(np.float32(pixels(noisy)), matrix, (200, 120), flags=cv2.INTER_LINEAR)
+    due = cv2.warpAffine(np.float32(to_numpy_hwc(noisy)), matrix, (200, 120), flags=cv2.INTER_LINEAR)
     due = due * rng.uniform(0.97, 1.03) + rng.uniform(-5, 5)
     moved = cv2.warpAffine(labels.numpy(), matrix, (200, 120), flags=cv2.INTER_NEAREST)
     if rng.random() < 0.5:
         due, moved = due[:, ::-1], moved[:, ::-1]
     new, shown = augment(noisy, labels, np.random.default_rng(seed))
-    assert np.abs(pixels(new) - due).mean() < 1e-3
+    assert np.abs(to_numpy_hwc(new) - due).mean() < 1e-3
     assert (shown.numpy() != moved).mean() < 1e-3
 
 
 def test_one_frame_is_the_clip_of_that_frame():
     for seed in range(6):
         image, labels = augment(*disc(), np.random.default_rng(seed))
-        images, masks = augment_clip(*film(1), np.random.default_rng(seed), spare_first=False)
+        images, masks = augment_clip(*film(1), np.random.default_rng(seed), skip_first_frame=False)
         assert torch.equal(image, images[0]) and torch.equal(labels, masks[0])
 
 
@@ -76,9 +76,9 @@ def test_one_frame_is_the_clip_of_that_frame():
 def test_a_clip_shares_everything_but_the_warp_of_its_first_frame(seed):
     images, labels = film(3)
     new, moved = augment_clip(images, labels, np.random.default_rng(seed))
-    every, _ = augment_clip(images, labels, np.random.default_rng(seed), spare_first=False)
+    every, _ = augment_clip(images, labels, np.random.default_rng(seed), skip_first_frame=False)
     assert len(new) == len(moved) == 3 and torch.equal(new[1], every[1]) and torch.equal(new[2], every[2])
-    # the same picture twice gives the same picture twice
+    # the same image twice gives the same image twice
     twice, _ = augment_clip([images[0], images[1], images[1]], [labels[0]] * 3, np.random.default_rng(seed))
     assert torch.equal(twice[1], twice[2])
     # the first frame is only lit and perhaps mirrored: two grey values stay two, at the same places

@@ -1,4 +1,4 @@
-"""A benchmark's name stands for its corpora, classes, draws and size; its data is found, read and drawn from."""
+"""A benchmark's name stands for its datasets, classes, draws and size; its data is found, read and drawn from."""
 
 import multiprocessing
 import random
@@ -41,7 +41,7 @@ YTVIS = {"aa": [[1], [1, 2]], "bb": [[1, 5], [5]], "cc": [[], [1]], "dd": [[5], 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A data folder with every corpus, each under another of its accepted names."""
+    """A data folder with every dataset, each under another of its accepted names."""
     root = tmp_path_factory.mktemp("data")
     stills = pascal_masks()
     pascal(root / "voc", stills, tuple(name for name in stills if name[0] == "s"))

@@ -1,4 +1,4 @@
-"""Leafing through an episode: the picture follows the controls, and a headless run gets a figure."""
+"""Leafing through an episode: the image follows the controls, and a headless run gets a figure."""
 
 from __future__ import annotations
 

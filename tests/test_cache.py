@@ -65,7 +65,7 @@ def test_the_task_is_the_same_with_and_without_a_cache(tmp_path):
     for _ in range(2):
         task = extract(cached, clip, chunk=2)
         assert torch.equal(task.query, plain.query) and torch.equal(task.support, plain.support)
-    assert (cached.hits, cached.misses) == (4, 4)  # one batch of support pictures, three of frames
+    assert (cached.hits, cached.misses) == (4, 4)  # one batch of support images, three of frames
 
 
 def test_other_weights_pixels_and_shapes_are_other_features(tmp_path):
@@ -222,17 +222,17 @@ import torch
 from ttilib.encoders.feature_cache import CachedEncoder
 def encoder(images):
     return images[:, :, ::2] * 2
-def pictures(seed):
+def images(seed):
     return torch.rand(2, 3, 17, 25, generator=torch.Generator().manual_seed(seed))
 folder = Path(sys.argv[1])
-kept = CachedEncoder(encoder, "w", folder)(pictures(1))
+kept = CachedEncoder(encoder, "w", folder)(images(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     cached = CachedEncoder(encoder, "w", folder)
     for seed in (0, 0, 2):
-        assert torch.equal(cached(pictures(seed)), encoder(pictures(seed)))
-    assert torch.equal(cached(pictures(1)), kept) and cached.hits == 1, "what is there is still of use"
+        assert torch.equal(cached(images(seed)), encoder(images(seed)))
+    assert torch.equal(cached(images(1)), kept) and cached.hits == 1, "what is there is still of use"
 assert len(said) == 1 and "cannot be kept here" in str(said[0].message), said
 assert len(list(folder.rglob("*.npy"))) == 1, "nothing half written is left"
 """

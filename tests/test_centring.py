@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ttilib.__main__ import _parser, main
-from ttilib.datasets.transforms import centred, normalise
+from ttilib.datasets.transforms import letterbox, normalise
 from ttilib.encoders.checkpoints import fingerprint, load_encoder, save_encoder
-from ttilib.encoders.layers import Tapped
+from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.clips import synthetic_clip
 from ttilib.images import write_image
-from ttilib.solver.extraction import Centred, Means, load_means, means_path, measure_means, pool, save_means
+from ttilib.solver.extraction import FeatureMean, MeanCentered, load_means, means_path, measure_means, pool, save_means
 from ttilib.solver.task import extract
 
 
@@ -29,23 +29,23 @@ def random(seed: int, *shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def two_layers() -> Tapped:
+def two_layers() -> MultiLayerEncoder:
     """One layer of halved, one of quartered resolution; all features positive, much as after a ReLU."""
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(1)
         stages = [nn.Sequential(nn.Conv2d(c, d, 3, 2, 1), nn.Softplus()) for c, d in ((3, 5), (5, 8))]
-    return Tapped(nn.Sequential(*stages).eval().requires_grad_(False), ["0", "1"])
+    return MultiLayerEncoder(nn.Sequential(*stages).eval().requires_grad_(False), ["0", "1"])
 
 
 def batches(count: int = 5, size: tuple[int, int] = (17, 25)) -> list[tuple[Tensor, Tensor]]:
-    """Pictures in [0, 1], one at a time, each with bars of another width that do not count."""
+    """Images in [0, 1], one at a time, each with bars of another width that do not count."""
     valid = torch.ones(count, 1, *size, dtype=torch.bool)
     for place in range(count):
         valid[place, :, : 2 * (place % 5)] = False
     return [(random(place, 1, 3, *size), valid[place]) for place in range(count)]
 
 
-def brute(encoder: Tapped, pictures: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, int]:
+def brute(encoder: MultiLayerEncoder, pictures: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, int]:
     """The formula cell by cell, in float64."""
     total, cells = torch.zeros(sum(encoder.channels), dtype=torch.float64), 0
     for image, valid in pictures:
@@ -86,7 +86,7 @@ def test_it_does_not_matter_how_the_pool_is_handed_over() -> None:
 
 
 def test_the_memory_does_not_grow_with_the_pool_nor_the_batch() -> None:
-    """At most a few pictures are asked for at once, and none is kept."""
+    """At most a few images are asked for at once, and none is kept."""
     seen = []
 
     def encoder(images: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def test_the_memory_does_not_grow_with_the_pool_nor_the_batch() -> None:
         for _ in range(3):
             yield random(0, 21, 3, 9, 9), torch.ones(21, 9, 9, dtype=torch.bool)
 
-    assert measure_means(Tapped(encoder), "", stream()).images == 63
+    assert measure_means(MultiLayerEncoder(encoder), "", stream()).images == 63
     assert max(seen) == 8 and sum(seen[1:]) == 63
 
 
@@ -109,7 +109,7 @@ def test_sums_are_kept_in_double_numbers() -> None:
         return feature.expand(len(images), 3, *images.shape[-2:]).clone()
 
     pictures = [(torch.zeros(2, 3, 61, 67), torch.ones(2, 61, 67, dtype=torch.bool))] * 40
-    means = measure_means(Tapped(encoder), "", pictures)
+    means = measure_means(MultiLayerEncoder(encoder), "", pictures)
     assert torch.equal(means.values, (feature / feature.norm(dim=1)).flatten())
 
 
@@ -124,13 +124,13 @@ def test_a_pool_of_one_picture_is_refused() -> None:
 
 def test_features_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="infinite or not numbers"):
-        measure_means(Tapped(lambda images: images / 0), "", batches())
+        measure_means(MultiLayerEncoder(lambda images: images / 0), "", batches())
 
 
 # --- taking it off ---
 
 
-def means_of(encoder: Tapped) -> Means:
+def means_of(encoder: MultiLayerEncoder) -> FeatureMean:
     return measure_means(encoder, "", batches())
 
 
@@ -143,11 +143,11 @@ def test_features_are_centred_layer_by_layer_and_then_joined() -> None:
         part = part / part.norm(dim=1, keepdim=True) - mean[:, None, None]
         parts.append(weight * part / part.norm(dim=1, keepdim=True))
     expected = torch.cat(parts, 1) / (0.7**2 + 1) ** 0.5
-    found = Centred(encoder, means, (0.7, 1))(images)
+    found = MeanCentered(encoder, means, (0.7, 1))(images)
     torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-5)
-    alike = Centred(encoder, means)(images)
+    alike = MeanCentered(encoder, means)(images)
     torch.testing.assert_close(alike[:, :5].norm(dim=1), torch.full((2, 9, 13), 0.5**0.5))
-    second = Centred(encoder, means, (0, 2))(images)
+    second = MeanCentered(encoder, means, (0, 2))(images)
     assert not second[:, :5].any()
     torch.testing.assert_close(second[:, 5:], parts[1].float(), atol=1e-5, rtol=1e-5)
 
@@ -157,13 +157,13 @@ def test_without_means_layers_are_joined_and_nothing_is_taken_off() -> None:
     features = encoder(images)
     expected = torch.cat([nn.functional.normalize(part, dim=1) * w for part, w in zip(
         features.split((5, 8), 1), (0.6, 0.8), strict=True)], 1)  # fmt: skip
-    torch.testing.assert_close(Centred(encoder, None, (3, 4))(images), expected)
-    whole = Centred(encoder.__call__, None)(images)
+    torch.testing.assert_close(MeanCentered(encoder, None, (3, 4))(images), expected)
+    whole = MeanCentered(encoder.__call__, None)(images)
     torch.testing.assert_close(whole, nn.functional.normalize(features, dim=1))
 
 
 def test_what_all_pictures_share_is_gone() -> None:
-    """Positive features all look alike; centred, those of unlike pictures do not, and the mean is near nought."""
+    """Positive features all look alike; centred, those of unlike images do not, and the mean is near nought."""
     encoder = two_layers()
     means, images = means_of(encoder), torch.cat([normalise(image) for image, _ in batches()])
 
@@ -171,20 +171,20 @@ def test_what_all_pictures_share_is_gone() -> None:
         cells = nn.functional.normalize(features, dim=1).movedim(1, 0).flatten(1)
         return cells.mean(1).square().sum().item()  # mean cosine of all pairs
 
-    assert likeness(Centred(encoder, None)(images)) > 0.5 and likeness(Centred(encoder, means)(images)) < 0.1
+    assert likeness(MeanCentered(encoder, None)(images)) > 0.5 and likeness(MeanCentered(encoder, means)(images)) < 0.1
 
 
 def test_a_dead_feature_is_a_number_too() -> None:
     """Where a layer gives nothing at all there is no direction; what is taken off remains."""
-    means = Means("", (), (3,), torch.tensor([0.6, 0.0, 0.3]), 2)
-    found = Centred(lambda images: 0 * images, means)(random(0, 1, 3, 4, 5))
+    means = FeatureMean("", (), (3,), torch.tensor([0.6, 0.0, 0.3]), 2)
+    found = MeanCentered(lambda images: 0 * images, means)(random(0, 1, 3, 4, 5))
     torch.testing.assert_close(found[0, :, 0, 0], -means.values / means.values.norm())
-    assert not Centred(lambda images: 0 * images, None)(random(0, 1, 3, 4, 5)).any()
+    assert not MeanCentered(lambda images: 0 * images, None)(random(0, 1, 3, 4, 5)).any()
 
 
 def test_type_of_numbers_and_task_are_as_with_any_encoder() -> None:
     encoder = two_layers()
-    centring = Centred(encoder, means_of(encoder), (0.7, 1))
+    centring = MeanCentered(encoder, means_of(encoder), (0.7, 1))
     task = extract(centring, synthetic_clip(frames=3, shots=2))
     torch.testing.assert_close(task.query.norm(dim=1), torch.ones_like(task.query[:, 0]))
     encoder.encoder.double()
@@ -195,27 +195,28 @@ def test_type_of_numbers_and_task_are_as_with_any_encoder() -> None:
 def test_weights_that_make_no_sense_are_refused(weights: tuple) -> None:
     encoder = two_layers()
     with pytest.raises(ValueError, match="weights .*(give one weight|none may be negative)"):
-        Centred(encoder, means_of(encoder), weights)
+        MeanCentered(encoder, means_of(encoder), weights)
 
 
 def test_means_and_encoder_have_to_fit() -> None:
     encoder = two_layers()
     means, inner = means_of(encoder), encoder.encoder
-    others = {"the output": Tapped(inner), "the output ": inner, "layers 0.0 1": Tapped(inner, ["0.0", "1"])}
+    tapped = MultiLayerEncoder(inner, ["0.0", "1"])
+    others = {"the output": MultiLayerEncoder(inner), "the output ": inner, "layers 0.0 1": tapped}
     for found, other in others.items():
         with pytest.raises(ValueError, match=f"means of layers 0 1 .* the encoder gives {found}"):
-            Centred(other, means)
+            MeanCentered(other, means)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_device_gives_what_the_processor_gives() -> None:
     encoder, images = two_layers(), normalise(random(7, 2, 3, 17, 25))
     means = means_of(encoder)
-    expected = Centred(encoder, means)(images)
+    expected = MeanCentered(encoder, means)(images)
     encoder.encoder.to("cuda")
     there = measure_means(encoder, "", batches(), "cuda")
     torch.testing.assert_close(there.values, means.values, atol=1e-4, rtol=0)
-    found = Centred(encoder, there)(images.to("cuda"))
+    found = MeanCentered(encoder, there)(images.to("cuda"))
     assert found.is_cuda
     torch.testing.assert_close(found.cpu(), expected, atol=1e-2, rtol=0)  # TF32 in convolutions
 
@@ -284,15 +285,15 @@ def test_where_means_lie_by_default(tmp_path: Path) -> None:
 
 
 def pictures(folder: Path, count: int = 12) -> Path:
-    """Pictures of two shapes in two folders, a text and a hidden picture."""
+    """Images of two shapes in two folders, a text and a hidden image."""
     for place in range(count):
         size = (30, 40) if place % 3 else (40, 30)
         grey = np.random.default_rng(place).integers(0, 255, (*size, 3), dtype=np.uint8)
         write_image(folder / ("b" if place % 2 else "a") / f"{place}.{'jpg' if place % 2 else 'PNG'}", grey)
-    (folder / "read.me").write_text("no picture")
+    (folder / "read.me").write_text("no image")
     (folder / ".trash").mkdir()
-    (folder / ".trash" / "x.png").write_text("no picture")
-    (folder / "a" / "._0.PNG").write_text("no picture")
+    (folder / ".trash" / "x.png").write_text("no image")
+    (folder / "a" / "._0.PNG").write_text("no image")
     return folder
 
 
@@ -303,7 +304,7 @@ def test_a_pool_is_read_in_order_and_evenly_thinned(tmp_path: Path) -> None:
     assert list(pool(folder, (33, 49), 4).names) == everything[::3]
     assert list(pool(folder, (33, 49), 5).names) == [everything[place] for place in (0, 2, 4, 7, 9)]
     image, _, valid = pool(folder, (33, 49))[0]
-    inside = centred(40, 30, (33, 49)).inside
+    inside = letterbox(40, 30, (33, 49)).inside
     assert image.shape == (3, 33, 49) and image[:, inside[0], inside[1]].mean() > 0.3
     assert valid[inside].all() and valid.sum() == valid[inside].numel() and not image[:, ~valid].any()
 
@@ -325,7 +326,7 @@ def test_the_command_measures_what_the_library_measures(tmp_path: Path, capsys: 
     encoder = load_encoder(weights)
     found = load_means(beside, fingerprint(encoder), ("layer2", "layer3"))
     chosen = [(image[None], valid[None]) for image, _, valid in pool(folder, (33, 49), 5)]
-    expected = measure_means(Tapped(encoder, ("layer2", "layer3")), "", chosen)
+    expected = measure_means(MultiLayerEncoder(encoder, ("layer2", "layer3")), "", chosen)
     assert torch.equal(found.values, expected.values) and found.channels == (32, 64) and found.images == 5
     assert main([*words, "--out", str(tmp_path / "own.safetensors")]) == 0
     assert load_means(tmp_path / "own.safetensors").layers == ()
@@ -359,11 +360,11 @@ def test_real_features_all_point_one_way_until_they_are_centred() -> None:
     stills = sorted((real.FOLDER / "voc" / "JPEGImages").glob("*.jpg"))
     frames = pool(stills[0].parent, (97, 129), 12)
     shown = [(image[None], valid[None]) for image, _, valid in frames]
-    encoder = Tapped(real.load(), ["layer2", "layer3"])
+    encoder = MultiLayerEncoder(real.load(), ["layer2", "layer3"])
     means = measure_means(encoder, "", shown[::2])
-    other = torch.cat([normalise(image) for image, _ in shown[1::2]])  # pictures that the mean has not seen
+    other = torch.cat([normalise(image) for image, _ in shown[1::2]])  # images that the mean has not seen
 
     def cosine(features: Tensor) -> float:
         return features.movedim(1, 0).flatten(1).mean(1).square().sum().item()
 
-    assert cosine(Centred(encoder, None)(other)) > 0.25 and cosine(Centred(encoder, means)(other)) < 0.06
+    assert cosine(MeanCentered(encoder, None)(other)) > 0.25 and cosine(MeanCentered(encoder, means)(other)) < 0.06

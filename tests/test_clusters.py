@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from ttilib.sweep import clusters
-from ttilib.sweep.clusters import cluster, job_options, room
+from ttilib.sweep.clusters import cluster, default_workers, job_options
 
 CANCEL = """
 import os, signal, sys
@@ -175,13 +175,13 @@ def test_the_block_ends_even_if_it_raises(tmp_path):
 def test_there_is_room_for_a_worker_a_core_with_3_gb_each(monkeypatch, cores, memory, expected):
     monkeypatch.setattr(clusters, "cpu_count", lambda: cores)
     monkeypatch.setattr(clusters, "memory_limit", lambda: int(memory))
-    assert room() == expected
+    assert default_workers() == expected
     assert len(clusters._environments(0, 0, "cpu")) == expected
 
 
 def test_room_counts_the_cores_this_process_may_use():
     script = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-    script += "from ttilib.sweep.clusters import room; print(room())"
+    script += "from ttilib.sweep.clusters import default_workers; print(default_workers())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
 

@@ -161,7 +161,7 @@ def test_without_projection_nothing_happens() -> None:
 
 
 def test_padded_cells_of_the_head_do_not_disturb_what_is_known() -> None:
-    """The grown map is asked for as it is: all its cells count where all of the picture is known."""
+    """The grown map is asked for as it is: all its cells count where all of the image is known."""
     grown = ContrastHead(3, 2)(torch.rand(2, 3, 3, 4))
     known = known_cells(torch.ones(2, 17, 25, dtype=torch.bool), tuple(grown.shape[-2:]))
     assert known.shape == contrastive(grown, grown, 0.1).shape == (2, 7 * 8) and known.all()

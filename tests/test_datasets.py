@@ -1,4 +1,4 @@
-"""Episodes become the right pixels: every corpus, one's own files, and no data at all."""
+"""Episodes become the right pixels: every dataset, one's own files, and no data at all."""
 
 import shutil
 import threading
@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
 
-from ttilib.datasets.base import Rule
+from ttilib.datasets.base import ResizeRule
 from ttilib.datasets.catalog import find_dataset, read_fold
 from ttilib.datasets.masks import decode
-from ttilib.datasets.transforms import MEAN, STD, centred, normalise
+from ttilib.datasets.transforms import MEAN, STD, letterbox, normalise
 from ttilib.episodes.clips import Frames, clip_from_files, episode_frames, load_clip, pool_frames, synthetic_clip
 from ttilib.episodes.episode import Episode, sample_episodes
 from ttilib.files import read_json, write_json
@@ -214,7 +214,7 @@ def test_every_pixel_of_a_clip_is_the_released_one(tmp_path, corpus, rule, numbe
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 def test_opencv_and_pillow_decode_a_jpeg_to_the_same_pixels(tmp_path, subsampling):
-    """The release reads some corpora with one and some with the other; here one reader serves all."""
+    """The release reads some datasets with one and some with the other; here one reader serves all."""
     rng = np.random.default_rng(subsampling)
     for quality in (30, 75, 95):
         for height, width in ((97, 131), (120, 214)):
@@ -268,7 +268,7 @@ def test_frame_by_frame_is_the_same_as_together(tmp_path):
     labels[1][10:] = 255
     root = pascal(tmp_path, dict(zip("abc", labels, strict=True)), val=("a", "b", "c"))
     _, query = episode_frames(Episode("pascal", 0, 2, "kind", ("a",), ("a", "b", "c"), 0), root, (41, 41))
-    pictures, masks, valid = query.together()
+    pictures, masks, valid = query.load_all()
     for place, (shown, mask, counts) in enumerate(query):
         assert torch.equal(shown, pictures[place]) and torch.equal(mask, masks[place])
         assert torch.equal(counts, valid[place]) and 0 < counts.sum() < 16 * 40 + (place != 1)
@@ -286,9 +286,9 @@ def test_reading_stops_at_the_first_unusable_frame(workers):
             raise ValueError(f"frame {place} is broken")
         return picture(place), block(1, 0, 0, 3, 3)
 
-    frames = Frames(tuple(map(str, range(500))), read, SIZE, Rule(centred, True))
+    frames = Frames(tuple(map(str, range(500))), read, SIZE, ResizeRule(letterbox, True))
     with pytest.raises(ValueError, match="frame 4 is broken"):
-        frames.together(workers)
+        frames.load_all(workers)
     assert len(asked) < 250 if workers > 1 else asked == [0, 1, 2, 3, 4]
 
 
@@ -343,7 +343,7 @@ def test_a_pool_needs_no_labels(tmp_path):
     shutil.rmtree(root / "SegmentationClassAug")
     pool = pool_frames(split, root, SIZE)
     assert set(pool.names) == set(split.train) and not set(pool.names) & {"a", "b"} and len(pool) == 2
-    images, masks, valid = pool.together()
+    images, masks, valid = pool.load_all()
     assert images.std() > 0.05 and not masks.any() and valid.all()
 
 

@@ -38,7 +38,7 @@ def errors(report):
 
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory):
-    """The embedded corpus in small."""
+    """The synthetic dataset in small."""
     root = tmp_path_factory.mktemp("data") / "mini"
     return generate(root, classes=4, videos_per_class=2, frames=(2, 3), stills_per_class=(1, 2), workers=1)
 
@@ -109,8 +109,8 @@ def append(path, line):
 
 
 PASCAL = {
-    "picture cut off": (lambda r: broken_png(r / "JPEGImages" / "a.jpg", "cut off"), "a.jpg", "cut off", "again"),
-    "picture missing": (lambda r: (r / "JPEGImages" / "t.jpg").unlink(), "t.jpg", "though its mask", "copy"),
+    "image cut off": (lambda r: broken_png(r / "JPEGImages" / "a.jpg", "cut off"), "a.jpg", "cut off", "again"),
+    "image missing": (lambda r: (r / "JPEGImages" / "t.jpg").unlink(), "t.jpg", "though its mask", "copy"),
     "mask missing": (lambda r: (r / "SegmentationClassAug" / "b.png").unlink(), "b.png", "though its image", "copy"),
     "mask empty": (lambda r: broken_png(r / "SegmentationClassAug" / "b.png", "empty"), "b.png", "0 bytes", "copy"),
     "mask cut off": (lambda r: broken_png(r / "SegmentationClassAug" / "u.png", "cut off"), "u.png", "decoded", "copy"),
@@ -152,7 +152,7 @@ def test_all_defects_at_once_are_all_found(tmp_path):
     for name in names:
         _, file, words, _ = PASCAL[name]
         assert any(f == file and words in text for f, text in found), name
-    assert ("a.png" in dict(found)) and len(found) == len(set(found)) == len(names) + 2  # x: picture and mask
+    assert ("a.png" in dict(found)) and len(found) == len(set(found)) == len(names) + 2  # x: image and mask
 
 
 def test_a_mask_that_says_nothing_is_warned_of(tmp_path):
@@ -177,9 +177,9 @@ def edit(root, change):
 
 RLE = {"size": [5, 5], "counts": [25]}
 YTVIS = {
-    "picture missing": (lambda r: (r / "train/JPEGImages/v0/00000.jpg").unlink(), "00000.jpg", "no such image"),
-    "picture empty": (lambda r: broken_png(r / "train/JPEGImages/w/00005.jpg", "empty"), "00005.jpg", "0 bytes"),
-    "picture of another size": (lambda r: write_image(r / "train/JPEGImages/v0/00005.jpg", picture(0, 20, 32)),
+    "image missing": (lambda r: (r / "train/JPEGImages/v0/00000.jpg").unlink(), "00000.jpg", "no such image"),
+    "image empty": (lambda r: broken_png(r / "train/JPEGImages/w/00005.jpg", "empty"), "00005.jpg", "0 bytes"),
+    "image of another size": (lambda r: write_image(r / "train/JPEGImages/v0/00005.jpg", picture(0, 20, 32)),
                                 "00005.jpg", "20 x 32 pixels, annotations 18 x 32"),
     "broken JSON": (lambda r: (r / "train/train.json").write_text('{"videos": ['), "train.json", "not valid JSON"),
     "another form": (lambda r: edit(r, lambda c: c["videos"][0].pop("width")), "train.json", "no width"),
@@ -238,9 +238,9 @@ def sequences(root):
 
 
 VSPW = {
-    "picture empty": (lambda r: broken_png(r / "data/p/origin/8.jpg", "empty"), "error", "8.jpg", "0 bytes"),
-    "mask without picture": (lambda r: (r / "data/q/origin/9.jpg").unlink(), "error", "9.jpg", "though its mask"),
-    "picture without mask": (lambda r: (r / "data/t/mask/9.png").unlink(), "error", "9.png", "though its image"),
+    "image empty": (lambda r: broken_png(r / "data/p/origin/8.jpg", "empty"), "error", "8.jpg", "0 bytes"),
+    "mask without image": (lambda r: (r / "data/q/origin/9.jpg").unlink(), "error", "9.jpg", "though its mask"),
+    "image without mask": (lambda r: (r / "data/t/mask/9.png").unlink(), "error", "9.png", "though its image"),
     "strange label": (lambda r: write_labels(r / "data/t/mask/9.png", block(252, 0, 0, 2, 2) + block(53, 9, 9, 6, 6)),
                       "warning", "9.png", "labels 252 (4 pixels)"),
     "no list to train": (lambda r: (r / "train.txt").unlink(), "warning", "train.txt", "nothing to train on"),

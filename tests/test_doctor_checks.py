@@ -39,7 +39,7 @@ def test_the_sentence_of_an_error_becomes_a_finding(error, file, found, mend):
     assert mend in finding.mend
 
 
-# A picture and its mask --------------------------------------------------------------------------------------------
+# An image and its mask --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from released import Driver, ReleasedFrames, ReleasedSequences, ReleasedStills, ReleasedYtvis
 
 from ttilib.datasets.catalog import Fold
-from ttilib.episodes.sampling import draw_alone, gathered, one_run, passes, sequences, stills
+from ttilib.episodes.sampling import group_into_batches, one_run, passes, sample_independent, sequences, stills
 from ttilib.files import digest
 
 seeds = st.integers(0, 10**6)
@@ -177,7 +177,7 @@ def lender(sizes):
 def frame_runs(query, support, shots, seed, runs, per_run, batch):
     for run in range(runs):
         stream = one_run(passes("frames", query, support, shots, seed), run, per_run)
-        yield [tuple(draw) for draw in gathered(stream, batch)]
+        yield [tuple(draw) for draw in group_into_batches(stream, batch)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -260,7 +260,8 @@ def test_frames_without_support_are_left_out_as_whole_sequences():
 
 
 def alone(how, query, support=None, shots=2, seed=2020, run=0):
-    return {(d.number, d.video, n): d for n, d in enumerate(draw_alone(how, query, support or query, shots, seed, run))}
+    draws = sample_independent(how, query, support or query, shots, seed, run)
+    return {(d.number, d.video, n): d for n, d in enumerate(draws)}
 
 
 def by_query(how, query, support=None, **more):
@@ -272,7 +273,7 @@ def by_query(how, query, support=None, **more):
 def test_independent_draws_ask_every_video_and_class_once(videos, shots, seed, how):
     names = [f"v{n}" for n in range(videos)]
     data = fold(videos=videos, shows={1: names, 5: names[: shots + 1]})
-    drawn = list(draw_alone(how, data, data, shots, seed))
+    drawn = list(sample_independent(how, data, data, shots, seed))
     assert sorted((d.number, d.video) for d in drawn) == sorted((c, v) for c in data.novel for v in data.presence[c])
     for d in drawn:
         videos_of = [frame.split("/")[0] for frame in d.support]
@@ -318,20 +319,20 @@ def test_independent_draws_differ_by_seed_and_run_and_are_fair():
 
 def test_independent_stills_sequences_and_frames():
     gallery = stills_fold({f"s{n}": (1, 2) for n in range(6)}, {1: ["s0", "s1", "s2"], 2: ["s2", "s3", "s4", "s5"]})
-    drawn = list(draw_alone("stills", gallery, gallery, 2))
+    drawn = list(sample_independent("stills", gallery, gallery, 2))
     assert [d.query for d in drawn] == [(f"s{n}",) for n in range(6)]
     assert all(len(set(d.support)) == 2 and d.query[0] not in d.support for d in drawn)
-    assert {d.number for seed in range(5) for d in draw_alone("stills", gallery, gallery, 2, seed)} == {1, 2}
+    assert {d.number for seed in range(5) for d in sample_independent("stills", gallery, gallery, 2, seed)} == {1, 2}
 
     data = sequence_fold({f"q{n}": [(1,), ()] for n in range(5)}, repeats=3)
-    drawn = list(draw_alone("sequences", data, data, 2))
+    drawn = list(sample_independent("sequences", data, data, 2))
     assert [d.video for d in drawn] == [f"q{n}" for n in range(5)] * 3
     assert drawn[0].query == ("q0/00", "q0/01")
     assert len({d.support for d in drawn if d.video == "q1"}) > 1  # asked again, drawn again
     assert all(len({f.split("/")[0] for f in d.support} | {d.video}) == 3 for d in drawn)
 
     query = sequence_fold({"a": [(3, 5), (8,)], "b": [(5,), (), (5,)]}, "minivspw")
-    drawn = list(draw_alone("frames", query, lender({30: 3, 50: 4, 80: 3}), 3))
+    drawn = list(sample_independent("frames", query, lender({30: 3, 50: 4, 80: 3}), 3))
     assert [(d.video, len(d.query), d.batch) for d in drawn] == [("a", 2, None), ("b", 3, None)]
     assert drawn[0].number in (3, 5) and drawn[1].number == 5
     assert all(len(set(d.support)) == 3 for d in drawn)
@@ -341,9 +342,9 @@ def test_independent_stills_sequences_and_frames():
 def test_independent_draws_leave_out_classes_with_too_few_videos():
     data = fold(videos=5, shows={1: ["v0", "v1", "v2"], 5: ["v3", "v4"]})
     with pytest.raises(ValueError, match="class 5 kind_5 can be drawn from 1 videos, but 2 are needed"):
-        list(draw_alone("v1", data, data, 2))
+        list(sample_independent("v1", data, data, 2))
     errors = []
-    assert {d.number for d in draw_alone("v1", data, data, 2, on_error=errors.append)} == {1}
+    assert {d.number for d in sample_independent("v1", data, data, 2, on_error=errors.append)} == {1}
     assert len(errors) == 2
 
 
@@ -360,5 +361,5 @@ def test_an_independent_draw_by_hand(query):
         return number
 
     chosen = sorted((video for video in data.frames if video != query), key=lot)[:200]
-    draw = next(d for d in draw_alone("v1", data, data, 200) if d.video == query)
+    draw = next(d for d in sample_independent("v1", data, data, 200) if d.video == query)
     assert [frame.split("/")[0] for frame in draw.support] == chosen

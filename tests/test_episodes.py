@@ -14,11 +14,11 @@ from released import ReleasedSequences, ReleasedStills, ReleasedYtvis
 from ttilib.datasets.catalog import Fold
 from ttilib.episodes.episode import (
     Episode,
+    group_by_batch,
     read_episodes,
     sample_episodes,
     select_episodes,
     slices,
-    together,
     write_episodes,
 )
 from ttilib.files import digest
@@ -233,8 +233,8 @@ def test_what_is_solved_together_is_a_batch_of_one_pass():
         return Episode("minivspw", 0, 1, "bird", ("s",), query, 2020, run=run, batch=batch)
 
     mixed = (of(None), of(None), of(0), of(0), of(1), of(1, run=1), of(None))
-    assert [list(part) for part in together(mixed)] == [[0], [1], [2, 3], [4], [5], [6]]
-    assert together(()) == () == slices((), 10)
+    assert [list(part) for part in group_by_batch(mixed)] == [[0], [1], [2, 3], [4], [5], [6]]
+    assert group_by_batch(()) == () == slices((), 10)
     whole = (of(0, frames=4), of(0, frames=4), of(1, frames=1), of(None, frames=6), of(None, frames=20))
     assert [list(part) for part in slices(whole, 7)] == [[0, 1], [2, 3], [4]]
     assert [list(part) for part in slices(whole, 1000)] == [[0, 1, 2, 3, 4]]

@@ -12,10 +12,10 @@ from tasks import toy_encoder
 import ttilib as tti
 from ttilib.episodes.episode import write_episodes
 from ttilib.results import evaluation
-from ttilib.results.evaluation import Answer, evaluate, rescore, score_group
+from ttilib.results.evaluation import EpisodeResult, evaluate, rescore, score_group
 from ttilib.results.metrics import METRICS, Metric
 from ttilib.results.records import (
-    Source,
+    RowsFile,
     append_masks,
     append_row,
     masks_beside,
@@ -127,7 +127,9 @@ def run(tmp_path, drawn):
     for places in ((0,), (1, 2)):
         for method in ("A", "B"):
             answers = [
-                Answer(episodes[n], n, clips[n], torch.rand(clips[n].truth.shape, generator=generator) < 0.7, 1.5, 2.0)
+                EpisodeResult(
+                    episodes[n], n, clips[n], torch.rand(clips[n].truth.shape, generator=generator) < 0.7, 1.5, 2.0
+                )
                 for n in places
             ]
             made = {"code": "c", "metrics": "old"}
@@ -135,7 +137,7 @@ def run(tmp_path, drawn):
                 append_masks(masks_beside(rows), row, answer.masks)
                 append_row(rows, row)
     lines = [{"benchmark": "mine", "shots": 1, "encoder": "toy", "method": method} for method in "AB"]
-    write_index(out, "t", "title", lines, [Source(rows, manifest, "ytvis-v1", SIZE)], {})
+    write_index(out, "t", "title", lines, [RowsFile(rows, manifest, "ytvis-v1", SIZE)], {})
     return out, tmp_path / "data"
 
 

@@ -9,7 +9,7 @@ import torch
 from ttilib.episodes.clips import Clip
 from ttilib.episodes.episode import Episode
 from ttilib.results import evaluation
-from ttilib.results.evaluation import Answer, score_group
+from ttilib.results.evaluation import EpisodeResult, score_group
 from ttilib.results.metrics import (
     METRICS,
     Metric,
@@ -28,21 +28,21 @@ def strip(*frames: str, mark: str = "x") -> torch.Tensor:
     return torch.tensor([[[pixel == mark for pixel in frame]] for frame in frames])
 
 
-def answer(video, truth, masks, index=0, valid=None, seconds=1.5, memory=64.0, class_id=7, **more) -> Answer:
+def answer(video, truth, masks, index=0, valid=None, seconds=1.5, memory=64.0, class_id=7, **more) -> EpisodeResult:
     names = tuple(f"{video}/{t}" for t in range(len(masks)))
     episode = Episode("ytvis", 2, class_id, "cat", ("s/0", "s/1"), names, seed=2020, run=1, **more)
     size, still = tuple(masks.shape[1:]), torch.zeros(2, 3, *masks.shape[1:])
     known = torch.ones_like(masks) if valid is None else valid
     shown = (still, torch.ones(2, *size, dtype=torch.bool), torch.ones(2, *size, dtype=torch.bool), ("s/0", "s/1"))
     clip = Clip(episode.name, "cat", *shown, torch.zeros(len(masks), 3, *size), known, names, truth)
-    return Answer(episode, index, clip, masks, seconds, memory)
+    return EpisodeResult(episode, index, clip, masks, seconds, memory)
 
 
-def first() -> Answer:
+def first() -> EpisodeResult:
     return answer("A", strip("xx..", "xx..", "xx.."), strip("xx..", "x...", "xx.."), index=4)
 
 
-def second() -> Answer:
+def second() -> EpisodeResult:
     """Its false pixel on the left does not count."""
     valid, truth = ~strip("x...", "x...", "x...", "x..."), strip("...x", "...x", "...x", "...x")
     return answer("B", truth, strip("x..x", "...x", "...x", "...."), 5, valid, seconds=2.0, memory=None)
@@ -147,7 +147,7 @@ def test_an_episode_that_cannot_be_scored_is_named():
         rows_of(first(), answer("D", strip("x.."), strip("x..")))
     short = answer("E", strip("x...", "x..."), strip("x...", "x..."))
     with pytest.raises(Exception, match="episode ytvis/f2/cat/E: masks, truth and valid|[Tt]ype-check"):
-        rows_of(Answer(short.episode, 0, short.clip, short.masks[:1], 1.0))
+        rows_of(EpisodeResult(short.episode, 0, short.clip, short.masks[:1], 1.0))
 
 
 def test_a_metric_is_one_entry_and_may_not_take_the_field_of_another(monkeypatch):

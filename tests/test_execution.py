@@ -136,7 +136,7 @@ def test_the_time_left_is_shown_by_cost_and_failures_come_back(client, tmp_path,
     def work(task, folder):
         return {"seconds": 70.0} | dict.fromkeys([perform(task)])
 
-    monkeypatch.setattr(driver, "carry_out", work)
+    monkeypatch.setattr(driver, "run_task", work)
     monkeypatch.setattr(driver.tqdm, "update", lambda bar, n=1: shown.append((n, bar.total)))
     tasks = [replace(task("bad", "fail"), cost=4.0), replace(task("good"), cost=6.0), replace(task("end"), cost=20.0)]
     said = []

@@ -8,11 +8,19 @@ import pytest
 from corpora import block, minivspw, pascal, ytvis
 from tqdm import tqdm
 
-from ttilib.episodes.episode import read_episodes, slices, together
+from ttilib.episodes.episode import group_by_batch, read_episodes, slices
 from ttilib.results.export import read_table
 from ttilib.results.records import code_digest
 from ttilib.sweep.driver import forecast, index, table_tasks
-from ttilib.sweep.expand import Place, asked_tables, begin, expand, split_parameters, usual_place, with_encoders
+from ttilib.sweep.expand import (
+    SweepPaths,
+    begin,
+    default_paths,
+    expand,
+    requested_tables,
+    split_parameters,
+    with_encoders,
+)
 from ttilib.sweep.tables import Line, Setting, Table, changed
 from ttilib.sweep.tasks import finish
 
@@ -47,7 +55,7 @@ def place(data, tmp_path):
     for corpus in ("ytvis", "pascal"):
         (tmp_path / "weights" / f"{corpus}-resnet50-f0").write_bytes(corpus.encode())
     encoders = f"{tmp_path}/weights/{{corpus}}-{{encoder}}-f{{fold}}"
-    return Place(data, tmp_path / "out", encoders, NOTEBOOKS, frames=12)
+    return SweepPaths(data, tmp_path / "out", encoders, NOTEBOOKS, frames=12)
 
 
 def test_pieces_cover_every_pass_once(place):
@@ -175,14 +183,14 @@ def test_batches_are_never_cut(tmp_path):
     pascal(data / "pascal", {f"s{n}": block(1, 2, 2, 8, 8) for n in range(4)}, tuple(f"s{n}" for n in range(4)))
     weights.write_bytes(b"w")
     setting = Setting("pascal2minivspw", 1, folds=(0,), runs=1, size=(17, 33))
-    place = Place(data, tmp_path / "out", str(weights), NOTEBOOKS, frames=1)
+    place = SweepPaths(data, tmp_path / "out", str(weights), NOTEBOOKS, frames=1)
     pieces = expand([plan("TTI", setting=setting)], place).pieces
     drawn = read_episodes(pieces[0].manifest)
-    assert len(together(drawn)) == len(pieces) == 100 and len(drawn) > 100
+    assert len(group_by_batch(drawn)) == len(pieces) == 100 and len(drawn) > 100
     for piece in pieces:
         first, last = (piece.task.parameters[name] for name in ("first", "last"))
         assert len({e.batch for e in drawn[first:last]}) == 1 and piece.frames == 100
-    assert [part.start for part in slices(drawn, 250)] == [part.start for part in together(drawn)][::3]
+    assert [part.start for part in slices(drawn, 250)] == [part.start for part in group_by_batch(drawn)][::3]
 
 
 def test_the_index_says_what_is_there_and_what_is_missing(place):
@@ -219,13 +227,13 @@ def test_a_table_of_which_nothing_can_run_is_written_with_the_reasons(place):
 
 
 def test_requests_are_checked_before_anything():
-    assert [t.name for t in asked_tables(["mini", "cost", "mini"], {})] == ["mini", "cost"]
-    (table,) = asked_tables(["ytvis-v2"], {"folds": [1], "runs": 2}, mini=True)
+    assert [t.name for t in requested_tables(["mini", "cost", "mini"], {})] == ["mini", "cost"]
+    (table,) = requested_tables(["ytvis-v2"], {"folds": [1], "runs": 2}, mini=True)
     assert {(s.folds, s.runs, s.name) for s in table.settings} == {((1,), 2, "mini-ytvis-v2")}
     assert table == changed(table, folds=(1,))
     for changes in ({"folds": [4]}, {"folds": []}, {"runs": 0}):
         with pytest.raises(ValueError, match="folds|runs"):
-            asked_tables(["mini"], changes)
+            requested_tables(["mini"], changes)
 
 
 def test_parameters_are_those_of_the_notebook_and_of_nobody_else():
@@ -251,14 +259,14 @@ def test_rows_of_the_embedded_corpus_cannot_be_named_after_a_benchmark(place, da
     (data / "mini.json").write_text("{}")
     try:
         with pytest.raises(ValueError, match="must not be taken for ytvis-v1; give --mini"):
-            begin(place, asked_tables(["ytvis-v1"], {}))
-        begin(place, asked_tables(["ytvis-v1"], {}, mini=True))
+            begin(place, requested_tables(["ytvis-v1"], {}))
+        begin(place, requested_tables(["ytvis-v1"], {}, mini=True))
     finally:
         (data / "mini.json").unlink()
 
 
 def test_one_path_for_several_encoders_is_refused_and_a_plugin_names_its_rows():
-    tables = asked_tables(["pascal2minivspw", "minivspw"], {})
+    tables = requested_tables(["pascal2minivspw", "minivspw"], {})
     with pytest.raises(ValueError, match="same for all encoders.*resnet101, resnet50; put {encoder}"):
         with_encoders(tables, "weights/f{fold}.pth")
     assert with_encoders(tables, "weights/{encoder}-f{fold}.pth") == tables
@@ -278,6 +286,6 @@ def test_a_plugin_is_found_from_wherever_the_notebook_runs(place, tmp_path, monk
 
 
 def test_the_usual_places():
-    assert usual_place(True).out == Path("outputs/mini") and "{fold}" in usual_place(True).encoders
-    assert usual_place(False, out="x").out == Path("x") and "{encoder}" in usual_place(False).encoders
-    assert usual_place(False, encoders="a.py:load").encoders == "a.py:load"
+    assert default_paths(True).out == Path("outputs/mini") and "{fold}" in default_paths(True).encoders
+    assert default_paths(False, out="x").out == Path("x") and "{encoder}" in default_paths(False).encoders
+    assert default_paths(False, encoders="a.py:load").encoders == "a.py:load"

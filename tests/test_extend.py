@@ -10,9 +10,9 @@ from corpora import block, picture, ytvis
 from matplotlib.figure import Figure
 from tasks import random_task, toy_encoder
 
-from ttilib.datasets.base import Dataset, Rule, Scan
+from ttilib.datasets.base import Dataset, ResizeRule, Scan
 from ttilib.datasets.catalog import DATASETS, read_fold
-from ttilib.datasets.transforms import centred
+from ttilib.datasets.transforms import letterbox
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.clips import load_clip, synthetic_clip
 from ttilib.episodes.episode import sample_episodes
@@ -25,13 +25,13 @@ from ttilib.results.tables import score_table
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.losses import TERMS, Term
 from ttilib.solver.methods import METHODS, Prediction, read_method
-from ttilib.solver.settings import Recipe, SolverConfig
+from ttilib.solver.settings import PipelineConfig, SolverConfig
 from ttilib.solver.solver import iterate, solve
 
 
 # A whole dataset: images <video>/<frame>.jpg with masks of class ids beside them, and a lists.json with the classes.
 class ToyReader:
-    episode_rule = training_rule = Rule(centred, False)
+    episode_rule = training_rule = ResizeRule(letterbox, False)
 
     def __init__(self, root):
         self.image = lambda frame: read_image(Path(root) / f"{frame}.jpg")
@@ -74,7 +74,7 @@ class Nearest:
     """A cell is object if it is nearer to a support cell of the object than to any other."""
 
     name: str = "nearest"
-    recipe: Recipe = Recipe()
+    recipe: PipelineConfig = PipelineConfig()
     margin: float = 0.0
 
     def predict(self, clip, extractor, ground_truth=None):
@@ -91,7 +91,7 @@ def test_an_algorithm_of_ones_own_is_a_class_with_predict(monkeypatch):
     masks = read_method("nearest").predict(clip, extractor).masks
     assert (masks & clip.truth).sum() / (masks | clip.truth).sum() > 0.5
     strict = read_method("nearest margin=0.01 centring=episode")
-    assert strict == Nearest("nearest margin=0.01 centring=episode", Recipe("episode"), 0.01)
+    assert strict == Nearest("nearest margin=0.01 centring=episode", PipelineConfig("episode"), 0.01)
     assert strict.predict(clip, extractor).masks.any()
     with pytest.raises(ValueError, match=r"no setting 'margn'; did you mean margin\?"):
         read_method("nearest margn=2")

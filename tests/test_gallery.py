@@ -35,30 +35,30 @@ ROWS = [
 
 
 def test_best_median_and_worst_by_their_own_overlap():
-    found = gallery.chosen(ROWS, "TTI")
+    found = gallery.best_median_worst(ROWS, "TTI")
     assert {which: r["episode"] for which, r in found.items()} == {"best": "b", "median": "e", "worst": "d"}
     assert list(found) == ["best", "median", "worst"]
 
 
 def test_another_figure_and_rows_without_it():
-    found = gallery.chosen(ROWS, "TTI", "j")
+    found = gallery.best_median_worst(ROWS, "TTI", "j")
     assert [r["episode"] for r in found.values()] == ["c", "e", "e"]
-    alone = gallery.chosen(pd.DataFrame(ROWS), "RePRI")
+    alone = gallery.best_median_worst(pd.DataFrame(ROWS), "RePRI")
     assert {r["episode"] for r in alone.values()} == {"f"}
 
 
 @pytest.mark.parametrize(("method", "figure"), [("TTI", "vc_3"), ("tti", "iou")])
 def test_a_method_without_rows_is_answered_with_those_there_are(method, figure):
     with pytest.raises(ValueError, match=f"no row of '{method}' has a figure '{figure}'; .*there are: RePRI, TTI"):
-        gallery.chosen(ROWS, method, figure)
+        gallery.best_median_worst(ROWS, method, figure)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=9), st.randoms(use_true_random=False))
 def test_the_choice_does_not_depend_on_the_order_of_the_rows(shares, rng: random.Random):
     rows = [row((share, 3), episode=f"e{n}", index=n) for n, share in enumerate(shares)]
     shuffled = rng.sample(rows, len(rows))
-    found = gallery.chosen(rows, "TTI")
-    assert gallery.chosen(shuffled, "TTI") == found
+    found = gallery.best_median_worst(rows, "TTI")
+    assert gallery.best_median_worst(shuffled, "TTI") == found
     assert found["best"]["intersection"] == max(shares) and found["worst"]["intersection"] == min(shares)
     assert found["median"]["intersection"] == sorted(shares)[(len(shares) - 1) // 2]
 
@@ -130,7 +130,7 @@ def test_a_row_of_pictures_and_the_overlap_below_them():
     curve, marks = line.lines
     np.testing.assert_allclose(curve.get_ydata(), [100] * 4 + [0] + [100] * 4, atol=1e-6)
     assert list(marks.get_xdata()) == [0, 2, 4, 6, 8] and line.get_ylim() == (0, 100)
-    for ax, t in zip(frames, [0, 2, 4, 6, 8], strict=True):  # a dot lies below the middle of its picture
+    for ax, t in zip(frames, [0, 2, 4, 6, 8], strict=True):  # a dot lies below the middle of its image
         box, x = ax.get_window_extent(), line.transData.transform((t, 0))[0]
         assert abs((box.x0 + box.x1) / 2 - x) < 0.1 * box.width
         shown = overlays.overlay(clip.query[t], masks[t], zoom=overlays.zoom_for(clip.query[t]))

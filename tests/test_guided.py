@@ -1,4 +1,4 @@
-"""The guided filter against its equations written out, on pictures whose answer is known, in both implementations."""
+"""The guided filter against its equations written out, on images whose answer is known, in both implementations."""
 
 import inspect
 
@@ -52,9 +52,9 @@ def by_the_book(p, guide, radius, eps):
     p, guide = p.double().numpy(), guide.double().numpy()
     colours = np.stack([windows(plane) for plane in guide], -1).reshape(*p.shape, -1, 3)
     chance = windows(p).reshape(*p.shape, -1)
-    centred = colours - colours.mean(-2, keepdims=True)
-    covariance = np.einsum("hwni,hwnj->hwij", centred, centred) / width**2 + eps * np.eye(3)
-    side = np.einsum("hwni,hwn->hwi", centred, chance - chance.mean(-1, keepdims=True)) / width**2
+    letterbox = colours - colours.mean(-2, keepdims=True)
+    covariance = np.einsum("hwni,hwnj->hwij", letterbox, letterbox) / width**2 + eps * np.eye(3)
+    side = np.einsum("hwni,hwn->hwi", letterbox, chance - chance.mean(-1, keepdims=True)) / width**2
     slope = np.linalg.solve(covariance, side[..., None])[..., 0]
     offset = chance.mean(-1) - (slope * colours.mean(-2)).sum(-1)
     means = [windows(plane).mean((-1, -2)) for plane in (*np.moveaxis(slope, -1, 0), offset)]

@@ -12,7 +12,7 @@ from torchvision.models import resnet50 as published
 
 from ttilib.encoders import layers
 from ttilib.encoders.checkpoints import fingerprint, load_encoder
-from ttilib.encoders.layers import Tapped
+from ttilib.encoders.layers import MultiLayerEncoder
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_every_other_cell_is_what_torchvision_computes(strided: nn.Module, hub: 
     encoder = load_encoder("ttilib.networks.imagenet:resnet50")
     images = torch.rand(1, 3, *size)
     early = strided.layer2(strided.layer1(strided.maxpool(strided.relu(strided.bn1(strided.conv1(images))))))
-    found = Tapped(encoder, ["layer2", "layer3"])(images)
+    found = MultiLayerEncoder(encoder, ["layer2", "layer3"])(images)
     assert found.shape == (1, 512 + 1024, -(-size[0] // 8), -(-size[1] // 8))
     assert torch.equal(found[:, :512], early)
     torch.testing.assert_close(found[:, 512:, ::2, ::2], strided.layer3(early), rtol=1e-4, atol=1e-4)

@@ -110,7 +110,7 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm_and_a_thumbnail_does_not_hide_
 def test_broken_files_are_named_with_what_was_found(tmp_path):
     empty, text, png = tmp_path / "empty.png", tmp_path / "text.png", tmp_path / "cut.png"
     empty.write_bytes(b"")
-    text.write_text("not a picture")
+    text.write_text("not an image")
     write_labels(png, np.random.default_rng(0).integers(0, 255, (40, 40)).astype(np.uint8))
     png.write_bytes(png.read_bytes()[:700])
     for read in (read_image, read_labels):

@@ -24,7 +24,7 @@ from ttilib.solver.task import extract
 from ttilib.training import distributed, validation
 from ttilib.training.config import TrainConfig
 from ttilib.training.train import train
-from ttilib.training.validation import Quickly, validate
+from ttilib.training.validation import EpisodicValidation, validate
 
 SIZE = (33, 57)
 
@@ -40,7 +40,7 @@ def test_a_network_that_says_1_everywhere() -> None:
 
 
 def test_the_loss_is_the_mean_over_known_pixels() -> None:
-    """Logits of nothing but the bias: -log softmax of the true class, however pictures are batched."""
+    """Logits of nothing but the bias: -log softmax of the true class, however images are batched."""
     network, frames = build_encoder(TINY, 3), Squares(5, seed=3, ignored=4)
     bias = torch.tensor([0.5, 1.0, -0.5])
     with torch.no_grad():
@@ -83,7 +83,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("most", [20, 3])
 def test_quick_episodes_step_by_step(data: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RePRI with one support picture on every fifth frame, so many at most; mean over classes of pooled I / U."""
+    """RePRI with one support image on every fifth frame, so many at most; mean over classes of pooled I / U."""
     assert validation.FRAMES == 20
     monkeypatch.setattr(validation, "FRAMES", most)
     network = build_encoder(TINY, 3, seed=1).eval()
@@ -100,7 +100,7 @@ def test_quick_episodes_step_by_step(data: Path, most: int, monkeypatch: pytest.
             found[1] += int((masks | clip.truth).sum())
         assert len(sums) == 2
         expected = np.mean([i / (u + 1e-10) for i, u in sums.values()])
-        quickly = Quickly(read_benchmark("minivspw-val", 0, data), SIZE, 7)
+        quickly = EpisodicValidation(read_benchmark("minivspw-val", 0, data), SIZE, 7)
         assert quickly(network.train(), epoch).miou == pytest.approx(expected, rel=1e-12)
         assert not network.training
         network.eval()
@@ -112,7 +112,7 @@ def test_a_limit_takes_episodes_from_beginning_and_end(data: Path) -> None:
     network = build_encoder(TINY, 3, seed=1)
     plan = read_benchmark("minivspw-val", 0, data)
     drawn = draw_episodes(plan, 1, 7, 0)
-    values = {limit: Quickly(plan, SIZE, 7, limit)(network, 0).miou for limit in (0, 1, 2, len(drawn), 99)}
+    values = {limit: EpisodicValidation(plan, SIZE, 7, limit)(network, 0).miou for limit in (0, 1, 2, len(drawn), 99)}
     assert values[0] == values[len(drawn)] == values[99] != values[2]
     alone = [one(plan, drawn[place], network) for place in (0, -1)]
     assert values[1] == pytest.approx(alone[0])
@@ -121,9 +121,9 @@ def test_a_limit_takes_episodes_from_beginning_and_end(data: Path) -> None:
 
 @pytest.mark.parametrize("many", [2, 4])
 def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
-    """The counts of all processes, each with its own episodes or pictures, add up to those of one."""
+    """The counts of all processes, each with its own episodes or images, add up to those of one."""
     network, frames = build_encoder(TINY, 3, seed=1), Squares(5, seed=3)
-    quickly = Quickly(read_benchmark("minivspw-val", 0, data), SIZE, 7)
+    quickly = EpisodicValidation(read_benchmark("minivspw-val", 0, data), SIZE, 7)
     sums: dict[int, list[Tensor]] = {}
     for count in (1, many):
         for rank in range(count):
@@ -152,7 +152,7 @@ def test_a_run_is_chosen_by_episodes_if_told_so(data: Path, tmp_path: Path) -> N
     *_, last = train(fold, data, tmp_path, config, SIZE)
     plan = read_benchmark("minivspw-val", 0, data)
     epoch = read_json(tmp_path / "best.json")["metrics"]["epoch"]
-    judged = Quickly(plan, SIZE, config.seed, 1)(load_encoder(tmp_path), epoch).miou
+    judged = EpisodicValidation(plan, SIZE, config.seed, 1)(load_encoder(tmp_path), epoch).miou
     kept = read_json(tmp_path / "best.json")["metrics"]["val_miou"]
     assert kept == pytest.approx(judged) and last.val_miou is not None
     with pytest.raises(ValueError, match="benchmark 'minivspw-vall' is not known; did you mean minivspw-val"):

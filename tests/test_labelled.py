@@ -1,4 +1,4 @@
-"""Base training sees the right frames of the base classes, varied by the rule of their corpus and by nothing else."""
+"""Base training sees the right frames of the base classes, varied by the rule of their dataset and by nothing else."""
 
 from dataclasses import replace
 
@@ -9,9 +9,18 @@ import torch
 from corpora import HEIGHT, WIDTH, block, pascal, polygon, vspw, ytvis
 from torch.utils.data import DataLoader
 
-from ttilib.datasets.base import IGNORED
+from ttilib.datasets.base import IGNORE_LABEL
 from ttilib.datasets.catalog import DATASETS, find_dataset, read_fold
-from ttilib.datasets.transforms import MEAN, STD, augment, augment_clip, denormalise, image_tensor, mask_tensor, pixels
+from ttilib.datasets.transforms import (
+    MEAN,
+    STD,
+    augment,
+    augment_clip,
+    denormalise,
+    image_tensor,
+    mask_tensor,
+    to_numpy_hwc,
+)
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image
 from ttilib.training.data import TrainingClips, TrainingFrames
@@ -72,7 +81,7 @@ def test_training_pictures_of_vspw_are_scaled_in_bytes_and_others_are_not(tmp_pa
     due[:32, :64] = scaled
     due = (np.float32(due) / np.float32(255) - np.float32(MEAN)) / np.float32(STD)
     np.testing.assert_array_equal(image.numpy(), due.transpose(2, 0, 1))
-    assert (labels[:32, :64] != IGNORED).all() and (labels == IGNORED).sum() == 65 * 65 - 32 * 64
+    assert (labels[:32, :64] != IGNORE_LABEL).all() and (labels == IGNORE_LABEL).sum() == 65 * 65 - 32 * 64
     readers = [(name, dataset.reader) for name, dataset in DATASETS.items()]
     rules = {corpus: (reader.episode_rule.rounded, reader.training_rule.rounded) for corpus, reader in readers}
     assert rules["vspw"] == (False, True) and rules["ytvis"] == rules["pascal"] == rules["davis"] == (False, False)
@@ -91,7 +100,7 @@ def test_portrait_videos_are_laid_on_their_side_for_training_only(tmp_path):
     wide, _ = TrainingFrames(fold, root, "train", SIZE)[0]
     tall, labels = TrainingFrames(fold, root, "val", SIZE)[0]
     black = -MEAN[0] / STD[0]
-    assert (wide[0] > black + 1).float().mean() > 0.7  # the turned picture fills the canvas but for the warp's corners
+    assert (wide[0] > black + 1).float().mean() > 0.7  # the turned image fills the canvas but for the warp's corners
     assert (tall[0] > black + 1).sum() == 18 * 10 and labels.max() > 0  # f = 18/32: 10 columns
 
 
@@ -122,7 +131,7 @@ def test_a_varied_frame_is_the_reader_s_variation_laid_by_the_reader_s_rule(tmp_
     name = frames.frames[index]
     image, labels = image_tensor(reader.image(name)), mask_tensor(reader.labels(name, (2, 3, 4)))
     image, labels = augment(image, labels, np.random.default_rng([7, 3, index]))
-    due = cv2.resize(pixels(image), (64, 36), interpolation=cv2.INTER_LINEAR) / np.float32(255)
+    due = cv2.resize(to_numpy_hwc(image), (64, 36), interpolation=cv2.INTER_LINEAR) / np.float32(255)
     due = (due - np.float32(MEAN)) / np.float32(STD)
     laid = cv2.resize(labels.numpy(), (64, 36), interpolation=cv2.INTER_NEAREST)
     np.testing.assert_array_equal(frames[index][0].numpy(), due.transpose(2, 0, 1))
@@ -144,7 +153,7 @@ def grey_ytvis(tmp_path, shows, classes=4):
 
 
 def greys(pictures):
-    """The grey value in the middle of each picture."""
+    """The grey value in the middle of each image."""
     return denormalise(pictures)[..., HEIGHT // 2, WIDTH // 2].mean(dim=-1) * 255
 
 
@@ -248,7 +257,7 @@ def test_clips_of_other_corpora_are_mirrored_frame_by_frame(tmp_path, corpus):
         root, count = vspw(tmp_path, films, train=("s", "t")), 2
     fold = read_fold(corpus, 0, root)
     still, known = TrainingFrames(replace(fold, val=fold.train), root, "val", size)[0]
-    assert (known[16:] == IGNORED).all() and known[:16].unique().tolist() == [0, 1]
+    assert (known[16:] == IGNORE_LABEL).all() and known[:16].unique().tolist() == [0, 1]
     mirrored = [(still.clone(), known.clone()) for _ in range(4)]
     for (picture, labels), axes in zip(mirrored, [(), (-1,), (-2,), (-2, -1)], strict=True):
         picture[:, :16], labels[:16] = still[:, :16].flip(axes), known[:16].flip(axes)

@@ -9,7 +9,7 @@ import real
 import torch
 from torch import nn
 
-from ttilib.encoders.layers import Tapped
+from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.encoders.pspnet import build_encoder, resize
 
 IMAGES = torch.rand(2, 3, 33, 49, generator=torch.Generator().manual_seed(0)) - 0.5
@@ -32,35 +32,35 @@ def test_layers_are_joined_on_the_finest_grid_in_the_order_named() -> None:
     encoder = small()
     fine, coarse = encoder.first(IMAGES), encoder(IMAGES)
     assert fine.min() < 0  # what the ReLU in place would take away
-    tapped = Tapped(encoder, ["first", "second.1"])
+    tapped = MultiLayerEncoder(encoder, ["first", "second.1"])
     expected = torch.cat([fine, resize(coarse.logit(), (17, 25))], dim=1)
     assert tapped.channels == (4, 6) and tapped.layers == ("first", "second.1")
     found = tapped(IMAGES)
     assert torch.equal(found[:, :4], fine)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    other = Tapped(encoder, ("second.1", "first"))
+    other = MultiLayerEncoder(encoder, ("second.1", "first"))
     assert other.channels == (6, 4) and torch.equal(other(IMAGES)[:, 6:], fine)
     assert torch.equal(other(IMAGES)[:, :6], found[:, 4:])
 
 
 def test_a_single_layer_keeps_its_own_grid_and_bits() -> None:
     encoder = small()
-    assert torch.equal(Tapped(encoder, ["second"])(IMAGES), encoder(IMAGES))
+    assert torch.equal(MultiLayerEncoder(encoder, ["second"])(IMAGES), encoder(IMAGES))
     network = build_encoder("resnet18-mini").eval().requires_grad_(False)
-    assert torch.equal(Tapped(network, ["layer3"])(IMAGES), network.stage3(IMAGES))
-    assert Tapped(network, ["layer2", "layer3", "bottleneck"]).channels == (32, 64, 128)
+    assert torch.equal(MultiLayerEncoder(network, ["layer3"])(IMAGES), network.stage3(IMAGES))
+    assert MultiLayerEncoder(network, ["layer2", "layer3", "bottleneck"]).channels == (32, 64, 128)
 
 
 def test_no_layers_are_the_encoders_own_output() -> None:
     encoder = small()
-    tapped = Tapped(encoder)
+    tapped = MultiLayerEncoder(encoder)
     assert torch.equal(tapped(IMAGES), encoder(IMAGES)) and tapped.channels == (6,) and tapped.layers == ()
 
     def any_callable(images: torch.Tensor) -> torch.Tensor:
         return images[:, :, ::8, ::8].repeat(1, 3, 1, 1)
 
-    assert Tapped(any_callable).channels == (9,)
-    assert torch.equal(Tapped(any_callable)(IMAGES), any_callable(IMAGES))
+    assert MultiLayerEncoder(any_callable).channels == (9,)
+    assert torch.equal(MultiLayerEncoder(any_callable)(IMAGES), any_callable(IMAGES))
 
 
 def test_the_encoder_is_left_as_it_was() -> None:
@@ -68,7 +68,7 @@ def test_the_encoder_is_left_as_it_was() -> None:
     encoder = small().train()
     encoder.second.eval()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    tapped = Tapped(encoder, ["first", "second.0"])
+    tapped = MultiLayerEncoder(encoder, ["first", "second.0"])
     assert encoder.training and encoder.first[1].training and not encoder.second[0].training
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert hooks(encoder) == 0
@@ -81,7 +81,7 @@ def test_the_encoder_is_left_as_it_was() -> None:
 
 def test_it_is_probed_in_the_encoders_own_numbers() -> None:
     encoder = small().double()
-    assert Tapped(encoder, ["first"])(IMAGES.double()).dtype == torch.float64
+    assert MultiLayerEncoder(encoder, ["first"])(IMAGES.double()).dtype == torch.float64
 
 
 class Odd(nn.Module):
@@ -103,7 +103,7 @@ class Pair(nn.Module):
 
 
 def test_of_a_layer_that_is_used_twice_the_last_output_counts() -> None:
-    assert torch.equal(Tapped(Odd(), ["twice"])(IMAGES), 1 + IMAGES)
+    assert torch.equal(MultiLayerEncoder(Odd(), ["twice"])(IMAGES), 1 + IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -123,13 +123,13 @@ def test_of_a_layer_that_is_used_twice_the_last_output_counts() -> None:
 )  # fmt: skip
 def test_what_cannot_be_tapped_is_one_sentence(encoder, layers, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        Tapped(encoder, layers)
+        MultiLayerEncoder(encoder, layers)
     assert not isinstance(encoder, nn.Module) or hooks(encoder) == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_an_encoder_on_a_device_is_probed_there() -> None:
-    tapped = Tapped(small().to("cuda"), ["first", "second"])
+    tapped = MultiLayerEncoder(small().to("cuda"), ["first", "second"])
     assert tapped.channels == (4, 6) and tapped(IMAGES.to("cuda")).is_cuda
 
 
@@ -138,7 +138,7 @@ def test_the_real_network_with_layers_is_the_real_network() -> None:
     network, plain = real.load(), real.original().load()
     images = IMAGES[:1]
     assert torch.equal(network(images), plain(images)) and not network.training
-    tapped = Tapped(network, ["layer2", "layer3"])
+    tapped = MultiLayerEncoder(network, ["layer2", "layer3"])
     assert tapped.channels == (512, 1024)
     found = tapped(images)
     assert found.shape == (1, 1536, 5, 7) and torch.equal(found[:, 512:], plain(images))

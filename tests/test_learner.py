@@ -17,7 +17,7 @@ from ttilib.training.model import Batch, Learner, contrastive, known_cells, weig
 
 
 def learner(config: TrainConfig) -> Learner:
-    """In evaluation mode: a picture's loss does not depend on the others."""
+    """In evaluation mode: an image's loss does not depend on the others."""
     return Learner(build_encoder(TINY, 3, seed=1), config).eval()
 
 

@@ -14,12 +14,12 @@ from tasks import random_task, toy_encoder
 
 from ttilib.episodes.clips import synthetic_clip
 from ttilib.solver.extraction import FeatureExtractor
-from ttilib.solver.methods import FROZEN, METHODS, ORACLE, Recipe, TransductiveMethod, finished, read_method
+from ttilib.solver.methods import FROZEN, METHODS, ORACLE, PipelineConfig, TransductiveMethod, read_method, refine_masks
 from ttilib.solver.settings import CONFIGS, SolverConfig, check
 from ttilib.solver.solver import iterate, solve
 from ttilib.solver.task import oracle_prior
 
-SETTINGS = [field.name for part in (SolverConfig, Recipe) for field in fields(part)]
+SETTINGS = [field.name for part in (SolverConfig, PipelineConfig) for field in fields(part)]
 
 
 # --- from text ---
@@ -29,23 +29,24 @@ SETTINGS = [field.name for part in (SolverConfig, Recipe) for field in fields(pa
 def test_a_name_alone_is_the_method_of_that_name(name):
     assert read_method(name) is METHODS[name]
     assert METHODS[name] == TransductiveMethod(name, CONFIGS[name])
-    assert METHODS[name].recipe == Recipe()
+    assert METHODS[name].recipe == PipelineConfig()
 
 
 @pytest.mark.parametrize(
     ("text", "config", "recipe"),
     [
-        ("TTI window=5 temporal_weight=0.5", SolverConfig(window=5, temporal_weight=0.5), Recipe()),
-        ("RePRI temporal_weight=None", SolverConfig(), Recipe()),
-        ("TTI prior_update=none temporal_start=9", SolverConfig(prior_update=None, temporal_start=9), Recipe()),
-        ("TTI divisor=video negative=background", SolverConfig.as_written(), Recipe()),
-        ("TTI+keyframe keyframe=global ring=0", SolverConfig(keyframe="global", ring=0.0), Recipe()),
+        ("TTI window=5 temporal_weight=0.5", SolverConfig(window=5, temporal_weight=0.5), PipelineConfig()),
+        ("RePRI temporal_weight=None", SolverConfig(), PipelineConfig()),
+        ("TTI prior_update=none temporal_start=9", SolverConfig(prior_update=None, temporal_start=9), PipelineConfig()),
+        ("TTI divisor=video negative=background", SolverConfig.as_written(), PipelineConfig()),
+        ("TTI+keyframe keyframe=global ring=0", SolverConfig(keyframe="global", ring=0.0), PipelineConfig()),
         ("fine-tune steps=0 learning_rate=1e-3", replace(SolverConfig.finetune(), steps=0, learning_rate=0.001),
-         Recipe()),
+         PipelineConfig()),
         ("TTI layers=layer2+layer3.5 layer_weights=0.7+1", SolverConfig(),
-         Recipe(layers=("layer2", "layer3.5"), layer_weights=(0.7, 1.0))),
-        ("TTI layers=none layer_weights=None", SolverConfig(), Recipe()),
-        ("RePRI guided=0.05 guided_eps=1e-4 cut=0.02", SolverConfig.repri(), Recipe("none", (), (), 0.05, 1e-4, 0.02)),
+         PipelineConfig(layers=("layer2", "layer3.5"), layer_weights=(0.7, 1.0))),
+        ("TTI layers=none layer_weights=None", SolverConfig(), PipelineConfig()),
+        ("RePRI guided=0.05 guided_eps=1e-4 cut=0.02", SolverConfig.repri(),
+         PipelineConfig("none", (), (), 0.05, 1e-4, 0.02)),
         ("frozen centring=none window=5 midpoint=0.5", replace(SolverConfig.frozen(), window=5, midpoint=0.5),
          replace(FROZEN, centring="none")),
         ("frozen bias_start=query-mean temporal_start=none midpoint=0.5", SolverConfig(), FROZEN),
@@ -86,9 +87,11 @@ def test_the_name_is_the_text_with_single_spaces_in_its_own_order():
 
 
 def test_any_method_can_be_an_oracle_and_any_oracle_be_wrong():
-    assert read_method("oracle noise=0.2") == TransductiveMethod("oracle noise=0.2", ORACLE, Recipe(), "oracle", 0.2)
+    expected = TransductiveMethod("oracle noise=0.2", ORACLE, PipelineConfig(), "oracle", 0.2)
+    assert read_method("oracle noise=0.2") == expected
     text = "TTI prior=oracle noise=-0.2 temporal_start=9"
-    assert read_method(text) == TransductiveMethod(text, SolverConfig(temporal_start=9), Recipe(), "oracle", -0.2)
+    expected = TransductiveMethod(text, SolverConfig(temporal_start=9), PipelineConfig(), "oracle", -0.2)
+    assert read_method(text) == expected
     text = "frozen prior=oracle noise=0.5"
     assert read_method(text) == TransductiveMethod(text, SolverConfig.frozen(), FROZEN, "oracle", 0.5)
 
@@ -127,10 +130,10 @@ def test_text_that_means_nothing_is_refused_in_one_sentence(text, said):
         (SolverConfig, {"steps": -1}, "steps=-1 is too small; give 0 or more"),
         (SolverConfig, {"ring": float("nan")}, "ring=nan is not a number"),
         (SolverConfig, {"kl_weight": float("inf")}, "kl_weight=inf is not a number"),
-        (Recipe, {"guided": -1}, "guided=-1 is too small; give 0 or more"),
-        (Recipe, {"guided_eps": 0}, "guided_eps=0 is too small; give a number above 0"),
-        (Recipe, {"layers": ("early", "")}, "layers= is not a name"),
-        (Recipe, {"layer_weights": (0.7, -1.0)}, "layer_weights=-1.0 is too small"),
+        (PipelineConfig, {"guided": -1}, "guided=-1 is too small; give 0 or more"),
+        (PipelineConfig, {"guided_eps": 0}, "guided_eps=0 is too small; give a number above 0"),
+        (PipelineConfig, {"layers": ("early", "")}, "layers= is not a name"),
+        (PipelineConfig, {"layer_weights": (0.7, -1.0)}, "layer_weights=-1.0 is too small"),
         (TransductiveMethod, {"name": ""}, "name= is not a name"),
         (
             TransductiveMethod,
@@ -183,7 +186,7 @@ def test_predict_extracts_solves_and_finishes(text):
     found = method.predict(clip, FeatureExtractor(toy_encoder), clip.truth)
     task = FeatureExtractor(toy_encoder).task(clip, method.recipe)
     prior = oracle_prior(clip.truth, task, -0.2) if method.prior else None
-    expected = finished(solve(task, method.config, prior), clip, method.recipe)
+    expected = refine_masks(solve(task, method.config, prior), clip, method.recipe)
     assert torch.equal(found.masks, expected) and found.masks.shape == (4, *clip.size)
     assert found.solution.keyframe == solve(task, method.config, prior).keyframe
 

@@ -1,4 +1,4 @@
-"""The embedded corpus: equal bytes for equal requests, and layouts that keep what the real ones promise."""
+"""The synthetic dataset: equal bytes for equal requests, and layouts that keep what the real ones promise."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """Four rounds of four classes: the smallest corpus in which something leaves the view."""
+    """Four rounds of four classes: the smallest dataset in which something leaves the view."""
     root = tmp_path_factory.mktemp("world")
     return generate(root, classes=4, videos_per_class=4, frames=(4, 5), stills_per_class=(2, 1), workers=1)
 

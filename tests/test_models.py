@@ -99,7 +99,7 @@ def test_late_stages_are_dilated_not_strided(name: str) -> None:
 
 @pytest.mark.parametrize(("width", "symmetric"), [(65, True), (57, True), (64, False)])
 def test_cells_lie_on_every_eighth_pixel(width: int, symmetric: bool) -> None:
-    """Mirrored filters give a mirrored picture mirrored scores, but only if cells span it edge to edge."""
+    """Mirrored filters give a mirrored image mirrored scores, but only if cells span it edge to edge."""
     network = build_encoder(TINY, 2).eval()
     with torch.no_grad():
         for module in network.modules():

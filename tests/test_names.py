@@ -2,7 +2,7 @@
 
 import pytest
 
-from ttilib.files import meant
+from ttilib.files import suggest
 
 TABLES = ("mini", "ytvis-v1", "ytvis-v2", "pascal2davis", "TTI")
 
@@ -19,9 +19,9 @@ TABLES = ("mini", "ytvis-v1", "ytvis-v2", "pascal2davis", "TTI")
     ],
 )
 def test_what_was_meant(word, answer):
-    assert meant(word, TABLES) == answer
+    assert suggest(word, TABLES) == answer
 
 
 def test_as_many_as_asked_for_and_something_else_to_say():
-    assert meant("ytvis-v3", iter(TABLES), most=1) == "did you mean ytvis-v2?"
-    assert meant("zzz", TABLES, "give an address") == "give an address"
+    assert suggest("ytvis-v3", iter(TABLES), most=1) == "did you mean ytvis-v2?"
+    assert suggest("zzz", TABLES, "give an address") == "give an address"

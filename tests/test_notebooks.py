@@ -13,9 +13,9 @@ from ttilib.files import read_json
 from ttilib.images import read_image, read_labels, write_image, write_labels
 from ttilib.plots.overlays import as_rgb
 from ttilib.results.export import read_table
-from ttilib.results.records import Source, append_row, write_index
+from ttilib.results.records import RowsFile, append_row, write_index
 from ttilib.results.tables import METHOD
-from ttilib.solver.extraction import Means, save_means
+from ttilib.solver.extraction import FeatureMean, save_means
 from ttilib.sweep.tables import table
 from ttilib.sweep.tasks import check_parameters, notebook_parameters, run_notebook
 
@@ -125,7 +125,7 @@ def test_the_notebook_of_ones_own_video_takes_files(repository, tmp_path):
         write_image(tmp_path / "film" / f"{t + 8}.jpg", as_rgb(frame))
     (tmp_path / "blocks.py").write_text(BLOCKS)
     means = str(tmp_path / "named.means.safetensors")
-    save_means(means, Means("", (), (3,), torch.zeros(3), 2))
+    save_means(means, FeatureMean("", (), (3,), torch.zeros(3), 2))
     given |= {"encoder": f"{tmp_path}/blocks.py:load", "means": means, "method": "frozen steps=9", "compare": ""}
     more = {"height": 65, "width": 113, "out": str(tmp_path)}
     run_notebook(repository / "notebooks" / "06_your_video.ipynb", tmp_path / "06.ipynb", given | more)
@@ -150,7 +150,7 @@ def test_the_notebook_of_ones_own_video_takes_all_or_nothing(repository, tmp_pat
 
 @pytest.mark.study
 def test_the_notebook_of_ones_own_video_writes_its_example_as_files(repository, tmp_path):
-    """An episode of the embedded corpus: the same pixels as files, two methods, and what they score."""
+    """An episode of the synthetic dataset: the same pixels as files, two methods, and what they score."""
     corpus = tti.generate(repository / "data" / "mini")
     network = tti.build_encoder("resnet18-mini", 10, seed=3)
     save_encoder(tmp_path / "train" / "ytvis-f0" / "best.safetensors", network)
@@ -192,7 +192,7 @@ def test_the_notebook_of_the_recipe_takes_it_apart_and_reads_what_was_measured(r
         append_row(measured / "rows" / "r.jsonl", row)
     lines = [{**{name: rows[0][name] for name in METHOD}, "method": m, "label": m} for m in ("TTI", "frozen")]
     manifest = tmp_path / "manifest.json"
-    write_index(measured, "pascal2davis", "", lines, [Source(measured / "rows/r.jsonl", manifest, "", (9, 9))], {})
+    write_index(measured, "pascal2davis", "", lines, [RowsFile(measured / "rows/r.jsonl", manifest, "", (9, 9))], {})
     small = {"height": 65, "width": 113, "index": 7, "episodes": 1, "measured": str(measured), "out": str(tmp_path)}
     run_notebook(repository / "notebooks" / "07_frozen_encoder.ipynb", tmp_path / "07.ipynb", small)
     parts = read_table(tmp_path / "tables" / "07_parts.csv")

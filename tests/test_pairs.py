@@ -33,7 +33,7 @@ def film(tmp_path, length=8, others=()):
 
 
 def read(pictures):
-    """Which frame each picture is, and whether it is mirrored."""
+    """Which frame each image is, and whether it is mirrored."""
     grey = denormalise(pictures).mean(dim=-3) * 255
     left, right = grey[..., HEIGHT // 2, 2], grey[..., HEIGHT // 2, -3]
     return (torch.minimum(left, right) / STEP).round().int().tolist(), (left > right).tolist()
@@ -72,7 +72,7 @@ def test_windows_differ_until_all_were_there_and_then_come_again(tmp_path):
         pictures, _ = pairs[index]
         assert torch.equal(pictures[0], pictures[4]) and torch.equal(pictures[1], pictures[9])
         once = {time: pictures[n, place] for n, pair in enumerate(found) for place, time in enumerate(pair)}
-        for n, pair in enumerate(found):  # a frame in two windows is one picture
+        for n, pair in enumerate(found):  # a frame in two windows is one image
             assert all(torch.equal(pictures[n, place], once[time]) for place, time in enumerate(pair))
         orders.add(tuple(found[:4]))
     assert len(orders) > 3
@@ -139,7 +139,7 @@ def sequences(tmp_path, length=3):
 
 
 def kind_of(picture, stored):
-    """Which stored frame and which of its four mirrors a picture on a canvas of 39 x 32 is."""
+    """Which stored frame and which of its four mirrors an image on a canvas of 39 x 32 is."""
     shown = denormalise(picture) * 255
     assert shown[:, 16:].abs().max() < 1e-3
     for time, frame in enumerate(stored):

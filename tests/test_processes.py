@@ -48,7 +48,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_processes_learn_what_one_learns(together: Path, tmp_path: Path) -> None:
-    """Pictures with more and less unknown pixels, pairs, two parts a step: equal but for the order of the sums."""
+    """Images with more and less unknown pixels, pairs, two parts a step: equal but for the order of the sums."""
     list(learn(tmp_path, TWO, **OPTIONS))
     one, two = log(tmp_path), log(together)
     for name in ("loss", "train_miou", "train_accuracy", "val_miou", "val_loss"):
@@ -110,12 +110,12 @@ def test_an_error_ends_all_processes(tmp_path: Path) -> None:
 
 def test_alone_nothing_is_changed() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout2d(0.5))
-    assert distributed.share(network, torch.device("cpu")) is network
+    assert distributed.wrap_ddp(network, torch.device("cpu")) is network
     assert [type(layer) for layer in network] == [nn.Conv2d, nn.BatchNorm2d, nn.Dropout2d]
     assert (distributed.rank(), distributed.count()) == (0, 1)
     value = torch.tensor([3.0], requires_grad=True)
     assert distributed.total(value).item() == 3 and not distributed.total(value).requires_grad
-    with distributed.joined("cpu") as device:
+    with distributed.process_group("cpu") as device:
         assert device == torch.device("cpu") and not torch.distributed.is_initialized()
 
 

@@ -14,22 +14,29 @@ from torch import Tensor, nn
 
 from ttilib.datasets.transforms import normalise
 from ttilib.encoders.checkpoints import fingerprint, save_encoder
-from ttilib.encoders.layers import Tapped
+from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.encoders.pspnet import build_encoder
-from ttilib.episodes.clips import OWN_RULE, Clip, Frames, synthetic_clip
+from ttilib.episodes.clips import USER_VIDEO_RULE, Clip, Frames, synthetic_clip
 from ttilib.solver.classifier import Classifier
-from ttilib.solver.edges import cut_out, guided_filter
-from ttilib.solver.extraction import FeatureExtractor, Means, load_extractor, load_means, measure_means, save_means
-from ttilib.solver.methods import Recipe, finished
+from ttilib.solver.edges import grabcut_refine, guided_filter
+from ttilib.solver.extraction import (
+    FeatureExtractor,
+    FeatureMean,
+    load_extractor,
+    load_means,
+    measure_means,
+    save_means,
+)
+from ttilib.solver.methods import PipelineConfig, refine_masks
 from ttilib.solver.solver import Solution, SolverConfig, solve
 from ttilib.solver.task import Task, extract
 
-POOL, EPISODE = Recipe(centring="pool"), Recipe(centring="episode")
+POOL, EPISODE = PipelineConfig(centring="pool"), PipelineConfig(centring="episode")
 BOTH = ("early", "late")
 
 
 class Stages(nn.Module):
-    """Two layers of positive features on two grids; remembers the pictures it was shown, and what each time took."""
+    """Two layers of positive features on two grids; remembers the images it was shown, and what each time took."""
 
     def __init__(self, seed: int = 1, pause: float = 0.0) -> None:
         super().__init__()
@@ -44,7 +51,7 @@ class Stages(nn.Module):
         begin = time.perf_counter()
         time.sleep(self.pause)
         features = self.late(self.early(images))
-        if images.any():  # not the picture of zeros by which layers are looked at
+        if images.any():  # not the image of zeros by which layers are looked at
             self.seen.append(len(images))
             self.took.append(time.perf_counter() - begin)
         return features
@@ -59,20 +66,20 @@ def clip_of(seed: int = 0) -> Clip:
 
 
 def pool_of(seed: int = 0, count: int = 5, size: tuple[int, int] = (41, 57), name: str = "still") -> Frames:
-    """Pictures of chance, wider than the canvas, so that there are bars above and below them."""
+    """Images of chance, wider than the canvas, so that there are bars above and below them."""
 
     def read(place: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([seed, place])
         return rng.integers(0, 255, (20, 40, 3), dtype=np.uint8), np.zeros((20, 40), dtype=np.uint8)
 
-    return Frames(tuple(f"{name} {place}" for place in range(count)), read, size, OWN_RULE)
+    return Frames(tuple(f"{name} {place}" for place in range(count)), read, size, USER_VIDEO_RULE)
 
 
 def unreadable(pool: Frames) -> Frames:
-    """The same pool with pictures that must not be looked at."""
+    """The same pool with images that must not be looked at."""
 
     def read(place: int) -> tuple[np.ndarray, np.ndarray]:
-        raise AssertionError(f"picture {place} was read")
+        raise AssertionError(f"image {place} was read")
 
     return replace(pool, read=read)
 
@@ -87,7 +94,7 @@ def assert_same(found: Task, expected: Task) -> None:
 
 def mean_of(encoder: Stages, pictures: list[tuple[Tensor, Tensor]], layers: tuple[str, ...] = ()) -> Tensor:
     """Mean unit feature of the cells that count, layer after layer, in float64."""
-    tapped = Tapped(encoder, layers)
+    tapped = MultiLayerEncoder(encoder, layers)
     total, cells = torch.zeros(sum(tapped.channels), dtype=torch.float64), 0
     for image, valid in pictures:
         features = tapped(normalise(image[None]))[0].double()
@@ -98,9 +105,9 @@ def mean_of(encoder: Stages, pictures: list[tuple[Tensor, Tensor]], layers: tupl
     return total / cells
 
 
-def centred(encoder: Stages, images: Tensor, mean: Tensor, layers: tuple[str, ...] = (), weights=()) -> Tensor:
+def letterbox(encoder: Stages, images: Tensor, mean: Tensor, layers: tuple[str, ...] = (), weights=()) -> Tensor:
     """f <- f/|f| - mean, f <- w f/|f| layer by layer, joined and divided by their length, in float64."""
-    tapped = Tapped(encoder, layers)
+    tapped = MultiLayerEncoder(encoder, layers)
     parts = tapped(normalise(images)).double().split(tapped.channels, dim=1)
     done = []
     for part, middle, weight in zip(parts, mean.split(tapped.channels), weights or (1,) * len(parts), strict=True):
@@ -128,7 +135,7 @@ def numbers(seed: int, count: int = 8) -> Tensor:
 # --- the release ---
 
 
-@pytest.mark.parametrize("recipe", [None, Recipe(), Recipe(guided=0.1, guided_eps=0.1, cut=0.1)])
+@pytest.mark.parametrize("recipe", [None, PipelineConfig(), PipelineConfig(guided=0.1, guided_eps=0.1, cut=0.1)])
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_plain_recipe_gives_the_features_of_the_encoder_itself(tmp_path, recipe, kept) -> None:
     encoder, clip = Stages(), clip_of()
@@ -139,11 +146,11 @@ def test_a_plain_recipe_gives_the_features_of_the_encoder_itself(tmp_path, recip
 
 
 def test_recipes_share_features_unless_they_differ_in_what_decides_these() -> None:
-    recipe = Recipe("pool", BOTH, (0.7, 1.0), 0.03, 1e-4, 0.03)
+    recipe = PipelineConfig("pool", BOTH, (0.7, 1.0), 0.03, 1e-4, 0.03)
     for other in (replace(recipe, guided=0), replace(recipe, guided_eps=0.1), replace(recipe, cut=0)):
         assert other != recipe and other.features == recipe.features
     unlike = [replace(recipe, centring="none"), replace(recipe, centring="episode"), replace(recipe, layers=("early",))]
-    unlike += [replace(recipe, layers=BOTH[::-1]), replace(recipe, layer_weights=()), Recipe()]
+    unlike += [replace(recipe, layers=BOTH[::-1]), replace(recipe, layer_weights=()), PipelineConfig()]
     assert len({each.features for each in [recipe, *unlike]}) == 7
 
 
@@ -152,12 +159,12 @@ def test_recipes_share_features_unless_they_differ_in_what_decides_these() -> No
 
 def test_the_mean_of_a_pool_is_read_from_its_file(tmp_path) -> None:
     encoder, clip, path = Stages(), clip_of(), tmp_path / "any.safetensors"
-    means = Means("0123abcd", (), (8,), numbers(0), 7)
+    means = FeatureMean("0123abcd", (), (8,), numbers(0), 7)
     save_means(path, means)
     source = FeatureExtractor(encoder, "0123abcd", None, path, unreadable(pool_of()))
     task = source.task(clip, POOL)
     for images, found in ((clip.support, task.support), (clip.query, task.query)):
-        assert_close(found, centred(encoder, images, means.values.double()))
+        assert_close(found, letterbox(encoder, images, means.values.double()))
     plain = extract(encoder, clip)
     assert_same(replace(task, support=plain.support, query=plain.query), plain)  # nothing else is different
     path.unlink()  # once is enough
@@ -171,8 +178,8 @@ def test_the_mean_of_a_pool_is_measured_where_there_is_no_file(layers) -> None:
     everywhere = mean_of(encoder, [(image, torch.ones_like(valid)) for image, _, valid in pool], layers)
     assert (mean - everywhere).abs().max() > 0.01  # the bars matter
     task = FeatureExtractor(encoder, pool=pool).task(clip, replace(POOL, layers=layers))
-    assert_close(task.query, centred(encoder, clip.query, mean, layers))
-    assert_close(task.support, centred(encoder, clip.support, mean, layers))
+    assert_close(task.query, letterbox(encoder, clip.query, mean, layers))
+    assert_close(task.support, letterbox(encoder, clip.support, mean, layers))
 
 
 def test_a_pool_is_looked_at_once_and_then_found_in_the_folder(tmp_path) -> None:
@@ -212,13 +219,13 @@ def test_the_mean_of_an_episode_is_that_of_its_own_pictures() -> None:
     assert all((mean - mean_of(encoder, some)).abs().max() > 1e-4 for some in (own[:2], own[2:]))
     source = FeatureExtractor(encoder, pool=unreadable(pool_of()))
     task = source.task(clip, EPISODE)
-    assert_close(task.query, centred(encoder, clip.query, mean))
-    assert_close(task.support, centred(encoder, clip.support, mean))
+    assert_close(task.query, letterbox(encoder, clip.query, mean))
+    assert_close(task.support, letterbox(encoder, clip.support, mean))
     other = clip_of(1)  # each episode has its own
     assert_same(source.task(other, EPISODE), FeatureExtractor(encoder).task(other, EPISODE))
     pictures = [(clip.support, clip.support_valid), (clip.query, clip.query_valid)]
-    expected = measure_means(Tapped(encoder, BOTH), "0123abcd", pictures)
-    found = FeatureExtractor(encoder, "0123abcd").means(Recipe("episode", BOTH), clip)
+    expected = measure_means(MultiLayerEncoder(encoder, BOTH), "0123abcd", pictures)
+    found = FeatureExtractor(encoder, "0123abcd").means(PipelineConfig("episode", BOTH), clip)
     assert torch.equal(found.values, expected.values) and replace(found, values=expected.values) == expected
     assert (found.encoder, found.layers, found.images) == ("0123abcd", BOTH, 11)
 
@@ -244,13 +251,13 @@ def test_without_pool_and_file_one_is_told_what_to_do(tmp_path) -> None:
 
 def test_means_of_another_encoder_or_other_layers_are_refused(tmp_path) -> None:
     path, clip = tmp_path / "a.safetensors", clip_of()
-    save_means(path, Means("0123abcd", ("late",), (8,), numbers(0), 7))
-    FeatureExtractor(Stages(), "0123abcd", None, path).task(clip, Recipe("pool", ("late",)))
+    save_means(path, FeatureMean("0123abcd", ("late",), (8,), numbers(0), 7))
+    FeatureExtractor(Stages(), "0123abcd", None, path).task(clip, PipelineConfig("pool", ("late",)))
     with pytest.raises(ValueError, match=r"a\.safetensors: means of the encoder 0123abcd, not of 9999ffff"):
-        FeatureExtractor(Stages(), "9999ffff", None, path).task(clip, Recipe("pool", ("late",)))
+        FeatureExtractor(Stages(), "9999ffff", None, path).task(clip, PipelineConfig("pool", ("late",)))
     for layers, said in (((), "the output"), (BOTH, "layers early late")):
         with pytest.raises(ValueError, match=f"means of layers late, not of {said}"):
-            FeatureExtractor(Stages(), "0123abcd", None, path).task(clip, Recipe("pool", layers))
+            FeatureExtractor(Stages(), "0123abcd", None, path).task(clip, PipelineConfig("pool", layers))
     with pytest.raises(FileNotFoundError, match=r"b\.safetensors: no such file of means"):
         FeatureExtractor(Stages(), "0123abcd", None, tmp_path / "b.safetensors", pool_of()).task(clip, POOL)
 
@@ -261,32 +268,32 @@ def test_means_of_another_encoder_or_other_layers_are_refused(tmp_path) -> None:
 def test_layers_are_joined_with_their_weights() -> None:
     encoder, clip, pool = Stages(), clip_of(), pool_of()
     source, nothing = FeatureExtractor(encoder, pool=pool), torch.zeros(13)
-    mean = source.means(Recipe("pool", BOTH), clip).values.double()
+    mean = source.means(PipelineConfig("pool", BOTH), clip).values.double()
     found = {}
     for weights in ((), (0.7, 1.0), (0.0, 2.0)):
         for centring, middle in (("none", nothing), ("pool", mean)):
-            task = source.task(clip, Recipe(centring, BOTH, weights))
+            task = source.task(clip, PipelineConfig(centring, BOTH, weights))
             assert task.query.shape == (9, 13, 11, 15)  # the finer grid
             assert task.query_valid.shape == (9, 11, 15) and task.support_masks.shape == (2, 11, 15)
-            assert_close(task.query, centred(encoder, clip.query, middle, BOTH, weights))
-            assert_close(task.support, centred(encoder, clip.support, middle, BOTH, weights))
+            assert_close(task.query, letterbox(encoder, clip.query, middle, BOTH, weights))
+            assert_close(task.support, letterbox(encoder, clip.support, middle, BOTH, weights))
             found[weights, centring] = task.query
     shares = found[(0.7, 1.0), "pool"].split((5, 8), 1)
     assert_close(shares[0].norm(dim=1), torch.full((9, 11, 15), 0.7 / 1.49**0.5))
-    backwards = source.task(clip, Recipe("none", BOTH[::-1], (1.0, 0.7))).query
+    backwards = source.task(clip, PipelineConfig("none", BOTH[::-1], (1.0, 0.7))).query
     torch.testing.assert_close(backwards.roll(5, 1), found[(0.7, 1.0), "none"])
 
 
 def test_layers_and_weights_that_do_not_fit_are_refused() -> None:
     source, clip = FeatureExtractor(Stages(), pool=pool_of()), clip_of()
     with pytest.raises(ValueError, match=r"layer 'erly': .* did you mean early"):
-        source.task(clip, Recipe(layers=("erly",)))
+        source.task(clip, PipelineConfig(layers=("erly",)))
     with pytest.raises(ValueError, match=r"there are 2 layers; give one weight for each"):
-        source.task(clip, Recipe(layers=BOTH, layer_weights=(1.0,)))
+        source.task(clip, PipelineConfig(layers=BOTH, layer_weights=(1.0,)))
     with pytest.raises(ValueError, match=r"there are 1 layers; give one weight for each"):
-        source.task(clip, Recipe("pool", layer_weights=(1.0, 1.0)))
+        source.task(clip, PipelineConfig("pool", layer_weights=(1.0, 1.0)))
     with pytest.raises(ValueError, match="no layers inside"):
-        FeatureExtractor(Stages().forward).task(clip, Recipe(layers=BOTH))
+        FeatureExtractor(Stages().forward).task(clip, PipelineConfig(layers=BOTH))
 
 
 @pytest.mark.parametrize("centring", ["none", "pool", "episode"])
@@ -294,7 +301,7 @@ def test_layers_and_weights_that_do_not_fit_are_refused() -> None:
 def test_features_are_of_unit_length_whatever_the_recipe(tmp_path, centring, layers, weights) -> None:
     source, clip = FeatureExtractor(Stages(), "0123abcd", tmp_path, pool=pool_of()), clip_of()
     for _ in range(2):
-        task = source.task(clip, Recipe(centring, layers, weights))
+        task = source.task(clip, PipelineConfig(centring, layers, weights))
         for features in (task.support, task.query):
             assert_close(features.norm(dim=1), torch.ones_like(features[:, 0]))
         assert task.query_norm == task.support_norm == 1.0
@@ -302,13 +309,13 @@ def test_features_are_of_unit_length_whatever_the_recipe(tmp_path, centring, lay
 
 def test_features_of_several_layers_are_kept_by_themselves(tmp_path) -> None:
     encoder, clip = Stages(), clip_of()
-    recipes = [Recipe(), Recipe(layers=("late",)), Recipe(layers=BOTH), Recipe(layers=BOTH[::-1])]
+    recipes = [PipelineConfig(layers=layers) for layers in ((), ("late",), BOTH, BOTH[::-1])]
     expected = [FeatureExtractor(encoder).task(clip, recipe) for recipe in recipes]
     encoder.seen.clear()
     for _ in range(2):
         for recipe, task in zip(recipes, expected, strict=True):
             assert_same(FeatureExtractor(encoder, "0123abcd", tmp_path).task(clip, recipe), task)
-    FeatureExtractor(encoder, "0123abcd", tmp_path).task(clip, Recipe("episode", BOTH, (1.0, 0.5)))
+    FeatureExtractor(encoder, "0123abcd", tmp_path).task(clip, PipelineConfig("episode", BOTH, (1.0, 0.5)))
     assert encoder.seen == [2, 8, 1] * 4
     assert len(list(tmp_path.iterdir())) == 4
 
@@ -316,9 +323,9 @@ def test_features_of_several_layers_are_kept_by_themselves(tmp_path) -> None:
 # --- what it cost ---
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), POOL, EPISODE, Recipe("episode", BOTH)])
+@pytest.mark.parametrize("recipe", [PipelineConfig(), POOL, EPISODE, PipelineConfig("episode", BOTH)])
 def test_seconds_are_those_of_the_encoder_however_often_it_was_asked(tmp_path, recipe) -> None:
-    """Each task counts its own pictures once, whether computed, read back, or asked for a mean before."""
+    """Each task counts its own images once, whether computed, read back, or asked for a mean before."""
     encoder, clips = Stages(pause=0.01), [clip_of(), clip_of(1)]
     first = FeatureExtractor(encoder, "0123abcd", tmp_path, pool=pool_of())
     first.task(clips[0], recipe)
@@ -335,11 +342,11 @@ def test_seconds_are_those_of_the_encoder_however_often_it_was_asked(tmp_path, r
     again.task(clips[0], recipe)
     assert again.seconds == pytest.approx(both + once) and len(encoder.took) == calls
     plain = FeatureExtractor(encoder, "0123abcd", tmp_path)
-    plain.task(clips[0], Recipe(layers=recipe.layers))
+    plain.task(clips[0], PipelineConfig(layers=recipe.layers))
     assert plain.seconds == pytest.approx(once)  # as much as without its mean
 
 
-@pytest.mark.parametrize("recipe", [Recipe(), POOL, EPISODE])
+@pytest.mark.parametrize("recipe", [PipelineConfig(), POOL, EPISODE])
 def test_seconds_without_a_folder_are_those_of_the_tasks_too(recipe) -> None:
     encoder, clip = Stages(pause=0.1), clip_of()
     source = FeatureExtractor(encoder, pool=pool_of())
@@ -373,12 +380,12 @@ def test_the_mean_beside_a_checkpoint_is_taken(tmp_path, checkpoint) -> None:
     with pytest.raises(ValueError, match="centring=pool: no means"):
         load_extractor(spec).task(clip, POOL)
     encoder = load_extractor(spec).encoder
-    weights, channels = fingerprint(encoder), Tapped(encoder).channels
+    weights, channels = fingerprint(encoder), MultiLayerEncoder(encoder).channels
     assert not encoder.training
     measured = load_extractor(spec, pool=pool_of()).task(clip, POOL)
     files = {}
     for seed, path in enumerate((folder / "best.means.safetensors", tmp_path / "own.safetensors")):
-        save_means(path, Means(weights, (), channels, numbers(seed, *channels) / 8, 2))
+        save_means(path, FeatureMean(weights, (), channels, numbers(seed, *channels) / 8, 2))
         files[path.name] = FeatureExtractor(encoder, weights, None, path).task(clip, POOL)
     for place in (spec, folder, str(folder), str(spec)):
         assert_same(load_extractor(place).task(clip, POOL), files["best.means.safetensors"])
@@ -407,7 +414,7 @@ def test_only_what_lies_beside_a_checkpoint_is_taken_unasked(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("def load():\n    return lambda images: images[:, :, ::8, ::8] + 5\n")
     for name in ("mine", "resnet18-mini", "best"):
-        save_means(f"{name}.means.safetensors", Means("", (), (3,), numbers(0, 3), 2))
+        save_means(f"{name}.means.safetensors", FeatureMean("", (), (3,), numbers(0, 3), 2))
     with pytest.raises(ValueError, match="centring=pool: no means"):
         load_extractor("mine.py:load").task(clip_of(), POOL)
     with pytest.warns(UserWarning, match="untrained"), pytest.raises(ValueError, match="centring=pool: no means"):
@@ -438,7 +445,7 @@ def test_an_encoder_whose_weights_nobody_can_see_is_not_kept(tmp_path) -> None:
 def test_nothing_is_written_without_a_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     source = FeatureExtractor(Stages(), "0123abcd", pool=pool_of())
-    for recipe in (Recipe(), POOL, EPISODE, Recipe("pool", BOTH)):
+    for recipe in (PipelineConfig(), POOL, EPISODE, PipelineConfig("pool", BOTH)):
         source.task(clip_of(), recipe)
     assert not list(tmp_path.iterdir())
 
@@ -462,21 +469,21 @@ def test_masks_are_finished_as_far_as_asked() -> None:
     solution = solve(extract(Stages(), clip), SolverConfig(steps=5))
     smooth = {eps: guided_filter(solution.probabilities(), clip.query, 4, eps) > 0.5 for eps in (1e-3, 1e-1)}
     expected = {
-        Recipe(): solution.masks(),
-        Recipe(guided_eps=0.1): solution.masks(),
-        Recipe(guided=0.06): smooth[1e-3],
-        Recipe(guided=0.06, guided_eps=0.1): smooth[1e-1],
-        Recipe(cut=0.07): cut_out(solution.masks(), clip.query, 5),
-        Recipe(cut=0.13): cut_out(solution.masks(), clip.query, 9),
-        Recipe(guided=0.06, guided_eps=0.1, cut=0.07): cut_out(smooth[1e-1], clip.query, 5),
-        Recipe(guided=1e-4): guided_filter(solution.probabilities(), clip.query, 1) > 0.5,  # not nothing
-        Recipe(cut=1e-4): cut_out(solution.masks(), clip.query, 1),
+        PipelineConfig(): solution.masks(),
+        PipelineConfig(guided_eps=0.1): solution.masks(),
+        PipelineConfig(guided=0.06): smooth[1e-3],
+        PipelineConfig(guided=0.06, guided_eps=0.1): smooth[1e-1],
+        PipelineConfig(cut=0.07): grabcut_refine(solution.masks(), clip.query, 5),
+        PipelineConfig(cut=0.13): grabcut_refine(solution.masks(), clip.query, 9),
+        PipelineConfig(guided=0.06, guided_eps=0.1, cut=0.07): grabcut_refine(smooth[1e-1], clip.query, 5),
+        PipelineConfig(guided=1e-4): guided_filter(solution.probabilities(), clip.query, 1) > 0.5,  # not nothing
+        PipelineConfig(cut=1e-4): grabcut_refine(solution.masks(), clip.query, 1),
     }
     for recipe, masks in expected.items():
-        assert torch.equal(finished(solution, clip, recipe), masks), recipe
+        assert torch.equal(refine_masks(solution, clip, recipe), masks), recipe
         around = replace(recipe, centring="pool", layers=BOTH, layer_weights=(1.0, 2.0))
-        assert torch.equal(finished(solution, clip, around), masks), recipe
-    assert torch.equal(finished(solution, clip), solution.masks())
+        assert torch.equal(refine_masks(solution, clip, around), masks), recipe
+    assert torch.equal(refine_masks(solution, clip), solution.masks())
     assert len({masks.numpy().tobytes() for masks in expected.values()}) == 8
 
 
@@ -488,25 +495,25 @@ def test_a_recipe_means_the_same_on_a_larger_canvas() -> None:
         solution = solution_of(8 * coarse, size)
         guide = torch.rand(1, 3, *size, generator=generator)
         clip = replace(synthetic_clip(frames=1, size=size), query=guide)
-        found = finished(solution, clip, Recipe(guided=0.033, cut=0.033))
+        found = refine_masks(solution, clip, PipelineConfig(guided=0.033, cut=0.033))
         smooth = guided_filter(solution.probabilities(), guide, pixels) > 0.5
-        assert torch.equal(found, cut_out(smooth, guide, pixels)), size
+        assert torch.equal(found, grabcut_refine(smooth, guide, pixels)), size
 
 
 def test_the_truth_is_out_of_reach() -> None:
     """Whatever is around the solver sees the same with and without an answer."""
     clip, encoder = clip_of(), Stages()
     blind = replace(clip, truth=None)
-    for recipe in (Recipe(), POOL, Recipe("episode", BOTH)):
+    for recipe in (PipelineConfig(), POOL, PipelineConfig("episode", BOTH)):
         tasks = [FeatureExtractor(encoder, pool=pool_of()).task(each, recipe) for each in (clip, blind)]
         assert_same(*tasks)
     solution = solve(tasks[0], SolverConfig.frozen())
-    recipe = Recipe(guided=0.06, cut=0.07)
-    assert torch.equal(finished(solution, clip, recipe), finished(solution, blind, recipe))
+    recipe = PipelineConfig(guided=0.06, cut=0.07)
+    assert torch.equal(refine_masks(solution, clip, recipe), refine_masks(solution, blind, recipe))
 
 
 def test_weights_of_layers_that_are_not_there_are_refused():
     with pytest.raises(ValueError, match="there are 1 layers; give one weight for each"):
         FeatureExtractor(torch.nn.Conv2d(3, 4, 8, 8)).task(
-            synthetic_clip(frames=2, size=(33, 57)), Recipe(layer_weights=(0.7, 1.0))
+            synthetic_clip(frames=2, size=(33, 57)), PipelineConfig(layer_weights=(0.7, 1.0))
         )

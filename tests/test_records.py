@@ -140,7 +140,7 @@ STUCK = """
 import sys, time
 from pathlib import Path
 from ttilib.results import records
-with records.holding(sys.argv[1]), open(sys.argv[1], "ab") as file:
+with records.file_lock(sys.argv[1]), open(sys.argv[1], "ab") as file:
     file.write(b'{"writer": "killed", "filling": "xxxxx')
     file.flush()
     Path(sys.argv[2]).touch()
@@ -175,10 +175,10 @@ def test_a_writer_killed_in_mid_line_harms_nobody(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ttilib.results.records import append_row, holding
+from ttilib.results.records import append_row, file_lock
 path, name, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
 Path(path + "." + name).touch()
-with holding(path):
+with file_lock(path):
     append_row(path, {"name": name, "does": "begin"})
     time.sleep(seconds)
     append_row(path, {"name": name, "does": "end"})
@@ -213,6 +213,6 @@ def test_work_whose_holder_was_killed_is_taken_over(tmp_path):
 def test_holding_ends_with_an_error_and_makes_the_folder(tmp_path):
     path = tmp_path / "new" / "rows.jsonl"
     for _ in range(2):  # the second would wait for ever
-        with pytest.raises(ZeroDivisionError), records.holding(str(path)):
+        with pytest.raises(ZeroDivisionError), records.file_lock(str(path)):
             1 / 0  # noqa: B018
     assert not path.exists() and (tmp_path / "new" / "rows.jsonl.lock").read_bytes() == b""

@@ -162,7 +162,7 @@ def test_what_others_report_follows_without_figures_of_ours():
 
 def test_where_nobody_reports_the_columns_are_empty():
     plan = [{**row("oracle", benchmark="mini"), "why": "no truth"}]
-    table = tables.planned(tables.score_table([row(benchmark="mini")]), plan)
+    table = tables.align_with_plan(tables.score_table([row(benchmark="mini")]), plan)
     beside = beside_reported(table, others=True)
     pd.testing.assert_frame_equal(beside[list(table.columns)], table)
     assert beside["mIoU reported"].isna().all() and (beside["source"] == "").all()

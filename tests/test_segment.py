@@ -1,4 +1,4 @@
-"""One's own pictures in, masks at their own size out, by the library and by the shell."""
+"""One's own images in, masks at their own size out, by the library and by the shell."""
 
 import json
 from dataclasses import replace
@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from ttilib.__main__ import main
-from ttilib.datasets.transforms import centred
+from ttilib.datasets.transforms import letterbox
 from ttilib.encoders.checkpoints import fingerprint, load_encoder, save_encoder
-from ttilib.encoders.layers import Tapped
+from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.clips import clip_from_files
 from ttilib.images import read_image, read_labels, write_image, write_labels
 from ttilib.plots.video import read_frames
 from ttilib.segment import segment
-from ttilib.solver.extraction import FeatureExtractor, Means, measure_means, save_means
-from ttilib.solver.methods import finished, read_method
+from ttilib.solver.extraction import FeatureExtractor, FeatureMean, measure_means, save_means
+from ttilib.solver.methods import read_method, refine_masks
 from ttilib.solver.solver import solve
 
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
@@ -93,9 +93,9 @@ def by_hand(folder, spec, text, file=None):
         encoder, weights = encoder.eval(), fingerprint(encoder)
     source = FeatureExtractor(encoder, weights, means=file)
     solution = solve(source.task(clip, method.recipe), method.config)
-    place = centred(90, 160, (97, 161))
-    found = finished(solution, clip, method.recipe)
-    return np.stack([place.back(mask, (90, 160)) for mask in found.numpy()]), solution
+    place = letterbox(90, 160, (97, 161))
+    found = refine_masks(solution, clip, method.recipe)
+    return np.stack([place.unpad(mask, (90, 160)) for mask in found.numpy()]), solution
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def means(pictures):
     *_, spec = arguments(folder)
     frames = np.stack(list(read_frames(folder / "video"))).transpose(0, 3, 1, 2)[:, :, :89, :153] / 255
     valid = torch.ones((5, 89, 153), dtype=torch.bool)
-    found = measure_means(Tapped(load_encoder(spec)), "", [(torch.from_numpy(frames).float(), valid)])
+    found = measure_means(MultiLayerEncoder(load_encoder(spec)), "", [(torch.from_numpy(frames).float(), valid)])
     save_means(folder / "named.means.safetensors", found)
     return found
 
@@ -153,10 +153,10 @@ def test_means_beside_a_checkpoint_are_found_and_used(pictures):
     save_encoder(folder / "best.safetensors", network)
     arguments_here = (*arguments(folder)[:4], str(folder / "best.safetensors"))
     assert segment(*arguments_here, size=(97, 161))["method"] == "frozen centring=episode"
-    channels = Tapped(network).channels
+    channels = MultiLayerEncoder(network).channels
     values = torch.rand(sum(channels), generator=torch.Generator().manual_seed(0)) / sum(channels) ** 0.5
     beside = folder / "best.means.safetensors"
-    save_means(beside, Means(fingerprint(network), (), channels, values, 2))
+    save_means(beside, FeatureMean(fingerprint(network), (), channels, values, 2))
     summary = segment(*arguments_here, size=(97, 161))
     assert summary["method"] == "frozen" and summary["means"] == str(beside)
     masks, _ = by_hand(folder, folder / "best.safetensors", "frozen", beside)
@@ -213,9 +213,9 @@ def test_the_shell_says_what_it_made_and_what_is_wrong(pictures, capsys):
     assert "no such notebook" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="no real pictures beside the checkout (../shared/real)")
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real images beside the checkout (../shared/real)")
 def test_a_short_real_episode(tmp_path):
-    """Stills of buses, a bus in six frames, a network trained on real pictures: a mask a person accepts."""
+    """Stills of buses, a bus in six frames, a network trained on real images: a mask a person accepts."""
     stills = [line.split() for line in (REAL / "voc" / "train.txt").read_text().splitlines()]
     buses = []
     for image, mask in stills:

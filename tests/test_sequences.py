@@ -421,7 +421,7 @@ def test_the_davis_table_speaks_of_all_fifty_sequences(repository):
     assert table["classes"] == read_json(repository / "lists" / "pascal.json")["classes"]
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real DAVIS pictures are not here")
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real DAVIS images are not here")
 def test_real_sequences_of_davis():
     facts = json.loads((REAL / "sequences.json").read_text())
     table = read_table("davis")

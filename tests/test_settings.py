@@ -13,7 +13,7 @@ from ttilib.encoders.pspnet import ARCHITECTURES
 from ttilib.episodes.benchmarks import BENCHMARKS, benchmark
 from ttilib.training.config import BASE, CHOICES, LEAK, UNRELATED, ContrastConfig, TrainConfig, changed
 
-RELEASED = {  # corpus: epochs, batch, frames of a clip, every so-manieth; protocol sections 1.3 and 4
+RELEASED = {  # dataset: epochs, batch, frames of a clip, every so-manieth; protocol sections 1.3 and 4
     "ytvis": (10, 6, 5, 5),
     "pascal": (100, 12, 0, 1),
     "coco": (20, 12, 0, 1),

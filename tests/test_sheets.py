@@ -92,7 +92,7 @@ def test_a_sheet_has_three_pictures_for_each_sample(n, height, width):
 
 
 def sample():
-    """A picture half unknown; of the known half a quarter is a bird, found as a fish in half of that."""
+    """An image half unknown; of the known half a quarter is a bird, found as a fish in half of that."""
     labels = torch.zeros(1, 24, 36, dtype=torch.int64)
     labels[:, :12] = 255
     labels[:, 12:, :9] = 1

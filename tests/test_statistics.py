@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttilib.results import statistics, tables
-from ttilib.results.statistics import Chain
+from ttilib.results.statistics import HierarchicalMean
 
 FIGURES = ("mIoU", "Dice", "J", "F", "J&F", "VC_3", "VC_3 released")
 
@@ -55,7 +55,7 @@ def only(table):
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(statistics.UNITS))
 def test_a_drawn_sample_scores_as_its_rows_would_if_written_down(seed, unit):
-    chain = Chain.of(tables.episode_frame(random_rows(seed)))
+    chain = HierarchicalMean.of(tables.episode_frame(random_rows(seed)))
     weights = np.concatenate(list(chain.draws(2, seed, unit)))
     found = {figure: chain.figure(figure, weights) for figure in FIGURES}
     for place, one in enumerate(weights):
@@ -65,7 +65,7 @@ def test_a_drawn_sample_scores_as_its_rows_would_if_written_down(seed, unit):
 
 
 def test_every_class_keeps_its_number_of_episodes():
-    chain = Chain.of(tables.episode_frame(random_rows(3)))
+    chain = HierarchicalMean.of(tables.episode_frame(random_rows(3)))
     weights = np.concatenate(list(chain.draws(50, 0)))
     sizes = np.diff([*chain.cells, len(chain.data)])
     assert (np.add.reduceat(weights, chain.cells, axis=1) == sizes).all()
@@ -74,7 +74,7 @@ def test_every_class_keeps_its_number_of_episodes():
 
 def test_a_video_is_drawn_in_all_runs_or_in_none():
     rows = [row(run=run, episode=f"{v} {run}", video=v) for run in (0, 1, 2) for v in "abcde"]
-    chain = Chain.of(tables.episode_frame(rows))
+    chain = HierarchicalMean.of(tables.episode_frame(rows))
     weights = pd.DataFrame(np.concatenate(list(chain.draws(40, 1, "video"))).T)
     by_video = weights.groupby([chain.data["video"]])
     assert (by_video.nunique() == 1).all().all()
@@ -82,21 +82,21 @@ def test_a_video_is_drawn_in_all_runs_or_in_none():
 
 
 def test_drawn_from_the_whole_line_classes_change_size():
-    chain = Chain.of(tables.episode_frame(random_rows(5)))
+    chain = HierarchicalMean.of(tables.episode_frame(random_rows(5)))
     weights = np.concatenate(list(chain.draws(50, 0, within=False)))
     assert (weights.sum(axis=1) == len(chain.data)).all()
     assert np.add.reduceat(weights, chain.cells, axis=1).std(axis=0).min() > 0
 
 
 def test_each_episode_is_drawn_once_on_average():
-    chain = Chain.of(tables.episode_frame([row(episode=str(n)) for n in range(7)]))
+    chain = HierarchicalMean.of(tables.episode_frame([row(episode=str(n)) for n in range(7)]))
     weights = np.concatenate(list(chain.draws(4000, 11)))
     assert weights.mean(axis=0) == pytest.approx(1, abs=0.08)
     assert weights.var(axis=0) == pytest.approx(6 / 7, abs=0.12)  # multinomial: n p (1 - p)
 
 
 def test_draws_do_not_depend_on_how_many_are_held_at_once(monkeypatch):
-    chain = Chain.of(tables.episode_frame(random_rows(1)))
+    chain = HierarchicalMean.of(tables.episode_frame(random_rows(1)))
     at_once = list(chain.draws(23, 9))
     monkeypatch.setattr(statistics, "AT_ONCE", 5 * len(chain.data))
     chunks = list(chain.draws(23, 9))
@@ -116,7 +116,7 @@ def test_the_figure_is_that_of_the_table_and_the_bounds_those_of_the_draws():
         found[[*tables.METHOD, "folds", "episodes", *FIGURES]], table[[*tables.METHOD, "folds", "episodes", *FIGURES]]
     )
     for _, line in found.iterrows():
-        chain = Chain.of(tables.episode_frame([r for r in rows if r["method"] == line["method"]]))
+        chain = HierarchicalMean.of(tables.episode_frame([r for r in rows if r["method"] == line["method"]]))
         scores = [only(tables.score_table(repeated(chain.data, w)))["mIoU"] for w in next(chain.draws(10, 7))]
         scores.sort()  # 10 values: the 10% point lies at place 0.9, between the first and the second
         assert line["mIoU low"] == pytest.approx(scores[0] + 0.9 * (scores[1] - scores[0]), abs=1e-6)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ttilib.datasets.base import IGNORED, Reader
+from ttilib.datasets.base import IGNORE_LABEL, Reader
 from ttilib.datasets.catalog import TABLES, read_table
 from ttilib.datasets.pascal import VOC_COLOURS, PascalReader, pascal_list, scan_pascal, voc_colour
 from ttilib.files import read_json, write_text
@@ -100,7 +100,7 @@ def test_without_masks_the_folder_is_named(tmp_path):
 
 def test_a_query_may_be_asked_for_a_class_that_is_too_small_for_the_pool(tmp_path):
     several = block(2, 0, 0, 5, 5)
-    several[10, 10], several[12, 12:15], several[15] = 1, 3, IGNORED
+    several[10, 10], several[12, 12:15], several[15] = 1, 3, IGNORE_LABEL
     root = folder(tmp_path, {"v": several, "w": block(1, 0, 0, 4, 4), "t": several}, ("v", "w"))
     found = scan(root, base=(4,), novel=(1, 2, 3))
     assert found.shown == {"v": (1, 2, 3)}  # w shows 16 pixels of class 1: no query at all; t is of train
@@ -114,7 +114,7 @@ def test_a_query_may_be_asked_for_a_class_that_is_too_small_for_the_pool(tmp_pat
 @given(data=st.data())
 def test_the_scan_is_the_rule_written_down(tmp_path_factory, data):
     """Protocol 1.1, still by still, from the label maps themselves."""
-    labels = st.sampled_from([0, 0, 1, 2, 3, 4, IGNORED])
+    labels = st.sampled_from([0, 0, 1, 2, 3, 4, IGNORE_LABEL])
     maps = st.lists(labels, min_size=30, max_size=30).map(lambda v: np.array(v, dtype=np.uint8).reshape(5, 6))
     names = [f"s{n}" for n in range(data.draw(st.integers(1, 6)))]
     stills = {name: data.draw(maps) for name in names}
@@ -149,21 +149,21 @@ def saved(root, labels):
     return ["grey", "palette", "equal", "voc", "alpha"]
 
 
-@pytest.mark.parametrize("others", [(), (2, 15, 20, IGNORED)], ids=["a car alone", "several classes"])
+@pytest.mark.parametrize("others", [(), (2, 15, 20, IGNORE_LABEL)], ids=["a car alone", "several classes"])
 def test_masks_are_read_however_they_were_saved(tmp_path, others):
     labels = block(7, 2, 3, 6, 5)  # a car, which VOC shows in grey
     for place, label in enumerate(others):
         labels[place + 10, :20] = label
     reader = PascalReader(tmp_path)
     for name in saved(tmp_path, labels):
-        np.testing.assert_array_equal(reader.mask(name, 7), np.where(labels == IGNORED, IGNORED, labels == 7))
-        expected = np.select([labels == 0, labels == 7, labels == 2], [0, 2, 1], IGNORED)
+        np.testing.assert_array_equal(reader.mask(name, 7), np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels == 7))
+        expected = np.select([labels == 0, labels == 7, labels == 2], [0, 2, 1], IGNORE_LABEL)
         np.testing.assert_array_equal(reader.labels(name, (2, 7)), expected)
 
 
 def test_the_scan_reads_them_all_too(tmp_path):
     labels = block(1, 2, 3, 6, 5)
-    labels[15], labels[0] = IGNORED, 3
+    labels[15], labels[0] = IGNORE_LABEL, 3
     root = folder(tmp_path, {"v": labels})
     names = saved(root, labels)
     write_text(root / "val.txt", "".join(f"JPEGImages/{n}.jpg SegmentationClassAug/{n}.png\n" for n in names))
@@ -205,7 +205,7 @@ def test_real_stills_are_scanned_as_their_masks_show():
     small = [s for s, c in found.shown.items() if any(s not in found.presence[n] for n in c)]
     assert small, "no real still shows a novel class that is too small for the pool"
     mask = PascalReader(REAL).mask(val[0], 1)
-    assert set(np.unique(mask)) == {0, 1, IGNORED}  # an aeroplane with its void ring
+    assert set(np.unique(mask)) == {0, 1, IGNORE_LABEL}  # an aeroplane with its void ring
 
 
 def test_the_table_keeps_the_rule_of_each_setting():

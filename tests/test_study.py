@@ -10,7 +10,7 @@ from distributed import Client
 
 from ttilib.results.export import read_table
 from ttilib.sweep.driver import drive
-from ttilib.sweep.study import BESIDE, FIRST, Chapter, chapter_tasks, run_study
+from ttilib.sweep.study import BESIDE, FIRST, StudyStep, run_study, study_tasks
 
 # A small network trained from scratch is a chaotic thing: another processor rounds otherwise, and after five hundred
 # steps the weights are others. Points of percent between a fresh table and the committed one; seconds are not compared.
@@ -115,9 +115,9 @@ def chapters(tmp_path, client):
     (tmp_path / "out").mkdir()
 
     def run(fail=False):
-        both = (Chapter("p", "p", 1), Chapter("q", "q", 1, {"fail": fail}, after=("p",)))
+        both = (StudyStep("p", "p", 1), StudyStep("q", "q", 1, {"fail": fail}, after=("p",)))
         said = []
-        failures = drive(chapter_tasks(both, tmp_path, tmp_path / "out"), client, tmp_path / "out", said.append, 0)
+        failures = drive(study_tasks(both, tmp_path, tmp_path / "out"), client, tmp_path / "out", said.append, 0)
         return (tmp_path / "out" / "log").read_text(), said, failures
 
     return tmp_path, run

@@ -43,7 +43,7 @@ from pathlib import Path
 from ttilib.__main__ import COMMANDS, main
 from ttilib.sweep.clusters import cluster
 from ttilib.sweep.driver import execute
-from ttilib.sweep.tasks import Task, carry_out, is_done
+from ttilib.sweep.tasks import Task, run_task, is_done
 
 def tasks(folder):
     for n in range({tasks}):
@@ -56,7 +56,7 @@ def small(options):
     with cluster("local", workers=2, log_folder=folder / "logs") as client:
         todo = [task for task in tasks(folder) if not is_done(folder, task)]
         print("todo", *(task.parameters["number"] for task in todo), flush=True)
-        outcomes = list(execute(todo, client, partial(carry_out, folder=str(folder))))
+        outcomes = list(execute(todo, client, partial(run_task, folder=str(folder))))
     errors = [outcome.error for outcome in outcomes if outcome.error]
     return "; ".join(errors) or 0
 

@@ -231,22 +231,22 @@ def plan(method, **more):
 def test_every_line_of_the_plan_is_there_in_its_order():
     table = tables.score_table([*ROWS, *[{**r, "method": "RePRI"} for r in ROWS]])
     lines = [plan("oracle", why="no truth on disk"), plan("RePRI"), plan("TTI", why="2 of 20 tasks missing")]
-    result = tables.planned(table, lines)
+    result = tables.align_with_plan(table, lines)
     assert result["method"].tolist() == ["oracle", "RePRI", "TTI"]
     assert result["note"].tolist() == ["no truth on disk", "", "2 of 20 tasks missing"]
     assert list(result.columns) == [*table.columns, "note"]
     assert result["folds"].tolist() == [0, 2, 2] and result["episodes"].tolist() == [0, 5, 5]
     assert math.isnan(result["mIoU"][0]) and result["mIoU"][1] == only(table, method="RePRI")["mIoU"]
-    pd.testing.assert_frame_equal(tables.planned(table, [])[list(table.columns)], table)
+    pd.testing.assert_frame_equal(tables.align_with_plan(table, [])[list(table.columns)], table)
 
 
 def test_a_line_planned_twice_comes_once_and_an_unplanned_one_follows():
     lines = [plan("oracle", why="no weights"), plan("oracle", why="no data"), plan("oracle", why="no data")]
     lines.append(plan("TTI", encoder="resnet101"))
-    result = tables.planned(tables.score_table(ROWS), lines)
+    result = tables.align_with_plan(tables.score_table(ROWS), lines)
     assert result["method"].tolist() == ["oracle", "TTI", "TTI"]
     assert result["encoder"].tolist() == ["resnet50", "resnet101", "resnet50"]
     assert result["note"].tolist() == ["no weights; no data", "", ""]
     assert result["mIoU"].isna().tolist() == [True, True, False]
     with pytest.raises(ValueError, match=r"line 2 of the plan has no 'shots'"):
-        tables.planned(tables.score_table(ROWS), [plan("TTI"), {"benchmark": "coco", "method": "TTI"}])
+        tables.align_with_plan(tables.score_table(ROWS), [plan("TTI"), {"benchmark": "coco", "method": "TTI"}])

@@ -27,7 +27,7 @@ from ttilib.training.config import LEAK, ContrastConfig, TrainConfig
 from ttilib.training.model import Batch
 from ttilib.training.run import Progress, Run
 from ttilib.training.train import Items, batches, fit, train, unlabelled_pairs
-from ttilib.training.validation import Verdict, validate
+from ttilib.training.validation import ValidationResult, validate
 
 FRAMES = replace(QUICK, batch=4)
 CLIPS = replace(QUICK, clip_frames=2, repeats=3, batch=2, epochs=2, contrast=ContrastConfig(width=8, every=1))
@@ -101,7 +101,7 @@ def test_squares_are_learned(tmp_path: Path) -> None:
 
 
 def test_what_a_run_shows_of_itself(tmp_path: Path) -> None:
-    """Drawing changes nothing in what is learned, and leaves its pictures behind."""
+    """Drawing changes nothing in what is learned, and leaves its images behind."""
     config = replace(QUICK, epochs=2, contrast=ContrastConfig(width=4, project=False))
     quiet = [p.loss for p in learn(tmp_path / "quiet", config)]
     shown = [p.loss for p in learn(tmp_path / "shown", replace(config, show_every=2))]
@@ -149,14 +149,14 @@ def both(change: dict) -> Iterator[tuple[str, TrainConfig]]:
 
 
 def test_every_step_drops_other_channels(tmp_path: Path) -> None:
-    """The same pictures, weights that stay: what differs is the dropout, a function of seed and step."""
+    """The same images, weights that stay: what differs is the dropout, a function of seed and step."""
     frames = [torch.stack(part) for part in zip(*(Squares(4, 0)[n] for n in range(4)), strict=True)]
     still = replace(QUICK, learning_rate=0.0, last_learning_rate=0.0)
 
     def losses(config: TrainConfig) -> list[float]:
         network = build_encoder(TINY, 3)
         run = Run(network, tmp_path, config, {}, 100, torch.device("cpu"))
-        return [run.advance(frames).loss for _ in range(3)]
+        return [run.training_step(frames).loss for _ in range(3)]
 
     first, again, other = losses(still), losses(still), losses(replace(still, seed=1))
     assert first == again and len({*first, *other}) == 6
@@ -310,7 +310,8 @@ def test_only_a_strictly_better_validation_is_kept_as_the_best(tmp_path: Path) -
     data = Squares(24, 0), Squares(8, 1), tmp_path, config, {"corpus": "squares", "fold": 0}
 
     def run() -> Iterator[Progress]:
-        return fit(build_encoder(TINY, 3), *data, judge=lambda network, epoch: Verdict(miou[epoch - 1]))
+        network = build_encoder(TINY, 3)
+        return fit(network, *data, validate_epoch=lambda _, epoch: ValidationResult(miou[epoch - 1]))
 
     with closing(run()) as steps:
         assert [next(steps).step for _ in range(13)][-1] == 13

@@ -14,13 +14,13 @@ from ttilib.datasets.transforms import (
     MEAN,
     STD,
     Placement,
-    centred,
     denormalise,
     image_tensor,
+    letterbox,
     mask_tensor,
     normalise,
-    pixels,
-    static,
+    resize_top_left,
+    to_numpy_hwc,
 )
 
 sides = st.integers(8, 900)
@@ -49,7 +49,7 @@ def labels_of(height, width, seed=0):
     ],
 )
 def test_centred_by_hand(frame, canvas, height, width, top, left):
-    lies = centred(*frame, canvas)
+    lies = letterbox(*frame, canvas)
     assert (lies.height, lies.width, lies.top, lies.left) == (height, width, top, left)
 
 
@@ -64,14 +64,14 @@ def test_centred_by_hand(frame, canvas, height, width, top, left):
     ],
 )
 def test_static_by_hand(frame, canvas, height, width):
-    lies = static(*frame, canvas)
+    lies = resize_top_left(*frame, canvas)
     assert (lies.height, lies.width, lies.top, lies.left) == (height, width, 0, 0)
 
 
 def test_static_is_the_released_expression_for_all_sizes():
     # 440 x 1529 on 417: 440 (417 / 1529) = 119.99..., but 440 * 417 / 1529 = 120 in float64, eight pixels more.
-    assert static(440, 1529, (417, 417)).height == 112 and static(1529, 440, (417, 417)).width == 112
-    assert static(23, 23, (416, 416)).width == 408
+    assert resize_top_left(440, 1529, (417, 417)).height == 112 and resize_top_left(1529, 440, (417, 417)).width == 112
+    assert resize_top_left(23, 23, (416, 416)).width == 408
     others = np.arange(1, 2001)
     for longest in range(1, 2001):
         released = (others[:longest] * (417 * 1.0 / longest)).astype(int) // 8 * 8
@@ -79,17 +79,17 @@ def test_static_is_the_released_expression_for_all_sizes():
         # Ours does not fall from one length to the next either, so it is enough to look where a step is.
         steps = np.flatnonzero(np.diff(released))
         for length in {1, *(steps + 1).tolist(), *(steps + 2).tolist(), longest}:
-            lies = static(longest, length, (417, 417))
+            lies = resize_top_left(longest, length, (417, 417))
             assert (lies.height, lies.width) == (416, max(int(released[length - 1]), 1)), (longest, length)
     for longest, length in ((1529, 880), (2000, 1), (853, 480), (1280, 720), (1999, 1998)):
-        standing, lying = static(longest, length, (417, 417)), static(length, longest, (417, 417))
+        standing, lying = resize_top_left(longest, length, (417, 417)), resize_top_left(length, longest, (417, 417))
         assert (standing.height, standing.width) == (lying.width, lying.height)
 
 
 @settings(max_examples=200, deadline=None)
 @given(height=sides, width=sides, canvas=canvases)
 def test_centred_keeps_the_aspect_fills_a_side_and_shares_the_padding(height, width, canvas):
-    lies = centred(height, width, canvas)
+    lies = letterbox(height, width, canvas)
     factor = min(canvas[0] / height, canvas[1] / width)
     assert 0 <= factor * height - lies.height < 1 + 1e-9 or lies.height == 1
     assert 0 <= factor * width - lies.width < 1 + 1e-9 or lies.width == 1
@@ -101,7 +101,7 @@ def test_centred_keeps_the_aspect_fills_a_side_and_shares_the_padding(height, wi
 @settings(max_examples=200, deadline=None)
 @given(height=sides, width=sides, canvas=canvases)
 def test_static_is_cut_to_eights_and_stays_on_the_canvas(height, width, canvas):
-    lies = static(height, width, canvas)
+    lies = resize_top_left(height, width, canvas)
     assert lies.height % 8 == 0 or lies.height == 1
     assert lies.width % 8 == 0 or lies.width == 1
     assert lies.height <= canvas[0] and lies.width <= canvas[1]
@@ -109,7 +109,7 @@ def test_static_is_cut_to_eights_and_stays_on_the_canvas(height, width, canvas):
 
 
 @pytest.mark.parametrize(("frame", "canvas"), CASES)
-@pytest.mark.parametrize("rule", [centred, static])
+@pytest.mark.parametrize("rule", [letterbox, resize_top_left])
 def test_the_canvas_is_the_released_one_to_the_bit(rule, frame, canvas):
     """Scaled by OpenCV's bilinear rule in float32 and its nearest rule on labels; zeros, and 255 or 0, around."""
     picture, labels = noise(*frame), labels_of(*frame)
@@ -132,35 +132,35 @@ def test_the_canvas_is_the_released_one_to_the_bit(rule, frame, canvas):
 
 def test_padding_by_hand():
     white, ones = np.full((480, 853, 3), 9, np.uint8), np.full((480, 853), 3, np.uint8)
-    lies = static(480, 853, (417, 417))
+    lies = resize_top_left(480, 853, (417, 417))
     image, mask = lies.fit(image_tensor(white)).numpy(), lies.fit(mask_tensor(ones), 255).numpy()
     assert (image[:, :232, :416] == 9).all() and not image[:, 232:].any() and not image[:, :, 416:].any()
     assert (mask[:232, :416] == 3).all() and (mask == 255).sum() == 417 * 417 - 232 * 416
-    lies = centred(480, 853, (417, 417))
+    lies = letterbox(480, 853, (417, 417))
     image, mask = lies.fit(image_tensor(white)).numpy(), lies.fit(mask_tensor(ones)).numpy()
     assert (image[:, 91:325] == 9).all() and image.sum() == 9 * 3 * 234 * 417
     assert (mask[91:325] == 3).all() and not mask[:91].any() and not mask[325:].any()
-    tall = centred(1280, 720, (241, 425)).fit(mask_tensor(np.full((1280, 720), 255, np.uint8))).numpy()
+    tall = letterbox(1280, 720, (241, 425)).fit(mask_tensor(np.full((1280, 720), 255, np.uint8))).numpy()
     assert (tall[:, 145:280] == 255).all() and not tall[:, :145].any() and not tall[:, 280:].any()
 
 
 def test_bilinear_by_hand():
     picture = np.zeros((2, 2, 3), dtype=np.uint8)
     picture[0, 1], picture[1, 0] = 1, 4
-    wide = centred(2, 2, (4, 4)).fit(image_tensor(picture))
+    wide = letterbox(2, 2, (4, 4)).fit(image_tensor(picture))
     # centres of the new pixels lie at -0.25, 0.25, 0.75, 1.25 of the old ones, and are held at the ends
     np.testing.assert_allclose(wide[0, 0], [0, 0.25, 0.75, 1])
     np.testing.assert_allclose(wide[2, :, 0], [0, 1, 3, 4])
     np.testing.assert_allclose(wide[1, 1, 1], 0.75 * 0.25 * 1 + 0.25 * 0.75 * 4)
-    small = centred(1, 8, (1, 2)).fit(image_tensor(np.arange(0, 80, 10, np.uint8).reshape(1, 8, 1).repeat(3, 2)))
+    small = letterbox(1, 8, (1, 2)).fit(image_tensor(np.arange(0, 80, 10, np.uint8).reshape(1, 8, 1).repeat(3, 2)))
     np.testing.assert_allclose(small[0, 0], [15, 55])  # (10 + 20) / 2: two of the four pixels, no antialiasing
 
 
 def test_nearest_by_hand():
     labels = np.array([[0, 1, 7, 255, 3]], dtype=np.uint8)
-    lies = centred(1, 5, (1, 3))
+    lies = letterbox(1, 5, (1, 3))
     assert lies.fit(mask_tensor(labels)).tolist() == [[0, 1, 255]]  # pixels floor(0), floor(1.67), floor(3.33)
-    wide = static(5, 5, (8, 8)).fit(mask_tensor(labels.repeat(5, 0)))
+    wide = resize_top_left(5, 5, (8, 8)).fit(mask_tensor(labels.repeat(5, 0)))
     assert wide[0].tolist() == [0, 0, 1, 1, 7, 255, 255, 3]  # floor(5 i / 8) = 0 0 1 1 2 3 3 4
 
 
@@ -181,7 +181,7 @@ def test_nearest_takes_the_pixel_at_the_floor(length, canvas):
 def test_labels_painted_down_the_columns_are_scaled_alike(height, width, canvas):
     """COCO's run lengths go down the columns, and so do the arrays they are painted into."""
     labels = labels_of(height, width)
-    for lies in (centred(height, width, canvas), static(height, width, canvas)):
+    for lies in (letterbox(height, width, canvas), resize_top_left(height, width, canvas)):
         rows, columns = (lies.fit(mask_tensor(np.array(labels, order=order)), 9) for order in "CF")
         assert torch.equal(rows, columns)
 
@@ -190,7 +190,7 @@ def test_labels_painted_down_the_columns_are_scaled_alike(height, width, canvas)
 @given(height=st.integers(8, 90), width=st.integers(8, 90), canvas=canvases, seed=st.integers(0, 99))
 def test_labels_are_never_mixed_and_pictures_stay_in_range(height, width, canvas, seed):
     labels, picture = labels_of(height, width, seed), noise(height, width, seed) // 2 + 60
-    for lies in (centred(height, width, canvas), static(height, width, canvas)):
+    for lies in (letterbox(height, width, canvas), resize_top_left(height, width, canvas)):
         mask = lies.fit(mask_tensor(labels), 9).numpy()
         assert set(np.unique(mask[lies.inside])) <= set(np.unique(labels))  # void is kept, nothing is made up
         assert (mask == 9).sum() == canvas[0] * canvas[1] - lies.height * lies.width
@@ -200,7 +200,7 @@ def test_labels_are_never_mixed_and_pictures_stay_in_range(height, width, canvas
 
 def test_rounded_scales_in_bytes_as_the_release_trains_on_vspw():
     picture = noise(480, 853)
-    lies = static(480, 853, (417, 417))
+    lies = resize_top_left(480, 853, (417, 417))
     exact, rounded = (lies.fit(image_tensor(picture), rounded=r)[:, :232, :416].numpy() for r in (False, True))
     in_bytes = cv2.resize(picture, (416, 232), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_array_equal(rounded, in_bytes.transpose(2, 0, 1))
@@ -231,17 +231,17 @@ def test_arrays_become_tensors_in_the_same_memory_whatever_view_they_are():
     frozen = picture.copy()
     frozen.flags.writeable = False
     for view in (frozen, picture[:, ::-1], picture[::2], np.asfortranarray(picture)):
-        np.testing.assert_array_equal(pixels(image_tensor(view)), view)
+        np.testing.assert_array_equal(to_numpy_hwc(image_tensor(view)), view)
         np.testing.assert_array_equal(mask_tensor(view[..., 0]).numpy(), view[..., 0])
 
 
 def test_a_mask_travels_to_the_canvas_and_back():
     rows, columns = np.mgrid[:90, :160]
     mask = (rows - 40) ** 2 + (columns - 90) ** 2 < 30**2
-    for rule in (centred, static):
+    for rule in (letterbox, resize_top_left):
         lies = rule(90, 160, (121, 217))
         there = lies.fit(mask_tensor(mask.astype(np.uint8))).numpy().astype(bool)
-        back = lies.back(there, (90, 160))
+        back = lies.unpad(there, (90, 160))
         assert (back & mask).sum() / (back | mask).sum() > 0.96
 
 

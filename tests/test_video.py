@@ -100,7 +100,7 @@ def test_each_panel_shows_its_own_mask():
 def test_a_folder_of_images_is_read_in_natural_order(tmp_path):
     for number in (10, 9, 1):
         write_image(tmp_path / f"frame{number}.png", np.full((6, 8, 3), number, np.uint8))
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     assert [int(frame[0, 0, 0]) for frame in video.read_frames(tmp_path)] == [1, 9, 10]
     assert video.frame_names(tmp_path, 2) == ("frame1", "frame9")
     assert video.frame_names(tmp_path / "film.mp4", 2) == ("00000", "00001")

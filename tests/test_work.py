@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from ttilib.sweep.tasks import Task, carry_out, is_done, log_path, note, summary
+from ttilib.sweep.tasks import Task, is_done, log_path, note, run_task, summary
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 WORK = """
@@ -50,7 +50,7 @@ def methods(task):
 
 def test_a_task_leaves_rows_notebook_log_and_note(make):
     folder, task = make
-    about = carry_out(task("RePRI", "TTI"), folder)
+    about = run_task(task("RePRI", "TTI"), folder)
     assert is_done(folder, task("RePRI", "TTI")) and methods(task()) == ["RePRI", "TTI"]
     noted = note(folder, "k")
     assert noted["seconds"] == about["seconds"] > 0 and noted["machine"] and noted["cost"] == 9.0
@@ -61,20 +61,20 @@ def test_a_task_leaves_rows_notebook_log_and_note(make):
 
 def test_done_work_is_left_alone_and_a_new_method_is_added(make):
     folder, task = make
-    carry_out(task("RePRI"), folder)
+    run_task(task("RePRI"), folder)
     written = (folder / "tasks" / "k.ipynb").stat().st_mtime_ns
-    assert carry_out(task("RePRI"), folder) == {"seconds": 0.0}
+    assert run_task(task("RePRI"), folder) == {"seconds": 0.0}
     assert (folder / "tasks" / "k.ipynb").stat().st_mtime_ns == written
-    carry_out(task("RePRI", "TTI"), folder)
+    run_task(task("RePRI", "TTI"), folder)
     assert methods(task()) == ["RePRI", "TTI"] and note(folder, "k")["parts"] == ["RePRI", "TTI"]
 
 
 def test_damaged_rows_are_kept_aside_and_made_again(make):
     folder, task = make
-    carry_out(task("RePRI", "TTI"), folder)
+    run_task(task("RePRI", "TTI"), folder)
     with open(task().rows, "r+") as file:
         file.truncate(30)
-    carry_out(task("RePRI", "TTI"), folder)
+    run_task(task("RePRI", "TTI"), folder)
     assert methods(task()) == ["RePRI", "TTI"] and is_done(folder, task("RePRI", "TTI"))
     (aside,) = (folder / "rows").glob("k.damaged-*")
     assert aside.stat().st_size == 30
@@ -84,6 +84,6 @@ def test_damaged_rows_are_kept_aside_and_made_again(make):
 def test_a_failure_names_the_log_and_notes_nothing(make):
     folder, task = make
     with pytest.raises(RuntimeError, match=r"solve\.ipynb: cell .*a bad method.*\(log: .*k\.log\)"):
-        carry_out(task("bad"), folder)
+        run_task(task("bad"), folder)
     assert note(folder, "k") is None and "Traceback" in log_path(folder, "k").read_text()
     assert methods(task()) == ["bad"]  # what was recorded before it failed stays

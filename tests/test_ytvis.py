@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from pycocotools import mask as coco
 
 from ttilib.datasets.catalog import read_fold, read_table
-from ttilib.datasets.masks import decode, misfit, packed
+from ttilib.datasets.masks import decode, rle_error, to_compressed_rle
 from ttilib.datasets.youtube_vis import YtvisReader, scan_ytvis, ytvis_index
 from ttilib.files import read_json, write_json
 
@@ -53,7 +53,7 @@ def packed_text(mask):
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_both_run_lengths_of_any_mask_give_it_back(mask):
     plain = run_lengths(mask)
-    read = json.loads(json.dumps({"outer": [plain, None]}), object_hook=packed)["outer"][0]
+    read = json.loads(json.dumps({"outer": [plain, None]}), object_hook=to_compressed_rle)["outer"][0]
     assert isinstance(read["counts"], np.ndarray) and read["size"] == list(mask.shape)
     for outline in (plain, read, packed_text(mask)):
         np.testing.assert_array_equal(decode(outline, *mask.shape), mask)
@@ -72,7 +72,7 @@ def test_a_triangle_has_an_inside_and_a_line_has_none():
         ({"size": [4, 5], "counts": [20]}, ""),
         ({"size": [4, 5], "counts": "whatever"}, ""),
         ([[0.0, 0.0, 1.0]], ""),
-        ({"size": [5, 4], "counts": [20]}, r"size is \[5, 4\], the picture's \[4, 5\]"),
+        ({"size": [5, 4], "counts": [20]}, r"size is \[5, 4\], the image's \[4, 5\]"),
         ({"size": [4, 5], "counts": [19]}, "add up to 19, not 20"),
         ({"size": [4, 5], "counts": [25, -5]}, "not whole numbers"),
         ({"size": [4, 5], "counts": [19.5, 0.5]}, "not whole numbers"),
@@ -83,11 +83,11 @@ def test_a_triangle_has_an_inside_and_a_line_has_none():
     ],
 )
 def test_what_an_outline_must_fit(outline, wrong):
-    for form in (outline, packed(outline)):
+    for form in (outline, to_compressed_rle(outline)):
         if not wrong:
-            assert misfit(form, 4, 5) == ""
+            assert rle_error(form, 4, 5) == ""
             continue
-        with pytest.raises(ValueError, match=f"^here: .*({wrong}).*; mend"):
+        with pytest.raises(ValueError, match=f"^here: .*({wrong}).*; fix"):
             decode(form, 4, 5, "here")
 
 
@@ -164,7 +164,7 @@ def test_everything_that_cannot_be_used_is_told_at_once_and_left_out(root):
         "video 93 has a frame '0.jpg', expected <video>/<frame>.jpg of one video",
         "annotation 70 is of no listed video",
         "annotation 71 has 1 outlines, video aa has 4 frames",
-        "annotation 72 cannot be used in frame aa/00005 (size is [18, 33], the picture's [18, 32])",
+        "annotation 72 cannot be used in frame aa/00005 (size is [18, 33], the image's [18, 32])",
         "annotation 73 cannot be used in frame aa/00005 (found 'text', expected polygons or run lengths)",
         "annotation 75 has 0 outlines, video aa has 4 frames",
         "annotation 76 has no category_id",

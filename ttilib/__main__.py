@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ttilib import __version__
-from ttilib.files import meant
+from ttilib.files import suggest
 
 Argument = tuple[str, dict[str, Any]]
 Function = Callable[[argparse.Namespace], int | None]
@@ -143,21 +143,22 @@ def sweep(options: argparse.Namespace) -> int:
     from ttilib.datasets.base import stop
     from ttilib.results.records import code_digest
     from ttilib.sweep import driver, expand
-    from ttilib.sweep.clusters import cluster, room
+    from ttilib.sweep.clusters import cluster, default_workers
 
     mini = options.mini or options.tables == ["mini"]
     places = {name: value for name in ("root", "out", "encoders") if (value := getattr(options, name))}
-    place = expand.usual_place(mini, **places)
+    place = expand.default_paths(mini, **places)
     parameters = {"keep_going": options.keep_going, **_parameters(options)}
     changes, more = expand.split_parameters(place.notebooks, parameters)
     changes |= {name: value for name in ("folds", "runs") if (value := getattr(options, name)) is not None}
     place = replace(place, device=options.device, limit=options.limit, frames=options.frames, more=more)
-    tables = expand.with_encoders(expand.asked_tables(options.tables, changes, mini), place.encoders)
+    tables = expand.with_encoders(expand.requested_tables(options.tables, changes, mini), place.encoders)
     expand.begin(place, tables)
     left_out: list[Exception] = []
     on_error = left_out.append if more["keep_going"] else stop
     if options.dry_run:
-        print(driver.forecast(tables, expand.expand(tables, place, on_error), place, options.workers or room()))
+        expansion = expand.expand(tables, place, on_error)
+        print(driver.forecast(tables, expansion, place, options.workers or default_workers()))
         return 0
     slurm = dict(text.partition("=")[::2] for text in options.slurm)
     log = place.out / "logs"
@@ -234,7 +235,7 @@ def means(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ttilib.encoders.checkpoints import fingerprint, load_encoder
-    from ttilib.encoders.layers import Tapped
+    from ttilib.encoders.layers import MultiLayerEncoder
     from ttilib.solver import extraction
 
     out = extraction.means_path(options.encoder, options.out or "")
@@ -243,7 +244,7 @@ def means(options: argparse.Namespace) -> None:
     weights = ""
     if isinstance(encoder, torch.nn.Module):
         weights, encoder = fingerprint(encoder), encoder.to(options.device)
-    tapped = Tapped(encoder, options.layers)
+    tapped = MultiLayerEncoder(encoder, options.layers)
     images = ((image[None], valid[None]) for image, _, valid in tqdm(frames, desc="measuring", unit=" images"))
     found = extraction.measure_means(tapped, weights, images, options.device)
     extraction.save_means(out, found)
@@ -355,7 +356,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        parser.error(f"there is no command {arguments[0]!r}; {meant(arguments[0], COMMANDS)}")
+        parser.error(f"there is no command {arguments[0]!r}; {suggest(arguments[0], COMMANDS)}")
     options = parser.parse_args(arguments)
     try:
         return options.run(options) or 0

@@ -173,7 +173,7 @@ def file_names(folder: Path, ending: str) -> list[str]:
     return sorted((name.removesuffix(ending) for name in files), key=natural_key)
 
 
-def meant(word: str, known: Iterable[object], otherwise: str = "", most: int = 3) -> str:
+def suggest(word: str, known: Iterable[object], otherwise: str = "", most: int = 3) -> str:
     """Hint for an unknown name: "did you mean a or b?" with at most `most` similar names.
 
     A match that differs only in case is preferred. Without similar names: `otherwise`, or the list of all names.

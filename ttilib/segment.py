@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ttilib.datasets.transforms import centred
+from ttilib.datasets.transforms import letterbox
 from ttilib.episodes.clips import clip_from_files
 from ttilib.files import write_json
 from ttilib.plots.video import frame_names, read_frames, write_masks, write_overlay
@@ -43,8 +43,8 @@ def segment(
         chosen = read_method(f"{chosen.name} centring=episode")
     found = chosen.predict(clip, extractor)
     height, width = frames[0].shape[:2]
-    place = centred(height, width, size)
-    masks = np.stack([place.back(mask, (height, width)) for mask in found.masks.numpy()])
+    place = letterbox(height, width, size)
+    masks = np.stack([place.unpad(mask, (height, width)) for mask in found.masks.numpy()])
     write_masks(out / "masks", masks, names)
     overlay = write_overlay(out / "overlay.mp4", frames, masks)
     keyframe = found.solution.keyframe if found.solution else None

@@ -20,13 +20,13 @@ if TYPE_CHECKING:  # processes that only count labels need not wait for torch
     from ttilib.datasets.transforms import Placement
 
 
-IGNORED = 255
+IGNORE_LABEL = 255
 """Ignore label (void): these pixels count neither in training nor in evaluation."""
 
 Names = tuple[str, ...]
 Ids = Sequence[int]
 Table = Mapping[str, Any]
-Presence = dict[int, dict[str, Names]]
+FramesByClass = dict[int, dict[str, Names]]
 OnError = Callable[[Exception], object]
 
 
@@ -51,7 +51,7 @@ class Scan(NamedTuple):
     """Frames, presence and base-training videos of one division of the classes; fields as in `Fold`."""
 
     frames: dict[str, Names]
-    presence: Presence
+    presence: FramesByClass
     train: Names
     val: Names
     shown: Mapping[str, tuple[int, ...]] = {}
@@ -86,7 +86,7 @@ def only_present(names: Sequence[str], there: Collection[str], name: str, root: 
     return tuple(entry for entry in names if entry in there)
 
 
-class Rule(NamedTuple):
+class ResizeRule(NamedTuple):
     """How to resize and pad; whether padding is background; `rounded`: resize images in bytes, not float32."""
 
     place: Callable[[int, int, tuple[int, int]], Placement]
@@ -98,14 +98,14 @@ class Rule(NamedTuple):
 class Reader(Protocol):
     """Images, masks and training labels of a dataset's frames, and the rules to resize and pad them."""
 
-    episode_rule: ClassVar[Rule]
-    training_rule: ClassVar[Rule]
+    episode_rule: ClassVar[ResizeRule]
+    training_rule: ClassVar[ResizeRule]
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB image of a frame."""
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 elsewhere, `IGNORED` where the mask has the ignore label."""
+        """1 on the class, 0 elsewhere, `IGNORE_LABEL` where the mask has the ignore label."""
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
         """Training labels: 1 + index in `base`; other classes as the dataset treats them."""
@@ -129,13 +129,13 @@ class LabelRule(NamedTuple):
     """Labels that masks may contain, those that mean "ignore", and the severity of any other label."""
 
     allowed: Collection[int]
-    ignored: Collection[int] = (IGNORED,)
+    ignored: Collection[int] = (IGNORE_LABEL,)
     severity: Literal["error", "warning"] = "error"
 
 
 def class_labels(root: Path, table: Table) -> LabelRule:
     """Masks contain background, the classes of the table and the ignore label."""
-    return LabelRule({0, *table["classes"], IGNORED})
+    return LabelRule({0, *table["classes"], IGNORE_LABEL})
 
 
 @dataclass(frozen=True)

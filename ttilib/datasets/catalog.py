@@ -106,7 +106,7 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
 def read_fold(
     corpus: str, fold: int, root: Path | str | None = None, table: Table | None = None, on_error: OnError = stop
 ) -> Fold:
-    """Read the classes of fold `fold` and the frames under `root` (default: data/<corpus>) that contain them.
+    """Read the classes of fold `fold` and the frames under `root` (default: data/<dataset>) that contain them.
 
     `table` replaces the class table: `{**read_table("pascal"), "min_pixels": 0, "min_share": 0.02}` for larger objects.
     `on_error` gets each file that cannot be used; the default raises, `errors.append` continues.

@@ -221,7 +221,7 @@ class CocoReader(PascalReader):
     colours = None
     rule, dataset = "first", "coco"
 
-    def picture_path(self, frame: str) -> Path:
+    def image_path(self, frame: str) -> Path:
         """The image file of a frame; its name determines the folder."""
         return self.root / f"{PARTS[split_of(frame)]}/{frame}.jpg"
 

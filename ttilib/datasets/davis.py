@@ -14,14 +14,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ttilib.datasets.base import (
-    IGNORED,
+    IGNORE_LABEL,
     Dataset,
     FrameFiles,
     Ids,
     LabelRule,
     Names,
     OnError,
-    Rule,
+    ResizeRule,
     Scan,
     Table,
     class_labels,
@@ -30,7 +30,7 @@ from ttilib.datasets.base import (
 )
 from ttilib.datasets.masks import Counts
 from ttilib.datasets.pascal import PascalReader, known
-from ttilib.datasets.transforms import centred
+from ttilib.datasets.transforms import letterbox
 from ttilib.datasets.vspw import counted, keep, sequence_files, sequence_folders, sequence_frames
 from ttilib.images import read_labels
 
@@ -86,8 +86,8 @@ def _labelled(
     shown = {}
     for there in frames.values():
         labels = set().union(*(counts[frame] for frame in there))
-        if IGNORED in labels and labels <= {0, IGNORED}:
-            about = f"its masks hold only 0 and {IGNORED}, so no class"
+        if IGNORE_LABEL in labels and labels <= {0, IGNORE_LABEL}:
+            about = f"its masks hold only 0 and {IGNORE_LABEL}, so no class"
             advice = f"put an official edition into JPEGImages/480p and Annotations/480p of {reader.root}"
             on_error(ValueError(f"{reader.mask_path(there[0]).parent}: {about}; {advice}"))
             continue
@@ -103,7 +103,7 @@ class DavisReader(PascalReader):
     """DAVIS: JPEGImages and Annotations by sequence; an official mask names no class, so it is returned for any."""
 
     # Not in the release: letterboxed like other videos, padding is ignored.
-    episode_rule = training_rule = Rule(centred, False)
+    episode_rule = training_rule = ResizeRule(letterbox, False)
     colours = None
 
     def __init__(self, root: Path | str) -> None:
@@ -112,7 +112,7 @@ class DavisReader(PascalReader):
         self.pictures, self.masks = f"JPEGImages/{self.edition}", f"Annotations/{self.edition}"
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class (official edition: on the object), 0 elsewhere, `IGNORED` at the ignore label."""
+        """1 on the class (official edition: on the object), 0 elsewhere, `IGNORE_LABEL` at the ignore label."""
         if not self.edition:
             return super().mask(frame, class_id)
         return (read_labels(self.mask_path(frame)) > 0).astype(np.uint8)

@@ -27,9 +27,9 @@ ONE_AT_A_TIME = threading.Lock()
 
 
 def decode(outline: Any, height: int, width: int, where: str = "outline") -> Bool[np.ndarray, "{height} {width}"]:
-    """The inside of polygons or (compressed) run lengths. Raises ValueError, beginning with `where`, see `misfit`."""
-    if wrong := misfit(outline, height, width):
-        raise ValueError(f"{where}: {wrong}; mend the annotations or fetch them again")
+    """The inside of polygons or (compressed) run lengths. Raises ValueError, see `rle_error`, starting with `where`."""
+    if wrong := rle_error(outline, height, width):
+        raise ValueError(f"{where}: {wrong}; fix the annotations or fetch them again")
     if isinstance(outline, list):
         polygons = [polygon for polygon in outline if len(polygon) >= 6]  # fewer corners have no inside
         if not polygons:
@@ -42,14 +42,14 @@ def decode(outline: Any, height: int, width: int, where: str = "outline") -> Boo
         return coco.decode(outline).astype(bool)
 
 
-def misfit(outline: Any, height: int, width: int) -> str:
+def rle_error(outline: Any, height: int, width: int) -> str:
     """Why a segmentation is not valid for an image of this size; "" if it is."""
     if isinstance(outline, list):
         return ""
     if not isinstance(outline, dict) or not {"size", "counts"} <= outline.keys():
         return f"found {str(outline)[:40]!r}, expected polygons or run lengths"
     if list(outline["size"]) != [height, width]:
-        return f"size is {list(outline['size'])}, the picture's {[height, width]}"
+        return f"size is {list(outline['size'])}, the image's {[height, width]}"
     if isinstance(outline["counts"], str | bytes):
         return ""
     counts = np.asarray(outline["counts"])
@@ -59,7 +59,7 @@ def misfit(outline: Any, height: int, width: int) -> str:
     return "" if total == height * width else f"run lengths add up to {total}, not {height * width}"
 
 
-def packed(outline: Any) -> Any:
+def to_compressed_rle(outline: Any) -> Any:
     """JSON object hook: plain run lengths as an array, a tenth of the memory of a list; anything else unchanged."""
     if not isinstance(outline, dict) or not isinstance(outline.get("counts"), list):
         return outline

@@ -10,15 +10,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ttilib.datasets.base import (
-    IGNORED,
+    IGNORE_LABEL,
     LISTED,
     Dataset,
     FrameFiles,
+    FramesByClass,
     Ids,
     Names,
     OnError,
-    Presence,
-    Rule,
+    ResizeRule,
     Scan,
     Table,
     large,
@@ -27,7 +27,7 @@ from ttilib.datasets.base import (
     stop,
 )
 from ttilib.datasets.masks import census
-from ttilib.datasets.transforms import static
+from ttilib.datasets.transforms import resize_top_left
 from ttilib.files import file_names, read_lines
 from ttilib.images import Colours, read_image, read_labels
 
@@ -59,7 +59,7 @@ def read_list(path: Path, form: str, on_error: OnError = stop) -> Names:
 def published_names(reader: PascalReader, name: str, on_error: OnError = stop) -> Names:
     """The images of a published list, such as "pascal/val", whose image and mask exist."""
     names = [PurePosixPath(line.split()[0]).stem for line in published_lines(name)]
-    images = file_names(reader.picture_path(names[0]).parent, ".jpg")
+    images = file_names(reader.image_path(names[0]).parent, ".jpg")
     masks = file_names(reader.mask_path(names[0]).parent, ".png")
     return only_present(names, set(images).intersection(masks), name, reader.root, on_error)
 
@@ -77,8 +77,8 @@ def pascal_list(root: Path, split: str, on_error: OnError = stop) -> Names:
 
 def known(path: Path, counts: Mapping[int, int], table: Table) -> Mapping[int, int]:
     """The counts, unchanged. ValueError if a label is no class of the table, background or ignore label."""
-    if odd := counts.keys() - {0, IGNORED, *table["classes"]}:
-        raise ValueError(f"{path}: label {min(odd)} is no class of the table; use class ids, 0, {IGNORED}")
+    if odd := counts.keys() - {0, IGNORE_LABEL, *table["classes"]}:
+        raise ValueError(f"{path}: label {min(odd)} is no class of the table; use class ids, 0, {IGNORE_LABEL}")
     return counts
 
 
@@ -110,7 +110,7 @@ def scan_stills(
             except ValueError as error:
                 on_error(error)
     train, val = ([still for still in names if still in listed] for names in (train, val))
-    presence: Presence = {number: {} for number in table["classes"]}
+    presence: FramesByClass = {number: {} for number in table["classes"]}
     for names, classes in ((train, set(base)), (val, set(presence))):
         for still in names:
             for number in listed[still] & classes:
@@ -124,17 +124,17 @@ def scan_stills(
 class PascalReader:
     """Pascal VOC: images JPEGImages/<id>.jpg, class ids SegmentationClassAug/<id>.png."""
 
-    episode_rule = training_rule = Rule(static, False)
+    episode_rule = training_rule = ResizeRule(resize_top_left, False)
     pictures, masks = "JPEGImages", "SegmentationClassAug"
     colours: Colours | None = VOC_COLOURS
     """Colour to label, for label maps saved as RGB; None if colours have no meaning."""
-    others = IGNORED
+    others = IGNORE_LABEL
     """The training label of classes that are not base."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
-    def picture_path(self, frame: str) -> Path:
+    def image_path(self, frame: str) -> Path:
         """The image file of a frame."""
         return self.root / f"{self.pictures}/{frame}.jpg"
 
@@ -144,16 +144,16 @@ class PascalReader:
 
     def files(self, frames: Iterable[str]) -> dict[str, FrameFiles]:
         """The image and the label map of each frame."""
-        return {frame: FrameFiles(self.picture_path(frame), self.mask_path(frame)) for frame in frames}
+        return {frame: FrameFiles(self.image_path(frame), self.mask_path(frame)) for frame in frames}
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB image of a frame."""
-        return read_image(self.picture_path(frame))
+        return read_image(self.image_path(frame))
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 elsewhere, `IGNORED` where the mask has the ignore label."""
+        """1 on the class, 0 elsewhere, `IGNORE_LABEL` where the mask has the ignore label."""
         stored = read_labels(self.mask_path(frame), self.colours)
-        return np.where(stored == IGNORED, IGNORED, stored == class_id).astype(np.uint8)
+        return np.where(stored == IGNORE_LABEL, IGNORE_LABEL, stored == class_id).astype(np.uint8)
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
         """Base classes numbered from 1 in the given order; other classes get the label `others`."""

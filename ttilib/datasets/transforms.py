@@ -38,7 +38,7 @@ def mask_tensor(labels: UInt8[np.ndarray, "h w"]) -> Labels:
     return Mask(_shared(labels))
 
 
-def pixels(image: ImageTensor) -> Picture:
+def to_numpy_hwc(image: ImageTensor) -> Picture:
     """The inverse of `image_tensor`: OpenCV's [h, w, 3], contiguous."""
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
@@ -68,7 +68,7 @@ class Placement:
         """Resize an image (bilinear, same range, float32; `rounded`: in bytes) or labels (nearest)."""
         size = (self.width, self.height)
         if isinstance(frame, Image):
-            source = pixels(frame) if rounded else pixels(frame).astype(np.float32, copy=False)
+            source = to_numpy_hwc(frame) if rounded else to_numpy_hwc(frame).astype(np.float32, copy=False)
             part = cv2.resize(source, size, interpolation=cv2.INTER_LINEAR)
             return image_tensor(part.astype(np.float32, copy=False))
         labels = frame.numpy()
@@ -81,14 +81,14 @@ class Placement:
         below, right = self.canvas[0] - self.top - self.height, self.canvas[1] - self.left - self.width
         return v2.pad(self.scale(frame, rounded), [self.left, self.top, right, below], fill=padding)
 
-    def back(self, mask: Bool[np.ndarray, "H W"], size: Size) -> Bool[np.ndarray, "h w"]:
+    def unpad(self, mask: Bool[np.ndarray, "H W"], size: Size) -> Bool[np.ndarray, "h w"]:
         """Resize a mask on the canvas to the frame's size (height, width), nearest pixel."""
         part = mask[self.inside].astype(np.uint8)
         # By pixel centres: INTER_NEAREST (the release's, in `fit`) is shifted up and left.
         return cv2.resize(part, (size[1], size[0]), interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
 
 
-def centred(height: int, width: int, canvas: Size) -> Placement:
+def letterbox(height: int, width: int, canvas: Size) -> Placement:
     """Letterbox (videos): f = min(H / h, W / w), sides int(f h), int(f w), centred; odd padding is below and right.
 
     480 x 853 becomes 234 x 417 at row 91 of 417 x 417. Source: protocol section 2, Rescale.
@@ -99,7 +99,7 @@ def centred(height: int, width: int, canvas: Size) -> Placement:
     return Placement(new_height, new_width, (canvas[0] - new_height) // 2, (canvas[1] - new_width) // 2, canvas)
 
 
-def static(height: int, width: int, canvas: Size) -> Placement:
+def resize_top_left(height: int, width: int, canvas: Size) -> Placement:
     """Resize and pad top-left (Pascal): one side fills the canvas, then both are cut to multiples of 8.
 
     On a square canvas of side s the longest side becomes s, the other int(other (s / longest)); otherwise s is the side
@@ -128,17 +128,17 @@ def augment(
     image: ImageTensor, labels: Labels, rng: np.random.Generator
 ) -> tuple[Float[Image, "3 _ _"], UInt8[Mask, "_ _"]]:
     """`augment_clip` for one image, which is warped too."""
-    images, masks = augment_clip([image], [labels], rng, spare_first=False)
+    images, masks = augment_clip([image], [labels], rng, skip_first_frame=False)
     return images[0], masks[0]
 
 
 def augment_clip(
-    images: Sequence[Image], labels: Sequence[Mask], rng: np.random.Generator, spare_first: bool = True
+    images: Sequence[Image], labels: Sequence[Mask], rng: np.random.Generator, skip_first_frame: bool = True
 ) -> tuple[list[Image], list[Mask]]:
     """Augment all frames of a clip in the same way; images become float32 and are not rounded.
 
     Portrait and square clips are transposed. One warp about the centre, filled with 0 (not of the first frame if
-    `spare_first`, as released): crop 0 to 10% per side, scale 0.95 to 1.05, shear within 10, rotation within 15
+    `skip_first_frame`, as released): crop 0 to 10% per side, scale 0.95 to 1.05, shear within 10, rotation within 15
     degrees. Contrast U(0.97, 1.03), then offset U(-5, 5) grey values of 255, not clipped. Horizontal flip with
     probability 1/2. Source: protocol section 2, YTVIS-style training.
     """
@@ -149,8 +149,8 @@ def augment_clip(
     mirrored = rng.random() < 0.5
     new_images, new_labels = [], []
     for place, (image, mask) in enumerate(zip(images, labels, strict=True)):
-        part = pixels(image).astype(np.float32)
-        if place > 0 or not spare_first:
+        part = to_numpy_hwc(image).astype(np.float32)
+        if place > 0 or not skip_first_frame:
             size = mask.shape[::-1]
             part = cv2.warpAffine(part, matrix, size, flags=cv2.INTER_LINEAR)
             mask = cv2.warpAffine(np.ascontiguousarray(mask.numpy()), matrix, size, flags=cv2.INTER_NEAREST)

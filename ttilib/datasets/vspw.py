@@ -15,15 +15,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ttilib.datasets.base import (
-    IGNORED,
+    IGNORE_LABEL,
     Dataset,
     FrameFiles,
+    FramesByClass,
     Ids,
     LabelRule,
     Names,
     OnError,
-    Presence,
-    Rule,
+    ResizeRule,
     Scan,
     Table,
     large,
@@ -33,7 +33,7 @@ from ttilib.datasets.base import (
 )
 from ttilib.datasets.masks import Counts, census
 from ttilib.datasets.pascal import PascalReader
-from ttilib.datasets.transforms import centred, static
+from ttilib.datasets.transforms import letterbox, resize_top_left
 from ttilib.files import file_names, lists_folder, natural_key, read_json, read_lines
 from ttilib.images import read_labels
 
@@ -142,7 +142,7 @@ def scan_vspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError
     own, splits = read_json(VSPW_TABLE), {}
     if table.get("min_pixels") == own["min_pixels"]:
         splits = {"vspw/train_{}": own["base"], "vspw/val_{}": own["validation"], "vspw/test_{}": own["novel"]}
-    presence: Presence = {number: {} for number in (*base, *novel)}
+    presence: FramesByClass = {number: {} for number in (*base, *novel)}
     query_videos = [video for video in frames if video in val]
     for classes, used, wanted in ((base, frames, train.__contains__), (novel, query_videos, bool)):
         name = published_list(root, classes, splits)
@@ -163,8 +163,8 @@ def scan_vspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError
 class VspwReader(PascalReader):
     """VSPW: images <sequence>/origin/<frame>.jpg, class ids <sequence>/mask/<frame>.png; flow is not read."""
 
-    episode_rule = Rule(centred, True)
-    training_rule = Rule(static, False, rounded=True)
+    episode_rule = ResizeRule(letterbox, True)
+    training_rule = ResizeRule(resize_top_left, False, rounded=True)
     colours = None
     others = 0
 
@@ -172,7 +172,7 @@ class VspwReader(PascalReader):
         super().__init__(root)
         self.folder = vspw_folder(self.root)
 
-    def picture_path(self, frame: str) -> Path:
+    def image_path(self, frame: str) -> Path:
         """The image file of a frame."""
         return self.folder / f"{frame.replace('/', '/origin/')}.jpg"
 
@@ -253,10 +253,10 @@ def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnE
     if any(reader.folder.glob(f"*/flow/*{FLOW}")):
         frames = keep(frames, flows.__contains__)
     for frame in (frame for there in frames.values() for frame in there if frame not in images):
-        path = reader.picture_path(frame)
+        path = reader.image_path(frame)
         on_error(FileNotFoundError(f"{path}: no such file; a mask belongs to this image, copy it"))
     frames = keep(frames, images.__contains__)
-    presence: Presence = {number: {} for number in table["classes"]}
+    presence: FramesByClass = {number: {} for number in table["classes"]}
     for number in novel:
         presence[number] = keep(frames, lambda frame, number=number: number in counts[frame])
     return Scan(frames, presence, (), ())
@@ -265,14 +265,14 @@ def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnE
 class MiniVspwReader(VspwReader):
     """MiniVSPW: files as in VSPW; as released, frames are resized and padded like Pascal's images."""
 
-    episode_rule = Rule(static, False)
+    episode_rule = ResizeRule(resize_top_left, False)
 
 
 def sequence_files(reader: PascalReader, names: Iterable[str]) -> dict[str, FrameFiles]:
     """Files of the frames that have an image or a mask, in natural order."""
     frames = []
     for name in names:
-        images = file_names(reader.picture_path(f"{name}/frame").parent, ".jpg")
+        images = file_names(reader.image_path(f"{name}/frame").parent, ".jpg")
         masks = file_names(reader.mask_path(f"{name}/frame").parent, ".png")
         frames += [f"{name}/{file}" for file in sorted({*images, *masks}, key=natural_key)]
     return reader.files(frames)
@@ -282,7 +282,7 @@ def vspw_labels(root: Path, table: Table) -> LabelRule:
     """The ids that VSPW names; others only cause a warning, as readers treat them as background."""
     path = root / LABELS
     named = [int(number) for number in read_json(path).values()] if path.is_file() else range(1, 125)
-    return LabelRule({0, *named, *table["classes"], IGNORED}, severity="warning")
+    return LabelRule({0, *named, *table["classes"], IGNORE_LABEL}, severity="warning")
 
 
 SEQUENCE_FILES = {

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.datasets.base import Dataset, FrameFiles, Ids, Names, OnError, Presence, Rule, Scan, Table, stop
-from ttilib.datasets.masks import decode, misfit, packed
-from ttilib.datasets.transforms import centred
+from ttilib.datasets.base import Dataset, FrameFiles, FramesByClass, Ids, Names, OnError, ResizeRule, Scan, Table, stop
+from ttilib.datasets.masks import decode, rle_error, to_compressed_rle
+from ttilib.datasets.transforms import letterbox
 from ttilib.files import Stamp, file_stamp, read_json
 from ttilib.images import read_image
 
 
-def split_videos(presence: Presence, base: Ids) -> tuple[Names, Names]:
+def split_videos(presence: FramesByClass, base: Ids) -> tuple[Names, Names]:
     """Of each base class, the first 90% of its videos train and the rest validate.
 
     A video stays where an earlier class put it, listed per class. Source: protocol section 1.3, standard training set.
@@ -44,7 +44,7 @@ def ytvis_index(root: Path | str) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _ytvis_index(path: Path, stamp: Stamp | None) -> dict[str, Any]:
-    content = read_json(path, packed)
+    content = read_json(path, to_compressed_rle)
     given = content if isinstance(content, dict) else {}
     if missing := [key for key in ("annotations", "categories", "videos") if not given.get(key)]:
         raise ValueError(f"{path}: no {missing} in it; expected the train.json of YouTube-VIS 2019")
@@ -94,7 +94,7 @@ def _wrong_annotation(entry: Mapping[str, Any], name: str, video: Mapping[str, A
     if len(outlines) != len(video["frames"]):
         return f"has {len(outlines)} outlines, video {name} has {len(video['frames'])} frames"
     for frame, outline in zip(video["frames"], outlines, strict=True):
-        if outline and (wrong := misfit(outline, video["height"], video["width"])):
+        if outline and (wrong := rle_error(outline, video["height"], video["width"])):
             return f"cannot be used in frame {frame} ({wrong})"
     return ""
 
@@ -105,7 +105,7 @@ def scan_ytvis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnErro
     for complaint in index["complaints"]:
         on_error(ValueError(complaint))
     usable = _usable(index, table, on_error)
-    presence: Presence = {number: {} for number in table["classes"]}
+    presence: FramesByClass = {number: {} for number in table["classes"]}
     for video, entries in index["annotations"].items():
         frames = index["videos"][video]["frames"]
         for number in sorted({entry["category_id"] for entry in entries} & usable):
@@ -137,7 +137,7 @@ class YtvisReader:
     """YouTube-VIS 2019: segmentations in train/train.json, images train/JPEGImages/<video>/<frame>.jpg."""
 
     # Padding is background in the release: in support, query and training.
-    episode_rule = training_rule = Rule(centred, True)
+    episode_rule = training_rule = ResizeRule(letterbox, True)
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)

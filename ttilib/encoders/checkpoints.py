@@ -197,7 +197,7 @@ def load_checkpoint(path: Path | str, architecture: str | None = None) -> PSPNet
 
 def convert(source: Path | str, target: Path | str, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Convert a published .pth to .safetensors with metadata, or back; tensors stay equal. Returns the metadata.
-    `about` adds to the metadata, e.g. corpus, fold and "base" (names of the base classes, in order). A .pth is written
+    `about` adds to the metadata, e.g. dataset, fold and "base" (names of the base classes, in order). A .pth is written
     as {"epoch", "state_dict"}, with "module." before every name. Raises ValueError unless exactly one file is a .pth,
     or if the number of classes is not that of "base" plus background.
     """

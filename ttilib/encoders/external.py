@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttilib.files import meant
+from ttilib.files import suggest
 
 SUFFIXES = (".pth", ".pt")
 Encoder = Callable[[Tensor], Tensor]  # normalised images [N, 3, H, W] -> features [N, C, h, w]
@@ -126,7 +126,7 @@ def load_plugin(spec: str) -> Encoder:
     source, _, function = spec.rpartition(":")
     module = _module_of_file(Path(source)) if source.endswith(".py") else _module(source)
     if function not in vars(module):
-        hint = meant(function, vars(module), "name one that returns an encoder", most=1)
+        hint = suggest(function, vars(module), "name one that returns an encoder", most=1)
         raise ValueError(f"encoder {spec}: {source} has no function {function!r}; {hint}")
     encoder = vars(module)[function]()
     if not callable(encoder):

@@ -68,12 +68,12 @@ class CachedEncoder:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Layers of a `Tapped` encoder."""
+        """Layers of a `MultiLayerEncoder` encoder."""
         return self.encoder.layers
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels per layer of a `Tapped` encoder."""
+        """Channels per layer of a `MultiLayerEncoder` encoder."""
         return self.encoder.channels
 
     @staticmethod

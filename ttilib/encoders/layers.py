@@ -15,14 +15,14 @@ from torchvision.models import resnet50 as published
 
 from ttilib.encoders.external import differences
 from ttilib.encoders.pspnet import imagenet_tensors, resize, seeded
-from ttilib.files import meant
+from ttilib.files import suggest
 
 PROBE = 224  # pixels; also a multiple of the patch sizes 14 and 16
 WEIGHTS = ResNet50_Weights.IMAGENET1K_V1  # training recipe of He et al. 2016
 CUT = ("layer4", "avgpool", "fc")  # parts that are specific to ImageNet's classes
 
 
-class Tapped:
+class MultiLayerEncoder:
     """An encoder [N, 3, H, W] -> [N, sum C_l, h, w]: the outputs of `layers`, concatenated along the channels.
 
     `layers` are names of submodules ("layer2", "layer3.5"); without any, the output of the encoder, which may be any
@@ -73,7 +73,7 @@ def _check_names(encoder: Callable[[Tensor], Tensor], layers: tuple[str, ...]) -
     for name in layers:
         if name not in known:
             top = ", ".join(child for child, _ in encoder.named_children())
-            hint = meant(name, known, f"name one of {top}, or one inside them")
+            hint = suggest(name, known, f"name one of {top}, or one inside them")
             raise ValueError(f"layer {name!r}: the encoder {kind} has none of that name; {hint}")
         if layers.count(name) > 1:
             raise ValueError(f"layer {name!r}: named twice; name it once")

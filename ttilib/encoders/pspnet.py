@@ -23,7 +23,7 @@ from torchvision.models import WeightsEnum, get_weight
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from ttilib.encoders.external import SUFFIXES, differences, read_foreign, state_of
-from ttilib.files import meant
+from ttilib.files import suggest
 
 LEVELS = (1, 2, 3, 6)  # cells per side of the pooled maps; Zhao et al. 2017, section 3.2
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}  # torchvision's, with the stride in the 3x3 convolution
@@ -111,7 +111,7 @@ def find_architecture(name: str) -> Architecture:
     """The architecture of that name. Raises ValueError with the most similar name."""
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
-    raise ValueError(f"encoder {name!r} is not known; {meant(name, ARCHITECTURES)}")
+    raise ValueError(f"encoder {name!r} is not known; {suggest(name, ARCHITECTURES)}")
 
 
 class Pyramid(nn.Module):

@@ -9,8 +9,8 @@ from typing import Any
 from ttilib.datasets.base import OnError, once, stop
 from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, read_table
 from ttilib.episodes.episode import Episode, episode_of
-from ttilib.episodes.sampling import draw_alone, gathered, one_run, passes
-from ttilib.files import meant
+from ttilib.episodes.sampling import group_into_batches, one_run, passes, sample_independent
+from ttilib.files import suggest
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 def benchmark(name: str) -> Benchmark:
     """The benchmark of that name. Raises ValueError with similar names."""
     if name not in BENCHMARKS:
-        raise ValueError(f"benchmark {name!r} is not known; {meant(name, BENCHMARKS)}")
+        raise ValueError(f"benchmark {name!r} is not known; {suggest(name, BENCHMARKS)}")
     return BENCHMARKS[name]
 
 
@@ -170,10 +170,10 @@ def draw_episodes(
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
     plan, report = data.benchmark, once(on_error)
     if draws == "independent":
-        drawn = draw_alone(plan.draws, data.query, data.support, shots, seed, run, report)
+        drawn = sample_independent(plan.draws, data.query, data.support, shots, seed, run, report)
     elif draws == "released":
         drawn = one_run(passes(plan.draws, data.query, data.support, shots, seed, report), run, plan.per_run)
-        drawn = gathered(drawn, plan.batch) if plan.batch else drawn
+        drawn = group_into_batches(drawn, plan.batch) if plan.batch else drawn
     else:
         raise ValueError(f'draws {draws!r} are not known; choose "released" or "independent"')
     episodes = tuple(episode_of(draw, data.query, data.support, seed, run) for draw in drawn)

@@ -15,20 +15,20 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from ttilib.datasets.base import IGNORED, OnError, Reader, Rule, stop
+from ttilib.datasets.base import IGNORE_LABEL, OnError, Reader, ResizeRule, stop
 from ttilib.datasets.catalog import Fold, find_dataset
-from ttilib.datasets.transforms import centred, image_tensor, mask_tensor
+from ttilib.datasets.transforms import image_tensor, letterbox, mask_tensor
 from ttilib.episodes.episode import Episode
 from ttilib.images import read_image, read_labels
 
 __all__ = [
-    "IGNORED", "Clip", "Frames", "check_episodes", "clip_from_files", "episode_frames", "load_clip", "pool_frames",
+    "IGNORE_LABEL", "Clip", "Frames", "check_episodes", "clip_from_files", "episode_frames", "load_clip", "pool_frames",
     "synthetic_clip", "unlabelled_frames",
 ]  # fmt: skip
 
 File = Path | str | np.ndarray
 
-OWN_RULE = Rule(centred, False)
+USER_VIDEO_RULE = ResizeRule(letterbox, False)
 """For a user's own images: letterboxed, padding is not valid."""
 
 BATCH = 100
@@ -62,12 +62,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Frames:
-    """Annotated frames, read on indexing; `read(t)` returns image [h, w, 3] and labels [h, w] (0, 1, IGNORED)."""
+    """Annotated frames, read on indexing; `read(t)` returns image [h, w, 3] and labels [h, w] (0, 1, IGNORE_LABEL)."""
 
     names: tuple[str, ...]
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
     size: tuple[int, int]
-    rule: Rule
+    rule: ResizeRule
 
     def __len__(self) -> int:
         return len(self.names)
@@ -77,12 +77,12 @@ class Frames:
     ) -> tuple[Float[Tensor, "3 H W"], Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
         image, labels = torch.zeros((3, *self.size)), torch.empty(self.size, dtype=torch.uint8)
         self._read_into(image, labels, index)
-        return image, labels == 1, labels != IGNORED
+        return image, labels == 1, labels != IGNORE_LABEL
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         return (self[index] for index in range(len(self)))
 
-    def together(
+    def load_all(
         self, workers: int = 1
     ) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
         """All frames, read by `workers` threads; raises the first error."""
@@ -95,7 +95,7 @@ class Frames:
                 list(pool.map(self._read_into, images, labels, range(len(self))))
         else:
             list(map(self._read_into, images, labels, range(len(self))))
-        return images, torch.from_numpy(known == 1), torch.from_numpy(known != IGNORED)
+        return images, torch.from_numpy(known == 1), torch.from_numpy(known != IGNORE_LABEL)
 
     def _read_into(self, image: Float[Tensor, "3 H W"], labels: UInt8[Tensor, "H W"], index: int) -> None:
         """Fill a black image and its labels with frame `index`, resized and padded."""
@@ -105,7 +105,7 @@ class Frames:
         # In place: a padded copy would cost a tenth of the decoding time.
         scaled = lies.scale(image_tensor(stored), self.rule.rounded)
         torch.div(scaled, 255, out=image[:, lies.inside[0], lies.inside[1]])
-        labels[:] = lies.fit(mask_tensor(mask), padding=0 if self.rule.padding_counts else IGNORED)
+        labels[:] = lies.fit(mask_tensor(mask), padding=0 if self.rule.padding_counts else IGNORE_LABEL)
 
 
 def check_same_size(name: str, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
@@ -129,11 +129,11 @@ def load_clip(
     FileNotFoundError.
     """
     support, query = episode_frames(episode, root, size, support_root)
-    images, masks, valid = support.together(workers)
+    images, masks, valid = support.load_all(workers)
     if not masks.any():
         about = f"no support frame contains class {episode.support_id} at {size[0]} x {size[1]}"
         raise ValueError(f"episode {episode.name}: {about}; sample other episodes or take a larger size")
-    frames, truth, query_valid = query.together(workers)
+    frames, truth, query_valid = query.load_all(workers)
     batch = None if episode.batch is None else BATCH
     shown, queried = (images, masks, valid, support.names), (frames, query_valid, query.names)
     return Clip(episode.name, episode.class_name, *shown, *queried, truth, batch)
@@ -220,7 +220,7 @@ def unlabelled_frames(
         image = read(names[index])
         return image, np.zeros(image.shape[:2], dtype=np.uint8)
 
-    return Frames(tuple(names), read_pair, size, OWN_RULE)
+    return Frames(tuple(names), read_pair, size, USER_VIDEO_RULE)
 
 
 def clip_from_files(
@@ -254,9 +254,9 @@ def clip_from_files(
         return image, np.zeros(image.shape[:2], dtype=np.uint8) if truths is None else truths[index]
 
     support_names = tuple(_name(item, index) for index, item in enumerate(support_images))
-    support = Frames(support_names, list(zip(images, masks, strict=True)).__getitem__, size, OWN_RULE).together()
+    support = Frames(support_names, list(zip(images, masks, strict=True)).__getitem__, size, USER_VIDEO_RULE).load_all()
     query_names = tuple(_name(item, index) for index, item in enumerate(frames))
-    query, answer, valid = Frames(query_names, read, size, OWN_RULE).together()
+    query, answer, valid = Frames(query_names, read, size, USER_VIDEO_RULE).load_all()
     known = None if truths is None else answer
     return Clip(name, class_name, *support, support_names, query, valid, query_names, known)
 
@@ -272,26 +272,28 @@ def _image(item: File) -> UInt8[np.ndarray, "h w 3"]:
 def _object_masks(
     name: str, items: Sequence[File], due: int, what: str, label: int | None
 ) -> list[UInt8[np.ndarray, "h w"]]:
-    """Masks of one object with values 0, 1 and IGNORED."""
+    """Masks of one object with values 0, 1 and IGNORE_LABEL."""
     if len(items) != due:
         raise ValueError(f"{name}: {due} {what} have {len(items)} masks; give one mask for each, in order")
     stored = [item.astype(np.uint8) if isinstance(item, np.ndarray) else read_labels(item) for item in items]
     if label is None:
         label = _only_label([_name(item, index) for index, item in enumerate(items)], stored)
-    return [np.where((m == IGNORED) & (label != IGNORED), IGNORED, m == label).astype(np.uint8) for m in stored]
+    if label == IGNORE_LABEL:
+        return [(mask == label).astype(np.uint8) for mask in stored]
+    return [np.where(mask == IGNORE_LABEL, IGNORE_LABEL, mask == label).astype(np.uint8) for mask in stored]
 
 
 def _only_label(names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]]) -> int:
     """The single label besides background; 255 only if there is no other."""
     found = {int(value): name for name, mask in zip(names, masks, strict=True) for value in np.unique(mask)}
-    labels = sorted(set(found) - {0, IGNORED})
+    labels = sorted(set(found) - {0, IGNORE_LABEL})
     if len(labels) > 1:
         shown = ", ".join(map(str, labels[:8])) + (", ..." if len(labels) > 8 else "")
         raise ValueError(
             f"{found[labels[-1]]}: the masks contain {len(labels)} labels ({shown}); say which one is "
             "the object with label=, or save black-and-white masks without soft edges"
         )
-    return labels[0] if labels else IGNORED
+    return labels[0] if labels else IGNORE_LABEL
 
 
 def synthetic_clip(
@@ -306,8 +308,8 @@ def synthetic_clip(
     video = [_scene(start + step * time, scale, colour, background) for time, scale in scales]
     support_names = tuple(f"still {n}" for n in range(shots))
     names = tuple(f"synthetic/{n:03d}" for n in range(frames))
-    shown = Frames(support_names, support.__getitem__, size, OWN_RULE).together()
-    query, truth, valid = Frames(names, video.__getitem__, size, OWN_RULE).together()
+    shown = Frames(support_names, support.__getitem__, size, USER_VIDEO_RULE).load_all()
+    query, truth, valid = Frames(names, video.__getitem__, size, USER_VIDEO_RULE).load_all()
     return Clip(f"synthetic/{seed}", "blob", *shown, support_names, query, valid, names, truth)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ttilib.datasets.catalog import Fold, find_dataset
 from ttilib.episodes.sampling import Draw, one_run, passes, shared_classes
-from ttilib.files import digest, meant, read_json, write_text
+from ttilib.files import digest, read_json, suggest, write_text
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,13 @@ def select_episodes(
     known = {name for episode in episodes for name in (episode.class_name, episode.video)}
     for name in only:
         if name not in known:
-            hint = meant(name, sorted(known), f"try {', '.join(sorted(known)[:5])}")
+            hint = suggest(name, sorted(known), f"try {', '.join(sorted(known)[:5])}")
             raise ValueError(f"{name!r} is neither class nor video of these {len(episodes)} episodes; {hint}")
     kept = [episode for episode in episodes if not only or {episode.class_name, episode.video} & set(only)]
     return tuple(kept[:limit] if limit else kept)
 
 
-def together(episodes: Sequence[Episode]) -> tuple[range, ...]:
+def group_by_batch(episodes: Sequence[Episode]) -> tuple[range, ...]:
     """Group indices of episodes: a range per batch, or per episode without one."""
 
     def batch(index: int) -> tuple[int, ...]:
@@ -126,7 +126,7 @@ def slices(episodes: Sequence[Episode], frames: int) -> tuple[range, ...]:
     """Split indices of episodes, between batches, into ranges of at least `frames` query frames (the last: fewer)."""
     pieces: list[range] = []
     start = held = 0
-    for part in together(episodes):
+    for part in group_by_batch(episodes):
         held += sum(len(episodes[index].query) for index in part)
         if held >= frames or part.stop == len(episodes):
             pieces.append(range(start, part.stop))

@@ -1,8 +1,8 @@
 """Sampling of episodes from a fold, with the random numbers of the release or independently of each other.
 
 The release uses `random` and NumPy's legacy generator with seed 2020. Every number it takes matters, so unused ones are
-taken here too, from local generators. `draw_alone` uses hashes of seed, run, query and candidate: a missing video
-changes only episodes that would use it. If `on_error` returns for a class with too few videos, it is left out.
+taken here too, from local generators. `sample_independent` uses hashes of seed, run, query and candidate: a missing
+video changes only episodes that would use it. If `on_error` returns for a class with too few videos, it is left out.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Draw(NamedTuple):
         return self.query[0].split("/")[0]
 
 
-Pass = Callable[[], Iterator[Draw]]
+EpisodeStream = Callable[[], Iterator[Draw]]
 
 
-def enough(fold: Fold, number: int, found: int, needed: int, on_error: OnError = stop) -> bool:
+def has_enough_videos(fold: Fold, number: int, found: int, needed: int, on_error: OnError = stop) -> bool:
     """Whether a class has the videos that an episode needs; if not, an error names the class."""
     if found < needed:
         about = f"class {number} {fold.names[number]} can be drawn from {found} videos, but {needed} are needed"
@@ -73,7 +73,7 @@ def sequences(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield video, tuple(number for _, number in here)
 
 
-def beginnings(fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def first_frames(fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Query videos with those of the classes that their first frame contains, ascending."""
     for video, frames in fold.frames.items():
         if here := tuple(number for number in sorted(ids) if frames[0] in fold.presence[number].get(video, ())):
@@ -88,7 +88,7 @@ def pairs(fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, int, Names]]:
                 yield video, number, seen if fold.corpus == "ytvis" else frames
 
 
-def draw_alone(
+def sample_independent(
     how: str,
     query_fold: Fold,
     support_fold: Fold,
@@ -106,7 +106,7 @@ def draw_alone(
         number = classes[_lowest(_codes(classes), 1, *key)[0]]
         seen = support_fold.presence[ids[number]]
         pool, own = tuple(seen), support_fold.corpus == query_fold.corpus and video in seen
-        if enough(support_fold, ids[number], len(pool) - own, shots, on_error):
+        if has_enough_videos(support_fold, ids[number], len(pool) - own, shots, on_error):
             chosen = [pool[place] for place in _lowest(codes[number], shots + own, *key, number)]
             others = [other for other in chosen if not (own and other == video)][:shots]
             picks = {other: int(digest(*key, number, other), 16) % len(seen[other]) for other in others}
@@ -122,7 +122,7 @@ def _queries(how: str, fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tu
     elif how == "sequences":
         yield from ((v, here, fold.frames[v], turn) for turn in range(fold.repeats) for v, here in sequences(fold))
     elif how == "frames":
-        yield from ((video, here, fold.frames[video], 0) for video, here in beginnings(fold, ids))
+        yield from ((video, here, fold.frames[video], 0) for video, here in first_frames(fold, ids))
     else:
         yield from ((video, (number,), frames, 0) for video, number, frames in pairs(fold, ids))
 
@@ -142,7 +142,7 @@ def _lowest(codes: UInt64[np.ndarray, " n"], count: int, *key: str | int) -> lis
 
 def passes(
     how: str, query_fold: Fold, support_fold: Fold, shots: int, seed: int = 2020, on_error: OnError = stop
-) -> Pass:
+) -> EpisodeStream:
     """A function that samples an epoch; later calls continue. `how`: v1, v2, stills, sequences, frames or cross."""
     released = _Released(query_fold, support_fold, shots, seed, on_error)
     kinds = {
@@ -172,7 +172,7 @@ class _Released:
         for number in fold.novel:
             seen = fold.presence[number]
             videos = list(seen)
-            if not enough(fold, number, len(videos), self.shots + 1, self.on_error):
+            if not has_enough_videos(fold, number, len(videos), self.shots + 1, self.on_error):
                 continue
             for turn in range(len(videos) - self.shots):
                 if turn == 0 or anew:
@@ -194,7 +194,7 @@ class _Released:
         for still, here in stills(fold):
             number = here[self.legacy.choice(len(here))]
             others = len(pools[number]) - (still in fold.presence[number])
-            if enough(fold, number, others, self.shots, self.on_error):
+            if has_enough_videos(fold, number, others, self.shots, self.on_error):
                 yield Draw(number, self._distinct(pools[number], still), fold.frames[still])
 
     def sequences(self) -> Iterator[Draw]:
@@ -204,7 +204,7 @@ class _Released:
             number = here[legacy.choice(len(here))]
             seen = fold.presence[number]
             others = [other for other in seen if other != video]
-            if not enough(fold, number, len(others), 1, self.on_error):
+            if not has_enough_videos(fold, number, len(others), 1, self.on_error):
                 continue
             support = []
             for _ in range(self.shots):
@@ -214,12 +214,12 @@ class _Released:
 
     def single_frames(self) -> Iterator[Draw]:
         """Per frame; if its video differs from the last: one of the classes, then the support."""
-        for video, here in beginnings(self.query_fold, self.ids):
+        for video, here in first_frames(self.query_fold, self.ids):
             if video != self.last_video:
                 self.last_video, self.last = video, None
                 number = here[self.legacy.choice(len(here))]
                 pool = tuple(self.support_fold.presence[self.ids[number]])
-                if enough(self.support_fold, self.ids[number], len(pool), self.shots, self.on_error):
+                if has_enough_videos(self.support_fold, self.ids[number], len(pool), self.shots, self.on_error):
                     self.last = number, self._distinct(pool)
             if self.last is not None:
                 yield from (Draw(*self.last, (frame,)) for frame in self.query_fold.frames[video])
@@ -230,7 +230,7 @@ class _Released:
         for video, number, frames in pairs(self.query_fold, self.ids):
             pool = self.support_fold.presence[self.ids[number]]
             others = [other for other in pool if not (same and other == video)]
-            if enough(self.support_fold, self.ids[number], len(others), self.shots, self.on_error):
+            if has_enough_videos(self.support_fold, self.ids[number], len(others), self.shots, self.on_error):
                 chosen = self.rng.sample(others, self.shots)
                 yield Draw(number, tuple(self.rng.choice(pool[other]) for other in chosen), frames)
 
@@ -245,7 +245,7 @@ class _Released:
         return tuple(support)
 
 
-def one_run(one_pass: Pass, run: int, per_run: int | None = None) -> Iterator[Draw]:
+def one_run(one_pass: EpisodeStream, run: int, per_run: int | None = None) -> Iterator[Draw]:
     """Samples of a run: one epoch, or `per_run` samples of repeated epochs; earlier runs advance the random stream."""
     if per_run is None:
         for _ in range(run):
@@ -254,14 +254,14 @@ def one_run(one_pass: Pass, run: int, per_run: int | None = None) -> Iterator[Dr
     return islice(_endless(one_pass), run * per_run, (run + 1) * per_run)
 
 
-def _endless(one_pass: Pass) -> Iterator[Draw]:
+def _endless(one_pass: EpisodeStream) -> Iterator[Draw]:
     drawn: Draw | None
     while (drawn := next(current := one_pass(), None)) is not None:  # an empty epoch would repeat forever
         yield drawn
         yield from current
 
 
-def gathered(frames: Iterable[Draw], batch: int) -> Iterator[Draw]:
+def group_into_batches(frames: Iterable[Draw], batch: int) -> Iterator[Draw]:
     """Join samples of single frames that are neighbours in one video and one batch of `batch` frames."""
     for (number, _), group in groupby(enumerate(frames), lambda item: (item[0] // batch, item[1].video)):
         first, *rest = (draw for _, draw in group)

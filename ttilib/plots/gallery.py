@@ -34,7 +34,7 @@ Item = tuple[str, Clip, Predicted]
 """Title, frames and predicted masks of one episode."""
 
 
-def chosen(rows: Iterable[Row] | pd.DataFrame, method: str, figure: str = "iou") -> dict[str, Row]:
+def best_median_worst(rows: Iterable[Row] | pd.DataFrame, method: str, figure: str = "iou") -> dict[str, Row]:
     """The "best", "median" and "worst" episode of a method by one metric of its rows.
 
     `figure`: "iou" (intersection / union of the episode) or a key of the rows, such as "j" or "vc_3"; rows without it

@@ -19,7 +19,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
-from ttilib.episodes.clips import IGNORED, Clip
+from ttilib.episodes.clips import IGNORE_LABEL, Clip
 
 PREDICTION = "#E6007E"  # magenta, a rare colour in natural images
 FILL = 0.45  # opacity of the colour inside a mask
@@ -226,10 +226,10 @@ def label_map(image: Image, labels: LabelMap, zoom: int = 1) -> Pixels:
     known = _fitted(labels, rgb.shape[:2], zoom, "label map")
     grey = _enlarged(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), zoom)
     out = np.repeat(0.6 * grey[..., None], 3, axis=2)
-    inside = (known > 0) & (known != IGNORED)
+    inside = (known > 0) & (known != IGNORE_LABEL)
     paint = 255 * np.array([to_rgb(colour) for colour in COLOURS])[(known[inside] - 1) % len(COLOURS)]
     out[inside] = (1 - FILLED) * out[inside] + FILLED * paint
-    out[known == IGNORED] = UNKNOWN
+    out[known == IGNORE_LABEL] = UNKNOWN
     return out.round().astype(np.uint8)
 
 
@@ -247,14 +247,14 @@ def sample_sheet(
     Raises ValueError if a label has no name.
     """
     truth = labels.cpu()
-    shown = found.cpu().where(truth != IGNORED, IGNORED)
-    present = {*truth.unique().tolist(), *shown.unique().tolist()} - {IGNORED}
+    shown = found.cpu().where(truth != IGNORE_LABEL, IGNORE_LABEL)
+    present = {*truth.unique().tolist(), *shown.unique().tolist()} - {IGNORE_LABEL}
     if nameless := sorted(label for label in present if not 0 <= label < len(names)):
         raise ValueError(f"label {nameless[0]} has no name among {len(names)}; name every label, background first")
     blocks = 1 if len(images) < 4 else 2
     figure, grid = _sheet(math.ceil(len(images) / blocks), 3 * blocks, images.shape[-2] / images.shape[-1], title)
     for axes, image, true, guess in zip(grid.reshape(-1, 3), images.cpu(), truth, shown, strict=False):
-        right = (true == guess)[true != IGNORED].double().mean().nan_to_num()
+        right = (true == guess)[true != IGNORE_LABEL].double().mean().nan_to_num()
         show(axes[0], image, "image")
         _named_regions(axes[1], image, true, names, "truth")
         _named_regions(axes[2], image, guess, names, f"prediction, {100 * right:.0f}% right")
@@ -265,7 +265,7 @@ def _named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str
     """A label map with the name of each class near the top of its region."""
     zoom, known = zoom_for(image), array(labels)
     show(ax, label_map(image, labels, zoom), title)
-    for label in np.setdiff1d(known, (0, IGNORED)):
+    for label in np.setdiff1d(known, (0, IGNORE_LABEL)):
         rows, columns = np.nonzero(known == label)
         row, column = zoom * np.quantile(rows, 0.15), zoom * columns.mean()
         look = {"color": "white", "fontsize": 7, "ha": "center", "va": "center", "path_effects": RIM}

@@ -24,7 +24,7 @@ from torch import Tensor
 from ttilib.datasets.base import OnError, stop
 from ttilib.episodes.benchmarks import BenchmarkData, find_roots
 from ttilib.episodes.clips import Clip, load_clip
-from ttilib.episodes.episode import Episode, read_episodes, together
+from ttilib.episodes.episode import Episode, group_by_batch, read_episodes
 from ttilib.files import read_json, write_json, write_text
 from ttilib.results import records
 from ttilib.results.metrics import METRICS, as_masks
@@ -32,7 +32,7 @@ from ttilib.results.records import (
     append_masks,
     append_row,
     as_line,
-    holding,
+    file_lock,
     key_of,
     mask_rows,
     masks_beside,
@@ -44,11 +44,11 @@ from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import Method
 
 Members = Sequence[tuple[int, Episode]]
-"""Episodes that are solved together, each with its place in the run."""
+"""Episodes that are solved group_by_batch, each with its place in the run."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class EpisodeResult:
     """Prediction of one method for one episode. `index`: position in the run; `memory_mb`: None if unknown."""
 
     episode: Episode
@@ -77,10 +77,10 @@ def evaluate(
     the query features plus the peak of prediction. With a file `rows`, new rows and masks are appended, existing rows
     returned unchanged; the file is locked meanwhile. Unreadable episodes are passed to `on_problem` (default: raise).
     """
-    with holding(rows) if rows else nullcontext():
+    with file_lock(rows) if rows else nullcontext():
         done = {key_of(row): row for row in read_rows(rows)} if rows and Path(rows).is_file() else {}
         places = list(episodes)
-        for group in together([episodes[place] for place in places]):
+        for group in group_by_batch([episodes[place] for place in places]):
             members = [(places[at], episodes[places[at]]) for at in group]
             missing = [m for m in methods if any((e.key, place, m.name) not in done for place, e in members)]
             for method, answers in _solved(members, missing, extractors, data, size, on_problem).items():
@@ -103,9 +103,9 @@ def _solved(
     data: Mapping[int, BenchmarkData],
     size: tuple[int, int],
     on_problem: OnError,
-) -> dict[str, list[Answer]]:
+) -> dict[str, list[EpisodeResult]]:
     """Predictions of each method for the readable episodes of a group."""
-    answers: dict[str, list[Answer]] = {method.name: [] for method in methods}
+    answers: dict[str, list[EpisodeResult]] = {method.name: [] for method in methods}
     for place, episode in members if methods else ():
         where, extractor = data[episode.fold], extractors[episode.fold]
         try:
@@ -120,12 +120,12 @@ def _solved(
             with measured(extractor.device) as cost:
                 masks = method.predict(clip, extractor, clip.truth).masks
             memory = None if cost.memory_mb is None else cost.memory_mb + task.query.nbytes / MEGABYTE
-            answers[method.name].append(Answer(episode, place, clip, masks, extraction + cost.seconds, memory))
+            answers[method.name].append(EpisodeResult(episode, place, clip, masks, extraction + cost.seconds, memory))
     return answers
 
 
 def score_group(
-    benchmark: str, encoder: str, method: str, answers: Sequence[Answer], made: Mapping[str, Any]
+    benchmark: str, encoder: str, method: str, answers: Sequence[EpisodeResult], made: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """One row per answer: episode, metrics (fractions, None if undefined), cost, and provenance `made`.
 
@@ -154,7 +154,7 @@ def score_group(
     return rows
 
 
-def _together(answers: Sequence[Answer]) -> tuple[Bool[np.ndarray, "frames H W"], ...]:
+def _together(answers: Sequence[EpisodeResult]) -> tuple[Bool[np.ndarray, "frames H W"], ...]:
     """Masks, ground truth and valid pixels of the group, concatenated over frames."""
     parts = []
     for answer in answers:
@@ -171,7 +171,7 @@ def _together(answers: Sequence[Answer]) -> tuple[Bool[np.ndarray, "frames H W"]
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
-def _about(answer: Answer) -> dict[str, Any]:
+def _about(answer: EpisodeResult) -> dict[str, Any]:
     """The fields that identify an episode in its run."""
     episode = answer.episode
     return {
@@ -193,11 +193,11 @@ def rescore(out: Path | str, name: str, root: Path | str) -> int:
             continue  # this line of the table has not been run
         episodes = read_episodes(out / about["path"])
         roots = find_roots(about["benchmark"], root)
-        with holding(out / file):
+        with file_lock(out / file):
             rows = {key_of(row): row for row in read_rows(out / file)}
             masks = {key_of(row): row for row in mask_rows(masks_beside(out / file))}
             _check_pairs(out / file, rows, masks, episodes)
-            for group in together(episodes):
+            for group in group_by_batch(episodes):
                 members = [(index, episodes[index]) for index in group]
                 rows |= _scored_again(members, rows, masks, roots, tuple(about["size"]))
             before, after = (out / file).read_bytes(), "".join(map(as_line, rows.values()))
@@ -235,14 +235,14 @@ def _scored_again(
     members: Members, rows: Mapping, masks: Mapping, roots: tuple[Path, Path], size: tuple[int, int]
 ) -> dict[tuple, dict[str, Any]]:
     """Rows of one group of episodes, scored by the current metrics."""
-    answers: dict[str, list[Answer]] = {}
+    answers: dict[str, list[EpisodeResult]] = {}
     for index, episode in members:
         methods = [method for key, place, method in rows if (key, place) == (episode.key, index)]
         clip = load_clip(episode, roots[0], size, roots[1]) if methods else None
         for method in methods:
             row, stored = rows[episode.key, index, method], masks_of(masks[episode.key, index, method])
             answers.setdefault(method, []).append(
-                Answer(episode, index, clip, stored, row["seconds"], row["memory_mb"])
+                EpisodeResult(episode, index, clip, stored, row["seconds"], row["memory_mb"])
             )
     found = {}
     for method, group in answers.items():

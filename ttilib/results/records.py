@@ -54,7 +54,7 @@ def as_line(row: Mapping[str, Any]) -> str:
     return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def holding(path: Path | str) -> FileLock:
+def file_lock(path: Path | str) -> FileLock:
     """Lock a file against other processes: `with holding(path):`. May be nested; creates the folder.
 
     <path>.lock is never deleted: otherwise two processes could lock two files of that name.
@@ -70,7 +70,7 @@ def append_row(path: Path | str, row: Mapping[str, Any]) -> None:
         line = as_line(row).encode("utf-8")
     except TypeError as error:
         raise TypeError(f"{path}: this row cannot be written as JSON ({error}); use plain values") from error
-    with holding(path), path.open("a+b") as file:
+    with file_lock(path), path.open("a+b") as file:
         file.write(_healed(file, path) + line)
         file.flush()
         os.fsync(file.fileno())
@@ -163,7 +163,7 @@ def read_masks(path: Path | str, key: str, index: int, method: str) -> Bool[Tens
 
 
 @dataclass(frozen=True)
-class Source:
+class RowsFile:
     """A file of rows: its manifest, benchmark, and height and width of the network input."""
 
     rows: Path
@@ -182,7 +182,7 @@ def write_index(
     name: str,
     title: str,
     lines: Sequence[Mapping[str, Any]],
-    sources: Sequence[Source],
+    sources: Sequence[RowsFile],
     weights: Mapping[str, str],
 ) -> Path:
     """Write <out>/rows/<name>.json, with the code digest, and return its path. `weights`: by encoder."""

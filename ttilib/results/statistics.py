@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
-from ttilib.files import meant
+from ttilib.files import suggest
 from ttilib.results.metrics import METRICS
 from ttilib.results.tables import METHOD, Rows, episode_frame, episode_keys, run_table, sums_of
 
@@ -44,7 +44,7 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Chain:
+class HierarchicalMean:
     """The averages of one line of a table, as released, for any weights of its episodes.
 
     `data` is sorted; `cells`: first row of each class of a run; `passes`: first cell of each run; `folds`: first runs.
@@ -56,14 +56,14 @@ class Chain:
     folds: Int64[np.ndarray, " folds"]
 
     @staticmethod
-    def of(data: pd.DataFrame) -> Chain:
+    def of(data: pd.DataFrame) -> HierarchicalMean:
         """Chain of an `episode_frame` of one benchmark, shots, encoder and method."""
         by = ["fold", "run", "class_id"]
         order = [*by, "episode", *(["index"] if "index" in data else [])]
         data = data.sort_values(order, kind="stable", ignore_index=True)
         cells = _starts(data, by)
         passes = _starts(data.iloc[cells], by[:2])
-        return Chain(data, cells, passes, _starts(data.iloc[cells].iloc[passes], by[:1]))
+        return HierarchicalMean(data, cells, passes, _starts(data.iloc[cells].iloc[passes], by[:1]))
 
     def _pooled(self, name: str, weights: Weights) -> Float64[np.ndarray, "B cells"]:
         """The metric of every cell; nan where no episode with a value was sampled."""
@@ -110,7 +110,7 @@ class Chain:
 
 def _check(name: str, known: Collection[str], what: str) -> None:
     if name not in known:
-        raise ValueError(f"{what} {name!r} is not known; {meant(name, known)}")
+        raise ValueError(f"{what} {name!r} is not known; {suggest(name, known)}")
 
 
 def bounded(
@@ -147,7 +147,7 @@ def intervals(
     """
     lines = []
     for key, data in episode_frame(rows).groupby(METHOD, sort=False):
-        chain = Chain.of(data)
+        chain = HierarchicalMean.of(data)
         statistics = {name: partial(chain.figure, name) for name in figures}
         about = {**dict(zip(METHOD, key, strict=True)), "folds": data["fold"].nunique(), "episodes": len(data)}
         lines.append(about | bounded(statistics, chain.draws(samples, seed, unit), len(data), level))
@@ -176,7 +176,7 @@ def sign_test(better: int, worse: int) -> float:
     return min(1.0, 2 * total / 2**throws)
 
 
-def _overlap(chain: Chain) -> Float64[np.ndarray, " N"]:
+def _overlap(chain: HierarchicalMean) -> Float64[np.ndarray, " N"]:
     """IoU of each episode, in percent; no epsilon, so equal ratios of pixels are equal numbers."""
     return (100 * chain.data["intersection"] / chain.data["union"].clip(lower=1)).to_numpy(float)
 
@@ -201,7 +201,7 @@ def paired(
     lines = []
     pair = [part.groupby(METHOD[:3], sort=False) for part in _pair(episode_frame(rows), method, baseline)]
     for key, data in pair[0]:
-        ours, theirs = Chain.of(data), Chain.of(pair[1].get_group(key))
+        ours, theirs = HierarchicalMean.of(data), HierarchicalMean.of(pair[1].get_group(key))
         gains = {n: lambda w, n=n, a=ours, b=theirs: a.figure(n, w) - b.figure(n, w) for n in figures}
         difference = _overlap(ours) - _overlap(theirs)
         own = {"IoU": lambda w, d=difference: (w @ d) / w.sum(axis=1)}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ttilib.files import lists_folder, meant
+from ttilib.files import lists_folder, suggest
 from ttilib.results.metrics import METRICS, Metric
 
 METHOD = ["benchmark", "shots", "encoder", "method"]  # identify a line of a table
@@ -152,7 +152,7 @@ def fold_table(rows: Rows) -> pd.DataFrame:
     return table.sort_values([*METHOD, "fold"], kind="stable").reset_index(drop=True)
 
 
-def planned(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def align_with_plan(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """A `score_table` in the order of the planned `lines`; lines without rows have 0 episodes and nan.
 
     Each line has benchmark, shots, encoder, method and optionally `why`, shown in the last column, "note". Duplicates
@@ -223,7 +223,7 @@ def beside_reported(
     """
     for name in [*METHOD, "folds" if "folds" in table or "fold" not in table else "fold", *figures]:
         if name not in table:
-            hint = meant(name, table.columns, "give a table of scores and figures that it has")
+            hint = suggest(name, table.columns, "give a table of scores and figures that it has")
             raise ValueError(f"the table has no column {name!r}; {hint}")
     ours, right = table.reset_index(drop=True), _by_line(path, figures)
     fold = ours["fold"].astype(str) if "fold" in ours else pd.Series("mean", index=ours.index, dtype=str)

@@ -80,7 +80,7 @@ def _solved(matrix: Planes, side: Planes) -> Planes:
 GAUSSIANS = 65  # parameters of OpenCV's mixture of five Gaussians
 
 
-def cut_out(
+def grabcut_refine(
     masks: Bool[Tensor, "T H W"], guide: Float[Tensor, "T 3 H W"], band: int = 16, steps: int = 2
 ) -> Bool[Tensor, "T H W"]:
     """Masks with their border moved to colour edges by GrabCut, by at most `band` pixels; deterministic.
@@ -103,7 +103,7 @@ def cut_out(
 def _cut(
     mask: Bool[np.ndarray, "H W"], colours: UInt8[np.ndarray, "H W 3"], band: int, steps: int
 ) -> Bool[np.ndarray, "H W"]:
-    """`cut_out` for one frame."""
+    """`grabcut_refine` for one frame."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
     outside = cv2.dilate(mask.astype(np.uint8), kernel) == 0
     if not mask.any() or not outside.any():

@@ -1,7 +1,7 @@
-"""Features of a clip for a recipe (`FeatureExtractor`), and the mean feature of an encoder (`Means`).
+"""Features of a clip for a recipe (`FeatureExtractor`), and the mean feature of an encoder (`FeatureMean`).
 
 Features after a ReLU are positive, so their cosines are all close to 1. Their mean over many images of any content is a
-constant of the encoder: `measure_means` computes it, `Centred` subtracts it.
+constant of the encoder: `measure_means` computes it, `MeanCentered` subtracts it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ttilib.datasets.transforms import normalise
 from ttilib.encoders.checkpoints import fingerprint, load_encoder
 from ttilib.encoders.external import SUFFIXES
 from ttilib.encoders.feature_cache import CachedEncoder
-from ttilib.encoders.layers import Tapped
+from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.episodes.clips import Clip, Frames, unlabelled_frames
 from ttilib.files import atomic, digest
 from ttilib.images import image_files, read_image
-from ttilib.solver.settings import Recipe
+from ttilib.solver.settings import PipelineConfig
 from ttilib.solver.task import Task, downsample, extract, unit
 
 ENDING = ".means.safetensors"
@@ -37,7 +37,7 @@ AGAIN = "measure them again with this encoder and these layers"
 
 
 @dataclass(frozen=True)
-class Means:
+class FeatureMean:
     """The mean unit feature of an encoder, layer after layer.
     `encoder`: fingerprint ("" if none). `layers`: where it was measured (none: the output). `images`: their number.
     """
@@ -49,17 +49,17 @@ class Means:
     images: int
 
 
-class Centred:
+class MeanCentered:
     """An encoder [N, 3, H, W] -> [N, sum C_l, h, w] of unit features after subtraction of the mean.
     Per layer f <- f/|f| - mean, then f <- w f/|f|; then concatenated and normalised. `means` None subtracts nothing.
-    `weights`: one w per layer, 1 by default. An encoder that is not `Tapped` is one layer.
+    `weights`: one w per layer, 1 by default. An encoder that is not `MultiLayerEncoder` is one layer.
     Raises ValueError if weights, means and encoder do not match, a weight is negative, or all are 0.
     """
 
     def __init__(
-        self, encoder: Callable[[Tensor], Tensor], means: Means | None, weights: Sequence[float] = ()
+        self, encoder: Callable[[Tensor], Tensor], means: FeatureMean | None, weights: Sequence[float] = ()
     ) -> None:
-        self.encoder = encoder if isinstance(encoder, Tapped | CachedEncoder) else Tapped(encoder)
+        self.encoder = encoder if isinstance(encoder, MultiLayerEncoder | CachedEncoder) else MultiLayerEncoder(encoder)
         self.means, self.channels = means, self.encoder.channels
         if means and (means.layers, means.channels) != (self.encoder.layers, self.channels):
             found = f"{_named(self.encoder.layers)} with {self.channels} channels"
@@ -85,11 +85,11 @@ class Centred:
 
 @torch.no_grad()
 def measure_means(
-    encoder: Tapped | CachedEncoder,
+    encoder: MultiLayerEncoder | CachedEncoder,
     weights: str,
     images: Iterable[tuple[Float[Tensor, "_ 3 _ _"], Bool[Tensor, "_ _ _"]]],
     device: str | torch.device = "cpu",
-) -> Means:
+) -> FeatureMean:
     """Mean unit feature per layer over all valid cells of all images: sum f_l/|f_l| / cells, summed in float64.
     `images` yields batches in [0, 1] with their valid pixels; `weights` is the encoder's fingerprint. Raises ValueError
     if fewer than two images have valid pixels, or the mean is not finite.
@@ -109,10 +109,10 @@ def measure_means(
     values = (total / cells).float().cpu()
     if not values.isfinite().all():
         raise ValueError("means: features of these images are infinite or not numbers; check encoder and images")
-    return Means(weights, encoder.layers, encoder.channels, values, count)
+    return FeatureMean(weights, encoder.layers, encoder.channels, values, count)
 
 
-def save_means(path: Path | str, means: Means) -> None:
+def save_means(path: Path | str, means: FeatureMean) -> None:
     """Write the means with their metadata to a .safetensors file, atomically. Raises ValueError for another ending."""
     path = means_path("", path)
     page = {"encoder": means.encoder, "layers": means.layers, "channels": means.channels, "images": means.images}
@@ -120,7 +120,7 @@ def save_means(path: Path | str, means: Means) -> None:
         temporary.write_bytes(save({"values": means.values.cpu()}, {"kind": KIND, "page": json.dumps(page)}))
 
 
-def load_means(path: Path | str, weights: str | None = None, layers: Sequence[str] | None = None) -> Means:
+def load_means(path: Path | str, weights: str | None = None, layers: Sequence[str] | None = None) -> FeatureMean:
     """Read the means, on the CPU, of the encoder with these `weights` and `layers`.
     `weights` is the fingerprint ("" if none), `layers` () the output; None accepts any. Raises FileNotFoundError, or
     ValueError if the file holds something else or other means.
@@ -132,7 +132,7 @@ def load_means(path: Path | str, weights: str | None = None, layers: Sequence[st
             about, values = file.metadata() or {}, file.get_tensor("values")
         page = json.loads(about["page"])
         names, channels = tuple(page["layers"]), tuple(int(number) for number in page["channels"])
-        means = Means(page["encoder"], names, channels, values, int(page["images"]))
+        means = FeatureMean(page["encoder"], names, channels, values, int(page["images"]))
         fits = about["kind"] == KIND and values.shape == (sum(channels),) and len(channels) == max(len(names), 1)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a file of means ({' '.join(str(error).split())[:120]}); {AGAIN}") from error
@@ -192,15 +192,15 @@ class FeatureExtractor:
         self.encoder, self.weights, self.device = encoder, weights, device
         self.folder = None if folder is None else Path(folder)
         self.file, self.pool = means, pool
-        self._layers: dict[tuple[str, ...], Tapped | CachedEncoder] = {}
-        self._means: dict[tuple[str, ...], Means] = {}
+        self._layers: dict[tuple[str, ...], MultiLayerEncoder | CachedEncoder] = {}
+        self._means: dict[tuple[str, ...], FeatureMean] = {}
         self._clip: Clip | None = None
         self._tasks: dict[tuple, tuple[Task, float]] = {}  # of this clip, by Recipe.features
         self.seconds = 0.0
 
-    def task(self, clip: Clip, recipe: Recipe | None = None) -> Task:
+    def task(self, clip: Clip, recipe: PipelineConfig | None = None) -> Task:
         """The clip as a task, with a recipe's features. Raises ValueError for an unknown layer or a missing pool."""
-        recipe = recipe or Recipe()
+        recipe = recipe or PipelineConfig()
         if clip is not self._clip:
             self._clip, self._tasks = clip, {}
         if recipe.features not in self._tasks:
@@ -209,18 +209,18 @@ class FeatureExtractor:
         self.seconds += seconds
         return task
 
-    def _extract(self, clip: Clip, recipe: Recipe) -> tuple[Task, float]:
+    def _extract(self, clip: Clip, recipe: PipelineConfig) -> tuple[Task, float]:
         """The task, and its extraction time without that of the mean."""
         encoder = plain = self.at(recipe.layers)
-        if recipe.features != Recipe().features:
+        if recipe.features != PipelineConfig().features:
             means = None if recipe.centring == "none" else self.means(recipe, clip)
-            encoder = Centred(plain, means, recipe.layer_weights)
+            encoder = MeanCentered(plain, means, recipe.layer_weights)
         cached, begin = isinstance(plain, CachedEncoder), time.perf_counter()
         before = plain.seconds if cached else 0.0
         task = extract(encoder, clip, self.device)
         return task, plain.seconds - before if cached else time.perf_counter() - begin
 
-    def means(self, recipe: Recipe, clip: Clip) -> Means:
+    def means(self, recipe: PipelineConfig, clip: Clip) -> FeatureMean:
         """The mean that the recipe subtracts: over the episode's images, or over a pool."""
         encoder = self.at(recipe.layers)
         if recipe.centring == "episode":  # the batches of `extract`, which the cache holds
@@ -230,7 +230,7 @@ class FeatureExtractor:
             self._means[recipe.layers] = self._pool_means(encoder)
         return self._means[recipe.layers]
 
-    def _pool_means(self, encoder: Tapped | CachedEncoder) -> Means:
+    def _pool_means(self, encoder: MultiLayerEncoder | CachedEncoder) -> FeatureMean:
         """The mean over the pool, from a file if there is one."""
         if self.file:
             return load_means(self.file, self.weights, encoder.layers)
@@ -244,15 +244,15 @@ class FeatureExtractor:
         if path is not None and path.is_file():
             return load_means(path, self.weights, encoder.layers)
         images = ((image[None], valid[None]) for image, _, valid in self.pool)
-        means = measure_means(Tapped(self.encoder, encoder.layers), self.weights, images, self.device)
+        means = measure_means(MultiLayerEncoder(self.encoder, encoder.layers), self.weights, images, self.device)
         if path is not None:
             save_means(path, means)
         return means
 
-    def at(self, layers: tuple[str, ...] = ()) -> Tapped | CachedEncoder:
+    def at(self, layers: tuple[str, ...] = ()) -> MultiLayerEncoder | CachedEncoder:
         """The encoder at these layers, cached if there is a folder."""
         if layers not in self._layers:
-            tapped, name = Tapped(self.encoder, layers), f"{self.weights}-{digest(layers)[:8]}"
+            tapped, name = MultiLayerEncoder(self.encoder, layers), f"{self.weights}-{digest(layers)[:8]}"
             cached = self.folder and CachedEncoder(tapped, name if layers else self.weights, self.folder)
             self._layers[layers] = cached or tapped
         return self._layers[layers]

@@ -1,7 +1,8 @@
 """Methods: from a clip to masks. A method text names one, such as "TTI window=5" or "oracle noise=0.2".
 
 The first word is a key of `METHODS`, the others are settings: fields of its dataclass and of those inside it, such as
-`SolverConfig` and `Recipe`. A new method is a class with a name, a recipe and `predict`, and an entry in `METHODS`.
+`SolverConfig` and `PipelineConfig`. A new method is a class with a name, a recipe and `predict`, and an entry in
+`METHODS`.
 `prior=oracle` uses the true foreground proportion per frame as prior, with a relative error `noise`. As released, the
 temporal terms then stay off, unless `temporal_start` is set.
 """
@@ -17,10 +18,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ttilib.episodes.clips import Clip
-from ttilib.files import meant
-from ttilib.solver.edges import cut_out, guided_filter
+from ttilib.files import suggest
+from ttilib.solver.edges import grabcut_refine, guided_filter
 from ttilib.solver.extraction import FeatureExtractor
-from ttilib.solver.settings import CONFIGS, Kind, Recipe, SolverConfig, check, kinds, read_value
+from ttilib.solver.settings import CONFIGS, Kind, PipelineConfig, SolverConfig, check, kinds, read_value
 from ttilib.solver.solver import Solution, solve
 from ttilib.solver.task import oracle_prior
 
@@ -38,7 +39,7 @@ class Method(Protocol):
     """A named algorithm; `recipe` says which features it needs. Methods with the same features share them."""
 
     name: str
-    recipe: Recipe
+    recipe: PipelineConfig
 
     def predict(
         self, clip: Clip, extractor: FeatureExtractor, ground_truth: Bool[Tensor, "T H W"] | None = None
@@ -54,7 +55,7 @@ class TransductiveMethod:
 
     name: str
     config: SolverConfig = SolverConfig()
-    recipe: Recipe = Recipe()
+    recipe: PipelineConfig = PipelineConfig()
     prior: Literal["oracle"] | None = None
     noise: float = 0.0
 
@@ -76,16 +77,16 @@ class TransductiveMethod:
         task = extractor.task(clip, self.recipe)
         prior = oracle_prior(ground_truth, task, self.noise) if self.prior else None
         solution = solve(task, self.config, prior)
-        return Prediction(finished(solution, clip, self.recipe).cpu(), solution)
+        return Prediction(refine_masks(solution, clip, self.recipe).cpu(), solution)
 
 
-def finished(solution: Solution, clip: Clip, recipe: Recipe | None = None) -> Bool[Tensor, "T H W"]:
+def refine_masks(solution: Solution, clip: Clip, recipe: PipelineConfig | None = None) -> Bool[Tensor, "T H W"]:
     """The masks of a solution at the clip's size, after guided filter and GrabCut if the recipe has them."""
-    recipe, masks = recipe or Recipe(), solution.masks()
+    recipe, masks = recipe or PipelineConfig(), solution.masks()
     radius, band = (_pixels(share, masks) for share in (recipe.guided, recipe.cut))
     if radius:
         masks = guided_filter(solution.probabilities(), clip.query, radius, recipe.guided_eps) > 0.5
-    return cut_out(masks, clip.query, band) if band else masks
+    return grabcut_refine(masks, clip.query, band) if band else masks
 
 
 def _pixels(share: float, masks: Bool[Tensor, "T H W"]) -> int:
@@ -96,7 +97,7 @@ def _pixels(share: float, masks: Bool[Tensor, "T H W"]) -> int:
 ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_weight=0.0)
 """RePRI's oracle setting, weights 1, 1 and 0.1; the reference implementation writes 300 steps and runs 299."""
 
-FROZEN = Recipe(centring="pool", guided=0.033, guided_eps=1e-4, cut=0.033)
+FROZEN = PipelineConfig(centring="pool", guided=0.033, guided_eps=1e-4, cut=0.033)
 """Processing around the solver for an encoder without base training; see `SolverConfig.frozen` for the solver."""
 
 METHODS: dict[str, Method] = {
@@ -115,7 +116,7 @@ def read_method(text: str) -> Method:
     name = " ".join(re.sub(r"\s*=\s*", "=", text).split())
     base, *words = name.split(" ")
     if base not in METHODS:
-        raise ValueError(f"method {text!r}: there is no method {base!r}; {meant(base, METHODS)}")
+        raise ValueError(f"method {text!r}: there is no method {base!r}; {suggest(base, METHODS)}")
     try:
         return _changed(METHODS[base], name, words) if words else METHODS[base]
     except ValueError as error:
@@ -130,7 +131,7 @@ def _changed(method: Method, name: str, words: list[str]) -> Method:
         if not equals:
             raise ValueError(f"{word!r} is not a setting; write name=value, such as window=5")
         if field not in known:
-            raise ValueError(f"there is no setting {field!r}; {meant(field, known) if known else 'it has none'}")
+            raise ValueError(f"there is no setting {field!r}; {suggest(field, known) if known else 'it has none'}")
         if field in given:
             raise ValueError(f"{field} is given twice; give it once")
         given[field] = read_value(field, value, known[field])

@@ -1,4 +1,4 @@
-"""Settings of a method: of the optimization (`SolverConfig`) and of the processing around it (`Recipe`)."""
+"""Settings of a method: of the optimization (`SolverConfig`) and of the processing around it (`PipelineConfig`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal
 
-from ttilib.files import meant
+from ttilib.files import suggest
 from ttilib.solver.classifier import BiasStart
 from ttilib.solver.losses import BUILT_IN, TERMS, Divisor, Negative
 
@@ -70,7 +70,7 @@ def _check_type(field: str, value: Any, kind: Kind) -> None:
     """Raise ValueError for an unknown choice, an empty name, or a number not finite or not of the type."""
     if kind.choices:
         if value not in kind.choices:
-            raise ValueError(f"{field}={value} is not known; {meant(str(value), kind.choices)}")
+            raise ValueError(f"{field}={value} is not known; {suggest(str(value), kind.choices)}")
         return
     if kind.type is str:
         fits = isinstance(value, str) and value != ""
@@ -130,7 +130,7 @@ class SolverConfig:
         for name in self.added_terms:
             known = [term for term in TERMS if term not in BUILT_IN]
             if name not in known:
-                hint = meant(name, known, "declare it in losses.TERMS first")
+                hint = suggest(name, known, "declare it in losses.TERMS first")
                 raise ValueError(f"added_terms={name} is not a term of one's own; {hint}")
         if self.added_weights and len(self.added_weights) != len(self.added_terms):
             raise ValueError(f"added_weights={self.added_weights}: give one for each of {self.added_terms}, or none")
@@ -181,7 +181,7 @@ CONFIGS = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PipelineConfig:
     """Settings of the processing around the solver; by default none, as released. Raises ValueError for invalid values.
 
     `centring`: subtract from unit features nothing, the encoder's mean over a pool of images, or the mean over the

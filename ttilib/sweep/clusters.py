@@ -22,7 +22,7 @@ from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlu
 from distributed.core import Status
 from distributed.system import memory_limit
 
-from ttilib.files import meant
+from ttilib.files import suggest
 
 WHERE = ("local", "slurm")
 NEEDED = 3e9  # bytes per worker and its kernel
@@ -49,7 +49,7 @@ LOGGERS = (
 )  # fmt: skip
 
 
-def room() -> int:
+def default_workers() -> int:
     """Number of workers for this machine: one per available core and 3 GB of available memory, at least one."""
     return max(1, min(cpu_count(), int(memory_limit() // NEEDED)))
 
@@ -104,7 +104,7 @@ def _with_protocol(where: str) -> str:
     host, _, port = where.rpartition(":")
     if host and port.isdecimal():
         return f"tcp://{where}"
-    hint = meant(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
+    hint = suggest(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
     raise ValueError(f"{where!r}: sweeps do not run there; {hint}")
 
 
@@ -155,7 +155,7 @@ def _local(environments: list[dict[str, str]], log: Path) -> Iterator[SpecCluste
 def _environments(workers: int, threads: int, device: str) -> list[dict[str, str]]:
     """Environment variables of each worker: number of threads, and GPU."""
     if device != "cuda":
-        return [dict.fromkeys(THREADS, str(threads or 1)) for _ in range(workers or room())]
+        return [dict.fromkeys(THREADS, str(threads or 1)) for _ in range(workers or default_workers())]
     import torch  # workers import this module and need no torch
 
     given = os.getenv("CUDA_VISIBLE_DEVICES")  # names of GPUs; torch counts those present

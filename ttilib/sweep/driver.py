@@ -19,12 +19,12 @@ from ttilib.datasets.base import OnError, stop
 from ttilib.episodes.benchmarks import benchmark
 from ttilib.files import digest, fingerprint, read_json
 from ttilib.results.export import write_all
-from ttilib.results.records import HOME, Source, write_index
-from ttilib.results.tables import METHOD, planned
+from ttilib.results.records import HOME, RowsFile, write_index
+from ttilib.results.tables import METHOD, align_with_plan
 from ttilib.solver.methods import read_method
-from ttilib.sweep.expand import Expansion, Place, expand
+from ttilib.sweep.expand import Expansion, SweepPaths, expand
 from ttilib.sweep.tables import Line, Setting, Table
-from ttilib.sweep.tasks import Task, carry_out, is_done, note, summary
+from ttilib.sweep.tasks import Task, is_done, note, run_task, summary
 
 TABLES = "05_tables.ipynb"
 COST = 40.0  # seconds per table on one core
@@ -112,7 +112,7 @@ def drive(
     shape = "{desc} |{bar}| {elapsed}, about {remaining} left"
     total = sum(task.cost for task in todo) + later
     with tqdm(total=total, bar_format=shape, smoothing=0, desc=f"0 of {len(todo)} tasks") as bar:
-        for count, outcome in enumerate(execute(todo, client, partial(carry_out, folder=str(folder)), retries), 1):
+        for count, outcome in enumerate(execute(todo, client, partial(run_task, folder=str(folder)), retries), 1):
             with bar.external_write_mode():
                 say(_told(outcome))
             bar.set_description_str(f"{count} of {len(todo)} tasks", refresh=False)
@@ -131,7 +131,7 @@ def _told(outcome: Outcome) -> str:
     return f"{outcome.task.name}: done in {took}" + (f" ({found})" if found else "")
 
 
-def index(table: Table, expansion: Expansion, place: Place) -> Path:
+def index(table: Table, expansion: Expansion, place: SweepPaths) -> Path:
     """Write <out>/rows/<table>.json for the rows recorded so far, and return its path."""
     settings = set(table.settings)
     pieces = [p for p in expansion.pieces if p.setting in settings and Path(p.task.rows).is_file()]
@@ -139,14 +139,14 @@ def index(table: Table, expansion: Expansion, place: Place) -> Path:
     for piece in pieces:
         setting, parameters = piece.setting, piece.task.parameters
         size = parameters["height"], parameters["width"]
-        sources.append(Source(Path(piece.task.rows), piece.manifest, setting.benchmark, size))
+        sources.append(RowsFile(Path(piece.task.rows), piece.manifest, setting.benchmark, size))
         trained_on = benchmark(setting.benchmark).trained_on
         weights[f"{setting.encoder}, {trained_on} fold {piece.fold}"] = piece.weights
     lines = [_line(line, expansion, place) for line in table.lines]
     return write_index(place.out, table.name, table.title, lines, sources, weights)
 
 
-def _line(line: Line, expansion: Expansion, place: Place) -> dict[str, Any]:
+def _line(line: Line, expansion: Expansion, place: SweepPaths) -> dict[str, Any]:
     """A line of the table as JSON, with the reason why it is empty or incomplete."""
     setting, method = line.setting, read_method(line.method).name
     tasks = [piece.task for piece in expansion.pieces if piece.setting == setting]
@@ -169,7 +169,7 @@ def refusal(setting: Setting, expansion: Expansion) -> str:
     return f"not in fold {', '.join(map(str, reasons))}: {first}"
 
 
-def forecast(tables: Sequence[Table], expansion: Expansion, place: Place, workers: int) -> str:
+def forecast(tables: Sequence[Table], expansion: Expansion, place: SweepPaths, workers: int) -> str:
     """Per setting, what would run; and an estimate of the time, scaled by the speed of finished tasks."""
     lines = []
     for table in tables:
@@ -187,7 +187,7 @@ def forecast(tables: Sequence[Table], expansion: Expansion, place: Place, worker
     return "\n".join([*lines, f"{count}, about {left} (hours:minutes:seconds) with {workers} workers ({judged})"])
 
 
-def _forecast(setting: Setting, expansion: Expansion, place: Place) -> str:
+def _forecast(setting: Setting, expansion: Expansion, place: SweepPaths) -> str:
     pieces = [piece for piece in expansion.pieces if piece.setting == setting]
     why = refusal(setting, expansion)
     name = f"  {setting.name} {setting.shots}-shot {setting.encoder}"
@@ -199,7 +199,7 @@ def _forecast(setting: Setting, expansion: Expansion, place: Place) -> str:
     return f"{name}: {methods}, {counts}, {done} of {len(pieces)} tasks done" + (f"; {why}" if why else "")
 
 
-def table_tasks(tables: Sequence[Table], expansion: Expansion, place: Place) -> list[Task]:
+def table_tasks(tables: Sequence[Table], expansion: Expansion, place: SweepPaths) -> list[Task]:
     """Notebook 05 for each table with rows, as tasks that depend on these rows; writes all indexes and empty tables."""
     tasks = []
     for table in tables:
@@ -209,7 +209,7 @@ def table_tasks(tables: Sequence[Table], expansion: Expansion, place: Place) -> 
         rows = [path for path in rows if path.is_file()]
         if not rows:
             lines = [line | {"method": line["label"]} for line in read_json(written)["lines"]]
-            write_all(place.out / "tables", table.name, planned(pd.DataFrame(columns=METHOD), lines))
+            write_all(place.out / "tables", table.name, align_with_plan(pd.DataFrame(columns=METHOD), lines))
             continue
         notebook, out = (place.notebooks / TABLES).resolve(), place.out.resolve()
         parameters = {"name": table.name, "baseline": table.baseline, "method": table.shown}
@@ -223,7 +223,7 @@ def table_tasks(tables: Sequence[Table], expansion: Expansion, place: Place) -> 
 
 def sweep(
     tables: Sequence[Table],
-    place: Place,
+    place: SweepPaths,
     client: Client,
     say: Say,
     retries: int = 1,

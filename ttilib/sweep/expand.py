@@ -33,7 +33,7 @@ START = 12.0  # seconds to start a notebook
 
 
 @dataclass(frozen=True)
-class Place:
+class SweepPaths:
     """Where data, weights and notebooks are, and where results go; `more` are notebook parameters for all tables.
 
     `encoders` is a path with {corpus}, {encoder}, {fold} and {out}, or a plug-in. A task has about `frames` query
@@ -51,7 +51,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Piece:
+class TaskSpec:
     """A task and what it covers; `weights` is a digest of the encoder."""
 
     task: Task
@@ -67,7 +67,7 @@ class Piece:
 class Expansion:
     """All pieces of the requested tables, and why a setting has none in a fold."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[TaskSpec, ...]
     refusals: Mapping[tuple[Setting, int], str]
 
     @property
@@ -76,7 +76,7 @@ class Expansion:
         return tuple(piece.task for piece in self.pieces)
 
 
-def expand(tables: Sequence[Table], place: Place, on_error: OnError = stop) -> Expansion:
+def expand(tables: Sequence[Table], place: SweepPaths, on_error: OnError = stop) -> Expansion:
     """The tasks of the tables, without duplicates; writes manifests to place.out/episodes.
 
     Unreadable files go to `on_error`. If data or weights of a setting cannot be read in a fold, the reason is recorded.
@@ -98,8 +98,8 @@ def expand(tables: Sequence[Table], place: Place, on_error: OnError = stop) -> E
 
 
 def _pieces(
-    setting: Setting, fold: int, methods: tuple[str, ...], place: Place, code: str, on_error: OnError
-) -> Iterator[Piece]:
+    setting: Setting, fold: int, methods: tuple[str, ...], place: SweepPaths, code: str, on_error: OnError
+) -> Iterator[TaskSpec]:
     """The tasks of one setting in one fold, over all its runs."""
     data = read_benchmark(setting.benchmark, fold, place.root, on_error=on_error)
     encoder, weights = _weights(setting, fold, place)
@@ -131,10 +131,10 @@ def _pieces(
             cost = START + frames * seconds * height * width / PICTURE
             output = str(out / "tasks" / f"{key}.ipynb")
             task = Task(key, name, notebook, output, parameters, cost, methods, rows)
-            yield Piece(task, setting, fold, len(episodes), frames, manifest, weights)
+            yield TaskSpec(task, setting, fold, len(episodes), frames, manifest, weights)
 
 
-def _weights(setting: Setting, fold: int, place: Place) -> tuple[str, str]:
+def _weights(setting: Setting, fold: int, place: SweepPaths) -> tuple[str, str]:
     """The encoder's path or function, and a digest of its content."""
     corpus = benchmark(setting.benchmark).trained_on
     spec = place.encoders.format(corpus=corpus, encoder=setting.encoder, fold=fold, out=place.out)
@@ -148,7 +148,7 @@ def _weights(setting: Setting, fold: int, place: Place) -> tuple[str, str]:
     return str(path), file_fingerprint(path)[:16]
 
 
-def _manifest(place: Place, setting: Setting, fold: int, run: int, episodes: Sequence[Episode]) -> Path:
+def _manifest(place: SweepPaths, setting: Setting, fold: int, run: int, episodes: Sequence[Episode]) -> Path:
     """Write the episodes of one run; returns the path."""
     about = digest(asdict(setting), place.limit)[:6]
     path = place.out / "episodes" / f"{setting.name}-f{fold}-{setting.shots}shot-run{run}-{about}.json"
@@ -161,16 +161,16 @@ HANDED_THROUGH = ("only", "keep_going")
 HINTS = {"limit": "--limit", "device": "--device", "out": "--out", "root": "--root", "encoder": "--encoders"}
 
 
-def usual_place(mini: bool, root: str = "", out: str = "", encoders: str = "") -> Place:
+def default_paths(mini: bool, root: str = "", out: str = "", encoders: str = "") -> SweepPaths:
     """Default folders: the original data, or the synthetic dataset as the study leaves it."""
     if mini:
         weights = "{out}/train/{corpus}-f{fold}/best.safetensors"
-        return Place(Path(root or "data/mini"), Path(out or "outputs/mini"), encoders or weights)
+        return SweepPaths(Path(root or "data/mini"), Path(out or "outputs/mini"), encoders or weights)
     weights = "outputs/train/{corpus}-{encoder}-f{fold}/best.safetensors"
-    return Place(Path(root or "data"), Path(out or "outputs/sweep"), encoders or weights)
+    return SweepPaths(Path(root or "data"), Path(out or "outputs/sweep"), encoders or weights)
 
 
-def asked_tables(names: Sequence[str], changes: Mapping[str, Any], mini: bool = False) -> tuple[Table, ...]:
+def requested_tables(names: Sequence[str], changes: Mapping[str, Any], mini: bool = False) -> tuple[Table, ...]:
     """The requested tables with `changes` to their settings. Raises ValueError for an unknown table, folds or runs."""
     folds, runs = changes.get("folds"), changes.get("runs")
     if folds is not None and (not folds or set(folds) - {0, 1, 2, 3}):
@@ -207,11 +207,11 @@ def split_parameters(notebooks: Path, given: Mapping[str, Any]) -> tuple[dict[st
     return pick[OF_SETTINGS], pick[HANDED_THROUGH]
 
 
-def begin(place: Place, tables: Sequence[Table]) -> None:
+def begin(place: SweepPaths, tables: Sequence[Table]) -> None:
     """Write the request to sweep.json. Raises OSError if not writable, ValueError for real names on synthetic data."""
     named = {setting.name for plan in tables for setting in plan.settings if not setting.name.startswith("mini-")}
     if named and (place.root / "mini.json").is_file():
-        about = f"{place.root} is the embedded corpus, and its rows must not be taken for {sorted(named)[0]}"
+        about = f"{place.root} is the synthetic dataset, and its rows must not be taken for {sorted(named)[0]}"
         raise ValueError(f"{about}; give --mini, or another --root")
     about = {"tables": [plan.name for plan in tables], "root": str(place.root), "encoders": place.encoders}
     about |= {"device": place.device, "limit": place.limit, "frames": place.frames, **place.more}

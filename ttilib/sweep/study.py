@@ -14,13 +14,13 @@ from ttilib.files import digest
 from ttilib.results.records import HOME
 from ttilib.sweep.clusters import cluster
 from ttilib.sweep.driver import drive, table_tasks
-from ttilib.sweep.expand import Place, expand
+from ttilib.sweep.expand import SweepPaths, expand
 from ttilib.sweep.tables import Table, table
 from ttilib.sweep.tasks import Task
 
 
 @dataclass(frozen=True)
-class Chapter:
+class StudyStep:
     """One run of a notebook: name, parameters, the chapters it depends on, and its seconds on one core."""
 
     name: str
@@ -31,13 +31,13 @@ class Chapter:
 
 
 FIRST = (
-    Chapter("01_data", "01_data", 80),
-    Chapter("02_train-f0", "02_train", 270, {"fold": 0}, ("01_data",)),
-    Chapter("02_train-f1", "02_train", 270, {"fold": 1}, ("01_data",)),
+    StudyStep("01_data", "01_data", 80),
+    StudyStep("02_train-f0", "02_train", 270, {"fold": 0}, ("01_data",)),
+    StudyStep("02_train-f1", "02_train", 270, {"fold": 1}, ("01_data",)),
 )
 """Chapters before the evaluation."""
 
-BESIDE = (Chapter("03_episode", "03_episode", 50, {"headless": True}),)
+BESIDE = (StudyStep("03_episode", "03_episode", 50, {"headless": True}),)
 """Chapters that run in parallel with the evaluation."""
 
 SWEEP, TABLE = 300.0, 40.0  # seconds on one core, for the estimate of the time only
@@ -47,8 +47,8 @@ def run_study(
     repository: Path | str = ".",
     out: Path | str = "outputs/mini",
     say: Callable[[str], object] = print,
-    first: Sequence[Chapter] = FIRST,
-    beside: Sequence[Chapter] = BESIDE,
+    first: Sequence[StudyStep] = FIRST,
+    beside: Sequence[StudyStep] = BESIDE,
     tables: Sequence[Table] = (table("mini"),),
     workers: int = 0,
 ) -> Path:
@@ -56,18 +56,18 @@ def run_study(
     repository = Path(repository).resolve()
     folder, notebooks = (repository / out).resolve(), repository / "notebooks"
     encoders = "{out}/train/{corpus}-f{fold}/best.safetensors"
-    place = Place(repository / "data" / "mini", folder, encoders, notebooks)
+    place = SweepPaths(repository / "data" / "mini", folder, encoders, notebooks)
     later = SWEEP + TABLE if tables else 0.0
     with cluster(workers=workers, log_folder=folder / "logs") as client:
-        _all_well(drive(chapter_tasks(first, notebooks, folder), client, folder, say, later=later))
+        _all_well(drive(study_tasks(first, notebooks, folder), client, folder, say, later=later))
         expansion = expand(tables, place)
-        tasks = [*chapter_tasks(beside, notebooks, folder), *expansion.tasks]
+        tasks = [*study_tasks(beside, notebooks, folder), *expansion.tasks]
         _all_well(drive(tasks, client, folder, say, later=TABLE if tables else 0.0))
         _all_well(drive(table_tasks(tables, expansion, place), client, folder, say))
     return folder
 
 
-def chapter_tasks(chapters: Sequence[Chapter], notebooks: Path, folder: Path) -> list[Task]:
+def study_tasks(chapters: Sequence[StudyStep], notebooks: Path, folder: Path) -> list[Task]:
     """Chapters as tasks; the key depends on the notebook, the library and the chapters before."""
     library = digest([path.read_text(encoding="utf-8") for path in sorted(HOME.rglob("*.py"))])
     keys: dict[str, str] = {}

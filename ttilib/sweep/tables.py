@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ttilib.files import meant
+from ttilib.files import suggest
 
 FOUR = ("fine-tune", "RePRI", "TTI", "TTI+keyframe")
 TWO = ("RePRI", "oracle")
@@ -138,7 +138,7 @@ FROZEN = {
 
 _ALL = (
     Table(
-        "mini", "The embedded corpus: videos in YouTube-VIS layout, a small network trained from scratch",
+        "mini", "The synthetic dataset: videos in YouTube-VIS layout, a small network trained from scratch",
         _lines(
             _each("ytvis-v1", (1, 5), ("resnet18-mini",), folds=(0, 1), runs=2, label="mini-ytvis-v1", size=(121, 217)),
             FOUR,
@@ -172,7 +172,7 @@ _ALL = (
     Table("ablation-window", "Frames over which foreground proportions should agree", _lines(YTVIS, WINDOWS)),
     Table("ablation-prior", "The true foreground proportion as prior, with a relative error", _lines(YTVIS, NOISES)),
     Table("ablation-steps", "Number of descent steps", _lines(YTVIS, STEPS)),
-    Table("ablation-shots", "Number of support pictures", _lines(_each("ytvis-v1", (1, 2, 3, 5, 10)), BASELINES)),
+    Table("ablation-shots", "Number of support images", _lines(_each("ytvis-v1", (1, 2, 3, 5, 10)), BASELINES)),
     Table("cost", "Seconds and memory of an episode", _lines(_each("ytvis-v1", (1, 5), BOTH, folds=(0,), runs=1), FOUR),
           "fine-tune"),
 )  # fmt: skip
@@ -183,7 +183,7 @@ TABLES: dict[str, Table] = {table.name: table for table in _ALL}
 def table(name: str) -> Table:
     """The table of that name. Raises ValueError for an unknown one, with similar names."""
     if name not in TABLES:
-        raise ValueError(f"table {name!r} is not known; {meant(name, TABLES)}")
+        raise ValueError(f"table {name!r} is not known; {suggest(name, TABLES)}")
     return TABLES[name]
 
 
@@ -199,7 +199,7 @@ def on_mini(plan: Table) -> Table:
 
     lines = dict.fromkeys(replace(line, setting=small(line.setting)) for line in plan.lines)
     name = plan.name if plan.name.startswith("mini") else f"mini-{plan.name}"
-    return Table(name, f"{plan.title}, on the embedded corpus", tuple(lines), plan.baseline)
+    return Table(name, f"{plan.title}, on the synthetic dataset", tuple(lines), plan.baseline)
 
 
 def changed(plan: Table, **fields) -> Table:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 import papermill
 
-from ttilib.files import atomic, fingerprint, meant, read_json, write_json
+from ttilib.files import atomic, fingerprint, read_json, suggest, write_json
 
 TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -44,7 +44,7 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any]) -> Non
     known = notebook_parameters(notebook)
     for name, value in parameters.items():
         if name not in known:
-            raise ValueError(f"{notebook}: there is no parameter {name!r}; {meant(name, known)}")
+            raise ValueError(f"{notebook}: there is no parameter {name!r}; {suggest(name, known)}")
         stated = known[name]["type"].split("[")[0]
         allowed = TYPES.get(stated)
         wrong_bool = isinstance(value, bool) and stated != "bool"
@@ -162,7 +162,7 @@ def finish(folder: Path | str, task: Task, about: Mapping[str, Any]) -> None:
     write_json(note_path(folder, task.key), content)
 
 
-def carry_out(task: Task, folder: Path | str) -> Mapping[str, Any]:
+def run_task(task: Task, folder: Path | str) -> Mapping[str, Any]:
     """Run the task unless it is done; returns seconds, machine and time.
 
     Messages are appended to <folder>/logs/<key>.log. Rows that differ from the record are renamed to

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as rle
 
-from ttilib.datasets.base import IGNORED
+from ttilib.datasets.base import IGNORE_LABEL
 from ttilib.files import atomic, digest, parallel_map, read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
 from ttilib.synthetic.scenery import STUFF
@@ -55,7 +55,7 @@ def paint(frame: Frame, scene: Scene, ground: UInt8[np.ndarray, "H W"], ids: Seq
     labels, visible = ground.copy(), frame.visible(scene)
     for position, mask in visible.items():
         labels[mask] = ids[scene.actors[position].kind]
-    labels[void_ring(frame, list(visible))] = IGNORED
+    labels[void_ring(frame, list(visible))] = IGNORE_LABEL
     return labels
 
 

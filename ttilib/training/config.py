@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from ttilib.files import meant
+from ttilib.files import suggest
 
 UNRELATED = ("workers", "save_seconds", "show_every")  # settings that do not influence the result
 KINDS = {int: "a whole number", float: "a number", str: "a word", bool: "True or False", tuple: "whole numbers"}
@@ -151,7 +151,7 @@ def _replaced(config: Any, name: str, value: Any) -> Any:
     field = name.removeprefix("contrast.")
     known = {each.name: getattr(config, each.name) for each in fields(config) if each.name != "contrast"}
     if field not in known:
-        raise ValueError(f"setting {name!r} is not known; {meant(field, known, most=1)}")
+        raise ValueError(f"setting {name!r} is not known; {suggest(field, known, most=1)}")
     now = known[field]
     if isinstance(now, tuple):
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
@@ -166,7 +166,7 @@ def _check_choices(config: Any) -> None:
     for name, known in CHOICES.items():
         value = getattr(config, name, known[0])
         if value not in known:
-            hint = meant(str(value), known, most=1)
+            hint = suggest(str(value), known, most=1)
             raise ValueError(f"{type(config).__name__}: {name} {value!r} is not known; {hint}")
 
 

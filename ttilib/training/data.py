@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.tv_tensors import Image, Mask
 
-from ttilib.datasets.base import IGNORED
+from ttilib.datasets.base import IGNORE_LABEL
 from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, read_table
 from ttilib.datasets.transforms import AUGMENTATIONS, augment_clip, image_tensor, mask_tensor, normalise
 from ttilib.episodes.clips import check_same_size
@@ -48,7 +48,7 @@ class _Items(Dataset):
         rule = self.reader.training_rule
         placement = rule.place(*labels.shape, self.size)
         image = placement.fit(image, rounded=rule.rounded)
-        labels = placement.fit(labels, padding=0 if rule.padding_counts else IGNORED)
+        labels = placement.fit(labels, padding=0 if rule.padding_counts else IGNORE_LABEL)
         return normalise(image / 255), labels.long()
 
 
@@ -224,7 +224,7 @@ class VideoPairs(_Items):
         stored = self.reader.image(name)
         frame = image_tensor(stored), mask_tensor(np.zeros(stored.shape[:2], dtype=np.uint8))
         image, labels = self.network_input(*self.augmented([frame], rng)[0])
-        return image, labels != IGNORED
+        return image, labels != IGNORE_LABEL
 
 
 def base_videos(fold: Fold) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def joined(device: torch.device | str = "cpu") -> Iterator[torch.device]:
+def process_group(device: torch.device | str = "cpu") -> Iterator[torch.device]:
     """Join the process group of torchrun, if any, and leave it at the end; yields the device of this process."""
     device = torch.device(device)
     if not dist.is_torchelastic_launched() or dist.is_initialized():
@@ -53,7 +53,7 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def share(network: nn.Module, device: torch.device, norm: bool = True) -> nn.Module:
+def wrap_ddp(network: nn.Module, device: torch.device, norm: bool = True) -> nn.Module:
     """Make dropout and (with `norm`) batch norm work over all processes; parameters and their names stay."""
     if count() == 1:
         return network

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from ttilib.datasets.base import IGNORED
+from ttilib.datasets.base import IGNORE_LABEL
 from ttilib.encoders.pspnet import PSPNet, seeded
 from ttilib.training import distributed
 from ttilib.training.config import TrainConfig
@@ -35,7 +35,7 @@ def smoothed_cross_entropy(
     torch smooths over all K classes, so its value is K / (K - 1) times ours. Source: protocol section 4.
     """
     spread = smoothing * logits.shape[1] / (logits.shape[1] - 1)
-    return F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED, label_smoothing=spread, reduction="none")
+    return F.cross_entropy(_wide(logits), labels, ignore_index=IGNORE_LABEL, label_smoothing=spread, reduction="none")
 
 
 def iou_loss(
@@ -46,7 +46,7 @@ def iou_loss(
     r_c = q_c p_c / (q_c + p_c - q_c p_c + 1e-10),  p = softmax, q as in `smoothed_cross_entropy`; class 0 only with
     `background`. Source: protocol section 4, training_loss iou.
     """
-    classes, known = logits.shape[1], labels != IGNORED
+    classes, known = logits.shape[1], labels != IGNORE_LABEL
     each = torch.arange(classes, device=logits.device).view(1, -1, 1, 1)
     p = _wide(logits).softmax(1)
     q = torch.where(labels[:, None] == each, 1 - smoothing, smoothing / (classes - 1)).to(p)
@@ -66,7 +66,7 @@ TERMS: dict[str, dict[str, Loss]] = {
 
 def weights(labels: Int64[Tensor, "N H W"], foreground_weight: float = 1.0) -> Float[Tensor, "N H W"]:
     """Weight of each pixel: 1 on background, `foreground_weight` on a class, 0 at the ignore label."""
-    return torch.where(labels > 0, foreground_weight, 1.0) * (labels != IGNORED)
+    return torch.where(labels > 0, foreground_weight, 1.0) * (labels != IGNORE_LABEL)
 
 
 def mix(
@@ -86,7 +86,7 @@ def confusion(
     found: Int64[Tensor, "N H W"], labels: Int64[Tensor, "N H W"], classes: int
 ) -> Int64[Tensor, "{classes} {classes}"]:
     """Confusion matrix in pixels, true class (row) by predicted class (column); ignored pixels are left out."""
-    known = labels != IGNORED
+    known = labels != IGNORE_LABEL
     pairs = labels[known] * classes + found[known]
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 

@@ -38,7 +38,7 @@ from ttilib.training.model import (
     rate,
     weights,
 )
-from ttilib.training.validation import Verdict
+from ttilib.training.validation import ValidationResult
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Run:
     def __post_init__(self) -> None:
         config = self.config
         self.network.to(self.device, memory_format=torch.channels_last)
-        self.learner = distributed.share(Learner(self.network, config), self.device, config.shared_norm).to(self.device)
+        learner = distributed.wrap_ddp(Learner(self.network, config), self.device, config.shared_norm)
+        self.learner = learner.to(self.device)
         self.optimizer = build_optimizer(parameter_groups(self.network, self.learner.head, config), config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
         averaging = {"multi_avg_fn": get_ema_multi_avg_fn(config.ema), "use_buffers": True}
@@ -95,11 +96,11 @@ class Run:
         self.saved = self.began = time.perf_counter()  # began: minus the seconds of earlier calls, once resumed
 
     @property
-    def judged(self) -> PSPNet:
+    def eval_network(self) -> PSPNet:
         """The network that is validated and saved: with `ema`, the averaged one."""
         return self.network if self.averaged is None else self.averaged.module
 
-    def advance(self, items: Sequence[Tensor], waited: float = 0.0) -> Progress:
+    def training_step(self, items: Sequence[Tensor], waited: float = 0.0) -> Progress:
         """One training step. Raises FloatingPointError before any update if loss or gradient is not finite."""
         step, config = self.progress.step, self.config
         self.learner.train()
@@ -165,7 +166,7 @@ class Run:
                 f"saved is from before); train in a new folder with a learning_rate below {self.config.learning_rate:g}"
             )
 
-    def judge(self, verdict: Verdict) -> None:
+    def record_validation(self, verdict: ValidationResult) -> None:
         """Record a validation and save the encoder as the last, and as the best if strictly better, as released."""
         self.progress = replace(self.progress, val_miou=verdict.miou, val_loss=verdict.loss)
         kept = ("last", "best") if verdict.miou > self.best else ("last",)
@@ -173,7 +174,7 @@ class Run:
         metrics = {"val_miou": verdict.miou, "epoch": self.progress.epoch, "step": self.progress.step}
         metadata = {**self.about, "metrics": metrics, "config": asdict(self.config)}
         for name in kept if distributed.rank() == 0 else ():
-            save_encoder(self.folder / f"{name}.safetensors", self.judged, metadata)
+            save_encoder(self.folder / f"{name}.safetensors", self.eval_network, metadata)
 
     def save(self) -> None:
         """Save a checkpoint at the end of an epoch, or `save_seconds` after the previous one."""

@@ -26,9 +26,9 @@ from ttilib.training import distributed, log
 from ttilib.training.config import LEAK, TrainConfig
 from ttilib.training.data import TrainingClips, TrainingFrames, VideoPairs, base_videos, leaked_test_videos, vspw_beside
 from ttilib.training.run import Progress, Run
-from ttilib.training.validation import Quickly, Verdict, validate
+from ttilib.training.validation import EpisodicValidation, ValidationResult, validate
 
-Judge = Callable[[PSPNet, int], Verdict]  # of (network, epoch)
+Validator = Callable[[PSPNet, int], ValidationResult]  # of (network, epoch)
 SHOWN = 4  # held-out images whose predictions are plotted
 
 
@@ -79,13 +79,14 @@ def train(
         about["pairs"] = digest(items.pairs.videos)
         if config.contrast.videos == LEAK:
             about["leak"] = "unlabelled videos of the novel classes, which episodes ask about, were trained on"
-    with distributed.joined(device) as device:
+    with distributed.process_group(device) as device:
         network = build_encoder(config.encoder, 1 + len(fold.base), config.pretrained, config.seed)
-        judge = None
+        validate_epoch = None
         if config.validation != "classes":
             data = read_benchmark(config.validation, fold.index, root)
-            judge = partial(Quickly(data, size, config.seed, config.validation_episodes), device=device)
-        yield from fit(network, items, held_out, folder, config, about, device, judge)
+            episodic = EpisodicValidation(data, size, config.seed, config.validation_episodes)
+            validate_epoch = partial(episodic, device=device)
+        yield from fit(network, items, held_out, folder, config, about, device, validate_epoch)
 
 
 def fit(
@@ -96,11 +97,12 @@ def fit(
     config: TrainConfig,
     about: dict[str, Any],
     device: torch.device | str = "cpu",
-    judge: Judge | None = None,
+    validate_epoch: Validator | None = None,
 ) -> Iterator[Progress]:
     """`train` for any two datasets, the first with `set_epoch`; `about` goes into the encoder's metadata file.
 
-    Without `judge`, the best encoder has the highest mean IoU of its classes (background included) on `held_out`.
+    Without `validate_epoch`, the best encoder has the highest mean IoU of the classes, background included, on
+    `held_out`.
     """
     folder, device = Path(folder), torch.device(device)
     if len(items) < config.batch or len(held_out) == 0:
@@ -109,7 +111,7 @@ def fit(
             f"batch of {config.batch}; lower `batch` or `every`, or add videos"
         )
     distributed.check_batch(config.batch, config.accumulate)
-    judge = judge or partial(_by_classes, held_out=held_out, config=config, device=device)
+    validate_epoch = validate_epoch or partial(_by_classes, held_out=held_out, config=config, device=device)
     run = Run(network, folder, config, about, len(items) // config.batch, device)
     progress = run.resume()
     if progress.step == run.steps:
@@ -120,11 +122,11 @@ def fit(
     with closing(board) if board else nullcontext():
         while progress.step < run.steps:
             for parts, waited in timed(batches(items, config, *divmod(progress.step, run.per_epoch), device)):
-                progress = run.advance(parts, waited)
+                progress = run.training_step(parts, waited)
                 epoch, rest = divmod(progress.step, run.per_epoch)
                 last = progress.step == run.steps
                 if rest == 0 and (epoch % config.validate_every == 0 or last):
-                    run.judge(judge(run.judged, epoch))
+                    run.record_validation(validate_epoch(run.eval_network, epoch))
                 progress = run.progress
                 if first:
                     log.append(folder, asdict(progress), board)
@@ -173,8 +175,8 @@ def show(run: Run, items: Dataset, held_out: Dataset, board: log.Board = None) -
     images, labels = zip(*(held_out[int(number)] for number in numbers), strict=True)
     images = torch.stack([image.reshape(-1, *image.shape[-3:])[0] for image in images])  # a clip's first frame
     truth = torch.stack([label.reshape(-1, *label.shape[-2:])[0] for label in labels])
-    run.judged.eval()
-    found = run.judged.logits(images.to(run.device)).argmax(1).cpu()
+    run.eval_network.eval()
+    found = run.eval_network.logits(images.to(run.device)).argmax(1).cpu()
     names = ["background", *run.about.get("base", [f"class {n}" for n in range(1, run.network.classes)])]
     epoch = run.progress.epoch
     log.write_samples(run.folder, epoch, images, truth, found, names, board)
@@ -191,6 +193,8 @@ def _labelled(fold: Fold, root: Path | str, split: str, size: tuple[int, int], c
     return TrainingClips(fold, root, split, size, config.seed, config.every, config.clip_frames, config.repeats)
 
 
-def _by_classes(network: PSPNet, epoch: int, held_out: Dataset, config: TrainConfig, device: torch.device) -> Verdict:
+def _by_classes(
+    network: PSPNet, epoch: int, held_out: Dataset, config: TrainConfig, device: torch.device
+) -> ValidationResult:
     iou, loss = validate(network, held_out, config.batch, device, config.workers)
-    return Verdict(float(iou.mean()), loss)
+    return ValidationResult(float(iou.mean()), loss)

@@ -1,7 +1,7 @@
 """Validation during training: a score that selects the best encoder. Processes share the work.
 
-`validate`: IoU of the base classes on held-out images, as released for YouTube-VIS and Pascal. `Quickly`: shortened
-episodes of a benchmark, as released for MiniVSPW, whose validation classes are in neither training nor test.
+`validate`: IoU of the base classes on held-out images, as released for YouTube-VIS and Pascal. `EpisodicValidation`:
+shortened episodes of a benchmark, as released for MiniVSPW, whose validation classes are in neither training nor test.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STRIDE, FRAMES = 5, 20
 """Episodic validation takes every fifth query frame, at most 20. Source: protocol section 4."""
 
 
-class Verdict(NamedTuple):
+class ValidationResult(NamedTuple):
     """Result of a validation: mIoU, higher is better, and the loss in nats if measured."""
 
     miou: float
@@ -60,7 +60,7 @@ def validate(
 
 
 @dataclass(frozen=True)
-class Quickly:
+class EpisodicValidation:
     """Mean class IoU of 1-shot RePRI on shortened episodes. Source: protocol section 4, quick validation."""
 
     data: BenchmarkData
@@ -68,7 +68,7 @@ class Quickly:
     seed: int
     limit: int = 0  # maximum number of episodes; 0: all
 
-    def __call__(self, network: PSPNet, epoch: int, device: torch.device | str = "cpu") -> Verdict:
+    def __call__(self, network: PSPNet, epoch: int, device: torch.device | str = "cpu") -> ValidationResult:
         """Score on the episodes of run number `epoch`. Leaves the network in eval mode."""
         method, extractor = METHODS["RePRI"], FeatureExtractor(network.eval(), device=device)
         drawn = draw_episodes(self.data, 1, self.seed, epoch)
@@ -82,4 +82,5 @@ class Quickly:
             counts = intersection_union(method.predict(clip, extractor).masks, clip.truth, clip.query_valid)
             sums[classes.index(episode.class_id)] += torch.tensor([int(each.sum()) for each in counts], device=device)
         rows = distributed.total(sums).tolist()
-        return Verdict(fmean(pooled_iou((number, *row) for number, row in zip(classes, rows, strict=True)).values()))
+        iou = pooled_iou((number, *row) for number, row in zip(classes, rows, strict=True))
+        return ValidationResult(fmean(iou.values()))
