@@ -36,14 +36,14 @@ SIZES = {"ytvis": (241, 425), "vspw": (417, 417)}
 VIDEOS, CLASSES, OBJECTS = 2238, 40, 3800
 
 
-def draw_corpora(root: Path, frames: int) -> dict[str, Episode]:
+def write_datasets(root: Path, frames: int) -> dict[str, Episode]:
     """One video in both layouts; its first frame is the support of the episode."""
     rng = np.random.default_rng(0)
     names, masks = [f"{5 * t:05d}" for t in range(frames)], [silhouette(rng) for _ in range(frames)]
     for name, mask in zip(names, masks, strict=True):
-        picture = photograph(rng)
-        write_image(root / "ytvis" / "train" / "JPEGImages" / "video" / f"{name}.jpg", picture, quality=90)
-        write_image(root / "vspw" / "data" / "video" / "origin" / f"{name}.jpg", picture, quality=90)
+        image = photograph(rng)
+        write_image(root / "ytvis" / "train" / "JPEGImages" / "video" / f"{name}.jpg", image, quality=90)
+        write_image(root / "vspw" / "data" / "video" / "origin" / f"{name}.jpg", image, quality=90)
         write_labels(root / "vspw" / "data" / "video" / "mask" / f"{name}.png", 1 + 40 * mask)
     files = [f"video/{name}.jpg" for name in names]
     video = {"id": 1, "length": frames, "height": HEIGHT, "width": WIDTH, "file_names": files}
@@ -65,8 +65,8 @@ def bare(corpus: str, root: Path, episode: Episode) -> None:
         sequence, name = frame.split("/")
         folder = root / "train/JPEGImages/video" if corpus == "ytvis" else root / "data" / sequence / "origin"
         data = np.frombuffer((folder / f"{name}.jpg").read_bytes(), np.uint8)
-        picture = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        cv2.resize(picture.astype(np.float32), scaled, interpolation=cv2.INTER_LINEAR)
+        image = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        cv2.resize(image.astype(np.float32), scaled, interpolation=cv2.INTER_LINEAR)
         if corpus == "ytvis":
             mask = coco.decode(outlines[frame])
         else:
@@ -153,12 +153,12 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
-        episodes = draw_corpora(Path(folder), options.frames)
+        episodes = write_datasets(Path(folder), options.frames)
         size = (Path(folder) / "ytvis/train/JPEGImages/video/00000.jpg").stat().st_size
         print(f"{options.frames} frames and 1 support, {WIDTH} x {HEIGHT}, {size / 1000:.0f} kB each")
         compare_loading(Path(folder), episodes, options.repeats)
         if not options.skip_episodes:
-            list_episodes(write_annotations(Path(folder) / "whole"))
+            list_episodes(write_annotations(Path(folder) / "complete"))
 
 
 if __name__ == "__main__":

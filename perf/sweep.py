@@ -37,7 +37,7 @@ def resident() -> float:
 
 
 def named(count: int, sweep: str) -> Iterator[Task]:
-    """Tasks with keys and parameters like real ones, made as they are asked for."""
+    """Tasks with keys and parameters like real ones, made when they are needed."""
     for n in range(count):
         parameters = {"benchmark": "ytvis-v1", "fold": n % 4, "shots": 1, "run": n, "out": "outputs/sweep"}
         yield Task(digest(sweep, n), f"task {n}", "notebooks/04_evaluate.ipynb", f"out/{n}.ipynb", parameters, 1.0)

@@ -2,12 +2,12 @@
 
     python perf/training.py [--device cuda] [--batch 2] [--frames 2] [--steps 3] [--workers 1] [--half --compile]
 
-Two kinds of items: stills at 417 x 417, and clips of `--frames` frames at 241 x 425, varied as in training and read
-from JPEG files of 500 x 375 and 1280 x 720 pixels that are drawn into a temporary folder first. Single precision is
+Two kinds of items: images at 417 x 417, and clips of `--frames` frames at 241 x 425, augmented as in training and
+read from JPEG files of 500 x 375 and 1280 x 720 pixels in a temporary folder. Single precision is
 the baseline; with `--half` bf16, and with `--compile` bf16 compiled, take their steps alternately with it in this
 process, after one step each that is not counted (bf16 pays on GPUs; many a CPU is slower with it). Of the steps the
 fastest is shown, the one that other programs disturbed least. The share of waiting is the median of further steps
-that each setting takes in a row, lest one read while another computes; memory is the peak during a step, of the whole
+that each setting takes in a row, so that none reads while another computes; memory is the peak during a step, of the
 process on a CPU (Linux) and of tensors on a GPU.
 """
 
@@ -36,14 +36,14 @@ from ttilib.training.data import TrainingClips, TrainingFrames
 from ttilib.training.run import Run
 from ttilib.training.train import Items, batches, timed
 
-PICTURES = 12
+IMAGES = 12
 CLASS = 7
 
 
 def draw_stills(root: Path) -> Fold:
     """Photographs of 500 x 375 with the label maps of Pascal."""
     rng = np.random.default_rng(0)
-    names = tuple(f"2026_{n:06d}" for n in range(PICTURES))
+    names = tuple(f"2026_{n:06d}" for n in range(IMAGES))
     for name in names:
         write_image(root / "JPEGImages" / f"{name}.jpg", cv2.resize(photograph(rng), (500, 375)), quality=90)
         mask = cv2.resize(silhouette(rng), (500, 375), interpolation=cv2.INTER_NEAREST)
@@ -58,11 +58,11 @@ def draw_stills(root: Path) -> Fold:
 def draw_video(root: Path) -> Fold:
     """One video of 1280 x 720 with the outlines of YouTube-VIS."""
     rng = np.random.default_rng(0)
-    names = [f"{5 * t:05d}" for t in range(PICTURES)]
+    names = [f"{5 * t:05d}" for t in range(IMAGES)]
     for name in names:
         write_image(root / "train" / "JPEGImages" / "video" / f"{name}.jpg", photograph(rng), quality=90)
     outlines = [outline(silhouette(rng)) for _ in names]
-    video = {"id": 1, "length": PICTURES, "height": 720, "width": 1280, "file_names": [f"video/{n}.jpg" for n in names]}
+    video = {"id": 1, "length": IMAGES, "height": 720, "width": 1280, "file_names": [f"video/{n}.jpg" for n in names]}
     annotation = {"id": 1, "video_id": 1, "category_id": CLASS, "segmentations": outlines}
     categories = [{"id": CLASS, "name": "blob"}]
     content = {"videos": [video], "annotations": [annotation], "categories": categories}
