@@ -4,11 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from jaxtyping import install_import_hook
 
 install_import_hook("ttilib", "typechecker.checked")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The study takes longest, so it starts first where several processes share the tests."""
+    items.sort(key=lambda item: (item.path.stem != "test_study", "study" not in item.keywords))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -21,3 +27,13 @@ def one_thread():
 def repository() -> Path:
     """The root of the checkout."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def mini(repository: Path) -> Path:
+    """The synthetic dataset in data/mini; one process generates it, the others wait."""
+    from ttilib.synthetic import generate
+
+    (repository / "data").mkdir(exist_ok=True)
+    with FileLock(repository / "data" / ".mini.lock"):
+        return generate(repository / "data" / "mini")

@@ -2,9 +2,10 @@
 
     python tests/golden.py FILE.npz...
 
-prints, per file and quantity, the largest deviation and what is allowed, and exits with 1 when one is out. A file
-holds one synthetic episode, or several videos that the released batched driver solved together, and everything
-the release made of it; `hp` inside the file holds its settings.
+prints, per file and quantity, the largest deviation and what is allowed, and exits with 1 if one is larger. A file
+golden_*.npz has one synthetic episode, or several videos that the released batched driver solved together, and
+everything the release computed from it; its entry `hp` has the settings. A file supports_*.npz has the support images
+and masks of one YouTube-VIS episode, and the network input that the release makes of them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ttilib.datasets.transforms import normalise
+from ttilib.datasets.youtube_vis import YtvisReader
+from ttilib.episodes.clips import Frames
 from ttilib.results.metrics import intersection_union, released_video_consistency
 from ttilib.solver.solver import SolverConfig, State, solve
 from ttilib.solver.task import Task, downsample, unit
@@ -24,7 +28,7 @@ from ttilib.solver.task import Task, downsample, unit
 IGNORE = 255
 #            absolute allowance per quantity; traces are relative
 ALLOWED = {"weight": 1e-5, "bias": 1e-5, "prior": 1e-5, "grid probability": 1e-5, "pixel probability": 2e-5,
-           "trace": 1e-4, "consistency": 1e-5, "similarity": 1e-5, "exact": 0.0}  # fmt: skip
+           "network input": 1e-5, "trace": 1e-4, "consistency": 1e-5, "similarity": 1e-5, "exact": 0.0}  # fmt: skip
 
 
 def read_episode(path: Path | str) -> dict[str, np.ndarray | dict]:
@@ -157,8 +161,28 @@ def check_scores(report: Report, episode: dict, masks: np.ndarray) -> None:
             report.compare(f"consistency, k={k}", "consistency", ours, episode[f"vc{k}"])
 
 
+def check_supports(path: Path | str) -> Report:
+    """Resize and pad the support images and masks of a file, and compare the network input."""
+    report = Report()
+    with np.load(path, allow_pickle=False) as arrays:
+        shots, size = len(arrays["network_input"]), tuple(int(side) for side in arrays["size"])
+        given = [(arrays[f"image_{shot}"], arrays[f"mask_{shot}"]) for shot in range(shots)]
+        names = tuple(f"support {shot}" for shot in range(shots))
+        images, masks, _ = Frames(names, given.__getitem__, size, YtvisReader.episode_rule).load_all()
+        report.compare("network input", "network input", normalise(images), arrays["network_input"])
+        report.compare("network mask", "exact", masks, arrays["network_mask"])
+    return report
+
+
 def check(path: Path | str) -> Report:
-    """Solve the episode of a file and compare everything the file holds."""
+    """Compare everything that a file has."""
+    with np.load(path, allow_pickle=False) as arrays:
+        supports = "network_input" in arrays.files
+    return check_supports(path) if supports else check_episode(path)
+
+
+def check_episode(path: Path | str) -> Report:
+    """Solve the episode of a file and compare everything the file has."""
     episode, report = read_episode(path), Report()
     hp, config, labels = episode["hp"], config_of(episode["hp"]), episode["gt_q"]
     masks = np.zeros(labels.shape, dtype=bool)

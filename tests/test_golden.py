@@ -1,4 +1,4 @@
-"""The released solver's numbers. The files lie beside the project, not in it; without them this is skipped."""
+"""The released solver's numbers: some are in reference/, more may be in a folder beside the checkout."""
 
 from pathlib import Path
 
@@ -6,23 +6,30 @@ import numpy as np
 import pytest
 from golden import check, main
 
-FILES = sorted((Path(__file__).resolve().parent.parent.parent / "shared" / "golden").glob("golden_*.npz"))
+REFERENCE = Path(__file__).resolve().parent / "reference"
+BESIDE = REFERENCE.parents[2] / "shared" / "golden"
+FILES = {path.stem: path for folder in (BESIDE, REFERENCE) for path in sorted(folder.glob("*.npz"))}
 
 
-@pytest.mark.skipif(not FILES, reason="no files of released numbers beside the checkout (../shared/golden)")
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_quantity_is_within_its_allowance(path):
-    report = check(path)
+@pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("golden")))
+def test_every_quantity_is_within_its_allowance(name):
+    report = check(FILES[name])
     assert len(report.worst) >= 18
     assert not report.failures, str(report)
 
 
-@pytest.mark.skipif(not FILES, reason="no files of released numbers beside the checkout (../shared/golden)")
+@pytest.mark.xfail(strict=True, reason="each support has its own geometry here; the release takes that of the first")
+@pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("supports")))
+def test_supports_are_resized_and_padded_as_released(name):
+    report = check(FILES[name])
+    assert not report.failures, str(report)
+
+
 def test_the_checker_notices_a_deviation(tmp_path, capsys):
-    with np.load(FILES[0]) as arrays:
+    with np.load(REFERENCE / "golden_0.npz") as arrays:
         changed = {name: arrays[name] for name in arrays.files}
     changed["proto1"] = changed["proto1"] + np.float32(1e-4)
-    np.savez(tmp_path / "off.npz", **changed)
-    assert main([str(tmp_path / "off.npz")]) == 1
+    np.savez(tmp_path / "golden_off.npz", **changed)
+    assert main([str(tmp_path / "golden_off.npz")]) == 1
     assert "OUT: weight" in capsys.readouterr().out
-    assert main([str(FILES[0])]) == 0
+    assert main([str(REFERENCE / "golden_0.npz")]) == 0
