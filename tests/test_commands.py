@@ -149,7 +149,7 @@ def test_published_weights_from_the_shell_and_back(tmp_path, capsys):
     assert call("convert", tmp_path / "made.safetensors", tmp_path / "back.pth") == 0
     capsys.readouterr()
     assert call(*words, "ytvis-v1") == 2
-    assert "tells 16 classes apart, background among them, but 30 base classes" in capsys.readouterr().err
+    assert "has 16 classes including background, but 30 base classes" in capsys.readouterr().err
     assert call("convert", tmp_path / "best.pth", tmp_path / "b.safetensors", "--benchmark", "pascal", "--fold", 4) == 2
     assert "pascal has folds 0 to 3, not 4" in capsys.readouterr().err
 

@@ -367,7 +367,7 @@ def test_a_class_nobody_shows(data: Path, fold: Fold, tmp_path: Path) -> None:
 
 def test_a_damaged_state_is_named(data: Path, fold: Fold, tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="last.pt: not a training state that can be read; remove it"):
+    with pytest.raises(ValueError, match="last.pt: not a readable training state"):
         next(train(fold, data, tmp_path, FRAMES, SIZE))
 
 

@@ -12,7 +12,6 @@ import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,11 @@ def check_fold(spec: str, metadata: Mapping[str, Any], fold: Fold) -> None:
     `metadata`: "corpus", "fold" and "base" (names of the base classes, in order). Without "base" nothing is checked.
     """
     trained = [coco_name(name) for name in metadata.get("base", ())]
-    seen = [fold.names[c] for c in fold.novel if coco_name(fold.names[c]) in trained]
     about = f"{spec}: trained on {metadata.get('corpus', 'an unnamed dataset')} fold {metadata.get('fold', '?')}"
     here = f"{fold.corpus} fold {fold.index}"
-    if seen:
+    if novel := [fold.names[c] for c in fold.novel if coco_name(fold.names[c]) in trained]:
         raise ValueError(
-            f"{about}, whose base classes include {', '.join(seen)}, novel in {here}; take the encoder of this fold"
+            f"{about}, whose base classes include {', '.join(novel)}, novel in {here}; take the encoder of this fold"
         )
     base = [coco_name(fold.names[c]) for c in fold.base]
     if trained != base and set(trained) == set(base):
@@ -64,22 +62,22 @@ def read_published(path: Path | str, architecture: str | Architecture | None = N
     ValueError if the file holds another network or would run code.
     """
     path = Path(path)
-    found = read_foreign(path)
-    tensors = state_of(path, found)
+    content = read_foreign(path)
+    tensors = state_of(path, content)
     left_out = sorted(name for name in tensors if name.startswith(HEAD))
-    kept = {name: value for name, value in tensors.items() if name not in left_out}
-    if "classifier.weight" not in kept or kept["classifier.weight"].ndim != 4:
-        raise ValueError(f"{path}: no classifier.weight of 4 axes in it; give a whole encoder's weights")
-    network = on_meta_device(_recognise(path, kept, architecture), len(kept["classifier.weight"]))
+    for name in left_out:
+        del tensors[name]
+    if "classifier.weight" not in tensors or tensors["classifier.weight"].ndim != 4:
+        raise ValueError(f"{path}: no classifier.weight with 4 axes; give the weights of a complete encoder")
+    classes = len(tensors["classifier.weight"])
+    network = on_meta_device(_recognise(path, tensors, classes, architecture), classes)
     filled = {}
     for name, value in network.state_dict().items():  # cast to the network's types; missing counters are 0
-        given = kept.get(name, torch.zeros((), dtype=value.dtype))
+        given = tensors.get(name, torch.zeros((), dtype=value.dtype))
         filled[name] = given.to(value.dtype).clone(memory_format=torch.contiguous_format)
     network.load_state_dict(filled, assign=True)
-    about = {"source": path.name, "epoch": plain(found.get("epoch"))}
-    if "args" in found:
-        about["settings"] = plain(found["args"])
-    return network, {**about, "left_out": left_out}
+    settings = {"settings": plain(content["args"])} if "args" in content else {}
+    return network, {"source": path.name, "epoch": plain(content.get("epoch")), **settings, "left_out": left_out}
 
 
 def on_meta_device(architecture: Architecture, classes: int) -> PSPNet:
@@ -88,20 +86,20 @@ def on_meta_device(architecture: Architecture, classes: int) -> PSPNet:
         return PSPNet(architecture, classes)
 
 
-def _recognise(path: Path, tensors: dict[str, Tensor], wanted: str | Architecture | None) -> Architecture:
+def _recognise(path: Path, tensors: dict[str, Tensor], classes: int, wanted: str | Architecture | None) -> Architecture:
     """The architecture with these tensors. Raises ValueError with the differences from the nearest one."""
     if wanted is None:
         candidates = tuple(ARCHITECTURES.values())
     else:
         candidates = (find_architecture(wanted) if isinstance(wanted, str) else wanted,)
-    shapes = {each: _shapes(each, len(tensors["classifier.weight"])) for each in candidates}
+    states = {each: on_meta_device(each, classes).state_dict() for each in candidates}
 
     def agreement(each: Architecture) -> tuple[int, int]:
-        known = shapes[each]
+        known = states[each]
         return sum(name in known and known[name].shape == value.shape for name, value in tensors.items()), -len(known)
 
     nearest = max(candidates, key=agreement)
-    if problem := differences(shapes[nearest], tensors):
+    if problem := differences(states[nearest], tensors):
         raise ValueError(
             f"{path}: not the tensors of a {nearest.name!r} encoder ({problem}); "
             f"give one of {', '.join(each.name for each in candidates)}"
@@ -109,15 +107,10 @@ def _recognise(path: Path, tensors: dict[str, Tensor], wanted: str | Architectur
     return nearest
 
 
-@lru_cache(maxsize=16)
-def _shapes(architecture: Architecture, classes: int) -> dict[str, Tensor]:
-    return on_meta_device(architecture, classes).state_dict()
-
-
 def save_encoder(path: Path | str, network: PSPNet, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Write the weights and the metadata file, each atomically; returns the metadata.
     `about` adds to the metadata: dataset, fold, class names, metrics. Raises ValueError unless `path` ends in
-    .safetensors or is a folder (for best.safetensors).
+    .safetensors or is a folder (for best.safetensors), OSError if the disk is full.
     """
     path = _tensors_path(path, (".safetensors",))
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
@@ -155,7 +148,7 @@ def load_encoder(
     else:
         encoder = build_encoder(spec, pretrained=pretrained)
         if not pretrained:
-            warnings.warn(f"encoder {spec!r} has untrained weights: good for trying things out only", stacklevel=2)
+            warnings.warn(f"encoder {spec!r} has untrained weights, for trials only", stacklevel=2)
     if isinstance(encoder, nn.Module):
         encoder.eval().requires_grad_(False)
     return encoder
@@ -170,28 +163,26 @@ def load_checkpoint(path: Path | str, architecture: str | None = None) -> PSPNet
     if not metadata and path.suffix in SUFFIXES:
         return read_published(path, wanted)[0]
     try:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in metadata["architecture"].items()}
-        found = Architecture(**fields)
+        values = ((name, tuple(v) if isinstance(v, list) else v) for name, v in metadata["architecture"].items())
+        found = Architecture(**dict[str, Any](values))
         network = on_meta_device(found, int(metadata["classes"]))
     except (KeyError, TypeError, AttributeError) as error:
-        beside = path.with_suffix(".json")
-        raise ValueError(f"{beside}: does not describe an encoder ({error!r}); save it again") from error
-    if wanted not in (None, found):
         raise ValueError(
-            f"{path}: holds a {found.name!r} encoder, not {architecture!r}; name the one it was trained with"
-        )
+            f"{path.with_suffix('.json')}: does not describe an encoder ({error!r}); save it again"
+        ) from error
+    if wanted not in (None, found):
+        raise ValueError(f"{path}: holds a {found.name!r} encoder, not {architecture!r}; give its own name")
     try:
         if path.suffix in SUFFIXES:
             network = read_published(path, found)[0]
         else:
             network.load_state_dict(load_file(path), assign=True)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"{path}: tensors are not those of a {found.name!r} encoder ({reason}); save it again"
+            f"{path}: not the tensors of a {found.name!r} encoder ({_one_line(error)}); save it again"
         ) from error
     if metadata.get("fingerprint") != fingerprint(network):
-        raise ValueError(f"{path}: weights and their .json differ in fingerprint; a copy went wrong, fetch both again")
+        raise ValueError(f"{path}: its fingerprint is not the one in its .json; a copy went wrong, fetch both again")
     return network
 
 
@@ -203,31 +194,30 @@ def convert(source: Path | str, target: Path | str, about: Mapping[str, Any] | N
     """
     source, target, about = Path(source), Path(target), dict(about or {})
     if (source.suffix in SUFFIXES) == (target.suffix in SUFFIXES):
-        raise ValueError(f"{source} to {target}: one of the two has to be a .pth, the other a .safetensors; rename one")
+        raise ValueError(f"{source} to {target}: one has to be a .pth, the other a .safetensors; rename one")
     metadata = _metadata(_tensors_path(source))
     network, found = (load_checkpoint(source), metadata) if metadata else read_published(source)
     about = {**found, **about}
     if "base" in about and len(about["base"]) + 1 != network.classes:
         raise ValueError(
-            f"{source}: tells {network.classes} classes apart, background among them, but {len(about['base'])} base "
-            "classes are named; name the benchmark and fold it was trained on"
+            f"{source}: has {network.classes} classes including background, but {len(about['base'])} base classes are "
+            "given; give the benchmark and fold it was trained on"
         )
     if target.suffix not in SUFFIXES:
         return save_encoder(target, network, about)
     epoch = about.get("metrics", {}).get("epoch", about.get("epoch"))
-    tensors = {f"module.{name}": value for name, value in network.state_dict().items()}
-    save_state(target, {"epoch": epoch, "state_dict": tensors})
+    save_state(target, {"epoch": epoch, "state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}})
     write_json(target.with_suffix(".json"), about)
     return about
 
 
 def fingerprint(network: nn.Module) -> str:
-    """Identifies weights by content: 16 hex digits of SHA-256 over names, shapes, types and bytes."""
-    total = hashlib.sha256()
+    """Identifies the weights: 16 hex digits of SHA-256 over names, shapes, types and bytes of the tensors."""
+    found = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
-        total.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
-        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
+        found.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
@@ -241,7 +231,7 @@ def load_state(path: Path | str) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many undocumented exceptions for damaged archives
-        raise ValueError(f"{path}: not a training state that can be read; remove it to start again") from error
+        raise ValueError(f"{path}: not a readable training state; remove it to start again") from error
 
 
 @contextmanager
@@ -250,11 +240,14 @@ def _writing(path: Path) -> Iterator[Path]:
         with atomic(path) as temporary:
             yield temporary
     except (RuntimeError, safetensors.SafetensorError) as error:  # these writers hide the OSError
-        reason = " ".join(str(error).split())[:120]
         raise OSError(
-            f"{path}: cannot be written ({reason}); what was there stays; free some space and give the same "
-            "command again"
+            f"{path}: cannot be written ({_one_line(error)}); the previous file stays; free some space and give the "
+            "same command again"
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:150]
 
 
 def _tensors_path(path: Path | str, suffixes: tuple[str, ...] = (".safetensors", *SUFFIXES)) -> Path:
@@ -262,19 +255,14 @@ def _tensors_path(path: Path | str, suffixes: tuple[str, ...] = (".safetensors",
     if path.is_dir():
         return path / "best.safetensors"
     if path.suffix not in suffixes:
-        raise ValueError(
-            f"{path}: encoders are kept as .safetensors with a .json beside, or published as .pth; this ends in "
-            f"{path.suffix!r}, give one of {', '.join(suffixes)}"
-        )
+        raise ValueError(f"{path}: not the file name of an encoder; give one that ends in {' or '.join(suffixes)}")
     return path
 
 
 def _metadata(path: Path) -> dict[str, Any]:
     """The metadata of a checkpoint; empty for a published file without any."""
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such checkpoint; train one, or name the folder that holds best.safetensors"
-        )
+        raise FileNotFoundError(f"{path}: no such checkpoint; train one, or give the folder of a best.safetensors")
     beside = path.with_suffix(".json")
     if path.suffix not in SUFFIXES:
         return read_json(beside)

@@ -6,13 +6,12 @@ settings of classes named CfgNode or Namespace, read without importing these. `l
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import math
 import re
 import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,17 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ttilib.files import suggest
+from ttilib.files import digest, suggest
 
 SUFFIXES = (".pth", ".pt")
 Encoder = Callable[[Tensor], Tensor]  # normalised images [N, 3, H, W] -> features [N, C, h, w]
 
 
 class _Namespace:
-    """Replaces a class named Namespace in a file; holds named values only."""
+    """Stands in for a class named Namespace in a file; holds named values only."""
 
 
-CONTAINERS = {"CfgNode": dict, "Namespace": _Namespace}
+CONTAINERS = {"CfgNode": dict, "Namespace": _Namespace}  # by class name, whatever the module
 MOST = 8  # settings classes in one file, at most
 
 
@@ -43,33 +42,32 @@ def read_foreign(path: Path | str) -> dict[str, Any]:
         found = "is a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {found}; give a file of tensors as torch.save writes it")
     settings: dict[str, type] = {}  # by full class name in the file; never imported
-    found = None
-    while found is None:
+    while True:
         try:
             with torch.serialization.safe_globals([(kind, name) for name, kind in settings.items()]):
-                found = torch.load(path, map_location="cpu", weights_only=True)
+                content = torch.load(path, map_location="cpu", weights_only=True)
+            break
         except Exception as error:  # torch raises many undocumented exceptions for damaged archives
-            settings |= _container(path, error, settings)
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds a {type(found).__name__}, not tensors by name; give a file of network weights")
-    return {name: vars(value) if isinstance(value, _Namespace) else value for name, value in found.items()}
+            name = _refused_class(path, error)
+            kind = CONTAINERS.get(name.rpartition(".")[2])
+            if kind is None or name in settings or len(settings) == MOST:
+                raise ValueError(
+                    f"{path}: the pickle references {name}; only tensors and built-in types are loaded; do not open "
+                    "it with anything else unless you trust its source"
+                ) from error
+            settings[name] = kind
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not tensors by name; give a file of weights")
+    return {name: vars(value) if isinstance(value, _Namespace) else value for name, value in content.items()}
 
 
-def _container(path: Path, error: Exception, settings: Mapping[str, type]) -> dict[str, type]:
-    """The settings class at which the unpickler stopped, by its full name; ValueError for any other class."""
+def _refused_class(path: Path, error: Exception) -> str:
+    """Full name of the class at which the unpickler stopped. Raises ValueError if the file is damaged."""
     if refused := re.search(r"GLOBAL (\S+)", str(error)):
-        name = refused[1]
-        kind = CONTAINERS.get(name.rpartition(".")[2])
-        if kind and name not in settings and len(settings) < MOST:
-            return {name: kind}
-        raise ValueError(
-            f"{path}: wants to import {name}, and only tensors and plain settings are read; do not open it with "
-            "anything else unless you trust who made it"
-        ) from error
+        return refused[1]
     reason = " ".join(str(error).rpartition("WeightsUnpickler error: ")[-1].split())[:120]
     raise ValueError(
-        f"{path}: not a file of tensors and plain values that can be read ({reason or 'it is cut short'}); "
-        "fetch it again"
+        f"{path}: not a file of tensors and built-in types ({reason or 'it is cut short'}); fetch it again"
     ) from error
 
 
@@ -92,16 +90,16 @@ def state_of(path: Path | str, found: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors by name, of "state_dict" if present, without a common "module.". Raises ValueError if there are none."""
     tensors = found.get("state_dict", found)
     if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
-        raise ValueError(f'{path}: holds no network; expected tensors by name, bare or under "state_dict"')
+        raise ValueError(f'{path}: holds no network; expected tensors by name, alone or under "state_dict"')
     prefixed = all(str(name).startswith("module.") for name in tensors)
     return {str(name)[len("module.") * prefixed :]: value.detach() for name, value in tensors.items()}
 
 
 def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """Missing, unknown or differently shaped tensors in words, or ""; batch norm counters may be missing."""
+    """Missing, unexpected or differently shaped tensors in words, or ""; batch norm counters may be missing."""
     groups = {
         "missing": [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")],
-        "not known": [name for name in found if name not in wanted],
+        "unexpected": [name for name in found if name not in wanted],
         "of another shape": [
             f"{name} {tuple(value.shape)} for {tuple(wanted[name].shape)}"
             for name, value in found.items()
@@ -124,14 +122,14 @@ def is_plugin(spec: str) -> bool:
 def load_plugin(spec: str) -> Encoder:
     """The encoder that the function in `spec` returns. Raises ValueError or FileNotFoundError."""
     source, _, function = spec.rpartition(":")
-    module = _module_of_file(Path(source)) if source.endswith(".py") else _module(source)
-    if function not in vars(module):
-        hint = suggest(function, vars(module), "name one that returns an encoder", most=1)
+    module = vars(_module_of_file(Path(source)) if source.endswith(".py") else _module(source))
+    if function not in module:
+        hint = suggest(function, module, "name one that returns an encoder", most=1)
         raise ValueError(f"encoder {spec}: {source} has no function {function!r}; {hint}")
-    encoder = vars(module)[function]()
+    encoder = module[function]()
     if not callable(encoder):
-        kind = type(encoder).__name__
-        raise ValueError(f"encoder {spec}: returned a {kind}; return a callable from images to features")
+        found = type(encoder).__name__
+        raise ValueError(f"encoder {spec}: returned a {found}; return a callable from images to features")
     return encoder
 
 
@@ -149,12 +147,11 @@ def _module(name: str) -> ModuleType:
 def _module_of_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"encoder file {path}: no such file; give path/to/file.py:function")
-    name = f"encoder_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up by name
+    name = f"encoder_{digest(str(path.resolve()))}"
+    module = sys.modules[name] = ModuleType(name)  # dataclasses look their module up by name
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        SourceFileLoader(name, str(path)).exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise

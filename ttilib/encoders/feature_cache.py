@@ -26,104 +26,72 @@ EXACT = (torch.float32, torch.float16, torch.bfloat16)  # types that float32 hol
 
 
 class CachedEncoder:
-    """An encoder [N, 3, H, W] -> [N, C, h, w] with features cached in `folder`/`weights`/<hash>.npy.
+    """An encoder [N, 3, H, W] -> [N, C, h, w] with features cached in `folder`/`fingerprint`/<hash>.npy.
 
-    `weights` is the fingerprint of the encoder. The hash covers the batch of images, its shape and type, the kind of
-    device and the version of torch, because devices and versions round differently. Files hold float32; features that
-    float32 cannot hold exactly, or of another type than the images, are not cached.
-    `hits` and `misses` count batches. `seconds` is the computing time of all batches, as first measured for those read
-    from the cache. Above `limit_gb` (10^9 bytes) the least recently used files are removed.
-    Raises ValueError if `weights` cannot name a folder or the limit is not above 0.
+    `fingerprint` is that of the encoder. Files hold float32; features that float32 cannot hold exactly, or of another
+    type than the images, are not cached. `hits` and `misses` count batches. `seconds` is the computing time of all
+    batches, as first measured for those read from the cache. Above `limit_gb` (10^9 bytes) the least recently used
+    files are removed. `layers` and `channels` are those of a `MultiLayerEncoder`.
+    Raises ValueError without a fingerprint, or if the limit is not above 0.
     """
 
     def __init__(
-        self, encoder: Callable[[Tensor], Tensor], weights: str, folder: Path | str, limit_gb: float = 20.0
+        self, encoder: Callable[[Tensor], Tensor], fingerprint: str, folder: Path | str, limit_gb: float = 20.0
     ) -> None:
-        if not weights or Path(weights).name != weights or weights.startswith("."):
-            raise ValueError(f"weights {weights!r} cannot name a folder; give the fingerprint of the encoder")
-        if not limit_gb > 0:
-            raise ValueError(f"limit_gb is {limit_gb}; give a size above 0, or use the encoder without a cache")
-        self.encoder, self.folder, self.weights = encoder, Path(folder), weights
+        if not fingerprint or not limit_gb > 0:
+            raise ValueError(
+                f"feature cache in {folder}: fingerprint {fingerprint!r}, limit_gb {limit_gb}; give the fingerprint "
+                "of the encoder and a limit above 0, or use the encoder without a cache"
+            )
+        self.encoder, self.root, self.folder = encoder, Path(folder), Path(folder) / fingerprint
+        self.layers, self.channels = getattr(encoder, "layers", ()), getattr(encoder, "channels", ())
         self.limit = int(limit_gb * 10**9)  # bytes
         self.hits, self.misses, self.seconds = 0, 0, 0.0
-        self.writable, self.unseen = True, 0  # bytes written since the last check of the folder size
-        self._tidy()
+        self.writable, self.unchecked = True, 0  # bytes written since the last check of the folder size
+        self._evict()
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         """Features of a batch of normalised images."""
-        path = self.folder / self.weights / f"{self._name(images)}.npy"
-        kept = self._read(path, len(images))
-        if kept is not None:
-            self.hits, self.seconds = self.hits + 1, self.seconds + kept[1]
-            return torch.from_numpy(kept[0]).to(images.device, images.dtype)
+        path = self.folder / f"{cache_key(images)}.npy"
+        cached = _read(path, len(images))
+        if cached is not None:
+            self.hits, self.seconds = self.hits + 1, self.seconds + cached[1]
+            return torch.from_numpy(cached[0]).to(images.device, images.dtype)
         begin = time.perf_counter()
         features = self.encoder(images).detach().contiguous()  # the memory layout of a cached tensor
         if features.is_cuda:
             torch.cuda.synchronize(features.device)
-        took = time.perf_counter() - begin
-        self.misses, self.seconds = self.misses + 1, self.seconds + took
+        seconds = time.perf_counter() - begin
+        self.misses, self.seconds = self.misses + 1, self.seconds + seconds
         if self.writable and features.dtype == images.dtype and features.dtype in EXACT:
-            self._write(path, features.float().cpu().numpy(), took)
+            self._write(path, features.float().cpu().numpy(), seconds)
         return features
 
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Layers of a `MultiLayerEncoder` encoder."""
-        return self.encoder.layers
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Channels per layer of a `MultiLayerEncoder` encoder."""
-        return self.encoder.channels
-
-    @staticmethod
-    def _name(images: Tensor) -> str:
-        """Hash of all that the features depend on besides the weights: 32 hex digits."""
-        about = f"{tuple(images.shape)} {images.dtype} {images.device.type} {torch.__version__};"
-        total = hashlib.blake2b(about.encode(), digest_size=16)
-        total.update(images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return total.hexdigest()
-
-    @staticmethod
-    def _read(path: Path, count: int) -> tuple[np.ndarray, float] | None:
-        """Features and computing time in the file; None if it is missing or unusable."""
-        try:
-            with path.open("rb") as file:
-                features = np.lib.format.read_array(file, allow_pickle=False)
-                (took,) = struct.unpack("<d", file.read())
-        except Exception:  # a damaged file can raise anything; it is written again
-            return None
-        if features.dtype != np.float32 or features.ndim != 4 or len(features) != count:
-            return None
-        with suppress(OSError):  # in a read-only folder, or removed in the meantime
-            os.utime(path)
-        return features, took
-
-    def _write(self, path: Path, features: np.ndarray, took: float) -> None:
+    def _write(self, path: Path, features: np.ndarray, seconds: float) -> None:
         """Write the features, then the seconds in 8 bytes that other .npy readers ignore; on failure warn once."""
         try:
             with atomic(path) as temporary, temporary.open("wb") as file:
                 np.lib.format.write_array(file, features, allow_pickle=False)
-                file.write(struct.pack("<d", took))
+                file.write(struct.pack("<d", seconds))
         except FileNotFoundError:  # removed by another process in the meantime
             return
         except OSError as error:
             self.writable = False
-            about = f"{self.folder}: features cannot be kept here ({error.strerror or error})"
-            warnings.warn(f"{about}; they are computed each time, which is slower", stacklevel=3)
+            found = f"{self.root}: features cannot be cached here ({error.strerror or error})"
+            warnings.warn(f"{found}; they are computed each time, which is slower", stacklevel=3)
             return
-        self.unseen += features.nbytes
-        if self.unseen > SLACK * self.limit:
-            self._tidy()
+        self.unchecked += features.nbytes
+        if self.unchecked > SLACK * self.limit:
+            self._evict()
 
-    def _tidy(self) -> None:
+    def _evict(self) -> None:
         """Above the limit, remove the least recently used files until the folder is SLACK below it."""
-        self.unseen, files = 0, []
-        for parent, _, names in os.walk(self.folder):  # unlike rglob, tolerates folders that vanish
+        self.unchecked, files = 0, []
+        for parent, _, names in os.walk(self.root):  # unlike rglob, tolerates folders that vanish
             for path in (Path(parent, name) for name in names if name.endswith(".npy")):
                 with suppress(OSError):  # already removed
-                    about = path.stat()
-                    files.append((about.st_mtime_ns, about.st_size, path))
+                    found = path.stat()
+                    files.append((found.st_mtime_ns, found.st_size, path))
         total = sum(size for _, size, _ in files)
         goal = self.limit if total <= self.limit else (1 - SLACK) * self.limit
         for _, size, path in sorted(files):
@@ -132,3 +100,28 @@ class CachedEncoder:
             with suppress(OSError):
                 path.unlink()
             total -= size
+
+
+def cache_key(images: Tensor) -> str:
+    """Hash of the batch, its shape and type, the kind of device and the version of torch: 32 hex digits.
+    Devices and versions of torch round differently.
+    """
+    about = f"{tuple(images.shape)} {images.dtype} {images.device.type} {torch.__version__};"
+    found = hashlib.blake2b(about.encode(), digest_size=16)
+    found.update(images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _read(path: Path, count: int) -> tuple[np.ndarray, float] | None:
+    """Features and computing time in the file; None if it is missing or unusable."""
+    try:
+        with path.open("rb") as file:
+            features = np.lib.format.read_array(file, allow_pickle=False)
+            (seconds,) = struct.unpack("<d", file.read())
+    except Exception:  # a damaged file can raise anything; it is written again
+        return None
+    if features.dtype != np.float32 or features.ndim != 4 or len(features) != count:
+        return None
+    with suppress(OSError):  # in a read-only folder, or removed in the meantime
+        os.utime(path)
+    return features, seconds

@@ -33,10 +33,9 @@ class MultiLayerEncoder:
 
     def __init__(self, encoder: Callable[[Tensor], Tensor], layers: Sequence[str] = ()) -> None:
         self.encoder, self.layers = encoder, tuple(layers)
-        if self.layers:
-            _check_names(encoder, self.layers)
-        with _evaluation_mode(encoder), torch.no_grad():
-            self.channels = tuple(each.shape[1] for each in self._maps(_probe(encoder)))
+        self.modules = _find_layers(encoder, self.layers) if self.layers else {}
+        with _eval_mode(encoder), torch.no_grad():
+            self.channels = tuple(each.shape[1] for each in self._maps(_zero_image(encoder)))
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         """Features of normalised images."""
@@ -46,68 +45,65 @@ class MultiLayerEncoder:
 
     def _maps(self, images: Float[Tensor, "N 3 H W"]) -> list[Tensor]:
         """Outputs in the order of `layers`, each at its own size."""
-        if not self.layers:
-            return [_map("its output", self.encoder(images))]
-        found: dict[str, Tensor] = {}
+        found: dict[str, object] = {}
         with ExitStack() as hooks:
-            for name in self.layers:
+            for name, module in self.modules.items():
                 # Copy: the next module may work in place, as many ReLUs do.
                 def keep(module: nn.Module, given: object, output: object, name: str = name) -> None:
                     found[name] = output.clone() if isinstance(output, Tensor) else output
 
-                hooks.callback(self.encoder.get_submodule(name).register_forward_hook(keep).remove)
-            self.encoder(images)
-        if missed := [name for name in self.layers if name not in found]:
-            raise ValueError(f"layer {missed[0]!r}: the encoder does not use it; name one that its forward pass calls")
-        return [_map(f"layer {name!r}", found[name]) for name in self.layers]
+                hooks.callback(module.register_forward_hook(keep).remove)
+            output = self.encoder(images)
+        if not self.layers:
+            return [_feature_map("its output", output)]
+        if unused := [name for name in self.layers if name not in found]:
+            raise ValueError(f"layer {unused[0]!r}: the encoder does not use it; name one that its forward pass calls")
+        return [_feature_map(f"layer {name!r}", found[name]) for name in self.layers]
 
 
-def _check_names(encoder: Callable[[Tensor], Tensor], layers: tuple[str, ...]) -> None:
+def _find_layers(encoder: Callable[[Tensor], Tensor], layers: tuple[str, ...]) -> dict[str, nn.Module]:
+    """The submodules of these names."""
     kind = type(encoder).__name__
-    known = [name for name, _ in encoder.named_modules() if name] if isinstance(encoder, nn.Module) else []
+    known = {name: each for name, each in encoder.named_modules() if name} if isinstance(encoder, nn.Module) else {}
     if not known:
         raise ValueError(
-            f"layers {', '.join(layers)}: the encoder {kind} has no layers inside, as only a torch.nn.Module with "
-            "submodules has; leave them out"
+            f"layers {', '.join(layers)}: encoder {kind} has no layers inside, as a torch.nn.Module has; leave them out"
         )
     for name in layers:
         if name not in known:
-            top = ", ".join(child for child, _ in encoder.named_children())
+            top = ", ".join(each for each in known if "." not in each)
             hint = suggest(name, known, f"name one of {top}, or one inside them")
-            raise ValueError(f"layer {name!r}: the encoder {kind} has none of that name; {hint}")
-        if layers.count(name) > 1:
-            raise ValueError(f"layer {name!r}: named twice; name it once")
+            raise ValueError(f"layer {name!r}: encoder {kind} has no such submodule; {hint}")
+    if len(set(layers)) < len(layers):
+        raise ValueError(f"layers {', '.join(layers)}: one is named twice; name it once")
+    return {name: known[name] for name in layers}
 
 
-def _map(what: str, output: object) -> Float[Tensor, "N C h w"]:
+def _feature_map(what: str, output: object) -> Float[Tensor, "N C h w"]:
     """The output, if it is a tensor with 4 axes; else ValueError."""
     if isinstance(output, Tensor) and output.ndim == 4:
         return output
-    found = f"shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    raise ValueError(f"{what} is no map [N, C, h, w] but {found}; name a layer whose output is one")
+    found = f"of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise ValueError(f"{what} is {found}, not a feature map [N, C, h, w]; name another layer")
 
 
-def _probe(encoder: Callable[[Tensor], Tensor]) -> Float[Tensor, "1 3 H W"]:
+def _zero_image(encoder: Callable[[Tensor], Tensor]) -> Float[Tensor, "1 3 H W"]:
     """An image of zeros on the encoder's device and of its type."""
-    about = {}
-    if isinstance(encoder, nn.Module):
-        values = (each for each in chain(encoder.parameters(), encoder.buffers()) if each.is_floating_point())
-        if (first := next(values, None)) is not None:
-            about = {"device": first.device, "dtype": first.dtype}
-    return torch.zeros((1, 3, PROBE, PROBE), **about)
+    values = chain(encoder.parameters(), encoder.buffers()) if isinstance(encoder, nn.Module) else iter(())
+    like = next((value for value in values if value.is_floating_point()), torch.zeros(()))
+    return like.new_zeros((1, 3, PROBE, PROBE))
 
 
 @contextmanager
-def _evaluation_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _eval_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """All modules in evaluation mode (no update of running means) within the block."""
-    modules = list(encoder.modules()) if isinstance(encoder, nn.Module) else []
-    before = [module.training for module in modules]
+    before = {module: module.training for module in encoder.modules()} if isinstance(encoder, nn.Module) else {}
     try:
-        for module in modules:
+        for module in before:
             module.training = False
         yield
     finally:
-        for module, training in zip(modules, before, strict=True):
+        for module, training in before.items():
             module.training = training
 
 
@@ -116,13 +112,12 @@ def resnet50() -> nn.Sequential:
     Submodules have torchvision's names: conv1, ..., layer2, layer3. Raises FileNotFoundError if the weights can be
     neither read nor downloaded, ValueError if they belong to another network.
     """
-    found = imagenet_tensors(WEIGHTS)
+    found = {name: value for name, value in imagenet_tensors(WEIGHTS).items() if name.partition(".")[0] not in CUT}
     with torch.device("meta"):  # no random initial weights, they would be overwritten
         network = _until_layer3()
-    kept = {name: value for name, value in found.items() if name.partition(".")[0] not in CUT}
-    if problem := differences(network.state_dict(), kept):
+    if problem := differences(network.state_dict(), found):
         raise ValueError(f"{WEIGHTS.url}: not the weights of ResNet-50 ({problem}); remove the file and fetch it again")
-    network.load_state_dict(kept, assign=True)
+    network.load_state_dict(found, assign=True)
     return network.eval().requires_grad_(False)
 
 

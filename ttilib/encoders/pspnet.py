@@ -9,7 +9,7 @@ torchvision's `vgg16_bn().features`; all but the last end in 2x2 max pooling wit
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}  # torchvision's, with 
 @dataclass(frozen=True)
 class Architecture:
     """All numbers that determine the shape of a network.
-    Source: protocol section 3; He et al. 2016, table 1; Simonyan and Zisserman 2015, table 1, column D (vgg).
+    Source: docs/protocol.md 3; He et al. 2016, table 1; Simonyan and Zisserman 2015, table 1, column D (vgg).
     """
 
     name: str
@@ -40,57 +40,29 @@ class Architecture:
     blocks: tuple[int, int, int, int]  # per stage, after the stem
     widths: tuple[int, int, int, int] = (64, 128, 256, 512)  # channels inside the blocks of each stage
     stem: Literal["deep", "plain", "vgg"] = "deep"  # three 3x3 convolutions (the paper's), one 7x7 or two 3x3
-    pyramid: int = 512  # channels per pooled map: a quarter of the 2048 input channels
+    pyramid: int = 512  # channels per pooled map: a quarter of the input channels
     features: int = 512  # channels of the bottleneck, the C of the solver
     dropout: float = 0.1  # of entire channels, in training only
     weights: str | None = None  # torchvision's name of the ImageNet weights, if any
     stride: Literal[8, 16] = 8  # in pixels; always 8 for ResNets
 
-    @property
-    def channels(self) -> int:
-        """Channels of the last stage."""
-        return self.widths[3] * self._expansion
-
-    @property
-    def stage3_channels(self) -> int:
-        """Channels of the stage before the last."""
-        return self.widths[2] * self._expansion
-
-    @property
-    def _expansion(self) -> int:
-        return 1 if self.block == "vgg" else BLOCKS[self.block].expansion
+    def channels(self, stage: int) -> int:
+        """Output channels of a stage, 1 to 4."""
+        return self.widths[stage - 1] * (1 if self.block == "vgg" else BLOCKS[self.block].expansion)
 
 
 DEEP50 = Architecture("resnet50", "bottleneck", (3, 4, 6, 3))
 DEEP101 = Architecture("resnet101", "bottleneck", (3, 4, 23, 3))
 PLAIN50 = replace(DEEP50, name="resnet50-plain", stem="plain", weights="ResNet50_Weights.IMAGENET1K_V1")
 PLAIN101 = replace(DEEP101, name="resnet101-plain", stem="plain", weights="ResNet101_Weights.IMAGENET1K_V1")
-PLAIN18 = Architecture(
-    "resnet18",
-    "basic",
-    (2, 2, 2, 2),
-    stem="plain",
-    pyramid=128,  # a quarter of the 512 input channels
-    features=256,  # half the paper's: the last stage has a quarter of its channels
-    weights="ResNet18_Weights.IMAGENET1K_V1",
+PLAIN18 = Architecture(  # features: half the paper's, as the last stage has a quarter of its channels
+    "resnet18", "basic", (2, 2, 2, 2), stem="plain", pyramid=128, features=256, weights="ResNet18_Weights.IMAGENET1K_V1"
 )
-MINI18 = replace(
-    PLAIN18,
-    name="resnet18-mini",
-    widths=(16, 32, 64, 64),  # enough for a few hundred synthetic frames; the dilated stages cost most
-    pyramid=32,
-    features=128,
-    weights=None,
+MINI18 = replace(  # widths: enough for a few hundred synthetic frames; the dilated stages cost most
+    PLAIN18, name="resnet18-mini", widths=(16, 32, 64, 64), pyramid=32, features=128, weights=None
 )
-VGG16 = Architecture(
-    "vgg16",
-    "vgg",
-    (2, 3, 3, 3),
-    (128, 256, 512, 512),
-    stem="vgg",
-    pyramid=128,  # a quarter of the 512 input channels
-    weights="VGG16_BN_Weights.IMAGENET1K_V1",
-    stride=16,  # as in RePRI, without dilation
+VGG16 = Architecture(  # stride 16: as in RePRI, without dilation
+    "vgg16", "vgg", (2, 3, 3, 3), (128, 256, 512, 512), "vgg", 128, weights="VGG16_BN_Weights.IMAGENET1K_V1", stride=16
 )
 DILATED16 = replace(VGG16, name="vgg16-dilated", stride=8)
 ARCHITECTURES = {a.name: a for a in (DEEP50, DEEP101, PLAIN50, PLAIN101, PLAIN18, MINI18, VGG16, DILATED16)}
@@ -100,10 +72,8 @@ INITIAL = {  # ImageNet weights in the reference implementation's folder initmod
     "vgg16": "vgg16_bn.pth",
     "vgg16-dilated": "vgg16_bn.pth",
 }
-STEMS = {  # published names of the stem's convolutions and norms
-    **{"conv1": "layer0.0", "bn1": "layer0.1", "conv2": "layer0.3", "bn2": "layer0.4"},
-    **{"conv3": "layer0.6", "bn3": "layer0.7"},
-}
+STEMS = {f"{kind}{n + 1}": f"layer0.{3 * n + i}" for n in range(3) for i, kind in enumerate(("conv", "bn"))}
+"""Published names of the stem's convolutions and norms."""
 VGG_STARTS = (0, 7, 14, 24, 34)  # first layer of each stage within vgg16_bn().features
 
 
@@ -121,10 +91,7 @@ class Pyramid(nn.Module):
         super().__init__()
         self.features = nn.ModuleList(
             nn.Sequential(
-                nn.AdaptiveAvgPool2d(cells),
-                conv1x1(channels, reduced),
-                nn.BatchNorm2d(reduced),
-                nn.ReLU(inplace=True),
+                nn.AdaptiveAvgPool2d(cells), conv1x1(channels, reduced), nn.BatchNorm2d(reduced), nn.ReLU(inplace=True)
             )
             for cells in LEVELS
         )
@@ -135,9 +102,9 @@ class Pyramid(nn.Module):
 
 
 class PSPNet(nn.Module):
-    """Pyramid scene parser: calling it gives the features, `logits` the scores of the base classes.
+    """Pyramid scene parsing network: calling it gives the features, `logits` the logits of the base classes.
     ResNets: sizes 8n+1 give n+1 cells with centres on pixels 0, 8, 16, ...; other sizes give ceil(size / 8). VGG:
-    ceil(size / stride) cells. Source: protocol section 3; RePRI's networks.
+    ceil(size / stride) cells. Source: docs/protocol.md 3; RePRI's networks.
     """
 
     def __init__(self, architecture: Architecture, classes: int) -> None:
@@ -145,8 +112,9 @@ class PSPNet(nn.Module):
         self.architecture, self.classes = architecture, classes
         stages = _vgg_stages if architecture.block == "vgg" else _residual_stages
         self.layer0, self.layer1, self.layer2, self.layer3, self.layer4 = stages(architecture)
-        self.ppm = Pyramid(architecture.channels, architecture.pyramid)
-        joined = architecture.channels + len(LEVELS) * architecture.pyramid
+        channels = architecture.channels(4)
+        self.ppm = Pyramid(channels, architecture.pyramid)
+        joined = channels + len(LEVELS) * architecture.pyramid
         self.bottleneck = nn.Sequential(
             nn.Conv2d(joined, architecture.features, 3, padding=1, bias=False),
             nn.BatchNorm2d(architecture.features),
@@ -164,7 +132,7 @@ class PSPNet(nn.Module):
         return self.layer3(self.layer2(self.layer1(self.layer0(images))))
 
     def logits(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N K H W"]:
-        """Scores of the base classes (0 is background) per pixel, resized from the cells."""
+        """Logits of background (0) and the base classes per pixel, resized from the cells."""
         return resize(self.classifier(self(images)), images.shape[-2:])
 
 
@@ -179,12 +147,11 @@ def build_encoder(
     architecture = name if isinstance(name, Architecture) else find_architecture(name)
     with seeded(seed):
         network = PSPNet(architecture, classes)
-        for stage in (network.layer0, network.layer1, network.layer2, network.layer3, network.layer4):
-            for module in stage.modules():
-                if isinstance(module, nn.Conv2d):  # as torchvision; the other layers keep torch's default
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                    if module.bias is not None:
-                        nn.init.zeros_(module.bias)
+        for part, module in network.named_modules():
+            if part.startswith("layer") and isinstance(module, nn.Conv2d):  # as torchvision; others as torch
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
     if pretrained == "imagenet":
         if architecture.weights is None:
             known = ", ".join(a.name for a in ARCHITECTURES.values() if a.weights)
@@ -209,9 +176,9 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         yield
 
 
-def resize(x: Float[Tensor, "N C h w"], size: tuple[int, int]) -> Float[Tensor, "N C H W"]:
+def resize(x: Float[Tensor, "N C h w"], size: Sequence[int]) -> Float[Tensor, "N C H W"]:
     """Bilinear interpolation, corners aligned."""
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
 
 
 def imagenet_tensors(weights: WeightsEnum) -> dict[str, Tensor]:
@@ -231,13 +198,12 @@ def load_initial(network: PSPNet, path: Path | str) -> None:
     Pyramid, bottleneck and classifier stay. Raises FileNotFoundError, or ValueError if the tensors do not match.
     """
     path, name = Path(path), network.architecture.name
-    if path.suffix not in SUFFIXES:
-        if name not in INITIAL:
-            raise ValueError(
-                f"{path}: the release has no initial weights for encoder {name!r}, only for {', '.join(INITIAL)}; "
-                'choose one of these, name a .pth file, or take pretrained="imagenet" or ""'
-            )
-        path = path / INITIAL[name]
+    if path.suffix not in SUFFIXES and name not in INITIAL:
+        raise ValueError(
+            f"{path}: the release has no initial weights for encoder {name!r}, only for {', '.join(INITIAL)}; "
+            'choose one of these, name a .pth file, or take pretrained="imagenet" or ""'
+        )
+    path = path if path.suffix in SUFFIXES else path / INITIAL[name]
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no initial weights for encoder {name!r}; put the file there, see docs/encoders.md, "
@@ -254,11 +220,9 @@ def _fill_stages(network: PSPNet, published: Mapping[str, Tensor], source: str) 
         layer, _, what = rest.partition(".")
         if network.architecture.block == "vgg" and first == "features" and layer.isdigit():
             stage = bisect_right(VGG_STARTS, int(layer)) - 1
-            name = f"layer{stage}.{int(layer) - VGG_STARTS[stage]}.{what}"
-        else:
-            name = f"{STEMS.get(first, first)}.{rest}"
-        if name.startswith("layer"):
-            found[name] = value
+            first, rest = f"layer{stage}", f"{int(layer) - VGG_STARTS[stage]}.{what}"
+        if (first := STEMS.get(first, first)).startswith("layer"):
+            found[f"{first}.{rest}"] = value
     wanted = {name: value for name, value in network.state_dict().items() if name.startswith("layer")}
     if problem := differences(wanted, found):
         raise ValueError(
@@ -283,18 +247,19 @@ def _residual_stages(architecture: Architecture) -> tuple[nn.Sequential, ...]:
 def _stem(architecture: Architecture) -> tuple[nn.Sequential, int]:
     """The first convolutions, to a quarter of the resolution, and their number of output channels."""
     width = architecture.widths[0]
-    if architecture.stem == "plain":
-        shapes, kernel = [(3, width)], 7
-    else:
-        shapes, kernel = [(3, width), (width, width), (width, 2 * width)], 3
+    outputs, kernel = ([width], 7) if architecture.stem == "plain" else ([width, width, 2 * width], 3)
     layers: list[nn.Module] = []
-    for i, (channels, out) in enumerate(shapes):
-        conv = nn.Conv2d(channels, out, kernel, stride=1 if i else 2, padding=kernel // 2, bias=False)
+    channels = 3
+    for out in outputs:
+        conv = nn.Conv2d(channels, out, kernel, stride=1 if layers else 2, padding=kernel // 2, bias=False)
         layers += [conv, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1)), shapes[-1][1]
+        channels = out
+    return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1)), channels
 
 
-def _stage(block: type, channels: int, width: int, count: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+def _stage(
+    block: type[BasicBlock | Bottleneck], channels: int, width: int, count: int, stride: int = 1, dilation: int = 1
+) -> nn.Sequential:
     """One residual stage; dilation replaces the stride and keeps the receptive field."""
     out = width * block.expansion
     shortcut = None

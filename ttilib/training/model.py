@@ -220,7 +220,7 @@ class Learner(nn.Module):
         contrast = config.contrast
         if contrast is not None and contrast.project:
             inner = contrast.features == "stage3"
-            channels = network.architecture.stage3_channels if inner else network.architecture.features
+            channels = network.architecture.channels(3) if inner else network.architecture.features
             with seeded(config.seed):
                 self.head = ContrastHead(channels, contrast.width).to(network.classifier.weight)
 

@@ -1,0 +1,210 @@
+"""External encoders: nothing in a file is run, settings become plain values, and functions give encoders."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from foreign import save_with_settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from ttilib.encoders.checkpoints import load_encoder
+from ttilib.encoders.external import plain, read_foreign, state_of
+
+
+@pytest.fixture(params=["zip", "legacy"])
+def legacy(request: pytest.FixtureRequest) -> bool:
+    """Both formats of torch.save: before 2020 and since."""
+    return request.param == "legacy"
+
+
+class Trap:
+    """Unpickled carelessly, it calls a function."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.called = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.called
+
+
+class CfgNode(dict):
+    """Named as settings, but runs a command."""
+
+    def __reduce__(self) -> tuple:
+        return os.system, (self["command"],)
+
+
+@pytest.mark.parametrize("name", ["posix.system", "getattr", "exec", "torch.hub.set_dir", "system"])
+def test_what_a_file_wants_to_run_is_named_and_not_run(name: str, legacy: bool, tmp_path: Path) -> None:
+    mark, path, before = tmp_path / "ran", tmp_path / "best.pth", torch.hub.get_dir()
+    trap = {
+        "posix.system": [{"deep": Trap(os.system, f"touch {mark}")}],
+        "getattr": Trap(Path.touch, mark),
+        "exec": Trap(exec, f"open({str(mark)!r}, 'w')"),
+        "torch.hub.set_dir": Trap(torch.hub.set_dir, str(mark)),
+        "system": CfgNode(command=f"touch {mark}"),
+    }[name]
+    torch.save({"state_dict": {}, "args": trap}, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match=rf"best.pth: the pickle references .*({name}|Trap)"):
+        read_foreign(path)
+    assert not mark.exists() and torch.hub.get_dir() == before
+
+
+def test_a_module_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for settings, which are read without it, nor for anything else; torch's own list stays as it was."""
+    path = tmp_path / "best.pth"
+    save_with_settings(path, {"epoch": 1}, {"layers": 50}, {})
+    (tmp_path / "somebodys_util.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\nclass CfgNode(dict): pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert read_foreign(path)["args"] == {"layers": 50, "more": {}}
+    assert not any("CfgNode" in str(each) for each in torch.serialization.get_safe_globals())
+    data = pickle.dumps(Trap(os.system, "x"), protocol=2).replace(b"cposix\nsystem", b"csomebodys_util\nother")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="references somebodys_util.other"):
+        read_foreign(path)
+    assert not (tmp_path / "imported").exists() and "somebodys_util" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"cx\nNamespace\nU\x01a\x85R",  # called with an argument
+        b"cx\nNamespace\n)\x81N}U\x09__class__ccollections\nOrderedDict\ns\x86b",  # given another class
+        b"cposix\nCfgNode\n)\x81",  # of a module that torch never allows
+        b"(" + b"".join(b"cmodule%d\nNamespace\n)\x81" % number for number in range(20)) + b"l",  # too many kinds
+    ],
+)
+def test_settings_cannot_carry_anything_else(body: bytes, tmp_path: Path) -> None:
+    (tmp_path / "best.pth").write_bytes(b"\x80\x02" + body + b".")
+    with pytest.raises(ValueError, match="best.pth: "):
+        read_foreign(tmp_path / "best.pth")
+
+
+def test_settings_come_as_plain_values(legacy: bool, tmp_path: Path) -> None:
+    path, given_settings = tmp_path / "best.pth", {"bins": (1, 2), "lr": 0.0025, "name": None, "on": True}
+    nested = {"temperature": 0.1, "options": argparse.Namespace(gpus=[0, 1], inner=argparse.Namespace(x="y"))}
+    save_with_settings(path, {"epoch": 3}, given_settings, nested, legacy)
+    found = plain(read_foreign(path)["args"])
+    more = {"temperature": 0.1, "options": {"gpus": [0, 1], "inner": {"x": "y"}}}
+    assert found == {"bins": [1, 2], "lr": 0.0025, "name": None, "on": True, "more": more}
+    torch.save({"args": argparse.Namespace(a=1)}, path, _use_new_zipfile_serialization=not legacy)
+    assert read_foreign(path)["args"] == {"a": 1}
+    torch.save({"epoch": np.float64(3)}, path)
+    with pytest.raises(ValueError, match="references numpy"):
+        read_foreign(path)
+
+
+def test_plain_values_end_whatever_is_given() -> None:
+    endless: dict = {"here": 1}
+    endless["again"] = [endless]
+    text = json.dumps(plain(endless), allow_nan=False)
+    assert text.count("here") == 8 and '"dict"' in text
+    found = plain({1: float("nan"), "t": torch.ones(2, 3), "d": torch.float16})
+    assert found == {"1": "nan", "t": "Tensor (2, 3)", "d": "torch.float16"}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_read_or_refused(data: st.DataObject, tmp_path: Path, legacy: bool) -> None:
+    path = tmp_path / "best.pth"
+    torch.save({"a": torch.arange(3), "n": 1}, path, _use_new_zipfile_serialization=not legacy)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
+    try:
+        assert isinstance(read_foreign(path), dict)
+    except ValueError as error:
+        assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"weights", b"\x80\x02}", b"\x80\x02]."])
+def test_what_is_no_file_of_tensors_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "best.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"best.pth: (not a file of tensors|holds a list)"):
+        read_foreign(tmp_path / "best.pth")
+    for missing in (tmp_path, tmp_path / "other.pth"):
+        with pytest.raises(FileNotFoundError, match=str(missing)):
+            read_foreign(missing)
+
+
+def test_state_and_prefix() -> None:
+    """A prefix is removed only if all names have it."""
+    one = torch.ones(1)
+    assert list(state_of("file", {"module.a": one, "module.b": one})) == ["a", "b"]
+    assert list(state_of("file", {"state_dict": {"module.a": one, "classifier": one}})) == ["module.a", "classifier"]
+    for content in ({"state_dict": {}}, {"network": {"a": one}}, {"epoch": 3, "a": one}):
+        with pytest.raises(ValueError, match="file: holds no network"):
+            state_of("file", content)
+
+
+# --- functions ---
+
+PLUGIN = """
+from __future__ import annotations
+from dataclasses import dataclass
+
+@dataclass
+class Blocks:
+    size: int = 8
+    def __call__(self, images):
+        from torch.nn.functional import avg_pool2d
+        return avg_pool2d(images, self.size, ceil_mode=True)
+
+def load():
+    return Blocks()
+
+def number():
+    return 5
+"""
+
+
+def test_an_encoder_may_be_a_function_of_a_file_or_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_encoder.py").write_text(PLUGIN)
+    (tmp_path / "needy_encoder.py").write_text("import no_such_thing_at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    for spec in (f"{tmp_path}/my_encoder.py:load", "my_encoder:load"):
+        assert load_encoder(spec)(torch.ones(1, 3, 17, 9)).shape == (1, 3, 3, 2)
+    assert isinstance(load_encoder("torch.nn:Identity"), nn.Identity)
+    for spec, kind, found in (
+        (f"{tmp_path}/other.py:load", FileNotFoundError, "other.py: no such file"),
+        ("my_encoder:lood", ValueError, "'lood'; did you mean load"),
+        ("my_encoder:number", ValueError, "number: returned a int"),
+        ("no_such_package.net:load", ValueError, "'no_such_package.net' cannot be imported"),
+        ("needy_encoder:load", ModuleNotFoundError, "no_such_thing_at_all"),
+        (f"{tmp_path}/needy_encoder.py:load", ModuleNotFoundError, "no_such_thing_at_all"),
+        ("resnet5O", ValueError, "'resnet5O' is not known; did you mean resnet50"),
+    ):
+        with pytest.raises(kind, match=found):
+            load_encoder(spec)
+    with pytest.warns(UserWarning, match="'resnet18-mini' has untrained weights"):
+        assert load_encoder("resnet18-mini")(torch.rand(1, 3, 17, 17)).shape == (1, 128, 3, 3)
+
+
+@pytest.mark.parametrize("size", [(97, 161), (50, 70)])
+def test_the_adapter_in_the_documentation_works(repository: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    """With random weights: one cell per 8 x 8 pixels, the paper's grid."""
+    from ttilib.encoders.pspnet import ARCHITECTURES, INITIAL
+
+    pytest.importorskip("timm")
+    text = (repository / "docs" / "encoders.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n# dino\.py\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "dino.py").write_text(program, encoding="utf-8")
+    encoder = load_encoder(f"{tmp_path}/dino.py:untrained")
+    features = encoder(torch.rand(1, 3, *size))
+    assert features.shape == (1, 384, -(-size[0] // 8), -(-size[1] // 8)) and features.isfinite().all()
+    assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
+    assert features.flatten(2).std(-1).min() > 0  # cells differ
+    assert all(f"`{name}`" in text for name in (*ARCHITECTURES, *INITIAL.values()))

@@ -1,0 +1,210 @@
+"""Cached features are bit-identical to computed ones, whatever happens to the folder."""
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from foreign import no_larger_file_than
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ttilib.encoders.feature_cache import CachedEncoder, cache_key
+from ttilib.encoders.layers import MultiLayerEncoder
+from ttilib.encoders.pspnet import build_encoder
+from ttilib.episodes.clips import synthetic_clip
+from ttilib.solver.task import extract
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Counting:
+    """A small convolution that counts how often it is called."""
+
+    def __init__(self, seed: int = 0, dtype: torch.dtype | None = None) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.kernel, self.dtype, self.calls = torch.randn(6, 3, 3, 3, generator=generator), dtype, 0
+
+    def __call__(self, images):
+        self.calls += 1
+        kernel = self.kernel.to(images.device, images.dtype)
+        features = torch.nn.functional.conv2d(images, kernel, stride=2)
+        return features if self.dtype is None else features.to(self.dtype)
+
+
+def batch(seed: int = 0, count: int = 2, size: tuple[int, int] = (17, 25)) -> torch.Tensor:
+    return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.npy"))
+
+
+def test_what_was_computed_once_is_read_bit_by_bit(tmp_path):
+    plain, encoder = Counting(), Counting()
+    cached = CachedEncoder(encoder, "0123abcd", tmp_path)
+    for _ in range(2):
+        assert torch.equal(cached(batch()), plain(batch())) and cached(batch()).dtype == torch.float32
+        assert encoder.calls == 1
+    assert (cached.hits, cached.misses) == (3, 1)
+    (path,) = files(tmp_path)
+    assert path.parent == tmp_path / "0123abcd" and np.load(path).dtype == np.float32
+    again = CachedEncoder(encoder, "0123abcd", str(tmp_path))  # another process, another day
+    assert torch.equal(again(batch()), plain(batch())) and encoder.calls == 1
+    assert again.seconds == pytest.approx(cached.seconds / 4) and again.seconds > 0  # as long as computing took
+
+
+def test_the_task_is_the_same_with_and_without_a_cache(tmp_path):
+    network = build_encoder("resnet18-mini").eval().requires_grad_(False)
+    clip, several = synthetic_clip(frames=5, shots=2), MultiLayerEncoder(network, ("layer2", "layer3"))
+    plain, cached = extract(several, clip, chunk=2), CachedEncoder(several, "w", tmp_path)
+    for _ in range(2):
+        task = extract(cached, clip, chunk=2)
+        assert torch.equal(task.query, plain.query) and torch.equal(task.support, plain.support)
+    assert (cached.hits, cached.misses) == (4, 4)  # one batch of support images, three of frames
+    assert cached.layers == several.layers and cached.channels == several.channels == (32, 64)
+
+
+def test_other_weights_pixels_and_shapes_are_other_features(tmp_path):
+    one, other, images = Counting(0), Counting(1), batch(size=(17, 25))
+    assert not torch.equal(CachedEncoder(one, "a", tmp_path)(images), CachedEncoder(other, "b", tmp_path)(images))
+    cached = CachedEncoder(one, "a", tmp_path)
+    turned = images.reshape(2, 3, 25, 17)  # the same bytes
+    assert cached(turned).shape == (2, 6, 12, 8) and cached(images).shape == (2, 6, 8, 12)
+    assert torch.equal(cached(images.to(memory_format=torch.channels_last)), cached(images)) and cached.misses == 1
+    assert cached(images.double()).dtype == torch.float64  # the same numbers
+    torch.testing.assert_close(cached(images[:1]), cached(images)[:1])  # a batch of another size rounds otherwise
+    assert len(files(tmp_path)) == 4  # float32 cannot hold float64
+
+
+@settings(deadline=None, max_examples=50)
+@given(index=st.integers(0, 2 * 3 * 4 * 5 - 1), bit=st.integers(0, 31))
+def test_a_single_bit_makes_another_key(index, bit):
+    images = batch(size=(4, 5))
+    changed = images.clone()
+    changed.view(-1).view(torch.int32)[index] ^= -(2**31) if bit == 31 else 2**bit
+    assert cache_key(changed) != cache_key(images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(tmp_path, dtype):
+    images = batch().to(dtype)
+    cached = CachedEncoder(Counting(), "w", tmp_path)
+    cached(images)
+    assert torch.equal(cached(images), Counting()(images)) and cached(images).dtype == dtype and cached.hits == 2
+    mixed = CachedEncoder(Counting(dtype=dtype), "mixed", tmp_path)  # features of another type than the images
+    assert mixed(batch()).dtype == mixed(batch()).dtype == dtype and mixed.misses == 2 and len(files(tmp_path)) == 1
+
+
+def damages(path: Path):
+    content = path.read_bytes()
+    yield from (b"", content[:40], content[:-1], content + b"x", content[:-8], b"PK\x03\x04" + content)
+    yield content[:10] + b"{'descr': (((" + content[23:]
+    for features in (np.zeros((2, 6, 8, 12)), np.zeros((3, 6, 8, 12), np.float32), np.zeros((2, 6), np.float32)):
+        np.save(path, features)
+        yield path.read_bytes() + bytes(8)
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    yield path.read_bytes()
+
+
+def test_damaged_and_vanished_files_are_written_again(tmp_path):
+    encoder = Counting()
+    cached = CachedEncoder(encoder, "w", tmp_path / "features")
+    expected, (path,) = cached(batch()), files(tmp_path)
+    content = path.read_bytes()
+    for number, damage in enumerate(list(damages(path)), start=2):
+        path.write_bytes(damage)
+        assert torch.equal(cached(batch()), expected) and encoder.calls == number, damage[:30]
+        assert path.read_bytes()[:-8] == content[:-8]  # the last 8 bytes are the seconds
+    before = encoder.calls
+    path.unlink()
+    path.parent.rmdir()
+    (tmp_path / "features").rmdir()
+    assert torch.equal(cached(batch()), expected) and torch.equal(cached(batch()), expected)
+    assert encoder.calls == before + 1
+
+
+def test_the_least_recently_used_is_removed_first(tmp_path):
+    names, large = {}, CachedEncoder(Counting(), "a", tmp_path)
+    for seed in range(4):
+        before = set(files(tmp_path))
+        large(batch(seed))
+        (names[seed],) = set(files(tmp_path)) - before
+    for seed, path in names.items():
+        then = path.stat().st_mtime - 3600 * (10 - seed)
+        os.utime(path, (then, then))
+    note = tmp_path / "a" / "note.txt"
+    note.write_text("x" * 100_000)
+    large(batch(0))  # read: the oldest becomes the youngest
+    size = names[0].stat().st_size
+    for _ in range(2):  # four are too many; three are 86 % of the limit
+        CachedEncoder(Counting(), "b", tmp_path, limit_gb=3.5 * size / 1e9)
+        assert set(files(tmp_path)) == {names[0], names[2], names[3]} and note.exists()
+
+
+def test_a_small_limit_holds_while_writing(tmp_path):
+    plain, encoder = Counting(), Counting()
+    cached = CachedEncoder(encoder, "w", tmp_path, limit_gb=5 * (plain(batch()).numel() * 4 + 128) / 1e9)
+    for seed in range(20):
+        assert torch.equal(cached(batch(seed)), plain(batch(seed))) and len(files(tmp_path)) <= 5
+    calls = encoder.calls
+    cached(batch(19))
+    assert encoder.calls == calls  # the last one is still there
+
+
+def test_a_folder_that_cannot_be_written_is_reported_once(tmp_path):
+    """A file in place of the folder, or a full disk: what was cached before is still read."""
+    (tmp_path / "file").write_text("a file where a folder should be")
+    full = CachedEncoder(Counting(), "w", tmp_path / "full")
+    expected = full(batch())
+    for cached in (CachedEncoder(Counting(), "w", tmp_path / "file"), full):
+        with no_larger_file_than(1000), pytest.warns(UserWarning, match="features cannot be cached here") as found:
+            for seed in (1, 1, 2):
+                assert torch.equal(cached(batch(seed)), Counting()(batch(seed)))
+        assert len(found) == 1 and cached.encoder.calls == 3 + (cached is full)
+    assert torch.equal(full(batch()), expected) and full.hits == 1 and len(list((tmp_path / "full").rglob("*.*"))) == 1
+
+
+CROWD = """
+import sys, torch
+from ttilib.encoders.feature_cache import CachedEncoder
+cached = CachedEncoder(lambda images: images * 2, "w", sys.argv[1], limit_gb=2e-5)
+images = [torch.full((1, 3, 17, 25), float(seed)) for seed in range(7)]
+print("ready", flush=True)
+for step in range(300):
+    assert torch.equal(cached(images[step * 2 % 7]), images[step * 2 % 7] * 2)
+"""
+
+
+def test_processes_may_empty_the_folder_for_each_other(tmp_path):
+    words = [sys.executable, "-W", "error", "-c", CROWD, str(tmp_path)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cached = CachedEncoder(lambda images: images * 2, "w", tmp_path, limit_gb=2e-5)
+        images = [torch.full((1, 3, 17, 25), float(seed)) for seed in range(7)]
+        assert other.stdout.readline() == "ready\n"
+        while other.poll() is None:
+            step = cached.hits + cached.misses
+            assert torch.equal(cached(images[step * 3 % 7]), images[step * 3 % 7] * 2)
+    assert other.returncode == 0 and cached.misses > 1
+    assert sum(path.stat().st_size for path in files(tmp_path)) <= 1.3 * 20_000
+
+
+@pytest.mark.parametrize(("fingerprint", "limit"), [("", 1.0), ("w", 0.0), ("w", float("nan"))])
+def test_a_fingerprint_and_a_limit_are_needed(tmp_path, fingerprint, limit):
+    with pytest.raises(ValueError, match="fingerprint.*limit_gb"):
+        CachedEncoder(Counting(), fingerprint, tmp_path, limit)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_devices_have_features_of_their_own(tmp_path):
+    encoder, images = Counting(), batch()
+    cached = CachedEncoder(encoder, "w", tmp_path)
+    cached(images)
+    first = cached(images.to("cuda"))
+    assert first.is_cuda and encoder.calls == 2
+    assert torch.equal(cached(images.to("cuda")), first) and cached(images.to("cuda")).is_cuda and encoder.calls == 2

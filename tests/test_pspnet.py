@@ -1,0 +1,247 @@
+"""Networks: tensors named and shaped as released, the grid of cells, and initial weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from foreign import initial, state
+from torch import nn
+
+from ttilib.encoders.checkpoints import fingerprint, on_meta_device
+from ttilib.encoders.pspnet import (
+    INITIAL,
+    Architecture,
+    PSPNet,
+    Pyramid,
+    build_encoder,
+    find_architecture,
+    load_initial,
+    resize,
+    seeded,
+)
+
+TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (4, 4, 8, 8), stem="plain", pyramid=2, features=6)
+
+
+@cache
+def on_meta(name: str, classes: int = 31) -> PSPNet:
+    """Shapes without values: a ResNet-101 in milliseconds."""
+    return on_meta_device(find_architecture(name), classes).eval()
+
+
+def norm(prefix: str, channels: int) -> dict[str, tuple[int, ...]]:
+    shapes = {f"{prefix}.{name}": (channels,) for name in ("weight", "bias", "running_mean", "running_var")}
+    return shapes | {f"{prefix}.num_batches_tracked": ()}
+
+
+def decoder_shapes(channels: int, reduced: int, classes: int) -> dict[str, tuple[int, ...]]:
+    shapes = {"bottleneck.0.weight": (512, channels + 4 * reduced, 3, 3)} | norm("bottleneck.1", 512)
+    for level in range(4):
+        shapes |= {f"ppm.features.{level}.1.weight": (reduced, channels, 1, 1)}
+        shapes |= norm(f"ppm.features.{level}.2", reduced)
+    return shapes | {"classifier.weight": (classes, 512, 1, 1), "classifier.bias": (classes,)}
+
+
+def resnet_shapes(blocks: tuple[int, ...], classes: int) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a released checkpoint, from docs/protocol.md 3."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, channels, out in ((0, 3, 64), (3, 64, 64), (6, 64, 128)):
+        shapes |= {f"layer0.{layer}.weight": (out, channels, 3, 3)} | norm(f"layer0.{layer + 1}", out)
+    channels = 128
+    for stage, count in enumerate(blocks, start=1):
+        width = 32 * 2**stage
+        for i in range(count):
+            block, out = f"layer{stage}.{i}", 4 * width
+            for n, shape in enumerate(((width, channels, 1, 1), (width, width, 3, 3), (out, width, 1, 1)), start=1):
+                shapes |= {f"{block}.conv{n}.weight": shape} | norm(f"{block}.bn{n}", shape[0])
+            if i == 0:
+                shapes |= {f"{block}.downsample.0.weight": (out, channels, 1, 1)} | norm(f"{block}.downsample.1", out)
+            channels = out
+    return shapes | decoder_shapes(2048, 512, classes)
+
+
+def vgg_shapes(classes: int) -> dict[str, tuple[int, ...]]:
+    """RePRI's slices of vgg16_bn().features."""
+    shapes, channels = {}, 3
+    for stage, (out, count) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))):
+        for layer in range(0, 3 * count, 3):
+            prefix = f"layer{stage}.{layer}"
+            shapes |= {f"{prefix}.weight": (out, channels, 3, 3), f"{prefix}.bias": (out,)}
+            shapes |= norm(f"layer{stage}.{layer + 1}", out)
+            channels = out
+    return shapes | decoder_shapes(512, 128, classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("resnet50", resnet_shapes((3, 4, 6, 3), 31)), ("resnet101", resnet_shapes((3, 4, 23, 3), 31)),
+        ("vgg16", vgg_shapes(31)), ("vgg16-dilated", vgg_shapes(31)),
+    ],
+)  # fmt: skip
+def test_tensors_are_named_and_shaped_as_released(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    assert {key: tuple(value.shape) for key, value in on_meta(name).state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "grid", "stage3"),
+    [
+        ("resnet50", (241, 425), (31, 54), 1024), ("resnet101", (241, 425), (31, 54), 1024),
+        ("resnet18", (417, 417), (53, 53), 256), ("resnet18", (100, 64), (13, 8), 256),
+        ("resnet18-mini", (121, 217), (16, 28), 64), ("vgg16-dilated", (241, 425), (31, 54), 512),
+        ("vgg16", (417, 417), (27, 27), 512), ("vgg16", (241, 425), (16, 27), 512),
+    ],
+)  # fmt: skip
+def test_grid_of_cells(name: str, size: tuple[int, int], grid: tuple[int, int], stage3: int) -> None:
+    network, images = on_meta(name), torch.empty(2, 3, *size, device="meta")
+    assert network(images).shape == (2, find_architecture(name).features, *grid)
+    assert network.logits(images).shape == (2, 31, *size)
+    assert network.stage3(images).shape[:2] == (2, stage3) == (2, network.architecture.channels(3))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet18-mini"])
+def test_late_stages_are_dilated_not_strided(name: str) -> None:
+    network = on_meta(name)
+    for stage, rate in ((network.layer3, 2), (network.layer4, 4)):
+        for conv in (m for m in stage.modules() if isinstance(m, nn.Conv2d)):
+            assert conv.stride == (1, 1) and conv.dilation == ((rate, rate) if conv.kernel_size == (3, 3) else (1, 1))
+            assert conv.padding == (conv.dilation if conv.kernel_size == (3, 3) else (0, 0))
+    first = network.layer2[0]
+    assert (first.conv2 if name == "resnet50" else first.conv1).stride == (2, 2)  # on a 3x3, never on a 1x1
+
+
+@pytest.mark.parametrize(("width", "symmetric"), [(65, True), (57, True), (64, False)])
+def test_cells_lie_on_every_eighth_pixel(width: int, symmetric: bool) -> None:
+    """Mirrored filters give a mirrored image mirrored logits, but only if cells span it edge to edge."""
+    network = build_encoder(TINY, 2).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight += module.weight.flip(-1)
+        images = torch.rand(1, 3, 33, width)
+        there, back = network.logits(images), network.logits(images.flip(-1)).flip(-1)
+        further = network.bottleneck(network.ppm(network.layer4(network.stage3(images))))
+    assert torch.allclose(there, back, rtol=1e-4, atol=1e-4 * there.std().item()) == symmetric
+    assert torch.equal(network(images), further)
+
+
+def test_pyramid_adds_the_mean_of_the_image() -> None:
+    pyramid, x = Pyramid(3, 1).eval(), torch.rand(1, 3, 4, 5)
+    with torch.no_grad():
+        pyramid.features[0][1].weight.copy_(torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1))
+        out = pyramid(x)
+    assert out.shape == (1, 3 + 4, 4, 5) and torch.equal(out[:, :3], x)
+    expected = (x.mean((2, 3)) @ torch.tensor([1.0, 2.0, 3.0])) / (1 + 1e-5) ** 0.5  # batch norm as it starts
+    torch.testing.assert_close(out[:, 3], expected.view(1, 1, 1).expand(1, 4, 5))
+    assert [pooled[0].output_size for pooled in pyramid.features] == [1, 2, 3, 6]
+
+
+def test_resize_keeps_corners() -> None:
+    torch.testing.assert_close(resize(torch.tensor([[[[0.0, 8.0]]]]), (1, 9)).flatten(), torch.arange(9.0))
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
+    first, before = build_encoder(TINY, 3, seed=4), torch.get_rng_state()
+    second, other = build_encoder(TINY, 3, seed=4), build_encoder(TINY, 3, seed=5)
+    assert fingerprint(first) == fingerprint(second) != fingerprint(other)
+    with seeded(2**63 + 5):
+        values = torch.rand(3)
+    with pytest.raises(KeyError), seeded(2**63 + 5):
+        assert torch.equal(torch.rand(3), values)
+        raise KeyError
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_initial_weights_of_convolutions() -> None:
+    """He et al. 2015, fan out; no offsets."""
+    layers = [m for m in build_encoder("vgg16", 2).layer4 if isinstance(m, nn.Conv2d)]
+    assert not any(m.bias.any() for m in layers)
+    assert layers[-1].weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("images", [2, 3])
+def test_gradients_reach_all_parameters(images: int) -> None:
+    """The released network mistakes a batch of exactly two for something else."""
+    network = build_encoder(TINY, 3).train()
+    network.logits(torch.rand(images, 3, 33, 33)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+# --- ImageNet weights ---
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torch.hub's folder of checkpoints."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+def test_vgg_computes_what_torchvision_computes(hub: Path) -> None:
+    """On 64 pixels no row is incomplete, so the stages are torchvision's layers 0 to 42; and its weights fit."""
+    from torchvision.models import VGG16_BN_Weights
+    from torchvision.models.vgg import cfgs, make_layers
+
+    with seeded(0):
+        published = make_layers(cfgs["D"], batch_norm=True).eval()
+        images = torch.rand(1, 3, 64, 64)
+    tensors = {f"features.{name}": value for name, value in published.state_dict().items()}
+    torch.save(tensors, hub / Path(VGG16_BN_Weights.IMAGENET1K_V1.url).name)
+    network, dilated = build_encoder("vgg16", 2, pretrained="imagenet").eval(), build_encoder("vgg16-dilated", 2).eval()
+    dilated.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert torch.equal(network.layer4(network.stage3(images)), published[:43](images))
+        before = published[:33](images)
+        assert torch.equal(dilated.stage3(images), before) and before.shape == (1, 512, 8, 8)
+        wide = nn.functional.conv2d(before, tensors["features.34.weight"], tensors["features.34.bias"], 1, 2, 2)
+        torch.testing.assert_close(dilated.layer4[0](before), wide)
+
+
+def test_torchvision_weights_fit_the_plain_stem(hub: Path) -> None:
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    with seeded(0):
+        published = resnet18().state_dict()
+    torch.save(published, hub / Path(ResNet18_Weights.IMAGENET1K_V1.url).name)
+    tensors = build_encoder("resnet18", 2, pretrained="imagenet").state_dict()
+    assert torch.equal(tensors["layer0.0.weight"], published["conv1.weight"])
+    assert torch.equal(tensors["layer0.1.running_var"], published["bn1.running_var"])
+    rest = [key for key in published if key.startswith("layer")]
+    assert len(rest) == 114 and all(torch.equal(tensors[key], published[key]) for key in rest)
+    with pytest.raises(ValueError, match="resnet18-mini.*torchvision"):
+        build_encoder("resnet18-mini", pretrained="imagenet")
+
+
+def narrow(name: str) -> Architecture:
+    """The same layers with few channels; VGG's first stage has half of the second's."""
+    return replace(find_architecture(name), widths=(4, 6, 6, 8), pyramid=2, features=4)
+
+
+@pytest.mark.parametrize(("name", "folder"), [("resnet50", True), ("vgg16-dilated", True), ("resnet18", False)])
+def test_initial_weights_fill_the_stages_and_nothing_else(name: str, folder: bool, tmp_path: Path) -> None:
+    path = tmp_path / (INITIAL[name] if folder else "weights.pth")
+    torch.save(initial(narrow(name)), path, _use_new_zipfile_serialization=not folder)
+    network = build_encoder(narrow(name), 3, pretrained=str(tmp_path if folder else path)).state_dict()
+    fresh, expected = build_encoder(narrow(name), 3).state_dict(), state(narrow(name), 3)
+    for key, value in network.items():
+        due = expected[key] if key.startswith("layer") else fresh[key]
+        assert value == 0 if key.endswith("num_batches_tracked") else torch.equal(value, due), key
+
+
+def test_wrong_initial_weights_change_nothing(tmp_path: Path) -> None:
+    network = build_encoder(narrow("resnet18"), 2)
+    before = fingerprint(network)
+    for wrong, found in (("resnet50", "unexpected: layer0.3.weight"), ("vgg16", "missing: layer0.0.weight")):
+        torch.save(initial(narrow(wrong)), tmp_path / "x.pth")
+        with pytest.raises(ValueError, match=rf"x.pth: .*'resnet18' .*{found}"):
+            load_initial(network, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="resnet18.*only for resnet50"):
+        load_initial(network, tmp_path)  # a folder of the release
+    with pytest.raises(FileNotFoundError, match=r"resnet101_v2.pth: no initial weights"):
+        load_initial(on_meta("resnet101"), tmp_path)
+    assert fingerprint(network) == before
