@@ -1,69 +1,81 @@
-"""A row holds what tables need, by counts done by hand, and sees the group in which the release solved the episode."""
+"""Rows by hand; nothing is predicted twice; stored masks suffice to make every row again; cost is measured."""
 
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from corpora import ytvis
+from tasks import toy_encoder
 
+import ttilib as tti
 from ttilib.episodes.clips import Clip
-from ttilib.episodes.episode import Episode
+from ttilib.episodes.episode import Episode, write_episodes
 from ttilib.results import evaluation
-from ttilib.results.evaluation import EpisodeResult, score_group
-from ttilib.results.metrics import (
-    METRICS,
-    Metric,
-    boundary_f,
-    region_similarity,
-    released_video_consistency,
-    video_consistency,
+from ttilib.results.evaluation import Cost, EpisodeResult, evaluate, measured, rescore, score_group
+from ttilib.results.metrics import METRICS, Metric
+from ttilib.results.records import (
+    RowsFile,
+    append_masks,
+    append_row,
+    masks_beside,
+    read_masks,
+    read_rows,
+    write_index,
 )
-from ttilib.results.records import append_row, read_rows
+from ttilib.results.tables import score_table
+from ttilib.solver.extraction import FeatureExtractor
+from ttilib.solver.methods import read_method
+from ttilib.sweep.tasks import Task, finish, is_done
 
 MADE = {"ttilib": "0.1.0", "code": "c0de", "weights": "beef"}
 
 
-def strip(*frames: str, mark: str = "x") -> torch.Tensor:
+# ---- rows ----------------------------------------------------------------------------------------------
+
+
+def strip(*frames: str) -> torch.Tensor:
     """Frames of one row of pixels: "xx.." has two pixels marked."""
-    return torch.tensor([[[pixel == mark for pixel in frame]] for frame in frames])
+    return torch.tensor([[[pixel == "x" for pixel in frame]] for frame in frames])
 
 
-def answer(video, truth, masks, index=0, valid=None, seconds=1.5, memory=64.0, class_id=7, **more) -> EpisodeResult:
+def result(video, truth, masks, index=0, valid=None, seconds=1.5, memory=64.0) -> EpisodeResult:
     names = tuple(f"{video}/{t}" for t in range(len(masks)))
-    episode = Episode("ytvis", 2, class_id, "cat", ("s/0", "s/1"), names, seed=2020, run=1, **more)
-    size, still = tuple(masks.shape[1:]), torch.zeros(2, 3, *masks.shape[1:])
+    episode = Episode("ytvis", 2, 7, "cat", ("s/0", "s/1"), names, seed=2020, run=1)
+    size = tuple(masks.shape[1:])
     known = torch.ones_like(masks) if valid is None else valid
-    shown = (still, torch.ones(2, *size, dtype=torch.bool), torch.ones(2, *size, dtype=torch.bool), ("s/0", "s/1"))
-    clip = Clip(episode.name, "cat", *shown, torch.zeros(len(masks), 3, *size), known, names, truth)
+    support = (torch.zeros(2, 3, *size), *torch.ones(2, 2, *size, dtype=torch.bool), ("s/0", "s/1"))
+    clip = Clip(episode.name, "cat", *support, torch.zeros(len(masks), 3, *size), known, names, truth)
     return EpisodeResult(episode, index, clip, masks, seconds, memory)
 
 
 def first() -> EpisodeResult:
-    return answer("A", strip("xx..", "xx..", "xx.."), strip("xx..", "x...", "xx.."), index=4)
+    return result("A", strip("xx..", "xx..", "xx.."), strip("xx..", "x...", "xx.."), index=4)
 
 
 def second() -> EpisodeResult:
-    """Its false pixel on the left does not count."""
+    """Its false pixel on the left is ignored."""
     valid, truth = ~strip("x...", "x...", "x...", "x..."), strip("...x", "...x", "...x", "...x")
-    return answer("B", truth, strip("x..x", "...x", "...x", "...."), 5, valid, seconds=2.0, memory=None)
+    return result("B", truth, strip("x..x", "...x", "...x", "...."), 5, valid, seconds=2.0, memory=None)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def windows_of_two(monkeypatch):
     """VC over two frames in place of the windows of the tables."""
-    kept = {name: metric for name, metric in METRICS.items() if "VC" not in name}
-    for released in (False, True):
-        other = METRICS["VC_3 released" if released else "VC_3"]
-        key = "released_vc_2" if released else "vc_2"
-        kept[key] = replace(other, name=key, key=key, score=partial(other.score, k=2))
-    monkeypatch.setattr(evaluation, "METRICS", kept)
+    others = {name: metric for name, metric in METRICS.items() if "VC" not in name}
+    for name, key in (("VC_3", "vc_2"), ("VC_3 released", "released_vc_2")):
+        others[key] = replace(METRICS[name], name=key, key=key, score=partial(METRICS[name].score, k=2))
+    monkeypatch.setattr(evaluation, "METRICS", others)
 
 
-def rows_of(*answers):
-    return score_group("ytvis-v1", "resnet50", "TTI window=5", answers, MADE)
+def rows_of(*results):
+    return score_group("ytvis-v1", "resnet50", "TTI window=5", results, MADE)
 
 
-def test_a_row_by_hand():
+def test_rows_by_hand(windows_of_two, tmp_path):
     (row,) = rows_of(first())
     assert row == {
         "benchmark": "ytvis-v1", "encoder": "resnet50", "method": "TTI window=5", "fold": 2, "run": 1, "shots": 2,
@@ -73,87 +85,262 @@ def test_a_row_by_hand():
         "f_frames": [1.0, 1.0, 1.0], "vc_2": 0.5, "released_vc_2": pytest.approx(0.5), "seconds": 1.5,
         "memory_mb": 64.0, "made": MADE,
     }  # fmt: skip
-
-
-def test_pixels_that_do_not_count_and_frames_without_an_answer():
-    (row,) = rows_of(second())
+    append_row(tmp_path / "rows.jsonl", row)
+    assert read_rows(tmp_path / "rows.jsonl") == [row]
+    (row,) = rows_of(second())  # the ignored pixel is in neither count
     assert (row["intersections"], row["unions"]) == ([1, 1, 1, 0], [1, 1, 1, 1])
-    assert (row["intersection"], row["union"], row["j"], row["f"]) == (3, 4, 0.75, 0.75)
-    assert (row["predicted"], row["true"]) == (3, 4)  # the false pixel is in neither
+    assert (row["predicted"], row["true"], row["j"], row["f"]) == (3, 4, 0.75, 0.75)
     assert row["f_frames"] == [1.0, 1.0, 1.0, 0.0]
     assert row["vc_2"] == pytest.approx(2 / 3)  # windows 1, 1, 0
     assert row["released_vc_2"] == pytest.approx(1.0)  # its last window is missing
     assert (row["seconds"], row["memory_mb"]) == (2.0, None)
-
-
-def test_in_a_group_the_released_consistency_looks_at_the_first_frames_of_the_group():
-    a, b = rows_of(first(), second())
-    assert (a["video"], b["video"]) == ("A", "B")
-    assert a["released_vc_2"] == pytest.approx(0.5)
-    assert b["released_vc_2"] == pytest.approx(0.5)  # of A's windows at 0 and 1, not of its own
-    assert b["vc_2"] == pytest.approx(2 / 3)  # the definition knows no groups
-    turned = {row["video"]: row for row in rows_of(second(), first())}
-    assert turned["B"]["released_vc_2"] == pytest.approx(1.0) and turned["A"]["released_vc_2"] == pytest.approx(1.0)
-    for grouped, alone in ((a, rows_of(first())[0]), (b, rows_of(second())[0])):
-        same = grouped.keys() - {"released_vc_2"}
-        assert {name: grouped[name] for name in same} == {name: alone[name] for name in same}
-
-
-def test_a_video_that_comes_twice_in_a_group_is_one_video_to_the_release():
-    twice = [first(), answer("A", strip("x...", "x..."), strip("....", "...."), index=6)]
-    by_hand = released_video_consistency(
-        torch.cat([a.masks for a in twice]), torch.cat([a.clip.truth for a in twice]), None, ["A"] * 5, 2
-    )
-    assert [row["released_vc_2"] for row in rows_of(*twice)] == [by_hand["A"]] * 2
-    assert [row["frames"] for row in rows_of(*twice)] == [3, 2]
-
-
-def test_figures_are_those_of_the_metrics_on_a_real_canvas(monkeypatch):
-    monkeypatch.setattr(evaluation, "METRICS", METRICS)
-    generator = torch.Generator().manual_seed(0)
-    masks, truth, valid = (torch.rand(9, 33, 41, generator=generator) < share for share in (0.5, 0.6, 0.9))
-    (row,) = score_group("b", "e", "RePRI", [answer("A", truth, masks, valid=valid)], MADE)
-    assert row["j"] == pytest.approx(region_similarity(masks, truth, valid).mean(), rel=1e-12)
-    assert row["f"] == pytest.approx(boundary_f(masks, truth, valid).mean(), rel=1e-12)
-    assert row["f"] == pytest.approx(sum(row["f_frames"]) / 9)
-    assert (sum(row["intersections"]), sum(row["unions"])) == (row["intersection"], row["union"])
-    areas = int((masks & valid).sum()), int((truth & valid).sum())
-    assert (row["predicted"], row["true"]) == areas
-    for k in (3, 5, 7, 9, 11):
-        defined, released = video_consistency(masks, truth, k, valid), row[f"released_vc_{k}"]
-        assert row[f"vc_{k}"] == (None if defined != defined else defined)
-        assert released == released_video_consistency(masks, truth, valid, [0] * 9, k)[0]
-
-
-def test_what_is_undefined_is_none_and_a_row_is_plain_json(tmp_path):
-    nothing = strip("....", "....")
-    (row,) = rows_of(answer("A", nothing, nothing))
-    assert row["vc_2"] is None and row["released_vc_2"] == 0.0
+    (row,) = rows_of(result("A", strip("....", "...."), strip("....", "....")))
+    assert row["vc_2"] is None and row["released_vc_2"] == 0.0  # undefined is None
     assert (row["intersection"], row["union"], row["j"], row["f"]) == (0, 0, 1.0, 1.0)
-    assert (row["predicted"], row["true"]) == (0, 0)
-    append_row(tmp_path / "rows.jsonl", row)
-    assert read_rows(tmp_path / "rows.jsonl") == [row]
-
-
-def test_an_empty_group_has_no_rows():
     assert rows_of() == []
 
 
+def test_in_a_group_the_released_consistency_looks_at_the_first_frames_of_the_group(windows_of_two):
+    a, b = rows_of(first(), second())
+    assert a["released_vc_2"] == b["released_vc_2"] == pytest.approx(0.5)  # A's windows at 0 and 1, for both
+    assert [row["released_vc_2"] for row in rows_of(second(), first())] == pytest.approx([1.0, 1.0])
+    for grouped, alone in ((a, rows_of(first())[0]), (b, rows_of(second())[0])):
+        same = grouped.keys() - {"released_vc_2"}
+        assert {name: grouped[name] for name in same} == {name: alone[name] for name in same}
+    twice = [first(), result("A", strip("x...", "x..."), strip("....", "...."), index=6)]
+    # one video of five frames to the release: its windows at 0, 1, 2 find 1/2, 1/2, 0
+    assert [row["released_vc_2"] for row in rows_of(*twice)] == pytest.approx([(1 / 2 + 1 / 2 + 0) / 3] * 2)
+
+
 def test_an_episode_that_cannot_be_scored_is_named():
-    blind = answer("C", None, strip("x..."))
-    with pytest.raises(ValueError, match="episode ytvis/f2/cat/C: there is no ground truth"):
-        rows_of(first(), blind)
-    with pytest.raises(ValueError, match=r"episode ytvis/f2/cat/D: its frames are \(1, 3\), those of ytvis/f2/cat/A"):
-        rows_of(first(), answer("D", strip("x.."), strip("x..")))
-    short = answer("E", strip("x...", "x..."), strip("x...", "x..."))
-    with pytest.raises(Exception, match="episode ytvis/f2/cat/E: masks, truth and valid|[Tt]ype-check"):
-        rows_of(EpisodeResult(short.episode, 0, short.clip, short.masks[:1], 1.0))
+    with pytest.raises(ValueError, match="ytvis/f2/cat/C.*ground truth"):
+        rows_of(first(), result("C", None, strip("x...")))
+    with pytest.raises(ValueError, match=r"ytvis/f2/cat/D.*\(1, 3\)"):
+        rows_of(first(), result("D", strip("x.."), strip("x..")))
+    short = result("E", strip("x...", "x..."), strip("x...", "x..."))
+    with pytest.raises(Exception, match="ytvis/f2/cat/E|[Tt]ype-check"):
+        rows_of(replace(short, masks=short.masks[:1]))
 
 
 def test_a_metric_is_one_entry_and_may_not_take_the_field_of_another(monkeypatch):
     absent = Metric("found nothing", lambda masks, truth, valid: float((~masks).all((1, 2)).mean()))
-    monkeypatch.setitem(evaluation.METRICS, absent.name, absent)
+    monkeypatch.setitem(METRICS, absent.name, absent)
     assert rows_of(second())[0]["found nothing"] == 0.25
-    monkeypatch.setitem(evaluation.METRICS, "Frames", Metric("Frames", lambda *_: 1.0))
-    with pytest.raises(ValueError, match="'Frames'.* another key"):
+    monkeypatch.setitem(METRICS, "Frames", Metric("Frames", lambda *_: 1.0))
+    with pytest.raises(ValueError, match="'Frames'"):
         rows_of(second())
+
+
+# ---- the loop over episodes and methods ----------------------------------------------------------------
+
+SIZE = (33, 57)
+FRAMES = {f"v{n}": [[1]] * (7 - n % 2) for n in range(4)}
+TEXTS = ("fine-tune steps=3", "TTI steps=3", "TTI steps=3 centring=episode")
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory):
+    """Data of fold 0 and three episodes, the last two of which are solved together."""
+    data = tti.read_benchmark("ytvis-v1", 0, ytvis(tmp_path_factory.mktemp("data") / "ytvis", FRAMES, classes=4))
+    return data, [replace(e, batch=0) if n else e for n, e in enumerate(tti.draw_episodes(data, 1))]
+
+
+class Slow:
+    """A toy encoder that takes some time and counts how often it is used."""
+
+    used = 0
+
+    def __call__(self, images):
+        self.used += 1
+        time.sleep(0.02)
+        return toy_encoder(images)
+
+
+def evaluated(sampled, indices=(0, 1, 2), texts=TEXTS, rows=None, **more):
+    data, episodes = sampled
+    encoder, methods = Slow(), [read_method(text) for text in texts]
+    run = {0: FeatureExtractor(encoder, "w31ght5")}, {0: data}, SIZE, "mine", "toy", rows
+    return evaluate({i: episodes[i] for i in indices}, methods, *run, **more), encoder
+
+
+def same(rows):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "memory_mb")} for row in rows]
+
+
+def test_every_method_predicts_every_episode_and_features_are_shared(sampled, tmp_path, monkeypatch):
+    @contextmanager
+    def cost(device):
+        yield Cost(1.0, 5.0)
+
+    monkeypatch.setattr(evaluation, "measured", cost)
+    path = tmp_path / "out" / "rows" / "r.jsonl"
+    found, encoder = evaluated(sampled, rows=path)
+    rows = list(found)
+    assert [(row["index"], row["method"]) for row in rows] == [
+        *((0, text) for text in TEXTS), *((n, text) for text in TEXTS for n in (1, 2))
+    ]  # fmt: skip
+    used = encoder.used
+    found, encoder = evaluated(sampled, texts=TEXTS[1:])
+    assert same(found) == same([row for row in rows if row["method"] in TEXTS[1:]])
+    assert used == encoder.used  # two of the three methods share their features
+    assert all(row["seconds"] >= 1.04 for row in rows)  # prediction, and the features of support and query
+    clip = tti.load_clip(sampled[1][1], sampled[0].query_root, SIZE)
+    features = sum(toy_encoder(frame[None]).nbytes for frame in clip.query)
+    assert rows[5]["memory_mb"] == pytest.approx(5 + features / 10**6)
+    assert read_rows(path) == rows and {row["made"]["weights"] for row in rows} == {"w31ght5"}
+    masks = read_masks(masks_beside(path), sampled[1][1].key, 1, TEXTS[1])
+    assert (rows[5]["index"], rows[5]["method"]) == (1, TEXTS[1])
+    assert rows[5]["intersection"] == int((masks & clip.truth & clip.query_valid).sum())
+
+
+def test_recorded_rows_are_returned_and_not_made_again(sampled, tmp_path, monkeypatch):
+    path = tmp_path / "out" / "rows" / "r.jsonl"
+    complete = list(evaluated(sampled)[0])
+    stopped, _ = evaluated(sampled, texts=TEXTS[1:2], rows=path)
+    next(stopped), next(stopped)
+    stopped.close()  # after the second row; its group was recorded completely
+    assert len(read_rows(path)) == 3
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))  # killed in the middle of the group
+    rows = list(evaluated(sampled, rows=path)[0])
+    assert same(rows) == same(complete) and len(read_rows(path)) == 9 == len({(r["key"], r["method"]) for r in rows})
+    monkeypatch.setattr(evaluation, "load_clip", None)  # nothing is read any more
+    assert list(evaluated(sampled, rows=path)[0]) == rows
+
+
+def test_an_unreadable_episode_is_reported_and_left_out(sampled, monkeypatch):
+    def load(episode, *rest):
+        if episode == sampled[1][2]:
+            raise OSError("v.jpg: broken")
+        return tti.load_clip(episode, *rest)
+
+    monkeypatch.setattr(evaluation, "load_clip", load)
+    with pytest.raises(ValueError, match=sampled[1][2].name):
+        list(evaluated(sampled, texts=TEXTS[:1])[0])
+    problems = []
+    rows = list(evaluated(sampled, texts=TEXTS[:1], on_problem=problems.append)[0])
+    assert [row["index"] for row in rows] == [0, 1]
+    assert len(problems) == 1 and str(problems[0]).startswith(f"episode {sampled[1][2].name}: ")
+
+
+# ---- scoring again -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, sampled):
+    """A run folder with rows and masks of three episodes, two of them solved together, by two methods."""
+    data, episodes = sampled
+    out, generator = tmp_path / "out", torch.Generator().manual_seed(1)
+    rows, manifest = out / "rows" / "r.jsonl", out / "episodes" / "m.json"
+    write_episodes(manifest, episodes)
+    clips = [tti.load_clip(episode, data.query_root, SIZE) for episode in episodes]
+    for indices in ((0,), (1, 2)):
+        for method in ("A", "B"):
+            masks = {n: torch.rand(clips[n].truth.shape, generator=generator) < 0.7 for n in indices}
+            results = [EpisodeResult(episodes[n], n, clips[n], masks[n], 1.5, 2.0) for n in indices]
+            made = {"code": "c", "metrics": "old"}
+            for each, row in zip(results, score_group("mine", "toy", method, results, made), strict=True):
+                append_masks(masks_beside(rows), row, each.masks)
+                append_row(rows, row | {"remark": f"by hand {row['index']}"})
+    lines = [{"benchmark": "mine", "shots": 1, "encoder": "toy", "method": method} for method in "AB"]
+    write_index(out, "t", "title", lines, [RowsFile(rows, manifest, "ytvis-v1", SIZE)], {})
+    return out, data.query_root.parent, rows
+
+
+def without_made(rows):
+    return [{name: value for name, value in row.items() if name != "made"} for row in rows]
+
+
+def test_rows_scored_again_are_those_that_were_scored_first(run):
+    out, root, path = run
+    before = read_rows(path)
+    assert rescore(out, "t", root) == 6
+    after = read_rows(path)
+    assert without_made(after) == without_made(before)  # with the field that no metric knows
+    assert all(row["made"]["code"] == "c" and row["made"]["metrics"] != "old" for row in after)
+    assert len({row["released_vc_3"] for row in after}) > 1 and after[3]["remark"] == "by hand 2"
+
+
+def test_a_new_metric_and_a_lost_field_come_from_the_masks_and_the_task_stays_done(run, monkeypatch):
+    out, root, path = run
+    before = read_rows(path)
+    path.unlink()
+    for row in before:
+        append_row(path, {name: value for name, value in row.items() if name not in ("j", "f_frames")})
+    task = Task("k", "name", "n.ipynb", str(path), {}, 1.0, parts=("A", "B"), rows=str(path))
+    finish(out, task, {})
+    monkeypatch.setitem(METRICS, "share", Metric("share", lambda masks, ground_truth, valid: float(np.mean(masks))))
+    rescore(out, "t", root)
+    rows = read_rows(path)
+    assert [{name: row[name] for name in old} for row, old in zip(without_made(rows), without_made(before), strict=True)
+            ] == without_made(before)  # fmt: skip
+    shares = [row["share"] for row in rows if row["method"] == "A"]
+    share = score_table(rows).set_index("method").loc["A", "share"]
+    assert share == pytest.approx(100 * np.mean(shares)) and 60 < share < 80
+    assert is_done(out, task)
+    path.write_text(path.read_text().replace('"intersection": ', '"intersection": 1', 1))
+    assert not is_done(out, task)
+
+
+def test_rows_without_masks_and_masks_without_rows(run):
+    out, root, path = run
+    masks = masks_beside(path)
+    lines, complete = path.read_text().splitlines(keepends=True), masks.read_text()
+    path.write_text("".join(lines[:-1]))
+    with pytest.warns(UserWarning, match="1 stored masks"):
+        assert rescore(out, "t", root) == 5
+    masks.write_text("".join(complete.splitlines(keepends=True)[1:]))
+    with pytest.raises(ValueError, match=r"r\.jsonl: 1 of 5 rows"):
+        rescore(out, "t", root)
+    masks.write_text(complete)
+    write_episodes(out / "episodes" / "m.json", [])
+    with pytest.raises(ValueError, match="manifest"):
+        rescore(out, "t", root)
+    path.unlink()  # a line of the table that was never run
+    assert rescore(out, "t", root) == 0
+
+
+# ---- cost ----------------------------------------------------------------------------------------------
+
+
+def write_status(folder, resident, peak):
+    (folder / "status").write_text(f"Name: python\nVmHWM:\t {peak} kB\nVmRSS:\t  {resident} kB\n")
+
+
+def test_memory_is_the_peak_of_the_block_above_its_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "SELF", tmp_path)  # in place of /proc/self
+    for resident, peak, megabytes in ((1000, 3000, 2.048), (3000, 2000, 0.0)):
+        write_status(tmp_path, resident, 9000)
+        with measured("cpu") as cost:
+            assert (tmp_path / "clear_refs").read_text() == "5"  # resets the peak
+            write_status(tmp_path, 0, peak)
+        assert cost.memory_mb == megabytes
+
+
+def test_memory_of_this_process_is_seen_where_the_system_says_it():
+    with measured() as cost:
+        np.ones(100 * 10**6, dtype=np.uint8)
+    assert cost.memory_mb is None or cost.memory_mb > 50
+
+
+def test_a_block_that_fails_is_measured_and_unknown_memory_is_none(tmp_path, monkeypatch):
+    with pytest.raises(ZeroDivisionError), measured("meta") as cost:
+        time.sleep(0.01)
+        1 / 0  # noqa: B018
+    assert cost.seconds >= 0.01 and cost.memory_mb is None
+    monkeypatch.setattr(evaluation, "SELF", tmp_path / "no such folder")  # as on other systems
+    with measured(torch.device("cpu")) as cost:
+        pass
+    assert cost == Cost(cost.seconds, None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_a_gpu_work_is_waited_for_and_its_own_memory_counted():
+    held = torch.ones(100 * 10**6, dtype=torch.uint8, device="cuda")
+    side = torch.rand(4096, 4096, device="cuda")
+    with measured("cuda") as cost:
+        for _ in range(100):
+            side = side @ side / 4096
+        torch.ones(200 * 10**6, dtype=torch.uint8, device="cuda")
+    assert torch.cuda.current_stream().query()  # nothing was left to wait for
+    assert 200 <= cost.memory_mb < 500
+    del held

@@ -1,13 +1,15 @@
-"""The chain of averages by hand; tables of runs, folds, classes and videos; the plan and what became of it."""
+"""The averages by hand; tables of runs, folds, classes and videos; the plan; reported values beside measured ones."""
 
 import math
 
 import pandas as pd
 import pytest
 
+from ttilib.episodes.benchmarks import BENCHMARKS
 from ttilib.results import tables
 from ttilib.results.metrics import METRICS, Metric, over_frames
 from ttilib.results.statistics import intervals
+from ttilib.results.tables import beside_reported, read_reported
 
 
 def row(method="TTI", fold=0, run=0, episode="a", class_id=1, counts=(1, 2), frames=4, **more):
@@ -27,6 +29,10 @@ ROWS = [
     row(episode="d", counts=(0, 5), fold=1, class_id=3, j=0.0, f=0.0, vc_3=0.0, vc_11=0.0, seconds=2.0),
 ]
 
+# predicted, true. I / predicted, I / true of class 1: 4/8, 4/8; class 2: 1/1, 1/2; run 1: 3/3, 3/4; fold 1: 0
+AREAS = ((1, 2), (7, 6), (1, 2), (3, 4), (0, 5))
+COUNTED = [{**r, "predicted": p, "true": t} for r, (p, t) in zip(ROWS, AREAS, strict=True)]
+
 
 def only(table, **where):
     """The one line of a table with these values."""
@@ -36,17 +42,24 @@ def only(table, **where):
     return table.iloc[0]
 
 
+# ---- averages ------------------------------------------------------------------------------------------
+
+
 def test_pixels_classes_runs_folds_in_that_order():
-    line = only(tables.score_table(ROWS), method="TTI")
-    run0, run1 = (4 / 12 + 1 / 2) / 2, 3 / 4
-    assert line["mIoU"] == pytest.approx(100 * ((run0 + run1) / 2 + 0) / 2)
-    dice0, dice1 = (8 / 16 + 2 / 3) / 2, 6 / 7
-    assert line["Dice"] == pytest.approx(100 * ((dice0 + dice1) / 2 + 0) / 2)
+    line = only(tables.score_table(COUNTED), method="TTI")
+    assert line["mIoU"] == pytest.approx(100 * (((4 / 12 + 1 / 2) / 2 + 3 / 4) / 2 + 0) / 2)
+    assert line["Dice"] == pytest.approx(100 * (((8 / 16 + 2 / 3) / 2 + 6 / 7) / 2 + 0) / 2)
+    assert line["precision"] == pytest.approx(((50 + 100) / 2 + 100) / 2 / 2)
+    assert line["recall"] == pytest.approx(((50 + 50) / 2 + 75) / 2 / 2)
     assert (line["folds"], line["episodes"]) == (2, 5)
+    folds = tables.fold_table(COUNTED)
+    assert folds["fold"].tolist() == ["0", "1", "mean"]
+    assert only(folds, fold="0")["mIoU"] == pytest.approx(100 * ((4 / 12 + 1 / 2) / 2 + 3 / 4) / 2)
+    assert only(folds, fold="mean")["mIoU"] == pytest.approx(line["mIoU"])
 
 
-def test_per_frame_figures_weigh_videos_by_frames_within_a_class():
-    classes = tables.class_table(ROWS[:3])
+def test_values_per_frame_weigh_videos_by_frames_within_a_class():
+    classes = tables.class_table(COUNTED[:3])
     first = only(classes, class_id=1)
     assert first["IoU"] == pytest.approx(100 * 4 / 12)
     assert first["J"] == pytest.approx(100 * (0.5 * 1 + 0.1 * 3) / 4)
@@ -55,141 +68,69 @@ def test_per_frame_figures_weigh_videos_by_frames_within_a_class():
     assert first["VC_3"] == pytest.approx(50)  # the video without VC_3 is left out
     assert math.isnan(first["VC_11"])
     line = only(tables.run_table(ROWS[:3]), run=0)
-    assert line["J"] == pytest.approx((20 + 30) / 2)
-    assert line["VC_3"] == pytest.approx((50 + 10) / 2)
-    assert line["VC_11"] == pytest.approx(90)
+    assert line[["J", "VC_3", "VC_11"]].tolist() == pytest.approx([(20 + 30) / 2, (50 + 10) / 2, 90])
     assert line["s/episode"] == pytest.approx(3)  # over episodes, not over classes
+    over_runs = only(tables.class_table(ROWS), class_id=1)
+    assert over_runs["IoU"] == pytest.approx(100 * (4 / 12 + 3 / 4) / 2)
+    assert over_runs["class_name"] == "class 1" and over_runs["episodes"] == 3
 
 
-def test_class_table_averages_over_runs():
-    first = only(tables.class_table(ROWS), class_id=1)
-    assert first["IoU"] == pytest.approx(100 * (4 / 12 + 3 / 4) / 2)
-    assert first["class_name"] == "class 1" and first["episodes"] == 3
-
-
-def test_columns_and_their_order():
-    table = tables.score_table(ROWS)
-    figures = ["mIoU", "Dice", "precision", "recall", "J", "F", "J&F", *(f"VC_{k}" for k in (3, 5, 7, 9, 11))]
-    figures += [f"VC_{k} released" for k in (3, 5, 7, 9, 11)] + ["s/episode", "MB/episode"]
-    assert list(table.columns) == ["benchmark", "shots", "encoder", "method", "folds", "episodes", *figures]
-    with_released = tables.score_table([{**r, "released_vc_3": 0.5} for r in ROWS])
-    assert only(with_released)["VC_3 released"] == pytest.approx(50)
-
-
-def test_rows_without_contours_or_times_leave_gaps_not_zeros():
-    line = only(tables.score_table([row()]))
-    assert line["mIoU"] == pytest.approx(50)
-    assert math.isnan(line["J"]) and math.isnan(line["F"]) and math.isnan(line["s/episode"])
-    assert math.isnan(line["MB/episode"])
-
-
-def counted(areas, rows=ROWS):
-    """The rows with their predicted and true pixels."""
-    return [{**r, "predicted": p, "true": t} for r, (p, t) in zip(rows, areas, strict=True)]
-
-
-# I / predicted, I / true. class 1: 4/8, 4/8; class 2: 1/1, 1/2; run 1: 3/3, 3/4; fold 1: nothing predicted
-AREAS = ((1, 2), (7, 6), (1, 2), (3, 4), (0, 5))
-
-
-def test_precision_and_recall_go_through_the_same_chain():
-    rows = counted(AREAS)
-    classes = tables.class_table(rows[:3])
-    assert only(classes, class_id=1)[["precision", "recall"]].tolist() == pytest.approx([50, 50])  # not mean of 1, 3/7
-    assert only(classes, class_id=2)[["precision", "recall"]].tolist() == pytest.approx([100, 50])
-    line = only(tables.score_table(rows))
-    assert line["precision"] == pytest.approx(((50 + 100) / 2 + 100) / 2 / 2)
-    assert line["recall"] == pytest.approx(((50 + 50) / 2 + 75) / 2 / 2)
-    first = only(tables.video_table(rows), video="a")
-    assert first[["precision", "recall"]].tolist() == pytest.approx([100 * 4 / 4, 100 * 4 / 6])
-    order = [name for name in tables.fold_table(rows) if name in ("mIoU", "Dice", "precision", "recall", "J")]
-    assert order == ["mIoU", "Dice", "precision", "recall", "J"]
-
-
-def test_dice_is_the_harmonic_mean_of_the_two_within_a_class():
-    line = only(tables.class_table(counted(((1, 2), (9, 4)), ROWS[:2])), class_id=1)
-    assert [line["precision"], line["recall"]] == pytest.approx([100 * 4 / 10, 100 * 4 / 6])
-    assert line["Dice"] == pytest.approx(2 / (1 / line["precision"] + 1 / line["recall"]))
-
-
-def test_rows_from_before_areas_were_counted_can_be_read():
-    old = tables.score_table(ROWS)
-    assert old[["precision", "recall"]].isna().all(axis=None)
-    new = tables.score_table(counted(AREAS))
-    others = [name for name in new if name not in ("precision", "recall")]
-    pd.testing.assert_frame_equal(old[others], new[others])
-    mixed = [ROWS[0], *counted(AREAS[1:3], ROWS[1:3])]  # what is known counts, as for J and F
+def test_columns_follow_the_metrics_and_gaps_are_no_zeros():
+    table = tables.score_table([row()])
+    costs = ["s/episode", "MB/episode"]
+    assert list(table.columns) == [*tables.METHOD, "folds", "episodes", *METRICS, *costs]
+    assert only(table)["mIoU"] == pytest.approx(50) and table[["J", "F", "precision", *costs]].isna().all(axis=None)
+    assert only(tables.score_table([row(released_vc_3=0.5)]))["VC_3 released"] == pytest.approx(50)
+    mixed = [ROWS[0], *COUNTED[1:3]]  # the first row is from before areas were counted
     assert only(tables.class_table(mixed), class_id=1)["precision"] == pytest.approx(100 * 3 / 7)
 
 
-def test_fold_table_ends_with_the_mean():
-    table = tables.fold_table(ROWS)
-    assert table["fold"].tolist() == ["0", "1", "mean"]
-    assert only(table, fold="0")["mIoU"] == pytest.approx(100 * ((4 / 12 + 1 / 2) / 2 + 3 / 4) / 2)
-    assert only(table, fold="mean")["mIoU"] == pytest.approx(only(tables.score_table(ROWS))["mIoU"])
+def test_methods_shots_encoders_and_benchmarks_keep_apart_in_any_order_of_rows():
+    others = [{**r, **change, "intersection": 0} for r in ROWS for change in (
+        {"shots": 1}, {"method": "RePRI"}, {"encoder": "resnet101"}, {"benchmark": "mini"})]  # fmt: skip
+    table = tables.score_table([*others, *ROWS])
+    assert len(table) == 5 and sorted(table["mIoU"])[:4] == [0] * 4
+    assert max(table["mIoU"]) == only(tables.score_table(ROWS))["mIoU"]
+    long = pd.DataFrame([{**r, "f_frames": [None, 0.5]} for r in ROWS[::-1]])
+    pd.testing.assert_frame_equal(tables.fold_table(ROWS), tables.fold_table(long))
 
 
-def test_order_of_rows_does_not_matter():
-    pd.testing.assert_frame_equal(tables.fold_table(ROWS), tables.fold_table(ROWS[::-1]))
-    pd.testing.assert_frame_equal(tables.fold_table(ROWS), tables.fold_table(pd.DataFrame(ROWS)))
-
-
-def test_shots_methods_and_benchmarks_keep_apart():
-    others = [{**r, "shots": 1} for r in ROWS] + [{**r, "method": "RePRI", "intersection": 0} for r in ROWS]
-    table = tables.score_table([*ROWS, *others, *[{**r, "benchmark": "mini"} for r in ROWS]])
-    assert len(table) == 4
-    both = tables.score_table([*ROWS, *[{**r, "encoder": "resnet101", "intersection": 0} for r in ROWS]])
-    assert both.set_index("encoder")["mIoU"].tolist() == pytest.approx([only(tables.score_table(ROWS))["mIoU"], 0])
-    alone = only(tables.score_table(ROWS))
-    assert only(table, benchmark="ytvis-v1", shots=5, method="TTI")["mIoU"] == alone["mIoU"]
-    assert only(table, method="RePRI")["mIoU"] == 0
-
-
-def test_rows_that_cannot_be_tabulated_are_refused():
-    with pytest.raises(ValueError, match="no rows"):
-        tables.score_table([])
-    with pytest.raises(ValueError, match="'union'"):
-        tables.score_table([{k: v for k, v in ROWS[0].items() if k != "union"}])
-    with pytest.raises(ValueError, match="'encoder'"):
-        tables.score_table([{k: v for k, v in r.items() if k != "encoder"} for r in ROWS])
-    with pytest.raises(ValueError, match="'fold'"):
-        tables.score_table([*ROWS, row(fold=None, episode="z")])
-    with pytest.raises(ValueError, match=r"episode a is recorded twice for TTI \(fold 0, run 0\)"):
-        tables.score_table([*ROWS, ROWS[0]])
-
-
-def test_an_episode_drawn_twice_counts_twice_when_numbered():
+def test_an_episode_sampled_twice_counts_twice_when_numbered():
     twice = [{**ROWS[0], "index": 0}, {**ROWS[0], "index": 1, "intersection": 2}]
     assert only(tables.score_table(twice))["mIoU"] == pytest.approx(100 * 3 / 4)
 
 
 def test_memory_is_a_mean_over_episodes_that_know_it():
     known = [{**r, "memory_mb": m} for r, m in zip(ROWS, (10, None, 40, 5, 100), strict=True)]
-    assert only(tables.run_table(known), run=0, fold=0)["MB/episode"] == pytest.approx(25)
     assert only(tables.score_table(known))["MB/episode"] == pytest.approx(((25 + 5) / 2 + 100) / 2)
-    assert list(tables.score_table(known).columns)[-2:] == ["s/episode", "MB/episode"]
 
 
-def test_rows_of_different_programs_are_not_averaged():
-    made = [{**r, "made": {"code": "ab12", "device": "cpu"}} for r in ROWS]
-    pd.testing.assert_frame_equal(tables.score_table(made), tables.score_table(ROWS))
-    made[1]["made"] = {"code": "cd34"}
-    with pytest.raises(ValueError, match=r"2 versions of the code \(ab12: 4 rows, cd34: 1 rows\); evaluate all"):
-        tables.class_table(made)
-    with pytest.raises(ValueError, match=r"ab12: 3 rows, cd34: 1 rows, unknown: 1 rows"):
-        tables.run_table([*made[:4], ROWS[4]])
-    with pytest.raises(ValueError, match="versions of the code"):
-        tables.video_table(pd.DataFrame(made))
+def made(*versions, about="code"):
+    return [{**r, "made": {"device": "cpu", **({about: v} if v else {})}} for r, v in zip(ROWS, versions, strict=True)]
 
 
-def test_rows_that_were_scored_by_different_metrics_are_not_averaged():
-    made = [{**r, "made": {"code": "ab12", "metrics": "1"}} for r in ROWS]
-    made[1]["made"] = {"code": "ab12", "metrics": "2"}
-    with pytest.raises(ValueError, match=r"2 versions of the metrics \(1: 4 rows, 2: 1 rows\); score again"):
-        tables.score_table(made)
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([], "no rows"),
+        ([{k: v for k, v in ROWS[0].items() if k != "union"}], "'union'"),
+        ([*ROWS, row(fold=None, episode="z")], "'fold'"),
+        ([*ROWS, ROWS[0]], r"episode a is recorded twice.*TTI.*fold 0.*run 0"),
+        (made("ab", "cd", "ab", "ab", "ab"), "versions of the code.*ab: 4 rows, cd: 1 rows"),
+        (made("ab", "ab", "ab", "ab", None), "unknown: 1 rows"),
+        (made("1", "1", "1", "2", "2", about="metrics"), "versions of the metrics.*rescore"),
+    ],
+)
+def test_rows_that_cannot_be_averaged_are_refused(rows, message):
+    with pytest.raises(ValueError, match=message):
+        tables.score_table(rows)
 
 
-def test_a_metric_of_ones_own_is_a_column_of_every_table_and_has_an_interval(monkeypatch):
+def test_rows_of_one_version_are_averaged():
+    pd.testing.assert_frame_equal(tables.score_table(made(*["ab"] * 5)), tables.score_table(ROWS))
+
+
+def test_a_new_metric_is_a_column_of_every_table_and_has_an_interval(monkeypatch):
     monkeypatch.setitem(METRICS, "empty", Metric("empty", key="e", pool=over_frames, percent=False))
     rows = [{**r, "e": e} for r, e in zip(ROWS, (0.5, 1.5, None, 3.0, 0.0), strict=True)]
     assert only(tables.class_table(rows[:3]), class_id=1)["empty"] == pytest.approx((0.5 * 1 + 1.5 * 3) / 4)
@@ -199,24 +140,14 @@ def test_a_metric_of_ones_own_is_a_column_of_every_table_and_has_an_interval(mon
     assert found["empty low"] <= found["empty"] <= found["empty high"]
 
 
-def test_lists_of_a_row_do_not_disturb():
-    long = [{**r, "intersections": [1, 2], "f_frames": [None, 0.5], "unions": []} for r in ROWS]
-    pd.testing.assert_frame_equal(tables.fold_table(long), tables.fold_table(ROWS))
-
-
 def test_video_table_pools_the_runs_of_a_video():
-    table = tables.video_table(ROWS)
+    table = tables.video_table(COUNTED)
     assert len(table) == 4
     video = only(table, video="a")  # run 0: 1/2 in one frame, run 1: 3/4 in two frames
-    assert video["IoU"] == pytest.approx(100 * 4 / 6) and video["Dice"] == pytest.approx(100 * 8 / 10)
-    assert video["J"] == pytest.approx(100 * (0.5 + 2 * 0.6) / 3)
-    assert video["F"] == pytest.approx(100 * (0.25 + 2 * 0.1) / 3)
-    assert video["VC_3"] == pytest.approx(60) and video["VC_11"] == pytest.approx(20)
+    assert video[["IoU", "Dice"]].tolist() == pytest.approx([100 * 4 / 6, 100 * 8 / 10])
+    assert video[["precision", "recall"]].tolist() == pytest.approx([100 * 4 / 4, 100 * 4 / 6])
+    assert video["J"] == pytest.approx(100 * (0.5 + 2 * 0.6) / 3) and video["VC_3"] == pytest.approx(60)
     assert (video["frames"], video["episodes"], video["class_name"], video["fold"]) == (2, 2, "class 1", 0)
-    assert list(table.columns)[:9] == [*tables.METHOD, "fold", "class_id", "video", "class_name", "episodes"]
-    assert list(table.columns)[9:12] == ["frames", "IoU", "Dice"]
-    both = tables.video_table([*ROWS, *[{**r, "method": "RePRI", "intersection": 0} for r in ROWS]])
-    assert only(both, video="a", method="RePRI")["IoU"] == 0
     with pytest.raises(ValueError, match="'video'"):
         tables.video_table([{**ROWS[0], "video": None}])
 
@@ -230,23 +161,115 @@ def plan(method, **more):
 
 def test_every_line_of_the_plan_is_there_in_its_order():
     table = tables.score_table([*ROWS, *[{**r, "method": "RePRI"} for r in ROWS]])
-    lines = [plan("oracle", why="no truth on disk"), plan("RePRI"), plan("TTI", why="2 of 20 tasks missing")]
-    result = tables.align_with_plan(table, lines)
+    lines = [plan("oracle", why="no weights"), plan("oracle", why="no data"), plan("oracle", why="no data")]
+    result = tables.align_with_plan(table, [*lines, plan("RePRI")])  # the last line of the table was not planned
     assert result["method"].tolist() == ["oracle", "RePRI", "TTI"]
-    assert result["note"].tolist() == ["no truth on disk", "", "2 of 20 tasks missing"]
+    assert result["note"].tolist() == ["no weights; no data", "", ""]
     assert list(result.columns) == [*table.columns, "note"]
     assert result["folds"].tolist() == [0, 2, 2] and result["episodes"].tolist() == [0, 5, 5]
     assert math.isnan(result["mIoU"][0]) and result["mIoU"][1] == only(table, method="RePRI")["mIoU"]
     pd.testing.assert_frame_equal(tables.align_with_plan(table, [])[list(table.columns)], table)
+    with pytest.raises(ValueError, match=r"line 2.*'shots'"):
+        tables.align_with_plan(table, [plan("TTI"), {"benchmark": "coco", "method": "TTI"}])
 
 
-def test_a_line_planned_twice_comes_once_and_an_unplanned_one_follows():
-    lines = [plan("oracle", why="no weights"), plan("oracle", why="no data"), plan("oracle", why="no data")]
-    lines.append(plan("TTI", encoder="resnet101"))
-    result = tables.align_with_plan(tables.score_table(ROWS), lines)
-    assert result["method"].tolist() == ["oracle", "TTI", "TTI"]
-    assert result["encoder"].tolist() == ["resnet50", "resnet101", "resnet50"]
-    assert result["note"].tolist() == ["no weights; no data", "", ""]
-    assert result["mIoU"].isna().tolist() == [True, True, False]
-    with pytest.raises(ValueError, match=r"line 2 of the plan has no 'shots'"):
-        tables.align_with_plan(tables.score_table(ROWS), [plan("TTI"), {"benchmark": "coco", "method": "TTI"}])
+# ---- reported values -----------------------------------------------------------------------------------
+
+
+def four_folds(method, *shares, **more):
+    return [{**row(method, fold, counts=(share, 1000)), **more} for fold, share in enumerate(shares)]
+
+
+def test_reported_values_are_complete_and_agree_with_their_means():
+    table = read_reported()
+    assert table["source"].str.len().min() > 20 and table["value"].between(1, 100).all()
+    assert set(table["fold"]) == {"0", "1", "2", "3", "mean"} and set(table["figure"]) <= set(METRICS)
+    assert set(table["benchmark"]) <= set(BENCHMARKS) and not table.drop(columns="spread").isna().any().any()
+    wide = table.pivot(index=[*tables.METHOD, "figure"], columns="fold", values="value").dropna()
+    assert len(wide) == 28
+    assert (wide[list("0123")].mean(axis=1) - wide["mean"]).abs().max() < 0.11  # one decimal in the sources
+
+
+@pytest.mark.parametrize(
+    "benchmark, shots, encoder, method, folds, mean",
+    [
+        ("ytvis-v1", 5, "resnet50", "RePRI", (45.78, 68.63, 59.26, 64.21), 59.47),
+        ("ytvis-v1", 5, "resnet50", "TTI", (46.54, 69.17, 60.02, 64.09), 59.96),
+        ("pascal", 5, "resnet101", "oracle", (76.8, 81.7, 79.5, 74.5), 78.1),
+        ("coco", 5, "resnet50", "RePRI", (38.5, 46.2, 40.0, 43.6), 42.1),
+        ("coco2pascal", 1, "resnet50", "oracle", (69.6, 71.7, 77.6, 86.2), 76.2),
+        ("pascal2minivspw", 1, "resnet101", "TTI", (41.6, 47.6, 31.7, 32.5), 38.3),
+    ],
+)
+def test_lines_of_the_published_tables(benchmark, shots, encoder, method, folds, mean):
+    table = read_reported(benchmark)
+    line = (table["shots"] == shots) & (table["encoder"] == encoder) & (table["method"] == method)
+    values = table[line & (table["figure"] == "mIoU")].set_index("fold")["value"]
+    assert values.to_dict() == {**dict(zip("0123", folds, strict=True)), "mean": mean}
+
+
+def test_a_value_given_twice_is_refused(tmp_path):
+    path = tmp_path / "reported.csv"
+    table = read_reported("coco")
+    pd.concat([table, table.iloc[[3]].assign(value=1.0)]).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"reported\.csv: coco 1-shot resnet50 RePRI fold 3 mIoU"):
+        read_reported(path=path)
+    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
+        read_reported(path=tmp_path / "none.csv")
+
+
+def test_measured_beside_reported():
+    rows = [*four_folds("TTI", 460, 690, 610, 640), *four_folds("ours", 500, 500, 500, 500)]
+    rows += four_folds("TTI", 400, 400, 400, 400, encoder="resnet101")  # not reported
+    folds = tables.fold_table(rows)
+    table = beside_reported(folds)
+    tti = table[table["encoder"] == "resnet50"]
+    fold0 = only(tti, method="TTI", fold="0")
+    assert fold0["mIoU reported"] == 46.54 and fold0["mIoU difference"] == pytest.approx(46 - 46.54)
+    assert "tti_fsvos" in fold0["source"]
+    assert only(tti, method="TTI", fold="mean")["mIoU difference"] == pytest.approx(60 - 59.96)
+    assert table[(table["method"] == "ours") | (table["encoder"] == "resnet101")]["mIoU reported"].isna().all()
+    assert list(table.columns) == [*folds.columns, "mIoU reported", "mIoU difference", "source"]
+    pd.testing.assert_frame_equal(table[list(folds.columns)], folds)
+    with pytest.raises(ValueError, match="'mIou'.*mIoU"):
+        beside_reported(folds, ("mIou",))
+
+
+def test_only_equal_definitions_are_compared(tmp_path):
+    rows = four_folds("HPAN", *[600] * 4, j=0.61, f=0.62) + four_folds("TTI", *[600] * 4, j=0.5, f=0.4)
+    table = beside_reported(tables.score_table(rows), ("mIoU", "Dice", "J", "F"))
+    hpan, tti = only(table, method="HPAN"), only(table, method="TTI")
+    assert math.isnan(hpan["mIoU reported"]) and math.isnan(hpan["Dice reported"])
+    assert hpan["J difference"] == pytest.approx(61 - 63.5) and hpan["F difference"] == pytest.approx(62 - 62.4)
+    assert tti["Dice reported"] == 72.6 and tti["mIoU reported"] == 59.96
+    assert math.isnan(tti["J reported"]) and math.isnan(tti["F difference"])
+    assert tti["source"].count("tti_fsvos") == 1  # one source for two values
+    path = tmp_path / "reported.csv"
+    reported = read_reported("ytvis-v1").query("method == 'TTI' and encoder == 'resnet50'")
+    reported.assign(source=["the " + name for name in reported["figure"]]).to_csv(path, index=False)
+    beside = beside_reported(tables.score_table(rows[4:]), ("mIoU", "Dice"), path=path)
+    assert only(beside)["source"] == "the mIoU; the Dice"
+
+
+def test_a_mean_over_some_folds_is_not_put_beside_a_mean_over_all():
+    rows = four_folds("TTI", 460, 690)
+    table = beside_reported(tables.fold_table(rows))
+    mean = only(table, fold="mean")
+    assert math.isnan(mean["mIoU reported"]) and math.isnan(mean["mIoU difference"]) and mean["source"] == ""
+    assert only(table, fold="1")["mIoU reported"] == 69.17
+    assert math.isnan(only(beside_reported(tables.score_table(rows)))["mIoU reported"])
+
+
+def test_reported_lines_of_other_methods_follow():
+    rows = four_folds("TTI", 460, 690, 610, 640)
+    table = beside_reported(tables.score_table(rows), ("mIoU", "J"), others=True)
+    assert table["method"][0] == "TTI" and set(table["method"][1:]) >= {"DANet", "HPAN", "RePRI", "PFENet"}
+    assert (table["method"] == "TTI").sum() == 1 and set(table["shots"]) == {5}
+    assert set(table["benchmark"]) == {"ytvis-v1"}
+    danet = only(table, method="DANet")
+    assert danet["J reported"] == 58.0 and math.isnan(danet["mIoU reported"]) and danet["source"]
+    assert danet[["mIoU", "J", "Dice", "mIoU difference", "J difference"]].isna().all()
+    folds = beside_reported(tables.fold_table(rows), others=True)
+    assert sorted(folds[folds["method"] == "RePRI"]["fold"]) == ["0", "1", "2", "3", "mean"]
+    mini = tables.score_table([{**row(), "benchmark": "mini"}])  # nobody reports on it
+    pd.testing.assert_frame_equal(beside_reported(mini, others=True)[list(mini.columns)], mini)

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import Method
 
 Members = Sequence[tuple[int, Episode]]
-"""Episodes that are solved group_by_batch, each with its place in the run."""
+"""Episodes that are solved together, each with its index in the run."""
 
 
 @dataclass(frozen=True)
@@ -79,24 +80,24 @@ def evaluate(
     """
     with file_lock(rows) if rows else nullcontext():
         done = {key_of(row): row for row in read_rows(rows)} if rows and Path(rows).is_file() else {}
-        places = list(episodes)
-        for group in group_by_batch([episodes[place] for place in places]):
-            members = [(places[at], episodes[places[at]]) for at in group]
-            missing = [m for m in methods if any((e.key, place, m.name) not in done for place, e in members)]
-            for method, answers in _solved(members, missing, extractors, data, size, on_problem).items():
+        indices = list(episodes)
+        for group in group_by_batch(list(episodes.values())):
+            members = [(indices[n], episodes[indices[n]]) for n in group]
+            keys = [(episode.key, index, method.name) for method in methods for index, episode in members]
+            missing = [method for method in methods if any(key not in done for key in keys if key[2] == method.name)]
+            for method, results in _predict_group(members, missing, extractors, data, size, on_problem).items():
                 extractor = extractors[members[0][1].fold]
-                made = records.made(extractor.device, extractor.weights)
-                for row, answer in zip(score_group(name, encoder, method, answers, made), answers, strict=True):
+                made = records.provenance_fields(extractor.device, extractor.weights)
+                for row, result in zip(score_group(name, encoder, method, results, made), results, strict=True):
                     if key_of(row) not in done:
                         if rows:
-                            append_masks(masks_beside(rows), row, answer.masks)
+                            append_masks(masks_beside(rows), row, result.masks)
                             append_row(rows, row)
                         done[key_of(row)] = row
-            keys = [(episode.key, place, method.name) for method in methods for place, episode in members]
             yield from (done[key] for key in keys if key in done)
 
 
-def _solved(
+def _predict_group(
     members: Members,
     methods: Sequence[Method],
     extractors: Mapping[int, FeatureExtractor],
@@ -105,11 +106,11 @@ def _solved(
     on_problem: OnError,
 ) -> dict[str, list[EpisodeResult]]:
     """Predictions of each method for the readable episodes of a group."""
-    answers: dict[str, list[EpisodeResult]] = {method.name: [] for method in methods}
-    for place, episode in members if methods else ():
-        where, extractor = data[episode.fold], extractors[episode.fold]
+    results: dict[str, list[EpisodeResult]] = {method.name: [] for method in methods}
+    for index, episode in members if methods else ():
+        roots, extractor = data[episode.fold], extractors[episode.fold]
         try:
-            clip = load_clip(episode, where.query_root, size, where.support_root)
+            clip = load_clip(episode, roots.query_root, size, roots.support_root)
         except (ValueError, OSError) as error:
             on_problem(ValueError(f"episode {episode.name}: {str(error).removeprefix(f'episode {episode.name}: ')}"))
             continue
@@ -120,72 +121,74 @@ def _solved(
             with measured(extractor.device) as cost:
                 masks = method.predict(clip, extractor, clip.truth).masks
             memory = None if cost.memory_mb is None else cost.memory_mb + task.query.nbytes / MEGABYTE
-            answers[method.name].append(EpisodeResult(episode, place, clip, masks, extraction + cost.seconds, memory))
-    return answers
+            results[method.name].append(EpisodeResult(episode, index, clip, masks, extraction + cost.seconds, memory))
+    return results
 
 
 def score_group(
-    benchmark: str, encoder: str, method: str, answers: Sequence[EpisodeResult], made: Mapping[str, Any]
+    benchmark: str, encoder: str, method: str, results: Sequence[EpisodeResult], made: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """One row per answer: episode, metrics (fractions, None if undefined), cost, and provenance `made`.
+    """One row per result: episode, metrics (fractions, None if undefined), cost, and provenance `made`.
 
-    `answers`: the episodes of one batch, in order, or a single one. Raises ValueError naming an episode without ground
+    `results`: the episodes of one batch, in order, or a single one. Raises ValueError naming an episode without ground
     truth or with another frame size, or a metric whose field name is taken.
     """
-    if not answers:
+    if not results:
         return []
-    masks, truth, valid = _together(answers)
-    videos = [answer.episode.video for answer in answers for _ in answer.masks]
-    batch = {metric.key: metric.score(masks, truth, valid, videos) for metric in METRICS.values() if metric.grouped}
+    masks, truth, valid = _concatenated(results)
+    videos = [result.episode.video for result in results for _ in result.masks]
+    batch = {m.key: m.score(masks, truth, valid, videos) for m in METRICS.values() if m.grouped and m.score}
     rows, end = [], 0
-    for answer in answers:
-        at, end = slice(end, end + len(answer.masks)), end + len(answer.masks)
-        row = {"benchmark": benchmark, "encoder": encoder, "method": method, **_about(answer)}
-        cost = {"seconds": answer.seconds, "memory_mb": answer.memory_mb, "made": dict(made)}
+    fields: Mapping[str, Any]
+    for result in results:
+        own, end = slice(end, end + len(result.masks)), end + len(result.masks)
+        row = {"benchmark": benchmark, "encoder": encoder, "method": method, **_episode_fields(result)}
+        cost = {"seconds": result.seconds, "memory_mb": result.memory_mb, "made": dict(made)}
         for metric in METRICS.values():
             if metric.grouped:
-                found = {metric.key: batch[metric.key].get(answer.episode.video, 0.0)}
+                fields = {metric.key: batch[metric.key].get(result.episode.video, 0.0)}
             else:
-                found = metric.fields(masks[at], truth[at], valid[at])
-            if taken := found.keys() & {*row, *cost}:
+                fields = metric.fields(masks[own], truth[own], valid[own])
+            if taken := fields.keys() & {*row, *cost}:
                 raise ValueError(f"metric {metric.name!r}: rows have a {min(taken)!r} already; give it another key")
-            row |= found
+            row |= fields
         rows.append(plain(row | cost))
     return rows
 
 
-def _together(answers: Sequence[EpisodeResult]) -> tuple[Bool[np.ndarray, "frames H W"], ...]:
+def _concatenated(results: Sequence[EpisodeResult]) -> tuple[Bool[np.ndarray, "frames H W"], ...]:
     """Masks, ground truth and valid pixels of the group, concatenated over frames."""
     parts = []
-    for answer in answers:
-        name, clip = answer.episode.name, answer.clip
+    for result in results:
+        name, clip = result.episode.name, result.clip
         if clip.truth is None:
             raise ValueError(f"episode {name}: there is no ground truth to score against; leave it out")
-        if clip.size != answers[0].clip.size:
-            about = f"its frames are {clip.size}, those of {answers[0].episode.name} {answers[0].clip.size}"
+        if clip.size != results[0].clip.size:
+            about = f"its frames are {clip.size}, those of {results[0].episode.name} {results[0].clip.size}"
             raise ValueError(f"episode {name}: {about}; score frames of one size together")
         try:
-            parts.append(as_masks(answer.masks, clip.truth, clip.query_valid))
+            parts.append(as_masks(result.masks, clip.truth, clip.query_valid))
         except ValueError as error:
             raise ValueError(f"episode {name}: {error}") from error
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
-def _about(answer: EpisodeResult) -> dict[str, Any]:
+def _episode_fields(result: EpisodeResult) -> dict[str, Any]:
     """The fields that identify an episode in its run."""
-    episode = answer.episode
+    episode = result.episode
     return {
         "fold": episode.fold, "run": episode.run, "shots": episode.shots, "seed": episode.seed,
-        "episode": episode.name, "index": answer.index, "key": episode.key, "class_id": episode.class_id,
-        "class_name": episode.class_name, "video": episode.video, "frames": len(answer.masks),
+        "episode": episode.name, "index": result.index, "key": episode.key, "class_id": episode.class_id,
+        "class_name": episode.class_name, "video": episode.video, "frames": len(result.masks),
     }  # fmt: skip
 
 
 def rescore(out: Path | str, name: str, root: Path | str) -> int:
     """Recompute the metrics of a table from its stored masks, in place; return the number of rows.
 
-    The index <out>/rows/<name>.json names rows, masks and manifests; `root`: data folder with the ground truth. Raises
-    ValueError if the masks or the episode of a row are missing. Warns about masks without a row.
+    The index <out>/rows/<name>.json names rows, masks and manifests; `root`: data folder with the ground truth. Other
+    fields of the rows stay. Raises ValueError if the masks or the episode of a row are missing. Warns about masks
+    without a row.
     """
     out, count = Path(out), 0
     for file, about in read_json(out / "rows" / f"{name}.json")["manifests"].items():
@@ -199,15 +202,15 @@ def rescore(out: Path | str, name: str, root: Path | str) -> int:
             _check_pairs(out / file, rows, masks, episodes)
             for group in group_by_batch(episodes):
                 members = [(index, episodes[index]) for index in group]
-                rows |= _scored_again(members, rows, masks, roots, tuple(about["size"]))
+                rows |= _rescore_group(members, rows, masks, roots, tuple(about["size"]))
             before, after = (out / file).read_bytes(), "".join(map(as_line, rows.values()))
             write_text(out / file, after)
-            _renew_notes(out / "tasks", before, after.encode("utf-8"))
+            _update_checksums(out / "tasks", before, after.encode("utf-8"))
         count += len(rows)
     return count
 
 
-def _renew_notes(folder: Path, before: bytes, after: bytes) -> None:
+def _update_checksums(folder: Path, before: bytes, after: bytes) -> None:
     """Update the checksums in task files; otherwise the next sweep would treat the new rows as damaged."""
     lines = after.splitlines(keepends=True)
     for path in folder.glob("*.json"):
@@ -231,21 +234,20 @@ def _check_pairs(path: Path, rows: Mapping, masks: Mapping, episodes: Sequence[E
         warnings.warn(f"{path}: {len(more)} stored masks have no row; evaluate again to add them", stacklevel=3)
 
 
-def _scored_again(
+def _rescore_group(
     members: Members, rows: Mapping, masks: Mapping, roots: tuple[Path, Path], size: tuple[int, int]
 ) -> dict[tuple, dict[str, Any]]:
     """Rows of one group of episodes, scored by the current metrics."""
-    answers: dict[str, list[EpisodeResult]] = {}
+    results: dict[str, list[EpisodeResult]] = {}
     for index, episode in members:
-        methods = [method for key, place, method in rows if (key, place) == (episode.key, index)]
-        clip = load_clip(episode, roots[0], size, roots[1]) if methods else None
+        if methods := [method for key, place, method in rows if (key, place) == (episode.key, index)]:
+            clip = load_clip(episode, roots[0], size, roots[1])
         for method in methods:
             row, stored = rows[episode.key, index, method], masks_of(masks[episode.key, index, method])
-            answers.setdefault(method, []).append(
-                EpisodeResult(episode, index, clip, stored, row["seconds"], row["memory_mb"])
-            )
+            cost = row["seconds"], row["memory_mb"]
+            results.setdefault(method, []).append(EpisodeResult(episode, index, clip, stored, *cost))
     found = {}
-    for method, group in answers.items():
+    for method, group in results.items():
         for new in score_group("", "", method, group, {}):
             row = rows[key_of(new)]
             made = row["made"] | {"metrics": records.metrics_digest()}
@@ -269,35 +271,28 @@ class Cost:
 def measured(device: torch.device | str = "cpu") -> Iterator[Cost]:
     """Measure `Cost` of the block on `device`, GPU synchronized. Do not nest: the inner block resets the peak."""
     device, cost = torch.device(device), Cost()
-    before = _start(device)
-    begin = time.perf_counter()
+    synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    synchronize()
+    before, begin = _reset_peak(device), time.perf_counter()
     try:
         yield cost
     finally:
-        _wait(device)
+        synchronize()
         cost.seconds = time.perf_counter() - begin
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
         cost.memory_mb = None if before is None or peak is None else max(peak - before, 0) / MEGABYTE
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _start(device: torch.device) -> int | None:
+def _reset_peak(device: torch.device) -> int | None:
     """Reset the memory peak; return the bytes in use, or None if the peak cannot be measured."""
-    _wait(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    if device.type != "cpu":
-        return None
     try:
         (SELF / "clear_refs").write_text("5")  # 5 resets the peak resident size
     except OSError:  # not Linux, or not allowed
         return None
-    return _status("VmRSS")
+    return _status("VmRSS") if device.type == "cpu" else None
 
 
 def _status(field: str) -> int | None:

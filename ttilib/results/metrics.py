@@ -2,7 +2,7 @@
 
 *Pooled* metrics sum intersection and union over all frames and episodes of a class and divide once, so large objects in
 long videos weigh most. *Averaged* metrics are a mean over frames. Video consistency VC_k is the share of the ground
-truth common to k frames that is found in all k; `warped_consistency` needs no ground truth.
+truth common to k frames that is predicted in all k; `warped_consistency` needs no ground truth.
 
 `METRICS` declares the columns of all tables. Add one: `METRICS["my metric"] = Metric("my metric", score)`. Masks are
 NumPy arrays or tensors; `valid` marks the pixels that are scored (default: all).
@@ -10,6 +10,7 @@ NumPy arrays or tensors; `valid` marks the pixels that are scored (default: all)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,37 +32,39 @@ Frames = UInt8[np.ndarray, "T H W 3"] | Float[Tensor, "T 3 H W"]
 Flow = Float32[np.ndarray, "H W 2"]
 
 
-def as_masks(*masks: Masks | None) -> tuple[Bool[np.ndarray, "T H W"] | None, ...]:
-    """Masks as NumPy arrays; None stays None. Raises ValueError unless all are bool of one shape [T, H, W]."""
+def as_masks(*masks: Masks) -> tuple[Bool[np.ndarray, "T H W"], ...]:
+    """Masks as NumPy arrays. Raises ValueError unless all are bool of one shape [T, H, W]."""
     arrays = [m.detach().cpu().numpy() if isinstance(m, Tensor) else m for m in masks]
-    found = [a for a in arrays if a is not None]
-    if any(a.dtype != bool or a.ndim != 3 or a.shape != found[0].shape for a in found):
-        shapes = ", ".join(f"{a.dtype}{list(a.shape)}" for a in found)
+    if any(a.dtype != bool or a.ndim != 3 or a.shape != arrays[0].shape for a in arrays):
+        shapes = ", ".join(f"{a.dtype}{list(a.shape)}" for a in arrays)
         raise ValueError(f"masks, truth and valid must be bool of one shape [T, H, W], found {shapes}")
     return tuple(arrays)
 
 
 def _counted(masks: Masks, truth: Masks, valid: Masks | None) -> tuple[np.ndarray, np.ndarray]:
     """Prediction and ground truth without the ignored pixels."""
+    if valid is None:
+        predicted, true = as_masks(masks, truth)
+        return predicted, true
     predicted, true, counts = as_masks(masks, truth, valid)
-    return (predicted, true) if counts is None else (predicted & counts, true & counts)
+    return predicted & counts, true & counts
 
 
 def intersection_union(masks: Masks, truth: Masks, valid: Masks | None = None) -> tuple[Counts, Counts]:
-    """Foreground pixels per frame in both masks (I) and in either (U). Source: protocol section 5.4."""
+    """Foreground pixels per frame in both masks (I) and in either (U). Source: docs/protocol.md 5.4."""
     predicted, true = _counted(masks, truth, valid)
     intersection = (predicted & true).sum(axis=(1, 2), dtype=np.int64)
     return intersection, (predicted | true).sum(axis=(1, 2), dtype=np.int64)
 
 
 def iou(masks: Masks, truth: Masks, valid: Masks | None = None) -> float:
-    """IoU of the clip in [0, 1]: ΣI / (ΣU + 1e-10) over frames; 0 without foreground. Source: protocol section 5.4."""
+    """IoU of the clip in [0, 1]: ΣI / (ΣU + 1e-10) over frames; 0 without foreground. Source: docs/protocol.md 5.4."""
     intersection, union = intersection_union(masks, truth, valid)
     return float(intersection.sum() / (union.sum() + EPSILON))
 
 
 def pooled_iou(counts: Iterable[tuple[Hashable, int, int]]) -> dict[Hashable, float]:
-    """ΣI / (ΣU + 1e-10) per class, from (class, I, U). Raises ValueError if empty. Source: protocol section 5.4."""
+    """ΣI / (ΣU + 1e-10) per class, from (class, I, U). Raises ValueError if empty. Source: docs/protocol.md 5.4."""
     sums: dict[Hashable, list[int]] = {}
     for key, intersection, union in counts:
         total = sums.setdefault(key, [0, 0])
@@ -87,12 +90,6 @@ def boundary(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     return (mask ^ padded[:-1, 1:]) | (mask ^ padded[1:, :-1]) | (mask ^ padded[1:, 1:])
 
 
-def _disk(radius: int) -> np.ndarray:
-    """A disk as a kernel for dilation."""
-    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    return (x * x + y * y <= radius * radius).astype(np.uint8)
-
-
 def _contour_f(predicted: np.ndarray, true: np.ndarray, kernel: np.ndarray) -> float:
     """F of one frame: each contour is matched with the other one dilated."""
     ours, theirs = boundary(predicted), boundary(true)
@@ -114,21 +111,20 @@ def boundary_f(
     Ignored pixels are removed from both masks. Source: DAVIS (Perazzi et al., CVPR 2016).
     """
     predicted, true = _counted(masks, truth, valid)
-    diagonal = float(np.hypot(*predicted.shape[1:]))
-    kernel = _disk(int(bound) if bound >= 1 else int(np.ceil(bound * diagonal)))
-    scores = [_contour_f(p, t, kernel) for p, t in zip(predicted, true, strict=True)]
-    return np.array(scores, dtype=np.float64)
+    radius = int(bound if bound >= 1 else np.ceil(bound * np.hypot(*predicted.shape[1:])))
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    disk = (x * x + y * y <= radius * radius).astype(np.uint8)
+    return np.array([_contour_f(p, t, disk) for p, t in zip(predicted, true, strict=True)], dtype=np.float64)
 
 
-def _window(predicted: np.ndarray, true: np.ndarray, start: int, k: int) -> tuple[int, int]:
-    """Of the ground truth common to k frames from `start`: pixels predicted in all k, and all pixels."""
-    common = true[start : start + k].all(axis=0)
-    return int((common & predicted[start : start + k].all(axis=0)).sum()), int(common.sum())
-
-
-def _check_window(k: int) -> None:
+def _windows(masks: Masks, truth: Masks, valid: Masks | None, k: int) -> list[tuple[int, int]]:
+    """|G ∩ P| and |G| of every window of k frames, as in `window_consistency`."""
     if k < 1:
         raise ValueError(f"the window k is {k} frames long; give a length of 1 or more")
+    predicted, true = _counted(masks, truth, valid)
+    cuts = [slice(start, start + k) for start in range(len(true) - k + 1)]
+    pairs = [(true[cut].all(axis=0), predicted[cut].all(axis=0)) for cut in cuts]
+    return [(int((common & found).sum()), int(common.sum())) for common, found in pairs]
 
 
 def window_consistency(
@@ -139,11 +135,8 @@ def window_consistency(
     G: pixels that are ground truth and valid in every frame of the window; P: pixels predicted in every frame. Raises
     ValueError if k < 1.
     """
-    _check_window(k)
-    predicted, true, counts = as_masks(masks, truth, valid)
-    true = true if counts is None else true & counts
-    windows = [_window(predicted, true, start, k) for start in range(len(true) - k + 1)]
-    return np.array([kept / common if common else NAN for kept, common in windows], dtype=np.float64)
+    shares = [found / common if common else NAN for found, common in _windows(masks, truth, valid, k)]
+    return np.array(shares, dtype=np.float64)
 
 
 def video_consistency(masks: Masks, truth: Masks, k: int, valid: Masks | None = None) -> float:
@@ -168,21 +161,13 @@ def released_video_consistency(
     - a window with empty G scores 0 and counts;
     - windows are cut from the first n frames *of the batch*, whichever video they show (correct for a single video).
     For comparison with published tables. Raises ValueError if k < 1, or if `videos` does not name one video per frame.
-    Source: protocol section 6, Q2 and Q3.
+    Source: docs/protocol.md 6, Q2 and Q3.
     """
-    _check_window(k)
-    predicted, true, counts = as_masks(masks, truth, valid)
-    if len(videos) != len(true):
-        raise ValueError(f"videos names {len(videos)} of {len(true)} frames; name the video of every frame")
-    true = true if counts is None else true & counts
-    names = list(videos)
-    windows = [_window(predicted, true, start, k) for start in range(max(len(true) - k, 0))]
-    shares = [kept / (common + EPSILON) for kept, common in windows]
-    result: dict[Hashable, float] = {}
-    for name in dict.fromkeys(names):
-        starts = names.count(name) - k
-        result[name] = float(np.mean(shares[:starts])) if starts > 0 else 0.0
-    return result
+    if len(videos) != len(truth):
+        raise ValueError(f"videos names {len(videos)} of {len(truth)} frames; name the video of every frame")
+    shares = [found / (common + EPSILON) for found, common in _windows(masks, truth, valid, k)]
+    starts = {name: frames - k for name, frames in Counter(videos).items()}
+    return {name: float(np.mean(shares[:n])) if n > 0 else 0.0 for name, n in starts.items()}
 
 
 def _grey(frames: Frames) -> UInt8[np.ndarray, "T H W"]:
@@ -218,17 +203,17 @@ def warped_consistency(masks: Masks, frames: Frames, valid: Masks | None = None)
     none is left. A constant mask with a static camera scores 1: read it beside IoU. `frames`: RGB, uint8 [T, H, W, 3]
     or a tensor [T, 3, H, W] in [0, 1]. Raises ValueError if they do not fit the masks or are below 24 x 24.
     """
-    predicted, counts = as_masks(masks, valid)
+    predicted, counts = as_masks(masks, masks if valid is None else valid)
     grey = _grey(frames)
     if grey.shape != predicted.shape or min(grey.shape[1:]) < 24:
         found = f"frames {list(grey.shape)}, masks {list(predicted.shape)}"
         raise ValueError(f"frames and masks must agree in [T, H, W], with H and W at least 24; found {found}")
-    motion = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    motion: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # the stubs of `calc` lack None
     scores = []
     for t in range(len(grey) - 1):
         backward = motion.calc(grey[t + 1], grey[t], None)
         sure = _trusted(motion.calc(grey[t], grey[t + 1], None), backward)
-        sure = sure if counts is None else sure & counts[t + 1]
+        sure = sure if valid is None else sure & counts[t + 1]
         if sure.any():
             moved = _pull(predicted[t].astype(np.uint8), backward, cv2.INTER_NEAREST) > 0
             union = int((sure & (moved | predicted[t + 1])).sum())
@@ -237,9 +222,9 @@ def warped_consistency(masks: Masks, frames: Frames, valid: Masks | None = None)
 
 
 WINDOWS = (3, 5, 7, 9, 11)
-"""Lengths k of VC_k, frames. Source: protocol section 5.5."""
+"""Lengths k of VC_k, frames. Source: docs/protocol.md 5.5."""
 
-Score = Callable[..., float | Mapping[str, Any]]
+Score = Callable[..., Any]  # a float or a mapping of fields
 Table = Any  # anything indexed by field, such as a DataFrame of rows
 Sums = tuple[Any, Any]
 
@@ -306,12 +291,12 @@ def _contours(masks: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> dict[s
     return {"f": _mean(values), "f_frames": values.tolist()}
 
 
-def _shared(column: str) -> Callable[[Table, str], Sums]:
-    return lambda rows, _: (rows["intersection"], rows[column])
-
-
 def _vc(masks: np.ndarray, truth: np.ndarray, valid: np.ndarray, k: int) -> float:
     return video_consistency(masks, truth, k, valid)
+
+
+def _shared(column: str) -> Callable[[Table, str], Sums]:
+    return lambda rows, _: (rows["intersection"], rows[column])
 
 
 METRICS: dict[str, Metric] = {
@@ -332,4 +317,4 @@ METRICS: dict[str, Metric] = {
           for k in WINDOWS),
     )
 }  # fmt: skip
-"""The columns of the tables in their order. Source: protocol sections 5.4 and 5.5; DAVIS for J and F."""
+"""The columns of the tables in their order. Source: docs/protocol.md 5.4 and 5.5; DAVIS for J and F."""

@@ -55,7 +55,7 @@ def as_line(row: Mapping[str, Any]) -> str:
 
 
 def file_lock(path: Path | str) -> FileLock:
-    """Lock a file against other processes: `with holding(path):`. May be nested; creates the folder.
+    """Lock a file against other processes: `with file_lock(path):`. May be nested; creates the folder.
 
     <path>.lock is never deleted: otherwise two processes could lock two files of that name.
     """
@@ -71,24 +71,24 @@ def append_row(path: Path | str, row: Mapping[str, Any]) -> None:
     except TypeError as error:
         raise TypeError(f"{path}: this row cannot be written as JSON ({error}); use plain values") from error
     with file_lock(path), path.open("a+b") as file:
-        file.write(_healed(file, path) + line)
+        file.write(_repaired(file, path) + line)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _healed(file: IO[bytes], path: Path) -> bytes:
+def _repaired(file: IO[bytes], path: Path) -> bytes:
     """Cut off an incomplete last line; return what must precede the next line (a line end if that is missing)."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 1, 0))
     if file.read() in (b"", b"\n"):
         return b""
     file.seek(0)
-    torn = file.read().rpartition(b"\n")[2]
-    if _row(torn) is not None:
+    last = file.read().rpartition(b"\n")[2]
+    if _row(last) is not None:
         return b"\n"
-    about = f"{path}: cut off {len(torn)} bytes of an unfinished last line; that episode was not recorded"
+    about = f"{path}: cut off {len(last)} bytes of an incomplete last line; that episode was not recorded"
     warnings.warn(about, stacklevel=3)
-    file.truncate(size - len(torn))
+    file.truncate(size - len(last))
     return b""
 
 
@@ -114,7 +114,7 @@ def _rows(path: Path | str, what: str, word: str = "") -> Iterator[dict[str, Any
             elif line.endswith(b"\n"):
                 raise ValueError(f"{path}: line {number} is not a JSON object; remove that line and run again")
             else:
-                warnings.warn(f"{path}: line {number} is unfinished and was left out", stacklevel=3)
+                warnings.warn(f"{path}: line {number} is incomplete and was left out", stacklevel=3)
 
 
 def read_rows(path: Path | str) -> list[dict[str, Any]]:
@@ -122,22 +122,17 @@ def read_rows(path: Path | str) -> list[dict[str, Any]]:
     return list(_rows(path, "rows"))
 
 
-KEY = ("key", "index", "method")  # identify a row
-
-
 def key_of(row: Mapping[str, Any]) -> tuple[str, int, str]:
     """Episode key, index in the run, and method; unique per row."""
-    return tuple(row[name] for name in KEY)
+    return row["key"], row["index"], row["method"]
 
 
 def append_masks(path: Path | str, row_key: Mapping[str, Any], masks: Masks) -> None:
-    """Append bool masks [T, H, W] under `key`, `index` and `method` of a row. Raises ValueError if one is missing."""
-    missing = [name for name in KEY if name not in row_key]
-    if missing:
-        raise ValueError(f"{path}: masks without {missing[0]!r}; name them by {', '.join(KEY)}")
+    """Append bool masks [T, H, W] under `key`, `index` and `method` of a row."""
     (array,) = as_masks(masks)
     frames = [runs.encode(np.asfortranarray(frame, dtype=np.uint8))["counts"].decode("ascii") for frame in array]
-    append_row(path, {name: row_key[name] for name in KEY} | {"size": list(array.shape[1:]), "frames": frames})
+    names = dict(zip(("key", "index", "method"), key_of(row_key), strict=True))
+    append_row(path, names | {"size": list(array.shape[1:]), "frames": frames})
 
 
 def mask_rows(path: Path | str, key: str = "") -> Iterator[dict[str, Any]]:
@@ -225,13 +220,6 @@ def _git(*arguments: str) -> str | None:
     return answer.stdout.strip()
 
 
-def _version() -> str | None:
-    try:
-        return version("ttilib")
-    except PackageNotFoundError:
-        return None
-
-
 def _device_name(device: str) -> str:
     """Name of the GPU, or of the processor."""
     if str(device).startswith("cuda"):
@@ -247,10 +235,14 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
 
     `commit` is None unless a git repository tracks the library; `modified`: tracked files differ from the commit.
     """
+    try:
+        installed = version("ttilib")
+    except PackageNotFoundError:
+        installed = None
     tracked = _git("ls-files", "--error-unmatch", str(HERE)) is not None
     changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
     return {
-        "ttilib": _version(),
+        "ttilib": installed,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
         "cv2": cv2.__version__,
@@ -301,7 +293,7 @@ def _imported(start: str) -> dict[str, ast.Module]:
             continue
         found[name] = _parsed(name)
         for node in ast.walk(found[name]):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ttilib"):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ttilib"):
                 base = node.module.removeprefix("ttilib").removeprefix(".")
                 due += [base, *(f"{base}.{alias.name}".strip(".") for alias in node.names)]
     return found
@@ -315,16 +307,16 @@ def _shape(node: Any) -> Any:
     return [_shape(part) for part in node] if isinstance(node, list) else repr(node)
 
 
-def made(device: torch.device | str = "cpu", weights: str | None = None) -> dict[str, Any]:
+def provenance_fields(device: torch.device | str = "cpu", weights: str | None = None) -> dict[str, Any]:
     """Provenance of a row: versions, commit, device, threads, digests, and the encoder's fingerprint `weights`.
 
     Without time, so equal work gives equal rows. The code is read once per process, so later edits have no effect.
     """
-    return _lasting(str(device), HOME) | {"threads": torch.get_num_threads(), "weights": weights}
+    return _process_fields(str(device), HOME) | {"threads": torch.get_num_threads(), "weights": weights}
 
 
 @lru_cache
-def _lasting(device: str, home: Path) -> dict[str, Any]:
+def _process_fields(device: str, home: Path) -> dict[str, Any]:
     """The part that is constant within a process; `home`: folder of the library."""
     about = provenance(device)
     return {name: about[name] for name in CARRIED} | {"code": code_digest(), "metrics": metrics_digest()}

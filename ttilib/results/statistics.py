@@ -47,43 +47,43 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 class HierarchicalMean:
     """The averages of one line of a table, as released, for any weights of its episodes.
 
-    `data` is sorted; `cells`: first row of each class of a run; `passes`: first cell of each run; `folds`: first runs.
+    `data` is sorted; `cells`: first row of each class of a run; `runs`: first cell of each run; `folds`: first runs.
     """
 
     data: pd.DataFrame
     cells: Int64[np.ndarray, " cells"]
-    passes: Int64[np.ndarray, " passes"]
+    runs: Int64[np.ndarray, " runs"]
     folds: Int64[np.ndarray, " folds"]
 
     @staticmethod
     def of(data: pd.DataFrame) -> HierarchicalMean:
-        """Chain of an `episode_frame` of one benchmark, shots, encoder and method."""
+        """The averages of an `episode_frame` of one benchmark, shots, encoder and method."""
         by = ["fold", "run", "class_id"]
         order = [*by, "episode", *(["index"] if "index" in data else [])]
         data = data.sort_values(order, kind="stable", ignore_index=True)
         cells = _starts(data, by)
-        passes = _starts(data.iloc[cells], by[:2])
-        return HierarchicalMean(data, cells, passes, _starts(data.iloc[cells].iloc[passes], by[:1]))
+        runs = _starts(data.iloc[cells], by[:2])
+        return HierarchicalMean(data, cells, runs, _starts(data.iloc[cells].iloc[runs], by[:1]))
 
     def _pooled(self, name: str, weights: Weights) -> Float64[np.ndarray, "B cells"]:
         """The metric of every cell; nan where no episode with a value was sampled."""
         _check(name, METRICS, "metric")
         metric = METRICS[name]
         if metric.mean_of:
-            return sum(self._pooled(other, weights) for other in metric.mean_of) / len(metric.mean_of)
+            return np.mean([self._pooled(other, weights) for other in metric.mean_of], axis=0)
         above, below, known = (
             np.add.reduceat(weights * part, self.cells, axis=1) for part in sums_of(metric, self.data)
         )
         return _ratio(np.where(known > 0, above, np.nan), below + metric.epsilon) * (100 if metric.percent else 1)
 
-    def figure(self, name: str, weights: Weights) -> Float64[np.ndarray, " B"]:
+    def metric(self, name: str, weights: Weights) -> Float64[np.ndarray, " B"]:
         """The metric of the line, in percent, for each row of weights; classes without weight are left out."""
         means = self._pooled(name, weights)
-        for starts in (self.passes, self.folds, np.zeros(1, int)):
+        for starts in (self.runs, self.folds, np.zeros(1, int)):
             means = _mean_known(means, starts)
         return means[:, 0]
 
-    def draws(self, samples: int, seed: int, unit: str = "episode", within: bool = True) -> Iterator[Weights]:
+    def bootstrap(self, samples: int, seed: int, unit: str = "episode", within: bool = True) -> Iterator[Weights]:
         """How often each episode was sampled with replacement, in chunks of samples, from the seed.
 
         Sampled within each cell; with unit="video", videos within each fold and class, the same for all runs; without
@@ -91,21 +91,21 @@ class HierarchicalMean:
         """
         _check(unit, UNITS, "unit")
         if samples < 1:
-            raise ValueError(f"samples={samples}: draw at least one")
+            raise ValueError(f"samples={samples}: take at least one")
         if unit == "video" and "video" not in self.data:
-            raise ValueError("the rows do not name their 'video'; draw episodes instead")
+            raise ValueError("the rows do not name their 'video'; sample episodes instead")
         home = ["fold", "class_id"] if unit == "video" else ["fold", "run", "class_id"]
         groups = self.data.groupby([*home, "video"]).ngroup() if unit == "video" else self.data.index
-        units, first, place = np.unique(groups, return_index=True, return_inverse=True)
+        units, first, unit_of = np.unique(groups, return_index=True, return_inverse=True)
         cells = self.data.iloc[first].groupby(home).ngroup().to_numpy() if within else np.zeros(len(units), int)
         _, start, cell, size = np.unique(cells, return_index=True, return_inverse=True, return_counts=True)
         rng, chunk = np.random.default_rng(seed), max(1, AT_ONCE // len(self.data))
         for begin in range(0, samples, chunk):
             count = min(chunk, samples - begin)
-            drawn = start[cell] + (rng.random((count, len(units))) * size[cell]).astype(int)
-            drawn += len(units) * np.arange(count)[:, None]
-            often = np.bincount(drawn.ravel(), minlength=count * len(units)).reshape(count, len(units))
-            yield often[:, place].astype(float)
+            sampled = start[cell] + (rng.random((count, len(units))) * size[cell]).astype(int)
+            sampled += len(units) * np.arange(count)[:, None]
+            often = np.bincount(sampled.ravel(), minlength=count * len(units)).reshape(count, len(units))
+            yield often[:, unit_of].astype(float)
 
 
 def _check(name: str, known: Collection[str], what: str) -> None:
@@ -114,14 +114,14 @@ def _check(name: str, known: Collection[str], what: str) -> None:
 
 
 def bounded(
-    statistics: Mapping[str, Callable[[Weights], Values]], draws: Iterator[Weights], episodes: int, level: float
+    statistics: Mapping[str, Callable[[Weights], Values]], samples: Iterator[Weights], episodes: int, level: float
 ) -> dict[str, float]:
     """Each statistic with equal weights, and the central `level` interval of its values over the same samples."""
     if not 0 < level < 1:
         raise ValueError(f"level={level}: the share of results inside an interval lies between 0 and 1")
-    drawn = [[statistic(weights) for statistic in statistics.values()] for weights in draws]
+    values_of = [[statistic(weights) for statistic in statistics.values()] for weights in samples]
     found = {}
-    for (name, statistic), parts in zip(statistics.items(), zip(*drawn, strict=True), strict=True):
+    for (name, statistic), parts in zip(statistics.items(), zip(*values_of, strict=True), strict=True):
         values = np.concatenate(parts)
         values = values[np.isfinite(values)]
         low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan)
@@ -132,7 +132,7 @@ def bounded(
 
 def intervals(
     rows: Rows,
-    figures: Sequence[str] = ("mIoU", "J"),
+    metrics: Sequence[str] = ("mIoU", "J"),
     samples: int = 1000,
     seed: int = 2020,
     level: float = 0.95,
@@ -141,16 +141,16 @@ def intervals(
     """The metrics of `tables.score_table` with percentile bootstrap intervals, in percent.
 
     One line per benchmark, shots, encoder and method: folds, episodes, then "mIoU", "mIoU low", "mIoU high", ...
-    `figures`: names in `METRICS`. With several runs use unit="video": episodes of one video are alike.
+    `metrics`: names in `METRICS`. With several runs use unit="video": episodes of one video are alike.
 
     Raises ValueError for an unknown metric or unit. Source: Efron and Tibshirani, An Introduction to the Bootstrap.
     """
     lines = []
     for key, data in episode_frame(rows).groupby(METHOD, sort=False):
-        chain = HierarchicalMean.of(data)
-        statistics = {name: partial(chain.figure, name) for name in figures}
+        mean = HierarchicalMean.of(data)
+        statistics = {name: partial(mean.metric, name) for name in metrics}
         about = {**dict(zip(METHOD, key, strict=True)), "folds": data["fold"].nunique(), "episodes": len(data)}
-        lines.append(about | bounded(statistics, chain.draws(samples, seed, unit), len(data), level))
+        lines.append(about | bounded(statistics, mean.bootstrap(samples, seed, unit), len(data), level))
     return pd.DataFrame(lines)
 
 
@@ -176,16 +176,11 @@ def sign_test(better: int, worse: int) -> float:
     return min(1.0, 2 * total / 2**throws)
 
 
-def _overlap(chain: HierarchicalMean) -> Float64[np.ndarray, " N"]:
-    """IoU of each episode, in percent; no epsilon, so equal ratios of pixels are equal numbers."""
-    return (100 * chain.data["intersection"] / chain.data["union"].clip(lower=1)).to_numpy(float)
-
-
 def paired(
     rows: Rows,
     method: str,
     baseline: str,
-    figures: Sequence[str] = ("mIoU",),
+    metrics: Sequence[str] = ("mIoU",),
     samples: int = 1000,
     seed: int = 2020,
     level: float = 0.95,
@@ -202,19 +197,21 @@ def paired(
     pair = [part.groupby(METHOD[:3], sort=False) for part in _pair(episode_frame(rows), method, baseline)]
     for key, data in pair[0]:
         ours, theirs = HierarchicalMean.of(data), HierarchicalMean.of(pair[1].get_group(key))
-        gains = {n: lambda w, n=n, a=ours, b=theirs: a.figure(n, w) - b.figure(n, w) for n in figures}
-        difference = _overlap(ours) - _overlap(theirs)
+        gains = {n: lambda w, n=n, a=ours, b=theirs: a.metric(n, w) - b.metric(n, w) for n in metrics}
+        # IoU of the episodes without epsilon, so that equal ratios of pixels are equal numbers
+        iou, base = (100 * m.data["intersection"] / m.data["union"].clip(lower=1) for m in (ours, theirs))
+        difference = (iou - base).to_numpy(float)
         own = {"IoU": lambda w, d=difference: (w @ d) / w.sum(axis=1)}
         better, worse = int((difference > 0).sum()), int((difference < 0).sum())
         line = {**dict(zip(METHOD, key, strict=False)), "method": f"{method} - {baseline}"}
         line |= {"folds": data["fold"].nunique(), "episodes": len(data)}
-        line |= bounded(gains, ours.draws(samples, seed, unit), len(data), level)
-        line |= bounded(own, ours.draws(samples, seed, unit, within=False), len(data), level)
+        line |= bounded(gains, ours.bootstrap(samples, seed, unit), len(data), level)
+        line |= bounded(own, ours.bootstrap(samples, seed, unit, within=False), len(data), level)
         lines.append(line | {"better": better, "worse": worse, "p": sign_test(better, worse)})
     return pd.DataFrame(lines)
 
 
-def run_spread(rows: Rows, figures: Sequence[str] = ("mIoU", "J")) -> pd.DataFrame:
+def run_spread(rows: Rows, metrics: Sequence[str] = ("mIoU", "J")) -> pd.DataFrame:
     """Standard deviation over runs (divided by runs - 1) of the mean over folds, in percentage points.
 
     One line per benchmark, shots, encoder and method: "runs" in all folds, "mIoU spread", ... (nan below two runs).
@@ -223,6 +220,6 @@ def run_spread(rows: Rows, figures: Sequence[str] = ("mIoU", "J")) -> pd.DataFra
     for key, table in run_table(rows).groupby(METHOD, sort=False):
         folds = table.groupby("run")["fold"].nunique()
         common = table[table["run"].isin(folds.index[folds == table["fold"].nunique()])]
-        spread = common.groupby("run")[list(figures)].mean().std(ddof=1).add_suffix(" spread")
+        spread = common.groupby("run")[list(metrics)].mean().std(ddof=1).add_suffix(" spread")
         lines.append({**dict(zip(METHOD, key, strict=True)), "runs": common["run"].nunique(), **spread})
     return pd.DataFrame(lines)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ METHOD = ["benchmark", "shots", "encoder", "method"]  # identify a line of a tab
 PASS = [*METHOD, "fold", "run"]  # identify one run (seed) of a fold
 NEEDED = [*PASS, "episode", "class_id", "class_name", "frames", "intersection", "union"]
 COST = {"seconds": "s/episode", "memory_mb": "MB/episode"}  # row key: column
-Rows = Iterable[Mapping[str, Any]] | pd.DataFrame
+Rows: TypeAlias = "Iterable[Mapping[str, Any]] | pd.DataFrame"
 
 
 def episode_keys(data: pd.DataFrame) -> list[str]:
@@ -49,7 +49,7 @@ def episode_frame(rows: Rows) -> pd.DataFrame:
     for row in data[data.duplicated([*episode_keys(data), "method"])].itertuples():
         raise ValueError(
             f"episode {row.episode} is recorded twice for {row.method} (fold {row.fold}, run {row.run}); "
-            "remove one, or number the episodes of a pass by an 'index' if it was drawn twice"
+            "remove one, or number the episodes of a run by an 'index' if it was sampled twice"
         )
     for about, advice in {"code": "evaluate", "metrics": "score again (notebook 05, rescore)"}.items():
         _check_versions(data, about, advice)
@@ -139,7 +139,7 @@ def score_table(rows: Rows) -> pd.DataFrame:
     """The table of a paper: every metric of `METRICS` in percent, seconds and MB per episode.
 
     One line per benchmark, shots, encoder and method: pooled per class, then averaged over classes, runs and folds.
-    `folds`: number of folds. Source: protocol section 5.4.
+    `folds`: number of folds. Source: docs/protocol.md 5.4.
     """
     return _mean(_mean(run_table(rows), [*METHOD, "fold"]), METHOD)
 
@@ -183,13 +183,13 @@ KEYS = [*METHOD, "fold"]  # identify a reported value of a metric
 def read_reported(benchmark: str | None = None, path: Path | str = REPORTED) -> pd.DataFrame:
     """Reported values in percent with their sources, of one benchmark or all.
 
-    Columns: benchmark, shots, encoder, method (our names), label (theirs), fold ("0".."3" or "mean"), figure (metric),
-    value, spread (standard deviation over runs, if known), source. Raises FileNotFoundError if the file is missing,
-    ValueError naming a value that it holds twice.
+    Columns: benchmark, shots, encoder, method (our names), label (theirs), fold ("0".."3" or "mean"), figure (the
+    metric), value, spread (standard deviation over runs, if known), source. Raises FileNotFoundError if the file is
+    missing, ValueError naming a value that it holds twice.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of reported figures; give the path of one")
+        raise FileNotFoundError(f"{path}: no such file of reported values; give the path of one")
     table = pd.read_csv(path, dtype={"fold": str})
     for line in table[table.duplicated([*KEYS, "figure"])].itertuples():
         about = f"{line.benchmark} {line.shots}-shot {line.encoder} {line.method} fold {line.fold} {line.figure}"
@@ -197,21 +197,19 @@ def read_reported(benchmark: str | None = None, path: Path | str = REPORTED) -> 
     return table if benchmark is None else table[table["benchmark"] == benchmark].reset_index(drop=True)
 
 
-def _by_line(path: Path | str, figures: Sequence[str]) -> pd.DataFrame:
+def _by_line(path: Path | str, metrics: Sequence[str]) -> pd.DataFrame:
     """Reported values, one line per setting and fold: a column for each metric, and the sources."""
     reported = read_reported(path=path)
-    reported = reported[reported["figure"].isin(list(figures))]
-    table = reported[KEYS].drop_duplicates(ignore_index=True)
-    for name in figures:
-        values = reported[reported["figure"] == name][[*KEYS, "value"]]
-        table = table.merge(values.rename(columns={"value": f"{name} reported"}), on=KEYS, how="left")
+    reported = reported[reported["figure"].isin(list(metrics))]
+    values = reported.pivot(index=KEYS, columns="figure", values="value").reindex(columns=list(metrics))
     sources = reported.groupby(KEYS)["source"].agg(lambda texts: "; ".join(dict.fromkeys(texts)))
-    return table.merge(sources.reset_index(), on=KEYS, how="left")
+    lines = reported[KEYS].drop_duplicates(ignore_index=True)
+    return lines.join(values.add_suffix(" reported").join(sources), on=KEYS)
 
 
 def beside_reported(
     table: pd.DataFrame,
-    figures: Sequence[str] = ("mIoU",),
+    metrics: Sequence[str] = ("mIoU",),
     others: bool = False,
     path: Path | str = REPORTED,
 ) -> pd.DataFrame:
@@ -221,20 +219,20 @@ def beside_reported(
     where nothing is reported. A mean is compared only if it covers all four folds. With `others`, the reported lines of
     the same benchmarks and shots that the table lacks are appended. Raises ValueError naming a missing column.
     """
-    for name in [*METHOD, "folds" if "folds" in table or "fold" not in table else "fold", *figures]:
+    for name in [*METHOD, "folds" if "folds" in table or "fold" not in table else "fold", *metrics]:
         if name not in table:
-            hint = suggest(name, table.columns, "give a table of scores and figures that it has")
+            hint = suggest(name, table.columns, "give a table of scores and metrics that it has")
             raise ValueError(f"the table has no column {name!r}; {hint}")
-    ours, right = table.reset_index(drop=True), _by_line(path, figures)
+    ours, right = table.reset_index(drop=True), _by_line(path, metrics)
     fold = ours["fold"].astype(str) if "fold" in ours else pd.Series("mean", index=ours.index, dtype=str)
     whole = (fold != "mean") | (ours["folds"] == FOLDS if "folds" in ours else False)
     keys = ours[METHOD].assign(fold=fold.where(whole, "some of the folds"))
-    columns = [f"{name} {word}" for name in figures for word in ("reported", "difference")] + ["source"]
+    columns = [f"{name} {word}" for name in metrics for word in ("reported", "difference")] + ["source"]
     found = keys.merge(right, on=KEYS, how="left", validate="m:1")
     result = ours.join(found.drop(columns=KEYS))
     if others and len(lacking := _lacking(ours, right)):
         result = pd.concat([result, lacking], ignore_index=True)
-    for name in figures:
+    for name in metrics:
         result[f"{name} difference"] = result[name] - result[f"{name} reported"]
     result["source"] = result["source"].fillna("")
     return result[[*table.columns, *columns]]

@@ -1,0 +1,123 @@
+"""The same table as text, Markdown, LaTeX, CSV and in a notebook: right digits, right marks, nothing broken."""
+
+import re
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ttilib.results import export
+from ttilib.results.metrics import METRICS, Metric
+
+NAN = float("nan")
+TABLE = pd.DataFrame(
+    {
+        "benchmark": ["ytvis-v1", "ytvis-v1", "ytvis-v1", "coco"],
+        "shots": [5, 5, 1, 1],
+        "method": ["TTI", "TTI temporal_weight=0.5", "TTI", "a & b"],
+        "mIoU": [60.04, 59.96, 30.0, NAN],
+        "J&F": [50.0, 51.0, 52.0, NAN],
+        "VC_3": [80.0, 79.96, 10.0, NAN],
+        "mIoU reported": [59.96, NAN, NAN, NAN],
+        "mIoU difference": [0.04, -4.0, 2.0, NAN],
+        "s/episode": [1.234, 2.0, 0.5, NAN],
+        "MB/episode": [812.4, 100.0, 5.0, NAN],
+        "p": [1e-9, 0.109375, 1.0, NAN],
+        "source": ["100% read\n| twice", "", None, "x" * 41],
+    }
+)
+
+
+@pytest.fixture
+def error(monkeypatch):
+    """A metric with two digits of which less is better."""
+    monkeypatch.setitem(METRICS, "error", Metric("error", percent=False, digits=2, larger_is_better=False))
+
+
+def test_markdown_has_the_digits_of_each_column(error):
+    table = TABLE.assign(error=[0.126, 0.134, 2, NAN])
+    assert export.to_markdown(table).splitlines() == [
+        f"| {' | '.join(table.columns)} |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
+        r"| ytvis-v1 | 5 | TTI | 60.0 | 50.0 | 80.0 | 60.0 | 0.0 | 1.23 | 812 | < 0.001 | 100% read \| twice | 0.13 |",
+        "| ytvis-v1 | 5 | TTI temporal_weight=0.5 | 60.0 | 51.0 | 80.0 | - | -4.0 | 2.00 | 100 | 0.109 |  | 0.13 |",
+        "| ytvis-v1 | 1 | TTI | 30.0 | 52.0 | 10.0 | - | 2.0 | 0.50 | 5 | 1.000 |  | 2.00 |",
+        f"| coco | 1 | a & b | - | - | - | - | - | - | - | - | {'x' * 41} | - |",
+    ]
+    assert export.formatted(pd.DataFrame({"mIoU difference": [-0.04, -0.06]})).values.tolist() == [["0.0"], ["-0.1"]]
+
+
+def test_latex_is_a_booktabs_table_with_rules_between_blocks():
+    lines = export.to_latex(TABLE).splitlines()
+    assert lines[0] == r"\begin{tabular}{lrlrrrrrrrrp{5cm}}" and lines[-1] == r"\end{tabular}"
+    assert [n for n, line in enumerate(lines) if line == r"\midrule"] == [3, 6, 8]  # header, shots, benchmark
+    assert r"& J\&F & VC$_{3}$ & mIoU reported &" in lines[2]
+    start, *_ = lines[4].partition("100")
+    assert start == r"ytvis-v1 & 5 & TTI & 60.0 & 50.0 & 80.0 & 60.0 & 0.0 & 1.23 & 812 & $<$ 0.001 & "
+    assert lines[5].startswith(r"ytvis-v1 & 5 & TTI temporal\_weight=0.5 & 60.0 & 51.0 & 80.0 & -- & $-$4.0 &")
+    assert lines[9].startswith(r"coco & 1 & a \& b & -- & ")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(alphabet="ab_&%$#{}~^\\0-\n\t ", max_size=12))
+def test_no_text_breaks_a_latex_table(text):
+    (line,) = export.to_latex(pd.DataFrame({"a": [text], "b": ["c"]})).splitlines()[4:-2]
+    cell, rest = line.removesuffix(r"\\").rsplit(" & ", 1)
+    assert rest == "c "
+    bare = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum) ?|\\space|\\[&%$#_{}]|\{\}", "", cell)
+    assert not re.search(r"[&%$#_{}~^\\]", bare)
+
+
+def cells(styler):
+    """Text and CSS of every cell, as the notebook's HTML has them."""
+    page = styler.to_html()
+    css = {}
+    for names, body in re.findall(r"((?:#T_\w+_row\d+_col\d+(?:, )?)+) \{\s*([^}]*)\}", page):
+        for row, column in re.findall(r"row(\d+)_col(\d+)", names):
+            css[int(row), int(column)] = css.get((int(row), int(column)), "") + " ".join(body.split())
+    text = {(int(r), int(c)): t for r, c, t in re.findall(r'<td id="T_\w+_row(\d+)_col(\d+)"[^>]*>([^<]*)</td>', page)}
+    return text, css
+
+
+def bold(table):
+    """(row, column) of the bold cells."""
+    css = cells(export.styled(table))[1]
+    return sorted((row, table.columns[column]) for (row, column), body in css.items() if "bold" in body)
+
+
+def test_styled_prints_as_formatted_and_marks_the_best_of_a_block(error):
+    table = TABLE.drop(columns="p").assign(error=[3.0, 2.0, 1.0, NAN])
+    text, _ = cells(export.styled(table))
+    words = export.formatted(table)
+    assert len(text) == table.size and all(found == words.iloc[at] for at, found in text.items() if "&" not in found)
+    # the values are equal as printed; a block has the same benchmark and shots
+    assert bold(table) == [(0, "VC_3"), (0, "mIoU"), (1, "J&F"), (1, "VC_3"), (1, "error"), (1, "mIoU")]
+    folds = pd.DataFrame({"benchmark": "b", "fold": ["0", "mean"] * 2, "mIoU": [1.0, 9.0, 2.0, 8.0]})
+    assert bold(folds) == [(1, "mIoU"), (2, "mIoU")]
+    assert bold(folds.assign(class_id=[1, 1, 1, 2])) == [(2, "mIoU")]
+    assert bold(pd.DataFrame({"method": ["a", "b"], "mIoU": [NAN, 3.0]}, index=[7, 7])) == []
+
+
+def test_differences_are_coloured_about_zero():
+    _, css = cells(export.styled(TABLE))
+    column = TABLE.columns.get_loc("mIoU difference")
+    small, low, high = (bytes.fromhex(re.search(r"#(\w{6})", css[row, column])[1]) for row in range(3))
+    assert min(small) > 240 and low[2] > low[1] and high[0] > high[2]  # white, purple, orange
+    assert css[3, column].endswith("background-color: inherit; color: inherit;")  # no value, no colour
+    export.styled(pd.DataFrame({"mIoU difference": [0.0, NAN], "note": ["x", None]})).to_html()
+
+
+def test_tables_survive_the_disk(tmp_path):
+    table = TABLE.assign(fold=["0", "1", "mean", "0"], q=[1.0, 3.21e-7, 0.0, NAN], note=["", "none", "NA", ""])
+    table["source"] = table["source"].fillna("")
+    paths = export.write_all(tmp_path / "new", "ytvis.v1", table)
+    assert sorted(path.name for path in paths) == sorted(path.name for path in (tmp_path / "new").iterdir())
+    again = export.read_table(tmp_path / "new" / "ytvis.v1.csv")
+    pd.testing.assert_frame_equal(again, table, check_exact=False, rtol=0, atol=1e-4, check_dtype=False)
+    assert again["q"][1] == 3.21e-7 and again["q"][2] == 0
+    text = (tmp_path / "new" / "ytvis.v1.csv").read_text()
+    assert "\nytvis-v1,5,TTI temporal_weight=0.5,59.9600,51.0000,79.9600,,-4.0000,2.0000,100.0000,0.1094," in text
+    assert (tmp_path / "new" / "ytvis.v1.md").read_text() == export.to_markdown(table)
+    with pytest.raises(FileNotFoundError, match=r"other\.csv"):
+        export.read_table(tmp_path / "other.csv")
