@@ -1,5 +1,6 @@
 """The study from nothing to its table, compared with the committed one; and that it goes on where it was stopped."""
 
+import re
 import subprocess
 import sys
 
@@ -65,6 +66,16 @@ def test_temporal_terms_make_the_video_more_consistent_than_fine_tuning(study, s
     """What the rounding of a processor cannot change."""
     table = read_table(study[0] / "tables" / "mini.csv").query("shots == @shots").set_index("method")
     assert table.loc["TTI", "VC_5"] > table.loc["fine-tune", "VC_5"] + 3
+
+
+@pytest.mark.study
+def test_the_example_of_the_readme_prints_about_its_numbers(study, mini, repository, monkeypatch, capsys):
+    text = (repository / "README.md").read_text()
+    ((code, shown),) = re.findall(r"```python\n(.+?)```\n\n```\n(.+?)```", text, re.DOTALL)
+    monkeypatch.chdir(repository)
+    exec(code.replace("outputs/mini", str(study[0])), {})
+    (iou, vc), (shown_iou, shown_vc) = (re.findall(r"\d\.\d{3}", text) for text in (capsys.readouterr().out, shown))
+    assert abs(float(iou) - float(shown_iou)) <= 0.12 and abs(float(vc) - float(shown_vc)) <= 0.2
 
 
 @pytest.mark.study
