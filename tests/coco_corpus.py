@@ -1,4 +1,4 @@
-"""A COCO folder of a few tiny stills: annotation files, photographs, and numbers that are the same everywhere."""
+"""A COCO folder of a few tiny images with its annotation files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ttilib.files import write_json
 from ttilib.images import write_image
 
 CATEGORIES = {3: "cup", 7: "fork", 90: "bowl", 11: "cake"}
-"""Ids with gaps and out of order: labels 1, 2, 3, 4 are places in this list."""
+"""Ids with gaps and out of order: labels 1, 2, 3, 4 are indices of this list."""
 
 TABLE = {
     "classes": dict(enumerate(CATEGORIES.values(), start=1)),
@@ -21,26 +21,19 @@ TABLE = {
 
 
 def name(split: str, number: int) -> str:
-    """The name of a still of "train" or "val"."""
+    """The name of an image of "train" or "val"."""
     return f"COCO_{split}2014_{number:012d}"
 
 
 def box(left: float, top: float, right: float, bottom: float) -> list[float]:
-    """A rectangle as a polygon; painted as released it covers both its ends."""
+    """A rectangle as a polygon; drawn as released it covers both its ends."""
     return [left, top, right, top, right, bottom, left, bottom]
 
 
 def instance(number: int, image: int, category: int, segmentation: object, crowd: int = 0) -> dict:
-    """One entry of "annotations", with the entries that nobody needs."""
-    return {
-        "id": number,
-        "image_id": image,
-        "category_id": category,
-        "segmentation": segmentation,
-        "iscrowd": crowd,
-        "area": 1.5,
-        "bbox": [0, 0, 1, 1],
-    }
+    """One entry of "annotations"; some keys are not needed."""
+    entry = {"id": number, "image_id": image, "category_id": category, "segmentation": segmentation}
+    return {**entry, "iscrowd": crowd, "area": 1.5, "bbox": [0, 0, 1, 1]}
 
 
 def coco(root: Path, annotations: dict[str, list[dict]], images: dict[str, list[int]]) -> Path:

@@ -1,4 +1,4 @@
-"""Corpora of a few tiny images, painted by hand, in the layouts that the readers know."""
+"""Datasets of a few tiny images in the layouts of the real ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco
 
 from ttilib.files import write_json, write_text
 from ttilib.images import write_image, write_labels
@@ -14,7 +15,7 @@ HEIGHT, WIDTH = 18, 32
 
 
 def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """A smooth image whose colour tells its seed."""
+    """A smooth image whose colour depends on the seed."""
     rows, columns = np.mgrid[:height, :width]
     channels = (rows * 5 + seed * 40, columns * 5 + seed * 20, rows + columns + seed * 60)
     return np.stack(channels, axis=-1).astype(np.uint8)
@@ -28,7 +29,7 @@ def block(label: int, top: int, left: int, height: int, width: int, size=(HEIGHT
 
 
 def polygon(top: int, left: int, height: int, width: int) -> list[list[float]]:
-    """The outline of a rectangle as a COCO polygon."""
+    """A rectangle as a COCO polygon."""
     bottom, right = top + height, left + width
     return [[float(x) for x in (left, top, right, top, right, bottom, left, bottom)]]
 
@@ -45,6 +46,12 @@ def run_lengths(mask: np.ndarray) -> dict:
     return {"size": list(mask.shape), "counts": counts}
 
 
+def compressed(mask: np.ndarray) -> dict:
+    """Compressed run lengths as JSON has them."""
+    lengths = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(mask.shape), "counts": lengths["counts"].decode()}
+
+
 def ytvis(root: Path, shows: dict[str, list[list[int]]], classes: int = 5) -> Path:
     """A YouTube-VIS folder; `shows` gives for each video the class ids visible in each frame.
 
@@ -58,19 +65,11 @@ def ytvis(root: Path, shows: dict[str, list[list[int]]], classes: int = 5) -> Pa
         files = [f"{name}/{5 * t:05d}.jpg" for t in range(len(frames))]
         for time, file in enumerate(files):
             write_image(root / "train" / "JPEGImages" / file, picture(place + time))
-        videos.append(
-            {"id": 11 + place, "length": len(files), "height": HEIGHT, "width": WIDTH, "file_names": files}
-        )
+        videos.append({"id": 11 + place, "height": HEIGHT, "width": WIDTH, "file_names": files})
         for number in sorted({c for frame in frames for c in frame}):
             outlines = [polygon(2, 3 * number, 6, 6) if number in frame else None for frame in frames]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "video_id": 11 + place,
-                    "category_id": number,
-                    "segmentations": outlines,
-                }
-            )
+            entry = {"id": len(annotations) + 1, "video_id": 11 + place, "category_id": number}
+            annotations.append({**entry, "segmentations": outlines})
     categories = [{"id": int(number), "name": name} for number, name in names.items()]
     content = {"videos": videos[::-1], "annotations": annotations, "categories": categories}
     write_json(root / "train" / "train.json", content)
@@ -78,7 +77,7 @@ def ytvis(root: Path, shows: dict[str, list[list[int]]], classes: int = 5) -> Pa
 
 
 def pascal(root: Path, stills: dict[str, np.ndarray], val: tuple[str, ...], min_pixels: int = 20) -> Path:
-    """A Pascal folder with four classes of one fold each; stills not in `val` are for training."""
+    """A Pascal folder with four classes of one fold each; images not in `val` are for training."""
     names = {str(number): f"kind_{number}" for number in range(1, 5)}
     table = {"classes": names, "novel": [[1], [2], [3], [4]], "min_pixels": min_pixels}
     write_json(root / "lists.json", table)
@@ -125,7 +124,7 @@ def palette_png(path: Path, labels: np.ndarray) -> Path:
 
 
 def flow(root: Path, frames: dict[str, list[int]]) -> Path:
-    """Flow files, which nobody opens, for some frames of each sequence of a VSPW or MiniVSPW folder."""
+    """Empty flow files for some frames of each sequence of a VSPW or MiniVSPW folder."""
     for name, numbers in frames.items():
         for number in numbers:
             write_text(root / "data" / name / "flow" / f"{number}.pkl.pkl", "")
@@ -154,9 +153,9 @@ def davis_2017(root: Path, masks: dict[str, list[np.ndarray]], resolution: str =
 
 
 def broken_png(path: Path, how: str) -> Path:
-    """Spoil a file that exists: "missing", "empty", "cut off" or "not an image"."""
-    whole = path.read_bytes()
+    """Damage a file: "missing", "empty", "cut off" or "not an image"."""
+    complete = path.read_bytes()
     path.unlink()
     if how != "missing":
-        path.write_bytes({"empty": b"", "cut off": whole[: len(whole) // 2], "not an image": b"<html>"}[how])
+        path.write_bytes({"empty": b"", "cut off": complete[: len(complete) // 2], "not an image": b"<html>"}[how])
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ttilib.datasets.catalog import Fold
 from ttilib.episodes.episode import episode_of
-from ttilib.episodes.sampling import passes
+from ttilib.episodes.sampling import sampler
 
 
 def fold(corpus="ytvis", videos=7, classes=(1, 5), shows=None, repeats=1):
@@ -40,5 +40,5 @@ def sequence_fold(shows, corpus="vspw", repeats=1, names=None):
 
 def cross(support_fold, query_fold, shots, seed=2020):
     """Episodes with support from one dataset and the query from another."""
-    drawn = passes("cross", query_fold, support_fold, shots, seed)()
+    drawn = sampler("cross", query_fold, support_fold, shots, seed)()
     return tuple(episode_of(draw, query_fold, support_fold, seed) for draw in drawn)

@@ -186,7 +186,7 @@ YTVIS = {
     "no listed video": (lambda r: edit(r, lambda c: c["annotations"][0].update(video_id=99)), "train.json",
                         "annotation 1 is of no listed video"),
     "number of outlines": (lambda r: edit(r, lambda c: c["annotations"][0]["segmentations"].pop()), "train.json",
-                           "annotation 1 has 1 outlines, video v0 has 2 frames"),
+                           "annotation 1 has 1 segmentations"),
     "outline of another size": (lambda r: edit(r, lambda c: c["annotations"][0].update(segmentations=[RLE, None])),
                                 "train.json", "size is [5, 5]"),
     "another edition": (lambda r: edit(r, lambda c: c["categories"][4].update(name="cup")), "train.json",

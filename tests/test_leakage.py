@@ -6,7 +6,7 @@ import pytest
 from folds import fold, sequence_fold, stills_fold
 
 from ttilib.datasets.catalog import Fold, read_table
-from ttilib.episodes.sampling import Draw
+from ttilib.episodes.sampling import Sample
 from ttilib.tools.doctor_checks import check_coverage, check_draws, check_leakage, check_names
 
 
@@ -134,7 +134,7 @@ def test_draws_are_said_aloud():
 
 def test_a_query_that_supports_itself_is_an_error():
     query = trained("", "")
-    good, bad = Draw(1, ("b/0",), ("a/0", "a/1")), Draw(1, ("b/0", "a/5"), ("a/0",))
+    good, bad = Sample(1, ("b/0",), ("a/0", "a/1")), Sample(1, ("b/0", "a/5"), ("a/0",))
     findings = [f for f in check_draws(query, query, "v1", [good, bad, bad]) if f.severity == "error"]
     assert [finding.found for finding in findings] == ["a is support and query of one episode"]
 

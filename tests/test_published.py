@@ -7,10 +7,10 @@ import shutil
 import pytest
 from corpora import block, minivspw, picture, sequences
 
-from ttilib.datasets.base import published_lines
+from ttilib.datasets.base import raise_first
 from ttilib.datasets.catalog import find_dataset, read_fold, read_table
-from ttilib.datasets.coco import CocoReader, coco_list
-from ttilib.datasets.pascal import pascal_list
+from ttilib.datasets.coco import CocoReader
+from ttilib.datasets.pascal import PascalReader, published_lines
 from ttilib.datasets.vspw import minivspw_listed, minivspw_table, published_list
 from ttilib.files import lists_folder, write_json, write_text
 from ttilib.images import write_image, write_labels
@@ -75,19 +75,19 @@ def test_pascal_and_coco_take_the_published_order_and_say_in_one_sentence_what_i
     images(tmp_path / "pascal", [lines[n] for n in (700, 5, 9)])
     errors = []
     ids = [lines[n][0].split("/")[1].removesuffix(".jpg") for n in (5, 9, 700)]
-    assert pascal_list(tmp_path / "pascal", "val", errors.append) == tuple(ids)
+    assert PascalReader(tmp_path / "pascal").names("val", {}, errors.append) == tuple(ids)
     (about,) = map(str, errors)
     assert "1446 of the 1449 frames of the published list pascal/val are not here, first 2007_000033" in about
     with pytest.raises(FileNotFoundError, match="5953 of the 5953"):
-        pascal_list(tmp_path / "pascal", "train")
+        PascalReader(tmp_path / "pascal").names("train", {}, raise_first)
     (tmp_path / "pascal" / "JPEGImages" / f"{ids[0]}.jpg").unlink()
-    assert pascal_list(tmp_path / "pascal", "val", errors.append) == tuple(ids[1:])
+    assert PascalReader(tmp_path / "pascal").names("val", {}, errors.append) == tuple(ids[1:])
     write_text(tmp_path / "pascal" / "val.txt", " ".join(lines[0]) + "\n")  # one's own list wins
-    assert pascal_list(tmp_path / "pascal", "val") == ("2007_000033",)
+    assert PascalReader(tmp_path / "pascal").names("val", {}, raise_first) == ("2007_000033",)
     lines = [line.split() for line in published_lines("coco/val")]
     images(tmp_path / "coco", [lines[n] for n in (9, 0, 3)])
     names = tuple(lines[n][0].split("/")[1].removesuffix(".jpg") for n in (0, 3, 9))
-    assert coco_list(CocoReader(tmp_path / "coco"), "val", {}, errors.append) == names
+    assert CocoReader(tmp_path / "coco").names("val", {}, errors.append) == names
 
 
 def test_coco_without_a_published_image_has_the_order_of_its_annotations(tmp_path):
@@ -100,7 +100,7 @@ def test_coco_without_a_published_image_has_the_order_of_its_annotations(tmp_pat
     boxes = [triangle | {"id": n, "image_id": n} for n in (0, 1)]
     content = {"images": listed, "annotations": boxes, "categories": categories}
     write_json(tmp_path / "annotations" / "instances_val2014.json", content)
-    assert coco_list(CocoReader(tmp_path), "val", table) == tuple(file.removesuffix(".jpg") for file in files)
+    assert CocoReader(tmp_path).names("val", table, raise_first) == tuple(file.removesuffix(".jpg") for file in files)
 
 
 def test_doctor_names_what_the_published_lists_have_and_the_disk_lacks(tmp_path):
@@ -123,10 +123,10 @@ def test_minivspw_takes_the_frames_of_the_published_list(tmp_path):
         images(root / "data" / sequence, [(f"origin/{number:08d}.jpg", f"mask/{number:08d}.png")])
         write_labels(root / "data" / sequence / "mask" / f"{number:08d}.png", block(109, 2, 2, 9, 9))
     errors = []
-    listed, _ = minivspw_listed(root, (109, 93, 124, 115), on_error=errors.append)
+    listed, _ = minivspw_listed(root, (109, 93, 124, 115), (), errors.append)
     assert listed == {sequence: (f"{sequence}/{first}", f"{sequence}/{int(first) + 1:08d}")}
     assert "2107 of the 2109 frames of the published list minivspw/3" in str(*errors)
-    by_rule, _ = minivspw_listed(root, (109,))
+    by_rule, _ = minivspw_listed(root, (109,), (), raise_first)
     assert by_rule[sequence][0] == f"{sequence}/00000003"
     table = minivspw_table(root, read_table("pascal"))
     scan = find_dataset("minivspw").scan(root, table, (), table["novel"][3], [].append)

@@ -140,7 +140,7 @@ def mini(options: argparse.Namespace) -> None:
 )  # fmt: skip
 def sweep(options: argparse.Namespace) -> int:
     """Make result tables with the data and weights that are available; exit status 1 if a task failed."""
-    from ttilib.datasets.base import stop
+    from ttilib.datasets.base import raise_first
     from ttilib.results.records import code_digest
     from ttilib.sweep import driver, expand
     from ttilib.sweep.clusters import cluster, default_workers
@@ -155,7 +155,7 @@ def sweep(options: argparse.Namespace) -> int:
     tables = expand.with_encoders(expand.requested_tables(options.tables, changes, mini), place.encoders)
     expand.begin(place, tables)
     left_out: list[Exception] = []
-    on_error = left_out.append if more["keep_going"] else stop
+    on_error = left_out.append if more["keep_going"] else raise_first
     if options.dry_run:
         expansion = expand.expand(tables, place, on_error)
         print(driver.forecast(tables, expansion, place, options.workers or default_workers()))
@@ -311,13 +311,13 @@ def lists(options: argparse.Namespace) -> int:
 )  # fmt: skip
 def episodes(options: argparse.Namespace) -> None:
     """Sample episodes and write their manifest."""
-    from ttilib.datasets.base import stop
+    from ttilib.datasets.base import raise_first
     from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
     from ttilib.episodes.clips import check_episodes
     from ttilib.episodes.episode import select_episodes, write_episodes
 
     errors: list[Exception] = []
-    on_error = errors.append if options.keep_going else stop
+    on_error = errors.append if options.keep_going else raise_first
     data = read_benchmark(options.benchmark, options.fold, options.root, options.support_root, on_error)
     drawn = draw_episodes(data, options.shots, options.seed, options.number, options.draws, on_error)
     chosen = select_episodes(drawn, options.limit, options.only)

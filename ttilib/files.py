@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -16,7 +16,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def lists_folder() -> Path:
@@ -139,7 +140,7 @@ def fingerprint(path: Path | str, length: int | None = None) -> str:
 
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1, chunk: int = 1
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Map `function` over items in order, in this process or in `workers` new ones, `chunk` items at a time.
 
     Processes are spawned: a script needs its `__main__` guard. OpenCV uses one thread in each. Closing the generator

@@ -2,6 +2,8 @@
 
 A *scan* returns, without opening an image, the frames of every video, the frames that contain each class, and the
 videos of base training. A *reader* returns the image of a frame, its mask of one class and its training labels.
+`on_error` gets every file that cannot be used: `raise_first` ends a scan there, before minutes of counting labels;
+`problems.append` leaves the file out and continues.
 """
 
 from __future__ import annotations
@@ -9,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
-
-from ttilib.files import lists_folder
 
 if TYPE_CHECKING:  # processes that only count labels need not wait for torch
     from ttilib.datasets.transforms import Placement
@@ -30,21 +30,9 @@ FramesByClass = dict[int, dict[str, Names]]
 OnError = Callable[[Exception], object]
 
 
-def stop(error: Exception) -> None:
-    """Raise the error: the first file that cannot be used ends the scan."""
+def raise_first(error: Exception) -> None:
+    """Raise the error."""
     raise error
-
-
-def once(on_error: OnError) -> OnError:
-    """Report each message once, although later runs and other lists meet the same file again."""
-    reported: set[str] = set()
-
-    def report(error: Exception) -> None:
-        if str(error) not in reported:
-            reported.add(str(error))
-            on_error(error)
-
-    return report
 
 
 class Scan(NamedTuple):
@@ -57,40 +45,11 @@ class Scan(NamedTuple):
     shown: Mapping[str, tuple[int, ...]] = {}
 
 
-LISTED = {
-    "pascal": "JPEGImages/{0}.jpg SegmentationClassAug/{0}.png",
-    "coco": "val2014/COCO_val2014_{0:0>12}.jpg val/COCO_val2014_{0:0>12}.png",
-    "minivspw": "data/{0}/mask/{1:0>8}.png",
-    "vspw": "{0} {0}/mask/{1:0>8}.png",
-}
-"""Lines of the published lists, by dataset: {0} is an image id or a sequence, {1} a frame number."""
-
-
-def published_lines(name: str) -> Names:
-    """The lines of lists/<name>.txt, expanded from its short form: an image id, or a sequence and frame ranges."""
-    lines = []
-    for line in (lists_folder() / f"{name}.txt").read_text(encoding="utf-8").splitlines():
-        first, *spans = line.split()
-        ends = [span.split("-") for span in spans]
-        numbers = [str(number) for end in ends for number in range(int(end[0]), int(end[-1]) + 1)]
-        lines += [LISTED[name.split("/")[0]].format(first, number) for number in numbers or [""]]
-    return tuple(lines)
-
-
-def only_present(names: Sequence[str], there: Collection[str], name: str, root: Path, on_error: OnError) -> Names:
-    """The `names` that are in `there`; one error gives the number of missing ones and the first three."""
-    if missing := [entry for entry in names if entry not in there]:
-        about = f"{len(missing)} of the {len(names)} frames of the published list {name} are not here, first "
-        about += f"{', '.join(missing[:3])}; complete the folder, see docs/data.md"
-        on_error(FileNotFoundError(f"{root}: {about}"))
-    return tuple(entry for entry in names if entry in there)
-
-
 class ResizeRule(NamedTuple):
     """How to resize and pad; whether padding is background; `rounded`: resize images in bytes, not float32."""
 
-    place: Callable[[int, int, tuple[int, int]], Placement]
-    padding_counts: bool
+    placement: Callable[[int, int, tuple[int, int]], Placement]
+    padding_is_background: bool
     rounded: bool = False
 
 
@@ -98,8 +57,8 @@ class ResizeRule(NamedTuple):
 class Reader(Protocol):
     """Images, masks and training labels of a dataset's frames, and the rules to resize and pad them."""
 
-    episode_rule: ClassVar[ResizeRule]
-    training_rule: ClassVar[ResizeRule]
+    episode_rule: ResizeRule
+    training_rule: ResizeRule
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB image of a frame."""
@@ -109,12 +68,6 @@ class Reader(Protocol):
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
         """Training labels: 1 + index in `base`; other classes as the dataset treats them."""
-
-
-def large(counts: Mapping[int, int], table: Table) -> set[int]:
-    """Labels that cover at least `min_pixels` pixels and the share `min_share` of the image."""
-    least = max(table.get("min_pixels", 1), table.get("min_share", 0.0) * sum(counts.values()), 1)
-    return {label for label, count in counts.items() if count >= least}
 
 
 class FrameFiles(NamedTuple):

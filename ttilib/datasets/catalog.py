@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttilib.datasets.base import Dataset, Names, OnError, Table, stop
+from ttilib.datasets.base import Dataset, Names, OnError, Table, raise_first
 from ttilib.datasets.coco import COCO, COCO_FULL
 from ttilib.datasets.davis import DAVIS
 from ttilib.datasets.pascal import PASCAL
@@ -104,20 +104,20 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
 
 
 def read_fold(
-    corpus: str, fold: int, root: Path | str | None = None, table: Table | None = None, on_error: OnError = stop
+    corpus: str, fold: int, root: Path | str | None = None, table: Table | None = None, on_error: OnError = raise_first
 ) -> Fold:
     """Read the classes of fold `fold` and the frames under `root` (default: data/<dataset>) that contain them.
 
     `table` replaces the class table: `{**read_table("pascal"), "min_pixels": 0, "min_share": 0.02}` for larger objects.
-    `on_error` gets each file that cannot be used; the default raises, `errors.append` continues.
-    Raises ValueError or FileNotFoundError. Source: protocol sections 1.1 (pascal), 1.3 (ytvis), 1.5 (vspw).
+    `on_error` gets each file that cannot be used; the default raises, `problems.append` continues.
+    Raises ValueError or FileNotFoundError. Source: docs/protocol.md 1.1 (pascal), 1.3 (ytvis), 1.5 (vspw).
     """
     root = Path("data") / corpus if root is None else Path(root)
     table = read_table(corpus, root) if table is None else table
     _existing(root, f"the folder that holds the {corpus} data")
     base, novel = _divided(corpus, table, fold)
     if both := set(base) & set(novel):
-        raise ValueError(f"{corpus} fold {fold}: classes {sorted(both)} are base and novel; mend the table")
+        raise ValueError(f"{corpus} fold {fold}: classes {sorted(both)} are base and novel; fix the table")
     scan = find_dataset(corpus).scan(root, table, base, novel, on_error)
     repeats = table["repeats"][fold] if "repeats" in table else 1
     names = table["classes"]
@@ -140,9 +140,9 @@ def _divided(corpus: str, table: Table, fold: int) -> tuple[tuple[int, ...], tup
 
 
 COCO_NAMES = {  # of Pascal's classes
-    **{"aeroplane": "airplane", "motorbike": "motorcycle", "diningtable": "dining table"},
-    **{"pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv"},
-}
+    "aeroplane": "airplane", "motorbike": "motorcycle", "diningtable": "dining table",
+    "pottedplant": "potted plant", "sofa": "couch", "tvmonitor": "tv",
+}  # fmt: skip
 
 
 def coco_name(name: str) -> str:

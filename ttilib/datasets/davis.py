@@ -7,31 +7,17 @@ or of no Pascal class. Other masks contain class ids and the ignore label 255.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.datasets.base import (
-    IGNORE_LABEL,
-    Dataset,
-    FrameFiles,
-    Ids,
-    LabelRule,
-    Names,
-    OnError,
-    ResizeRule,
-    Scan,
-    Table,
-    class_labels,
-    large,
-    stop,
-)
-from ttilib.datasets.masks import Counts
-from ttilib.datasets.pascal import PascalReader, known
+from ttilib.datasets import vspw
+from ttilib.datasets.base import Dataset, FrameFiles, Ids, LabelRule, OnError, ResizeRule, Scan, Table, class_labels
+from ttilib.datasets.masks import Counts, large_labels
+from ttilib.datasets.pascal import PascalReader, classes_in
 from ttilib.datasets.transforms import letterbox
-from ttilib.datasets.vspw import counted, keep, sequence_files, sequence_folders, sequence_frames
 from ttilib.images import read_labels
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
@@ -43,60 +29,40 @@ def davis_edition(root: Path) -> str:
     return next((name for name in RESOLUTIONS if (root / "JPEGImages" / name).is_dir()), "")
 
 
-def scan_davis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
+def scan_davis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError) -> Scan:
     """The frames that contain each class; of an official edition, only sequences whose class the table names."""
     reader = DavisReader(root)
     images = root / reader.pictures
-    names = sequence_folders(images)
+    names = vspw.sequence_folders(images)
     if reader.edition:
         classes = _classes(images, names, table)
         names = [name for name in names if name in classes]
-    frames = sequence_frames(images, names, "", ".jpg", on_error)
-    frames, counts = counted(root, frames, reader.mask_path, on_error)
+    frames = vspw.sequence_frames(images, names, "", ".jpg", on_error)
+    frames, counts = vspw.count_labels(reader, frames, on_error)
     if reader.edition:
         shown = {frame: _object(classes[frame.split("/")[0]], found, table) for frame, found in counts.items()}
     else:
-        shown = _labelled(reader, frames, counts, table, on_error)
-        frames = keep(frames, shown.__contains__)
-    presence = {number: keep(frames, lambda frame, c=number: c in shown[frame]) for number in table["classes"]}
-    return Scan(frames, presence, (), ())
+        shown = classes_in(reader, counts, table, on_error)
+        frames = vspw.filter_frames(frames, shown)
+    return Scan(frames, vspw.frames_by_class(frames, shown, table["classes"]), (), ())
 
 
-def _classes(place: Path, names: Sequence[str], table: Table) -> dict[str, int]:
+def _classes(images: Path, names: Sequence[str], table: Table) -> dict[str, int]:
     """The class of each sequence that the table names; the table gives a reason for the others."""
     ids = {name: number for number, name in table["classes"].items()}
     found = {name: kind for name, kind in table.get("sequences", {}).items() if name in set(names)}
     if not found:
         about = f"the class table names the class of none of its {len(names)} sequences"
-        raise ValueError(f"{place}: {about}; take lists/davis.json or name them under sequences")
+        raise ValueError(f"{images}: {about}; take lists/davis.json or name them under sequences")
     if unknown := sorted(set(found.values()) - ids.keys()):
-        raise ValueError(f"{place}: classes {unknown} of the class table's sequences have no id; add them to classes")
+        raise ValueError(f"{images}: classes {unknown} of the class table's sequences have no id; add them to classes")
     return {name: ids[kind] for name, kind in found.items()}
 
 
 def _object(number: int, found: Counts, table: Table) -> set[int]:
+    """The class of a sequence, if all its labels together are large enough in a frame."""
     pixels = sum(count for label, count in found.items() if label)
-    return large({0: found.get(0, 0), number: pixels}, table) & {number}
-
-
-def _labelled(
-    reader: DavisReader, frames: Mapping[str, Names], counts: Mapping[str, Counts], table: Table, on_error: OnError
-) -> dict[str, set[int]]:
-    """The classes in each frame whose labels are all classes of the table."""
-    shown = {}
-    for there in frames.values():
-        labels = set().union(*(counts[frame] for frame in there))
-        if IGNORE_LABEL in labels and labels <= {0, IGNORE_LABEL}:
-            about = f"its masks hold only 0 and {IGNORE_LABEL}, so no class"
-            advice = f"put an official edition into JPEGImages/480p and Annotations/480p of {reader.root}"
-            on_error(ValueError(f"{reader.mask_path(there[0]).parent}: {about}; {advice}"))
-            continue
-        for frame in there:
-            try:
-                shown[frame] = large(known(reader.mask_path(frame), counts[frame], table), table)
-            except ValueError as error:
-                on_error(error)
-    return shown
+    return large_labels({0: found.get(0, 0), number: pixels}, table) & {number}
 
 
 class DavisReader(PascalReader):
@@ -112,13 +78,11 @@ class DavisReader(PascalReader):
         self.pictures, self.masks = f"JPEGImages/{self.edition}", f"Annotations/{self.edition}"
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class (official edition: on the object), 0 elsewhere, `IGNORE_LABEL` at the ignore label."""
         if not self.edition:
             return super().mask(frame, class_id)
         return (read_labels(self.mask_path(frame)) > 0).astype(np.uint8)
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
-        """Base classes numbered from 1, other classes ignored. ValueError for an official edition."""
         if not self.edition:
             return super().labels(frame, base)
         raise ValueError(f"{self.mask_path(frame)}: names no class; DAVIS cannot be trained on, take other videos")
@@ -127,8 +91,8 @@ class DavisReader(PascalReader):
 def davis_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
     """Files of all frames; of an official edition, only of sequences in the class table."""
     reader = DavisReader(root)
-    names = sequence_folders(root / reader.pictures)
-    return sequence_files(reader, [n for n in names if not reader.edition or n in table.get("sequences", ())])
+    names = vspw.sequence_folders(root / reader.pictures)
+    return vspw.sequence_files(reader, [n for n in names if not reader.edition or n in table.get("sequences", ())])
 
 
 def davis_labels(root: Path, table: Table) -> LabelRule:

@@ -1,34 +1,19 @@
-"""Pascal VOC with SBD masks, and what other label maps share with it. Source: protocol sections 1.1 and 7."""
+"""Pascal VOC with SBD masks, and what other label maps share with it. Source: docs/protocol.md 1.1 and 7."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.datasets.base import (
-    IGNORE_LABEL,
-    LISTED,
-    Dataset,
-    FrameFiles,
-    FramesByClass,
-    Ids,
-    Names,
-    OnError,
-    ResizeRule,
-    Scan,
-    Table,
-    large,
-    only_present,
-    published_lines,
-    stop,
-)
-from ttilib.datasets.masks import census
+from ttilib.datasets.base import IGNORE_LABEL, Dataset, FrameFiles, Ids, Names, OnError, ResizeRule, Scan, Table
+from ttilib.datasets.masks import Counts, census, large_labels
 from ttilib.datasets.transforms import resize_top_left
-from ttilib.files import file_names, read_lines
+from ttilib.files import file_names, lists_folder, read_lines
 from ttilib.images import Colours, read_image, read_labels
 
 
@@ -42,7 +27,36 @@ VOC_COLOURS: Colours = {voc_colour(label): label for label in range(256)}
 """RGB to label: black 0, (128, 0, 0) 1, ..., 255 the cream of the void border."""
 
 
-def read_list(path: Path, form: str, on_error: OnError = stop) -> Names:
+LISTED = {
+    "pascal": "JPEGImages/{0}.jpg SegmentationClassAug/{0}.png",
+    "coco": "val2014/COCO_val2014_{0:0>12}.jpg val/COCO_val2014_{0:0>12}.png",
+    "minivspw": "data/{0}/mask/{1:0>8}.png",
+    "vspw": "{0} {0}/mask/{1:0>8}.png",
+}
+"""Lines of the published lists, by dataset: {0} is an image id or a sequence, {1} a frame number."""
+
+
+def published_lines(name: str) -> Names:
+    """The lines of lists/<name>.txt, expanded from its short form: an image id, or a sequence and frame ranges."""
+    lines, form = [], LISTED[name.split("/")[0]]
+    for line in read_lines(lists_folder() / f"{name}.txt"):
+        first, *ranges = line.split()
+        ends = [[int(end) for end in text.split("-")] for text in ranges]
+        numbers = [number for end in ends for number in range(end[0], end[-1] + 1)]
+        lines += [form.format(first, number) for number in numbers] or [form.format(first)]
+    return tuple(lines)
+
+
+def only_present(frames: Sequence[str], present: Collection[str], name: str, root: Path, on_error: OnError) -> Names:
+    """The frames of a published list that are `present`; one error gives the number of missing ones and three."""
+    if missing := [frame for frame in frames if frame not in present]:
+        about = f"{len(missing)} of the {len(frames)} frames of the published list {name} are not here, first "
+        about += f"{', '.join(missing[:3])}; complete the folder, see docs/data.md"
+        on_error(FileNotFoundError(f"{root}: {about}"))
+    return tuple(frame for frame in frames if frame in present)
+
+
+def read_list(path: Path, form: str, on_error: OnError) -> Names:
     """The ids, {} in `form`, of the lines of a list; `on_error` gets lines of another form."""
     first, *others = (re.escape(part) for part in form.split("{}"))
     pattern = f"{first}(?P<id>[^/ ]+)" + "(?P=id)".join(others)
@@ -56,7 +70,7 @@ def read_list(path: Path, form: str, on_error: OnError = stop) -> Names:
     return tuple(ids)
 
 
-def published_names(reader: PascalReader, name: str, on_error: OnError = stop) -> Names:
+def published_names(reader: PascalReader, name: str, on_error: OnError) -> Names:
     """The images of a published list, such as "pascal/val", whose image and mask exist."""
     names = [PurePosixPath(line.split()[0]).stem for line in published_lines(name)]
     images = file_names(reader.image_path(names[0]).parent, ".jpg")
@@ -64,61 +78,42 @@ def published_names(reader: PascalReader, name: str, on_error: OnError = stop) -
     return only_present(names, set(images).intersection(masks), name, reader.root, on_error)
 
 
-def pascal_list(root: Path, split: str, on_error: OnError = stop) -> Names:
-    """Images of <root>/<split>.txt, else of the published list (not for a folder with its own lists.json)."""
-    path = root / f"{split}.txt"
-    if path.is_file():
-        return read_list(path, LISTED["pascal"].replace("{0}", "{}"), on_error)
-    if (root / "lists.json").is_file():
-        lines = "'JPEGImages/<id>.jpg SegmentationClassAug/<id>.png'"
-        raise FileNotFoundError(f"{path}: no such list; a folder with its own lists.json needs one with lines {lines}")
-    return published_names(PascalReader(root), f"pascal/{split}", on_error)
+def classes_in(
+    reader: PascalReader, counts: Mapping[str, Counts], table: Table, on_error: OnError
+) -> dict[str, set[int]]:
+    """The large classes in each frame; `on_error` gets masks with a label that the table lacks."""
+    classes = {}
+    for frame, found in counts.items():
+        if odd := found.keys() - {0, IGNORE_LABEL, *table["classes"]}:
+            about = f"label {min(odd)} is no class of the table; use class ids, 0, {IGNORE_LABEL}"
+            on_error(ValueError(f"{reader.mask_path(frame)}: {about}"))
+        else:
+            classes[frame] = large_labels(found, table)
+    return classes
 
 
-def known(path: Path, counts: Mapping[int, int], table: Table) -> Mapping[int, int]:
-    """The counts, unchanged. ValueError if a label is no class of the table, background or ignore label."""
-    if odd := counts.keys() - {0, IGNORE_LABEL, *table["classes"]}:
-        raise ValueError(f"{path}: label {min(odd)} is no class of the table; use class ids, 0, {IGNORE_LABEL}")
-    return counts
+def scan_images(kind: type[PascalReader], root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError) -> Scan:
+    """Which images of the train and val lists contain which class.
 
-
-def scan_pascal(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
-    """Which images of the train and val lists contain which class, see `scan_stills`."""
-    reader = PascalReader(root)
-    if not (root / reader.masks).is_dir():
-        raise FileNotFoundError(f"{root / reader.masks}: no such folder; expected a label map <id>.png for each image")
-    train, val = (pascal_list(root, split, on_error) for split in ("train", "val"))
-    return scan_stills(reader, train, val, table, base, novel, on_error)
-
-
-def scan_stills(
-    reader: PascalReader, train: Names, val: Names, table: Table, base: Ids, novel: Ids, on_error: OnError = stop
-) -> Scan:
-    """Which images contain which class, and which of them base training and episodes may use.
-
-    A class is present where it is `large`: a base class in both lists, a novel class only in `val`. Images with a base
-    class are for training or validation. Images with a large novel class are queries, for any novel class in them
+    A class is present where it is large: a base class in both lists, a novel class only in `val`. Images with a large
+    base class are for training or validation. Images with a large novel class are queries, for any novel class in them
     (`shown`). An image whose mask is missing, damaged or has an unknown label is left out and reported to `on_error`.
     """
-    paths = {still: reader.mask_path(still) for still in train + val}
-    counts = census(list(paths.values()), on_error, kept=reader.root / "lists" / "census.json", colours=reader.colours)
-    listed: dict[str, set[int]] = {}
-    for still, path in paths.items():
-        if path in counts:
-            try:
-                listed[still] = large(known(path, counts[path], table), table)
-            except ValueError as error:
-                on_error(error)
-    train, val = ([still for still in names if still in listed] for names in (train, val))
-    presence: FramesByClass = {number: {} for number in table["classes"]}
-    for names, classes in ((train, set(base)), (val, set(presence))):
-        for still in names:
-            for number in listed[still] & classes:
-                presence[number][still] = (still,)
-    queries = [still for still in val if listed[still] & set(novel)]
-    shown = {still: tuple(sorted(counts[paths[still]].keys() & novel)) for still in queries}
-    kept = [tuple(still for still in names if listed[still] & set(base)) for names in (train, val)]
-    return Scan({still: (still,) for still in listed}, presence, *kept, shown)
+    reader = kind(root)
+    reader.check_folders()
+    train, val = (reader.names(split, table, on_error) for split in ("train", "val"))
+    paths = {image: reader.mask_path(image) for image in train + val}
+    found = census(list(paths.values()), on_error, cached=root / "lists" / "census.json", colours=reader.colours)
+    counts = {image: found[path] for image, path in paths.items() if path in found}
+    large = classes_in(reader, counts, table, on_error)
+    train, val = (tuple(image for image in names if image in large) for names in (train, val))
+    pools = {number: train + val if number in base else val for number in table["classes"]}
+    frames: dict[str, Names] = {image: (image,) for image in large}
+    presence = {c: {image: frames[image] for image in pool if c in large[image]} for c, pool in pools.items()}
+    queries = [image for image in val if large[image] & set(novel)]
+    shown = {image: tuple(sorted(counts[image].keys() & novel)) for image in queries}
+    train, val = (tuple(image for image in names if large[image] & set(base)) for names in (train, val))
+    return Scan(frames, presence, train, val, shown)
 
 
 class PascalReader:
@@ -134,6 +129,21 @@ class PascalReader:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
 
+    def check_folders(self) -> None:
+        """Raise FileNotFoundError if there is no folder of masks."""
+        if not (folder := self.root / self.masks).is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder; expected a label map <id>.png for each image")
+
+    def names(self, split: str, table: Table, on_error: OnError) -> Names:
+        """Images of <root>/<split>.txt, else of the published list (not for a folder with its own lists.json)."""
+        path, form = self.root / f"{split}.txt", "JPEGImages/{}.jpg SegmentationClassAug/{}.png"
+        if path.is_file():
+            return read_list(path, form, on_error)
+        if (self.root / "lists.json").is_file():
+            about = "no such list; a folder with its own lists.json needs one with lines"
+            raise FileNotFoundError(f"{path}: {about} {form.replace('{}', '<id>')!r}")
+        return published_names(self, f"pascal/{split}", on_error)
+
     def image_path(self, frame: str) -> Path:
         """The image file of a frame."""
         return self.root / f"{self.pictures}/{frame}.jpg"
@@ -147,35 +157,32 @@ class PascalReader:
         return {frame: FrameFiles(self.image_path(frame), self.mask_path(frame)) for frame in frames}
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        """The RGB image of a frame."""
         return read_image(self.image_path(frame))
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 elsewhere, `IGNORE_LABEL` where the mask has the ignore label."""
         stored = read_labels(self.mask_path(frame), self.colours)
         return np.where(stored == IGNORE_LABEL, IGNORE_LABEL, stored == class_id).astype(np.uint8)
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
-        """Base classes numbered from 1 in the given order; other classes get the label `others`."""
         table = np.full(256, self.others, dtype=np.uint8)
         table[[0, *base]] = range(len(base) + 1)
         return table[read_labels(self.mask_path(frame), self.colours)]
 
 
-def pascal_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
-    """Image and mask files of both lists."""
-    names = [name for split in ("train", "val") for name in pascal_list(root, split, on_error)]
-    return PascalReader(root).files(names)
+def listed_files(kind: type[PascalReader], root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
+    """Image and mask files of the train and val lists."""
+    reader = kind(root)
+    return reader.files(name for split in ("train", "val") for name in reader.names(split, table, on_error))
 
 
 PASCAL = Dataset(
     name="pascal",
     reader=PascalReader,
-    scan=scan_pascal,
+    scan=partial(scan_images, PascalReader),
     folders=("pascal", "voc", "VOC2012", "VOCdevkit/VOC2012"),
     signs=("JPEGImages", "SegmentationClassAug"),
     sampling="stills",
     others_ignored=True,
     layout={"JPEGImages/<id>.jpg": "", "SegmentationClassAug/<id>.png": ""},
-    files=pascal_files,
+    files=partial(listed_files, PascalReader),
 )

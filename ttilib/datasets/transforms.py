@@ -1,8 +1,8 @@
 """Resize and pad images and masks to the network input, bit-identical to the release; augment training data.
 
 Padding, flips and normalisation use torchvision v2. Resizing uses OpenCV, as the release does: v2 differs by up to 0.03
-of 255 (bilinear) and by a pixel for one pair of lengths in thirteen (nearest). The warp also uses OpenCV: v2's affine
-lacks the crop's stretch and is seven times slower; neither equals the release's imgaug. Source: protocol section 2.
+of 255 (bilinear) and by a pixel for one pair of lengths in thirteen (nearest). The warp uses OpenCV too: v2's affine
+lacks the crop's stretch and is seven times slower; neither equals the release's imgaug. Source: docs/protocol.md 2.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as v2
 from torchvision.tv_tensors import Image, Mask
 
 Size = tuple[int, int]
-Picture = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
+Pixels = UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]
 ImageTensor = UInt8[Image, "3 h w"] | Float[Image, "3 h w"]
 Labels = UInt8[Mask, "h w"]
 Canvas = Float[Image, "3 H W"] | UInt8[Mask, "H W"]
@@ -28,9 +28,9 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB, values in [0, 1]
 STD = (0.229, 0.224, 0.225)
 
 
-def image_tensor(picture: Picture) -> ImageTensor:
+def image_tensor(pixels: Pixels) -> ImageTensor:
     """An image [h, w, 3] as torchvision's [3, h, w]; shares memory where possible."""
-    return Image(_shared(picture).permute(2, 0, 1))
+    return Image(_shared(pixels).permute(2, 0, 1))
 
 
 def mask_tensor(labels: UInt8[np.ndarray, "h w"]) -> Labels:
@@ -38,7 +38,7 @@ def mask_tensor(labels: UInt8[np.ndarray, "h w"]) -> Labels:
     return Mask(_shared(labels))
 
 
-def to_numpy_hwc(image: ImageTensor) -> Picture:
+def to_numpy_hwc(image: ImageTensor) -> Pixels:
     """The inverse of `image_tensor`: OpenCV's [h, w, 3], contiguous."""
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
@@ -91,7 +91,7 @@ class Placement:
 def letterbox(height: int, width: int, canvas: Size) -> Placement:
     """Letterbox (videos): f = min(H / h, W / w), sides int(f h), int(f w), centred; odd padding is below and right.
 
-    480 x 853 becomes 234 x 417 at row 91 of 417 x 417. Source: protocol section 2, Rescale.
+    480 x 853 becomes 234 x 417 at row 91 of 417 x 417. Source: docs/protocol.md 2, Rescale.
     """
     factor = min(canvas[0] / height, canvas[1] / width)
     # Keep this expression: another order of operations rounds some sizes to one pixel more.
@@ -103,7 +103,7 @@ def resize_top_left(height: int, width: int, canvas: Size) -> Placement:
     """Resize and pad top-left (Pascal): one side fills the canvas, then both are cut to multiples of 8.
 
     On a square canvas of side s the longest side becomes s, the other int(other (s / longest)); otherwise s is the side
-    that fills first. 480 x 853 becomes 232 x 416 on 417 x 417. Source: protocol section 2, Resize ("longest").
+    that fills first. 480 x 853 becomes 232 x 416 on 417 x 417. Source: docs/protocol.md 2, Resize ("longest").
     """
     # Keep this expression: int(other * s / longest) gives 8 pixels more for a few sizes.
     if height * canvas[1] >= width * canvas[0]:
@@ -140,22 +140,22 @@ def augment_clip(
     Portrait and square clips are transposed. One warp about the centre, filled with 0 (not of the first frame if
     `skip_first_frame`, as released): crop 0 to 10% per side, scale 0.95 to 1.05, shear within 10, rotation within 15
     degrees. Contrast U(0.97, 1.03), then offset U(-5, 5) grey values of 255, not clipped. Horizontal flip with
-    probability 1/2. Source: protocol section 2, YTVIS-style training.
+    probability 1/2. Source: docs/protocol.md 2, YTVIS-style training.
     """
     if labels[0].shape[0] >= labels[0].shape[1]:
         images, labels = [Image(image.mT) for image in images], [Mask(mask.mT) for mask in labels]
-    matrix = _warp(*labels[0].shape, rng)
+    height, width = labels[0].shape
+    matrix = _warp(height, width, rng)
     contrast, offset = np.float32(rng.uniform(0.97, 1.03)), np.float32(rng.uniform(-5, 5))
     mirrored = rng.random() < 0.5
     new_images, new_labels = [], []
-    for place, (image, mask) in enumerate(zip(images, labels, strict=True)):
-        part = to_numpy_hwc(image).astype(np.float32)
-        if place > 0 or not skip_first_frame:
-            size = mask.shape[::-1]
-            part = cv2.warpAffine(part, matrix, size, flags=cv2.INTER_LINEAR)
-            mask = cv2.warpAffine(np.ascontiguousarray(mask.numpy()), matrix, size, flags=cv2.INTER_NEAREST)
-            mask = mask_tensor(mask)
-        image = image_tensor(part * contrast + offset)
+    for index, (image, mask) in enumerate(zip(images, labels, strict=True)):
+        pixels: np.ndarray = to_numpy_hwc(image).astype(np.float32)
+        if index > 0 or not skip_first_frame:
+            pixels = np.asarray(cv2.warpAffine(pixels, matrix, (width, height), flags=cv2.INTER_LINEAR))
+            stored = np.ascontiguousarray(mask.numpy())
+            mask = mask_tensor(cv2.warpAffine(stored, matrix, (width, height), flags=cv2.INTER_NEAREST))
+        image = image_tensor(pixels * contrast + offset)
         new_images.append(v2.horizontal_flip(image) if mirrored else image)
         new_labels.append(v2.horizontal_flip(mask) if mirrored else mask)
     return new_images, new_labels

@@ -1,13 +1,13 @@
 """Sequences with a label map per frame: VSPW, and MiniVSPW, whose novel classes are Pascal's.
 
 VSPW: data/<sequence>/{origin,mask}, train.txt, val.txt. MiniVSPW: data/<sequence>/{origin,mask,flow} and
-label_num_dic_final.json, VSPW's names of its ids. Source: protocol sections 1.4, 1.5 and 7.
+label_num_dic_final.json, VSPW's names of its ids. Source: docs/protocol.md 1.4, 1.5 and 7.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +26,30 @@ from ttilib.datasets.base import (
     ResizeRule,
     Scan,
     Table,
-    large,
-    only_present,
-    published_lines,
-    stop,
 )
-from ttilib.datasets.masks import Counts, census
-from ttilib.datasets.pascal import PascalReader
+from ttilib.datasets.masks import Counts, census, large_labels
+from ttilib.datasets.pascal import PascalReader, only_present, published_lines
 from ttilib.datasets.transforms import letterbox, resize_top_left
 from ttilib.files import file_names, lists_folder, natural_key, read_json, read_lines
 from ttilib.images import read_labels
 
 
-def sequence_folders(place: Path, inside: str = "") -> list[str]:
-    """Folders in `place` that have a folder `inside`, in natural order. FileNotFoundError if none."""
-    if not place.is_dir():
-        raise FileNotFoundError(f"{place}: no such folder; expected one folder per sequence in it")
-    names = [entry.name for entry in place.iterdir() if (entry / inside).is_dir() and entry.name[0] != "."]
+def sequence_folders(root: Path, inside: str = "") -> list[str]:
+    """Folders in `root` that have a folder `inside`, in natural order. FileNotFoundError if none."""
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; expected one folder per sequence in it")
+    names = [entry.name for entry in root.iterdir() if (entry / inside).is_dir() and entry.name[0] != "."]
     if not names:
         about = f"no folder with {inside}/ in it" if inside else "no folders in it"
-        raise FileNotFoundError(f"{place}: {about}; expected one folder per sequence")
+        raise FileNotFoundError(f"{root}: {about}; expected one folder per sequence")
     return sorted(names, key=natural_key)
 
 
-def sequence_frames(
-    place: Path, names: Iterable[str], inside: str, ending: str, on_error: OnError = stop
-) -> dict[str, Names]:
-    """Frames of each sequence in natural order, from the files in <place>/<sequence>/<inside>."""
+def sequence_frames(root: Path, names: Iterable[str], inside: str, ending: str, on_error: OnError) -> dict[str, Names]:
+    """Frames of each sequence in natural order, from the files in <root>/<sequence>/<inside>."""
     frames = {}
     for name in names:
-        folder = place / name / inside
+        folder = root / name / inside
         if files := file_names(folder, ending):
             frames[name] = tuple(f"{name}/{file}" for file in files)
         else:
@@ -63,26 +57,33 @@ def sequence_frames(
     return frames
 
 
-def counted(
-    root: Path, frames: Mapping[str, Names], mask: Callable[[str], Path], on_error: OnError = stop
+def count_labels(
+    reader: PascalReader, frames: Mapping[str, Names], on_error: OnError
 ) -> tuple[dict[str, Names], dict[str, Counts]]:
     """The frames whose masks can be read, and the pixels per label of each."""
     paths: dict[str, Path] = {}
     for name, there in frames.items():
-        folder = mask(there[0]).parent
+        folder = reader.mask_path(there[0]).parent
         if folder.is_dir():
-            paths |= {frame: mask(frame) for frame in there}
+            paths |= {frame: reader.mask_path(frame) for frame in there}
         else:
             on_error(FileNotFoundError(f"{folder}: no such folder; expected a mask for every frame of {name}"))
-    found = census(list(paths.values()), on_error, kept=root / "lists" / "census.json")
+    found = census(list(paths.values()), on_error, cached=reader.root / "lists" / "census.json")
     counts = {frame: found[path] for frame, path in paths.items() if path in found}
-    return keep(frames, counts.__contains__), counts
+    return filter_frames(frames, counts), counts
 
 
-def keep(frames: Mapping[str, Names], wanted: Callable[[str], bool]) -> dict[str, Names]:
+def filter_frames(frames: Mapping[str, Names], wanted: Container[str]) -> dict[str, Names]:
     """The frames that are `wanted`; sequences without one are left out."""
-    kept = {name: tuple(frame for frame in there if wanted(frame)) for name, there in frames.items()}
-    return {name: there for name, there in kept.items() if there}
+    left = {name: tuple(frame for frame in there if frame in wanted) for name, there in frames.items()}
+    return {name: there for name, there in left.items() if there}
+
+
+def frames_by_class(
+    frames: Mapping[str, Names], shown: Mapping[str, Container[int]], ids: Iterable[int]
+) -> FramesByClass:
+    """The frames that contain each class, given the classes in each frame."""
+    return {c: filter_frames(frames, {frame for frame, found in shown.items() if c in found}) for c in ids}
 
 
 def vspw_folder(root: Path) -> Path:
@@ -106,58 +107,52 @@ def published_list(root: Path, classes: Collection[int], lists: Mapping[str, Seq
     """The published list of exactly these classes (`lists`: name with {} to classes by fold); "" if none applies."""
     if (root / "lists.json").is_file():
         return ""
-    wanted = set(classes)
-    names = [name.format(k) for name, folds in lists.items() for k, ids in enumerate(folds) if set(ids) == wanted]
+    names = [name.format(k) for name, folds in lists.items() for k, ids in enumerate(folds) if set(ids) == set(classes)]
     name = next((name for name in names if (lists_folder() / f"{name}.txt").is_file()), "")
     sequences = {line.split("/")[-3].split(" ")[-1] for line in published_lines(name)} if name else ()
     return name if any((vspw_folder(root) / sequence).is_dir() for sequence in sequences) else ""
 
 
 def published_frames(
-    root: Path, name: str, wanted: Callable[[str], bool], there: Callable[[str], bool], on_error: OnError
+    root: Path, name: str, wanted: Callable[[str], bool], present: Callable[[str], bool], on_error: OnError
 ) -> dict[str, Names]:
-    """The wanted frames of a published list, by sequence; missing ones are reported once."""
-    lines = published_lines(name) if name else ()
-    frames = ["/".join(re.search(r"([^/ ]+)/mask/(.+)\.png$", line).groups()) for line in lines]
-    frames = [frame for frame in frames if wanted(frame.split("/")[0])]
+    """The frames of a published list in the `wanted` sequences, by sequence; missing ones are reported once."""
+    lines = [line.split(" ")[-1].removeprefix("data/").removesuffix(".png") for line in published_lines(name)]
+    frames = [frame for frame in (line.replace("/mask/", "/") for line in lines) if wanted(frame.split("/")[0])]
     found: dict[str, Names] = {}
-    for frame in only_present(frames, set(filter(there, frames)), name, root, on_error):
+    for frame in only_present(frames, set(filter(present, frames)), name, root, on_error):
         sequence = frame.split("/")[0]
         found[sequence] = (*found.get(sequence, ()), frame)
     return found
 
 
-def scan_vspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
+def scan_vspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError) -> Scan:
     """Frames of each class: base classes in sequences of train.txt and val.txt, novel classes in those of val.txt.
 
     A frame is listed if the published list of the base (or novel) classes has it or, without such a list, if one of
-    them is `large` in it. In a listed frame all of them are present, however small.
+    them is large in it. In a listed frame all of them are present, however small.
     """
     reader, videos = VspwReader(root), listed_videos(root, table)
     train, val = (set(read_words(root / f"{split}.txt")) for split in ("train", "val"))
     # Sequences of no list are test data: training on them would invalidate the results.
     val = val or set(videos) - train
     frames = sequence_frames(reader.folder, videos, "origin", ".jpg", on_error)
-    frames, counts = counted(root, frames, reader.mask_path, on_error)
+    frames, counts = count_labels(reader, frames, on_error)
     own, splits = read_json(VSPW_TABLE), {}
     if table.get("min_pixels") == own["min_pixels"]:
         splits = {"vspw/train_{}": own["base"], "vspw/val_{}": own["validation"], "vspw/test_{}": own["novel"]}
-    presence: FramesByClass = {number: {} for number in (*base, *novel)}
+    presence: FramesByClass = {}
     query_videos = [video for video in frames if video in val]
-    for classes, used, wanted in ((base, frames, train.__contains__), (novel, query_videos, bool)):
+    for classes, used, wanted in ((base, list(frames), train.__contains__), (novel, query_videos, bool)):
         name = published_list(root, classes, splits)
-        published = published_frames(root, name, wanted, counts.__contains__, on_error)
-        for video in used:
-            if name and wanted(video):
-                listed = published.get(video, ())
-            else:
-                listed = [frame for frame in frames[video] if large(counts[frame], table) & set(classes)]
-            for number in classes:
-                if seen := tuple(frame for frame in listed if number in counts[frame]):
-                    presence[number][video] = seen
+        published = published_frames(root, name, wanted, counts.__contains__, on_error) if name else {}
+        listed = set(chain.from_iterable(published.values()))
+        others = chain.from_iterable(frames[video] for video in used if not (name and wanted(video)))
+        listed |= {frame for frame in others if large_labels(counts[frame], table) & set(classes)}
+        presence |= frames_by_class(filter_frames({v: frames[v] for v in used}, listed), counts, classes)
     shown = {video for number in base for video in presence[number]}
-    kept = [tuple(video for video in frames if video in shown and video in split) for split in (train, val)]
-    return Scan(frames, presence, *kept)
+    train_videos, val_videos = (tuple(v for v in frames if v in shown and v in split) for split in (train, val))
+    return Scan(frames, presence, train_videos, val_videos)
 
 
 class VspwReader(PascalReader):
@@ -173,15 +168,13 @@ class VspwReader(PascalReader):
         self.folder = vspw_folder(self.root)
 
     def image_path(self, frame: str) -> Path:
-        """The image file of a frame."""
         return self.folder / f"{frame.replace('/', '/origin/')}.jpg"
 
     def mask_path(self, frame: str) -> Path:
-        """The label map of a frame."""
         return self.folder / f"{frame.replace('/', '/mask/')}.png"
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        """1 on the class, 0 elsewhere; the ignore label is background, as released."""
+        # The ignore label is background, as released.
         return (read_labels(self.mask_path(frame)) == class_id).astype(np.uint8)
 
 
@@ -227,23 +220,26 @@ def _names(root: Path, vspw: Table) -> tuple[Path, dict[int, str]]:
 
 
 def minivspw_listed(
-    root: Path, ids: Collection[int], ignored: Collection[str] = (), on_error: OnError = stop
+    root: Path, ids: Collection[int], ignored: Collection[str], on_error: OnError
 ) -> tuple[dict[str, Names], dict[str, Counts]]:
     """Frames and counts of the published list of these classes, else of all frames that contain one of them."""
     reader, named = VspwReader(root), set(read_words(root / VIDEOS))
-    wanted = lambda video: video not in ignored and (not named or video in named)  # noqa: E731
+
+    def wanted(video: str) -> bool:
+        return video not in ignored and (not named or video in named)
+
     folds = read_json(VSPW_TABLE)["pascal_to_vspw"]["novel"]
     if name := published_list(root, ids, {"minivspw/{}": folds}):
         listed = published_frames(root, name, wanted, lambda frame: reader.mask_path(frame).is_file(), on_error)
-        return counted(root, listed, reader.mask_path, on_error)
+        return count_labels(reader, listed, on_error)
     names = sorted(sequence_folders(reader.folder, "origin"))  # 10_x before 9_x, as in the released lists
     masks = sequence_frames(reader.folder, filter(wanted, names), "mask", ".png", on_error)
-    masks, counts = counted(root, masks, reader.mask_path, on_error)
-    return keep(masks, lambda frame: not counts[frame].keys().isdisjoint(ids)), counts
+    masks, counts = count_labels(reader, masks, on_error)
+    return filter_frames(masks, {frame for frame, found in counts.items() if not found.keys().isdisjoint(ids)}), counts
 
 
-def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError = stop) -> Scan:
-    """Query frames: listed, not ignored, with an image and, if the folder has any, a flow file (quirk Q10)."""
+def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError) -> Scan:
+    """Query frames: listed, not ignored, with an image and, if the folder has any, a flow file. Source: Q10."""
     frames, counts = minivspw_listed(root, novel, table.get("ignored", ()), on_error)
     reader = VspwReader(root)
     flows, images = (
@@ -251,14 +247,12 @@ def scan_minivspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnE
         for inside, ending in (("flow", FLOW), ("origin", ".jpg"))
     )
     if any(reader.folder.glob(f"*/flow/*{FLOW}")):
-        frames = keep(frames, flows.__contains__)
+        frames = filter_frames(frames, flows)
     for frame in (frame for there in frames.values() for frame in there if frame not in images):
         path = reader.image_path(frame)
         on_error(FileNotFoundError(f"{path}: no such file; a mask belongs to this image, copy it"))
-    frames = keep(frames, images.__contains__)
-    presence: FramesByClass = {number: {} for number in table["classes"]}
-    for number in novel:
-        presence[number] = keep(frames, lambda frame, number=number: number in counts[frame])
+    frames = filter_frames(frames, images)
+    presence = frames_by_class({}, {}, table["classes"]) | frames_by_class(frames, counts, novel)
     return Scan(frames, presence, (), ())
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ttilib.datasets.base import OnError, once, stop
+from ttilib.datasets.base import OnError, raise_first
 from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, read_table
 from ttilib.episodes.episode import Episode, episode_of
-from ttilib.episodes.sampling import group_into_batches, one_run, passes, sample_independent
+from ttilib.episodes.sampling import group_into_batches, sample_independent, sampler, samples_of_run
 from ttilib.files import suggest
 
 
@@ -17,7 +17,7 @@ from ttilib.files import suggest
 class Benchmark:
     """Settings of one benchmark, as released.
 
-    `query`, `support`, `trained_on`: datasets of query, support and base training. `draws`: see `sampling.passes`.
+    `query`, `support`, `trained_on`: datasets of query, support and base training. `draws`: see `sampling.sampler`.
     `size`: (height, width) of the network input. `novel`: entry of the class table with the novel classes. `per_run`:
     images or frames per run, None: each once. `batch`: frames solved together, None: those of one video.
     """
@@ -43,46 +43,32 @@ class Benchmark:
 SQUARE, WIDE = (417, 417), (241, 425)
 
 
-def _stills(name: str, corpus: str, trained_on: str, novel: str, note: str) -> Benchmark:
+def _images(name: str, corpus: str, trained_on: str, novel: str, note: str) -> Benchmark:
     return Benchmark(name, corpus, corpus, "stills", SQUARE, trained_on, novel, per_run=1000, note=note)
 
 
 BENCHMARKS: dict[str, Benchmark] = {
     plan.name: plan
     for plan in (
-        _stills("pascal", "pascal", "pascal", "novel", "Pascal-5i: images of VOC val, five classes a fold."),
-        _stills("coco", "coco", "coco", "novel", "COCO-20i: every fourth class is of one fold; first polygons only."),
-        _stills("coco-block", "coco", "coco", "novel_block", "COCO-20i with twenty classes in a row to a fold."),
-        _stills("coco-full", "coco-full", "coco-full", "novel", "COCO-20i with every polygon and run length painted."),
-        _stills("coco2pascal", "pascal", "coco", "novel_coco2pascal", "Pascal images in classes no COCO fold trained."),
-        _stills(
-            "coco2pascal-mended", "pascal", "coco", "novel_coco2pascal_mended",
-            "The same without the release's exchange of cat and car.",
-        ),
-        Benchmark(
-            "ytvis-v1", "ytvis", "ytvis", "v1", WIDE, "ytvis",
-            note="YouTube-VIS: one support per class, every other video is a query once.",
-        ),
-        Benchmark(
-            "ytvis-v2", "ytvis", "ytvis", "v2", WIDE, "ytvis",
-            note="YouTube-VIS: support and query are sampled for every episode.",
-        ),
-        Benchmark(
-            "pascal2minivspw", "minivspw", "pascal", "frames", SQUARE, "pascal", per_run=10000, batch=100,
-            note="Pascal images support MiniVSPW frames, one hundred solved together whatever video they are of.",
-        ),
-        Benchmark(
-            "minivspw", "vspw", "vspw", "sequences", SQUARE, "vspw",
-            note="VSPW at 480p supports itself, folds 0, 1 and 3 repeated ten times.",
-        ),
-        Benchmark(
-            "minivspw-val", "vspw", "vspw", "sequences", SQUARE, "vspw", "validation",
-            note="The validation classes of minivspw, by which the release chose its checkpoints.",
-        ),
-        Benchmark(
-            "pascal2davis", "davis", "pascal", "cross", WIDE, "pascal",
-            note="Pascal images support DAVIS videos; not a published benchmark.",
-        ),
+        _images("pascal", "pascal", "pascal", "novel", "Pascal-5i: images of VOC val, five classes a fold."),
+        _images("coco", "coco", "coco", "novel", "COCO-20i: every fourth class is of one fold; first polygons only."),
+        _images("coco-block", "coco", "coco", "novel_block", "COCO-20i with twenty classes in a row to a fold."),
+        _images("coco-full", "coco-full", "coco-full", "novel", "COCO-20i with masks of all polygons and run lengths."),
+        _images("coco2pascal", "pascal", "coco", "novel_coco2pascal", "Pascal images in classes no COCO fold trained."),
+        _images("coco2pascal-mended", "pascal", "coco", "novel_coco2pascal_mended",
+            "The same without the release's exchange of cat and car."),
+        Benchmark("ytvis-v1", "ytvis", "ytvis", "v1", WIDE, "ytvis",
+            note="YouTube-VIS: one support per class, every other video is a query once."),
+        Benchmark("ytvis-v2", "ytvis", "ytvis", "v2", WIDE, "ytvis",
+            note="YouTube-VIS: support and query are sampled for every episode."),
+        Benchmark("pascal2minivspw", "minivspw", "pascal", "frames", SQUARE, "pascal", per_run=10000, batch=100,
+            note="Pascal images support MiniVSPW frames, one hundred solved together whatever video they are of."),
+        Benchmark("minivspw", "vspw", "vspw", "sequences", SQUARE, "vspw",
+            note="VSPW at 480p supports itself, folds 0, 1 and 3 repeated ten times."),
+        Benchmark("minivspw-val", "vspw", "vspw", "sequences", SQUARE, "vspw", "validation",
+            note="The validation classes of minivspw, by which the release chose its checkpoints."),
+        Benchmark("pascal2davis", "davis", "pascal", "cross", WIDE, "pascal",
+            note="Pascal images support DAVIS videos; not a published benchmark."),
     )
 }  # fmt: skip
 
@@ -133,7 +119,7 @@ def read_benchmark(
     fold: int,
     root: Path | str,
     support_root: Path | str | None = None,
-    on_error: OnError = stop,
+    on_error: OnError = raise_first,
 ) -> BenchmarkData:
     """Read one fold of a benchmark; `root` as for `find_roots`, `on_error` as for `read_fold`."""
     plan = benchmark(plan) if isinstance(plan, str) else plan
@@ -158,7 +144,7 @@ def draw_episodes(
     seed: int = 2020,
     run: int = 0,
     draws: str = "released",
-    on_error: OnError = stop,
+    on_error: OnError = raise_first,
 ) -> tuple[Episode, ...]:
     """Sample the episodes of one run of a benchmark.
 
@@ -168,15 +154,22 @@ def draw_episodes(
     """
     if shots < 1 or run < 0:
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
-    plan, report = data.benchmark, once(on_error)
+    plan, reported = data.benchmark, set()
+
+    def report(error: Exception) -> None:
+        if str(error) not in reported:  # later epochs meet the same class again
+            reported.add(str(error))
+            on_error(error)
+
     if draws == "independent":
-        drawn = sample_independent(plan.draws, data.query, data.support, shots, seed, run, report)
+        samples = sample_independent(plan.draws, data.query, data.support, shots, seed, run, report)
     elif draws == "released":
-        drawn = one_run(passes(plan.draws, data.query, data.support, shots, seed, report), run, plan.per_run)
-        drawn = group_into_batches(drawn, plan.batch) if plan.batch else drawn
+        epoch = sampler(plan.draws, data.query, data.support, shots, seed, report)
+        samples = samples_of_run(epoch, run, plan.per_run)
+        samples = group_into_batches(samples, plan.batch) if plan.batch else samples
     else:
-        raise ValueError(f'draws {draws!r} are not known; choose "released" or "independent"')
-    episodes = tuple(episode_of(draw, data.query, data.support, seed, run) for draw in drawn)
+        raise ValueError(f'draws {draws!r} is not known; choose "released" or "independent"')
+    episodes = tuple(episode_of(sample, data.query, data.support, seed, run) for sample in samples)
     if not episodes:
         novel = ", ".join(data.query.names[number] for number in data.query.novel)
         about = f"fold {data.query.index} has no query that contains a novel class ({novel})"

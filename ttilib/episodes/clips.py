@@ -15,16 +15,11 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from ttilib.datasets.base import IGNORE_LABEL, OnError, Reader, ResizeRule, stop
+from ttilib.datasets.base import IGNORE_LABEL, OnError, ResizeRule, raise_first
 from ttilib.datasets.catalog import Fold, find_dataset
 from ttilib.datasets.transforms import image_tensor, letterbox, mask_tensor
 from ttilib.episodes.episode import Episode
 from ttilib.images import read_image, read_labels
-
-__all__ = [
-    "IGNORE_LABEL", "Clip", "Frames", "check_episodes", "clip_from_files", "episode_frames", "load_clip", "pool_frames",
-    "synthetic_clip", "unlabelled_frames",
-]  # fmt: skip
 
 File = Path | str | np.ndarray
 
@@ -32,7 +27,7 @@ USER_VIDEO_RULE = ResizeRule(letterbox, False)
 """For a user's own images: letterboxed, padding is not valid."""
 
 BATCH = 100
-"""Frames solved together in the release. Source: protocol section 5.2."""
+"""Frames solved together in the release. Source: docs/protocol.md 5.2."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +96,12 @@ class Frames:
         """Fill a black image and its labels with frame `index`, resized and padded."""
         stored, mask = self.read(index)
         check_same_size(self.names[index], stored.shape, mask.shape)
-        lies = self.rule.place(*mask.shape, self.size)
+        height, width = mask.shape
+        placement = self.rule.placement(height, width, self.size)
         # In place: a padded copy would cost a tenth of the decoding time.
-        scaled = lies.scale(image_tensor(stored), self.rule.rounded)
-        torch.div(scaled, 255, out=image[:, lies.inside[0], lies.inside[1]])
-        labels[:] = lies.fit(mask_tensor(mask), padding=0 if self.rule.padding_counts else IGNORE_LABEL)
+        scaled = placement.scale(image_tensor(stored), self.rule.rounded)
+        torch.div(scaled, 255, out=image[:, placement.inside[0], placement.inside[1]])
+        labels[:] = placement.fit(mask_tensor(mask), padding=0 if self.rule.padding_is_background else IGNORE_LABEL)
 
 
 def check_same_size(name: str, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
@@ -124,42 +120,34 @@ def load_clip(
 ) -> Clip:
     """Read the frames of one episode at the network input `size` (height, width) in `workers` threads.
 
-    `root`, `support_root`: folders of the query dataset and of another support dataset. Each is resized and padded as
-    released (protocol section 2); padding is background in ytvis and vspw (quirk Q5). Raises ValueError,
+    `root`, `support_root`: folders of the query dataset and of another support dataset. Frames are resized and padded
+    as released (docs/protocol.md 2); padding is background in ytvis and vspw (Q5). Raises ValueError,
     FileNotFoundError.
     """
-    support, query = episode_frames(episode, root, size, support_root)
+    if episode.support_dataset != episode.corpus and support_root is None:
+        about = f"support comes from {episode.support_dataset}"
+        raise ValueError(f"episode {episode.name}: {about}; give support_root as well")
+    support_root = root if support_root is None else support_root
+    support = labelled_frames(episode.support_dataset, support_root, episode.support, episode.support_id, size)
     images, masks, valid = support.load_all(workers)
     if not masks.any():
         about = f"no support frame contains class {episode.support_id} at {size[0]} x {size[1]}"
         raise ValueError(f"episode {episode.name}: {about}; sample other episodes or take a larger size")
+    query = labelled_frames(episode.corpus, root, episode.query, episode.class_id, size)
     frames, truth, query_valid = query.load_all(workers)
     batch = None if episode.batch is None else BATCH
     shown, queried = (images, masks, valid, support.names), (frames, query_valid, query.names)
     return Clip(episode.name, episode.class_name, *shown, *queried, truth, batch)
 
 
-def episode_frames(
-    episode: Episode,
-    root: Path | str,
-    size: tuple[int, int] = (241, 425),
-    support_root: Path | str | None = None,
-) -> tuple[Frames, Frames]:
-    """Support and query of an episode as lazy `Frames`; arguments as for `load_clip`."""
-    if episode.support_dataset != episode.corpus and support_root is None:
-        about = f"support comes from {episode.support_dataset}"
-        raise ValueError(f"episode {episode.name}: {about}; give support_root as well")
-    support = find_dataset(episode.support_dataset).reader(root if support_root is None else support_root)
-    query = find_dataset(episode.corpus).reader(root)
-    return (
-        _frames(support, episode.support, episode.support_id, size),
-        _frames(query, episode.query, episode.class_id, size),
-    )
+def labelled_frames(
+    dataset: str, root: Path | str, names: tuple[str, ...], class_id: int, size: tuple[int, int]
+) -> Frames:
+    """Frames of a dataset with the masks of one class."""
+    reader = find_dataset(dataset).reader(root)
 
-
-def _frames(reader: Reader, names: tuple[str, ...], number: int, size: tuple[int, int]) -> Frames:
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        return reader.image(names[index]), reader.mask(names[index], number)
+        return reader.image(names[index]), reader.mask(names[index], class_id)
 
     return Frames(names, read, size, reader.episode_rule)
 
@@ -168,10 +156,23 @@ def check_episodes(
     episodes: Sequence[Episode],
     query_root: Path | str,
     support_root: Path | str | None = None,
-    on_error: OnError = stop,
+    on_error: OnError = raise_first,
 ) -> tuple[Episode, ...]:
-    """The episodes with readable files whose support contains the class; errors go to `on_error` (default: raise)."""
-    contains, kept = _frame_check(), []
+    """The episodes with readable files whose support contains the class; `on_error` gets what is wrong."""
+    reader = cache(lambda dataset, root: find_dataset(dataset).reader(root))
+    shape = cache(lambda dataset, root, frame: reader(dataset, root).image(frame).shape)
+
+    @cache
+    def contains(dataset: str, root: Path | str, frame: str, number: int) -> bool | Exception:
+        """Whether a frame contains a class, or the error of reading it."""
+        try:
+            image, mask = shape(dataset, root, frame), reader(dataset, root).mask(frame, number)
+            check_same_size(frame, image, mask.shape)
+        except (ValueError, OSError) as error:
+            return error.with_traceback(None)  # a traceback keeps the pixels in memory
+        return bool((mask == 1).any())
+
+    readable: list[Episode] = []
     other, few = query_root if support_root is None else support_root, len(episodes) <= 20
     for episode in tqdm(episodes, desc="reading episodes", unit=" episodes", mininterval=1.0, disable=few):
         support = [contains(episode.support_dataset, other, name, episode.support_id) for name in episode.support]
@@ -182,25 +183,8 @@ def check_episodes(
         for error in wrong:
             on_error(ValueError(f"episode {episode.name}: {error}"))
         if not wrong:
-            kept.append(episode)
-    return tuple(kept)
-
-
-def _frame_check() -> Callable[[str, Path | str, str, int], bool | Exception]:
-    """A cached function: whether a frame contains a class, or the error of reading it."""
-    reader = cache(lambda dataset, root: find_dataset(dataset).reader(root))
-    shape = cache(lambda dataset, root, frame: reader(dataset, root).image(frame).shape)
-
-    @cache
-    def contains(dataset: str, root: Path | str, frame: str, number: int) -> bool | Exception:
-        try:
-            image, mask = shape(dataset, root, frame), reader(dataset, root).mask(frame, number)
-            check_same_size(frame, image, mask.shape)
-        except (ValueError, OSError) as error:
-            return error.with_traceback(None)  # a traceback keeps the pixels in memory
-        return bool((mask == 1).any())
-
-    return contains
+            readable.append(episode)
+    return tuple(readable)
 
 
 def pool_frames(fold: Fold, root: Path | str, size: tuple[int, int], limit: int = 100) -> Frames:
@@ -306,7 +290,7 @@ def synthetic_clip(
     background, start, step = _background(rng, size), rng.uniform(0.3, 0.4, 2), rng.uniform(0.2, 0.35, 2)
     scales = [(time, 1 + 0.2 * np.sin(2 * np.pi * time + phase)) for time in np.linspace(0, 1, frames)]
     video = [_scene(start + step * time, scale, colour, background) for time, scale in scales]
-    support_names = tuple(f"still {n}" for n in range(shots))
+    support_names = tuple(f"image {n}" for n in range(shots))
     names = tuple(f"synthetic/{n:03d}" for n in range(frames))
     shown = Frames(support_names, support.__getitem__, size, USER_VIDEO_RULE).load_all()
     query, truth, valid = Frames(names, video.__getitem__, size, USER_VIDEO_RULE).load_all()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 
 from ttilib.datasets.catalog import Fold, find_dataset
-from ttilib.episodes.sampling import Draw, one_run, passes, shared_classes
+from ttilib.episodes.sampling import Sample, sampler, samples_of_run, shared_classes
 from ttilib.files import digest, read_json, suggest, write_text
 
 
@@ -75,24 +75,24 @@ def sample_episodes(
 
     ytvis: N - shots for a novel class of N videos, with one support per class ("v1") or per episode ("v2"). vspw: one
     per listed video, `fold.repeats` times. pascal, coco: one per image. Others: one per video and novel class in it.
-    Raises ValueError naming a class with too few videos for `shots`. Source: protocol sections 1.1, 1.3 and 1.5.
+    Raises ValueError naming a class with too few videos for `shots`. Source: docs/protocol.md 1.1, 1.3 and 1.5.
     """
     if shots < 1 or run < 0:
         raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
     if protocol not in ("v1", "v2"):
         raise ValueError(f'protocol {protocol!r} is not known; choose "v1" or "v2"')
-    how = find_dataset(fold.corpus).sampling
-    how = protocol if how == "v1" else how
-    return tuple(episode_of(draw, fold, fold, seed, run) for draw in one_run(passes(how, fold, fold, shots, seed), run))
+    sampling = find_dataset(fold.corpus).sampling
+    epoch = sampler(protocol if sampling == "v1" else sampling, fold, fold, shots, seed)
+    return tuple(episode_of(sample, fold, fold, seed, run) for sample in samples_of_run(epoch, run))
 
 
-def episode_of(draw: Draw, query_fold: Fold, support_fold: Fold, seed: int, run: int = 0) -> Episode:
+def episode_of(sample: Sample, query_fold: Fold, support_fold: Fold, seed: int, run: int = 0) -> Episode:
     """A sample as an episode; support dataset and class id are set only if the dataset differs."""
-    other: tuple[str, int] | tuple[None, None] = None, None
-    if support_fold.corpus != query_fold.corpus:
-        other = support_fold.corpus, shared_classes(support_fold, query_fold)[draw.number]
-    about = query_fold.corpus, query_fold.index, draw.number, query_fold.names[draw.number]
-    return Episode(*about, draw.support, draw.query, seed, *other, run, draw.batch)
+    number, support, query, batch = sample
+    about = query_fold.corpus, query_fold.index, number, query_fold.names[number], support, query, seed
+    if support_fold.corpus == query_fold.corpus:
+        return Episode(*about, run=run, batch=batch)
+    return Episode(*about, support_fold.corpus, shared_classes(support_fold, query_fold)[number], run, batch)
 
 
 def select_episodes(
@@ -107,8 +107,8 @@ def select_episodes(
         if name not in known:
             hint = suggest(name, sorted(known), f"try {', '.join(sorted(known)[:5])}")
             raise ValueError(f"{name!r} is neither class nor video of these {len(episodes)} episodes; {hint}")
-    kept = [episode for episode in episodes if not only or {episode.class_name, episode.video} & set(only)]
-    return tuple(kept[:limit] if limit else kept)
+    chosen = [episode for episode in episodes if not only or {episode.class_name, episode.video} & set(only)]
+    return tuple(chosen[:limit] if limit else chosen)
 
 
 def group_by_batch(episodes: Sequence[Episode]) -> tuple[range, ...]:
@@ -124,14 +124,14 @@ def group_by_batch(episodes: Sequence[Episode]) -> tuple[range, ...]:
 
 def slices(episodes: Sequence[Episode], frames: int) -> tuple[range, ...]:
     """Split indices of episodes, between batches, into ranges of at least `frames` query frames (the last: fewer)."""
-    pieces: list[range] = []
-    start = held = 0
-    for part in group_by_batch(episodes):
-        held += sum(len(episodes[index].query) for index in part)
-        if held >= frames or part.stop == len(episodes):
-            pieces.append(range(start, part.stop))
-            start, held = part.stop, 0
-    return tuple(pieces)
+    parts: list[range] = []
+    start = count = 0
+    for group in group_by_batch(episodes):
+        count += sum(len(episodes[index].query) for index in group)
+        if count >= frames or group.stop == len(episodes):
+            parts.append(range(start, group.stop))
+            start, count = group.stop, 0
+    return tuple(parts)
 
 
 def write_episodes(path: Path | str, episodes: Sequence[Episode]) -> None:
@@ -151,15 +151,13 @@ def read_episodes(path: Path | str) -> tuple[Episode, ...]:
     if content.get("hash", found) != found:
         about = f"hash is {content['hash']}, the episodes give {found}"
         raise ValueError(f'{path}: {about}; write it again, or delete the "hash" entry if you changed it on purpose')
-    return tuple(_read_row(path, index, row) for index, row in enumerate(rows))
-
-
-def _read_row(path: Path | str, index: int, row: Mapping[str, object]) -> Episode:
-    known = {field.name for field in fields(Episode)}
-    needed = known - {"support_corpus", "support_class", "run", "batch"}
-    if (missing := needed - row.keys()) or (extra := row.keys() - known):
-        wrong = f"lacks {sorted(missing)}" if missing else f"has unknown entries {sorted(extra)}"
-        raise ValueError(f"{path}: episode {index} {wrong}; write the manifest again")
-    if not row["support"] or not row["query"]:
-        raise ValueError(f"{path}: episode {index} names no support or no query frames; write it again")
-    return Episode(**{**row, "support": tuple(row["support"]), "query": tuple(row["query"])})
+    episodes = []
+    for index, row in enumerate(rows):
+        try:
+            episode = Episode(**{**row, "support": tuple(row["support"]), "query": tuple(row["query"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path}: episode {index} is not valid ({error}); write the manifest again") from error
+        if not episode.support or not episode.query:
+            raise ValueError(f"{path}: episode {index} names no support or no query frames; write it again")
+        episodes.append(episode)
+    return tuple(episodes)

@@ -2,7 +2,8 @@
 
 The release uses `random` and NumPy's legacy generator with seed 2020. Every number it takes matters, so unused ones are
 taken here too, from local generators. `sample_independent` uses hashes of seed, run, query and candidate: a missing
-video changes only episodes that would use it. If `on_error` returns for a class with too few videos, it is left out.
+video changes only episodes that would use it. `on_error` gets a class with too few videos; if it returns, the class is
+left out. Source: docs/protocol.md 1.1 to 1.5.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import groupby, islice
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt64
 
-from ttilib.datasets.base import Names, OnError, stop
+from ttilib.datasets.base import Names, OnError, raise_first
 from ttilib.datasets.catalog import Fold
 from ttilib.files import digest
 
@@ -24,8 +26,8 @@ MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 """Shifts and factors of the SplitMix64 mixing function."""
 
 
-class Draw(NamedTuple):
-    """A sample: class id in the query dataset, support frames, query frames, and the batch if the release has one."""
+class Sample(NamedTuple):
+    """One episode: class id in the query dataset, support frames, query frames, and the batch, if any."""
 
     number: int
     support: Names
@@ -38,13 +40,13 @@ class Draw(NamedTuple):
         return self.query[0].split("/")[0]
 
 
-EpisodeStream = Callable[[], Iterator[Draw]]
+EpisodeStream = Callable[[], Iterator[Sample]]
 
 
-def has_enough_videos(fold: Fold, number: int, found: int, needed: int, on_error: OnError = stop) -> bool:
+def has_enough_videos(fold: Fold, number: int, found: int, needed: int, on_error: OnError) -> bool:
     """Whether a class has the videos that an episode needs; if not, an error names the class."""
     if found < needed:
-        about = f"class {number} {fold.names[number]} can be drawn from {found} videos, but {needed} are needed"
+        about = f"class {number} {fold.names[number]} can be sampled from {found} videos, but {needed} are needed"
         on_error(ValueError(f"{fold.corpus} fold {fold.index}: {about}; ask for fewer shots"))
     return found >= needed
 
@@ -55,17 +57,17 @@ def shared_classes(support_fold: Fold, query_fold: Fold) -> dict[int, int]:
     return {c: ids[query_fold.names[c]] for c in query_fold.novel if query_fold.names[c] in ids}
 
 
-def stills(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
+def query_images(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Query images with the novel classes in each, ascending."""
     if fold.shown:
         yield from fold.shown.items()
         return
-    for still in fold.frames:
-        if here := tuple(number for number in sorted(fold.novel) if still in fold.presence[number]):
-            yield still, here
+    for image in fold.frames:
+        if here := tuple(number for number in sorted(fold.novel) if image in fold.presence[number]):
+            yield image, here
 
 
-def sequences(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
+def query_videos(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Query videos with their novel classes in order of first appearance, then of id."""
     for video, frames in fold.frames.items():
         first = {c: fold.presence[c].get(video, ()) for c in fold.novel}
@@ -89,14 +91,8 @@ def pairs(fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, int, Names]]:
 
 
 def sample_independent(
-    how: str,
-    query_fold: Fold,
-    support_fold: Fold,
-    shots: int,
-    seed: int = 2020,
-    run: int = 0,
-    on_error: OnError = stop,
-) -> Iterator[Draw]:
+    how: str, query_fold: Fold, support_fold: Fold, shots: int, seed: int, run: int, on_error: OnError
+) -> Iterator[Sample]:
     """One episode per query: a class in it, a frame of each of the `shots` other videos with the lowest hashes."""
     same = query_fold is support_fold
     ids = {number: number for number in query_fold.novel} if same else shared_classes(support_fold, query_fold)
@@ -107,10 +103,10 @@ def sample_independent(
         seen = support_fold.presence[ids[number]]
         pool, own = tuple(seen), support_fold.corpus == query_fold.corpus and video in seen
         if has_enough_videos(support_fold, ids[number], len(pool) - own, shots, on_error):
-            chosen = [pool[place] for place in _lowest(codes[number], shots + own, *key, number)]
+            chosen = [pool[index] for index in _lowest(codes[number], shots + own, *key, number)]
             others = [other for other in chosen if not (own and other == video)][:shots]
             picks = {other: int(digest(*key, number, other), 16) % len(seen[other]) for other in others}
-            yield Draw(number, tuple(seen[other][picks[other]] for other in others), frames)
+            yield Sample(number, tuple(seen[other][picks[other]] for other in others), frames)
 
 
 def _queries(how: str, fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tuple[int, ...], Names, int]]:
@@ -118,9 +114,9 @@ def _queries(how: str, fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tu
     if how in ("v1", "v2"):
         yield from ((v, (c,), seen, 0) for c in ids for v, seen in fold.presence[c].items())
     elif how == "stills":
-        yield from ((still, here, fold.frames[still], 0) for still, here in stills(fold))
+        yield from ((image, here, fold.frames[image], 0) for image, here in query_images(fold))
     elif how == "sequences":
-        yield from ((v, here, fold.frames[v], turn) for turn in range(fold.repeats) for v, here in sequences(fold))
+        yield from ((v, here, fold.frames[v], turn) for turn in range(fold.repeats) for v, here in query_videos(fold))
     elif how == "frames":
         yield from ((video, here, fold.frames[video], 0) for video, here in first_frames(fold, ids))
     else:
@@ -133,27 +129,21 @@ def _codes(names: Iterable[str | int]) -> UInt64[np.ndarray, " n"]:
 
 def _lowest(codes: UInt64[np.ndarray, " n"], count: int, *key: str | int) -> list[int]:
     """Indices of the candidates with the `count` lowest random numbers, lowest first."""
-    lots = codes ^ np.uint64(int(digest(*key), 16))
+    hashes = codes ^ np.uint64(int(digest(*key), 16))
     for shift, factor in MIXING:
-        lots = (lots ^ (lots >> np.uint64(shift))) * np.uint64(factor)
-    lowest = np.argpartition(lots, count - 1)[:count]
-    return lowest[np.argsort(lots[lowest])].tolist()
+        hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
+    lowest = np.argpartition(hashes, count - 1)[:count]
+    return lowest[np.argsort(hashes[lowest])].tolist()
 
 
-def passes(
-    how: str, query_fold: Fold, support_fold: Fold, shots: int, seed: int = 2020, on_error: OnError = stop
+def sampler(
+    how: str, query_fold: Fold, support_fold: Fold, shots: int, seed: int = 2020, on_error: OnError = raise_first
 ) -> EpisodeStream:
     """A function that samples an epoch; later calls continue. `how`: v1, v2, stills, sequences, frames or cross."""
     released = _Released(query_fold, support_fold, shots, seed, on_error)
-    kinds = {
-        "v1": released.ytvis_v1,
-        "v2": released.ytvis_v2,
-        "stills": released.stills,
-        "sequences": released.sequences,
-        "frames": released.single_frames,
-        "cross": released.cross,
-    }
-    return kinds[how]
+    streams: dict[str, EpisodeStream] = {"v1": released.ytvis, "v2": partial(released.ytvis, anew=True)}
+    streams |= {"stills": released.images, "sequences": released.videos, "frames": released.frames}
+    return {**streams, "cross": released.cross}[how]
 
 
 class _Released:
@@ -166,7 +156,7 @@ class _Released:
         self.last_video: str | None = None
         self.last: tuple[int, Names] | None = None
 
-    def ytvis_v1(self, anew: bool = False) -> Iterator[Draw]:
+    def ytvis(self, anew: bool = False) -> Iterator[Sample]:
         """Per class (`anew`: per episode): support videos, a frame of each; per query video: one unused frame."""
         fold, rng = self.query_fold, self.rng
         for number in fold.novel:
@@ -181,26 +171,22 @@ class _Released:
                     rest = [video for video in videos if video not in chosen]
                 query = rng.choice(rest) if anew else rest[turn]
                 rng.sample(seen[query], 1)  # unused by the release too, but it advances the generator
-                yield Draw(number, support, seen[query])
+                yield Sample(number, support, seen[query])
 
-    def ytvis_v2(self) -> Iterator[Draw]:
-        """Per episode: support videos, a frame of each, the query video, one unused frame."""
-        return self.ytvis_v1(anew=True)
-
-    def stills(self) -> Iterator[Draw]:
+    def images(self) -> Iterator[Sample]:
         """Per image: one of its classes; per shot: another image of the class."""
         fold = self.query_fold
         pools = {number: tuple(fold.presence[number]) for number in fold.novel}
-        for still, here in stills(fold):
+        for image, here in query_images(fold):
             number = here[self.legacy.choice(len(here))]
-            others = len(pools[number]) - (still in fold.presence[number])
+            others = len(pools[number]) - (image in fold.presence[number])
             if has_enough_videos(fold, number, others, self.shots, self.on_error):
-                yield Draw(number, self._distinct(pools[number], still), fold.frames[still])
+                yield Sample(number, self._distinct(pools[number], image), fold.frames[image])
 
-    def sequences(self) -> Iterator[Draw]:
+    def videos(self) -> Iterator[Sample]:
         """Per video: one of its classes; per shot: another video of the class, with replacement, and a frame."""
         fold, legacy = self.query_fold, self.legacy
-        for video, here in tuple(sequences(fold)) * fold.repeats:
+        for video, here in tuple(query_videos(fold)) * fold.repeats:
             number = here[legacy.choice(len(here))]
             seen = fold.presence[number]
             others = [other for other in seen if other != video]
@@ -210,9 +196,9 @@ class _Released:
             for _ in range(self.shots):
                 frames = seen[others[legacy.choice(len(others))]]
                 support.append(frames[legacy.randint(0, len(frames))])
-            yield Draw(number, tuple(support), fold.frames[video])
+            yield Sample(number, tuple(support), fold.frames[video])
 
-    def single_frames(self) -> Iterator[Draw]:
+    def frames(self) -> Iterator[Sample]:
         """Per frame; if its video differs from the last: one of the classes, then the support."""
         for video, here in first_frames(self.query_fold, self.ids):
             if video != self.last_video:
@@ -222,9 +208,9 @@ class _Released:
                 if has_enough_videos(self.support_fold, self.ids[number], len(pool), self.shots, self.on_error):
                     self.last = number, self._distinct(pool)
             if self.last is not None:
-                yield from (Draw(*self.last, (frame,)) for frame in self.query_fold.frames[video])
+                yield from (Sample(*self.last, (frame,)) for frame in self.query_fold.frames[video])
 
-    def cross(self) -> Iterator[Draw]:
+    def cross(self) -> Iterator[Sample]:
         """Per video and novel class in it: support videos, then a frame of each; classes are matched by name."""
         same = self.support_fold.corpus == self.query_fold.corpus
         for video, number, frames in pairs(self.query_fold, self.ids):
@@ -232,37 +218,37 @@ class _Released:
             others = [other for other in pool if not (same and other == video)]
             if has_enough_videos(self.support_fold, self.ids[number], len(others), self.shots, self.on_error):
                 chosen = self.rng.sample(others, self.shots)
-                yield Draw(number, tuple(self.rng.choice(pool[other]) for other in chosen), frames)
+                yield Sample(number, tuple(self.rng.choice(pool[other]) for other in chosen), frames)
 
     def _distinct(self, pool: Names, query: str | None = None) -> Names:
         """Per shot one unused number, then images until one is new and not the query."""
         support: list[str] = []
         for _ in range(self.shots):
             self.rng.randint(1, len(pool))  # unused by the release too
-            while (drawn := pool[self.rng.randint(1, len(pool)) - 1]) == query or drawn in support:
+            while (image := pool[self.rng.randint(1, len(pool)) - 1]) == query or image in support:
                 continue
-            support.append(drawn)
+            support.append(image)
         return tuple(support)
 
 
-def one_run(one_pass: EpisodeStream, run: int, per_run: int | None = None) -> Iterator[Draw]:
+def samples_of_run(epoch: EpisodeStream, run: int, per_run: int | None = None) -> Iterator[Sample]:
     """Samples of a run: one epoch, or `per_run` samples of repeated epochs; earlier runs advance the random stream."""
     if per_run is None:
         for _ in range(run):
-            deque(one_pass(), maxlen=0)
-        return one_pass()
-    return islice(_endless(one_pass), run * per_run, (run + 1) * per_run)
+            deque(epoch(), maxlen=0)
+        return epoch()
+    return islice(_repeated(epoch), run * per_run, (run + 1) * per_run)
 
 
-def _endless(one_pass: EpisodeStream) -> Iterator[Draw]:
-    drawn: Draw | None
-    while (drawn := next(current := one_pass(), None)) is not None:  # an empty epoch would repeat forever
-        yield drawn
+def _repeated(epoch: EpisodeStream) -> Iterator[Sample]:
+    sample: Sample | None
+    while (sample := next(current := epoch(), None)) is not None:  # an empty epoch would repeat forever
+        yield sample
         yield from current
 
 
-def group_into_batches(frames: Iterable[Draw], batch: int) -> Iterator[Draw]:
+def group_into_batches(frames: Iterable[Sample], batch: int) -> Iterator[Sample]:
     """Join samples of single frames that are neighbours in one video and one batch of `batch` frames."""
     for (number, _), group in groupby(enumerate(frames), lambda item: (item[0] // batch, item[1].video)):
-        first, *rest = (draw for _, draw in group)
-        yield Draw(first.number, first.support, first.query + tuple(d.query[0] for d in rest), number)
+        first, *rest = (sample for _, sample in group)
+        yield Sample(first.number, first.support, first.query + tuple(sample.query[0] for sample in rest), number)

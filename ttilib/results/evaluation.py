@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ttilib.datasets.base import OnError, stop
+from ttilib.datasets.base import OnError, raise_first
 from ttilib.episodes.benchmarks import BenchmarkData, find_roots
 from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import Episode, group_by_batch, read_episodes
@@ -69,7 +69,7 @@ def evaluate(
     name: str,
     encoder: str,
     rows: Path | str | None = None,
-    on_problem: OnError = stop,
+    on_problem: OnError = raise_first,
 ) -> Iterator[dict[str, Any]]:
     """Predict and score every episode with every method; yield the rows of `score_group`.
 

@@ -15,7 +15,7 @@ import pandas as pd
 from distributed import Client, Future, as_completed
 from tqdm import tqdm
 
-from ttilib.datasets.base import OnError, stop
+from ttilib.datasets.base import OnError, raise_first
 from ttilib.episodes.benchmarks import benchmark
 from ttilib.files import digest, fingerprint, read_json
 from ttilib.results.export import write_all
@@ -227,7 +227,7 @@ def sweep(
     client: Client,
     say: Say,
     retries: int = 1,
-    on_error: OnError = stop,
+    on_error: OnError = raise_first,
     only_tables: bool = False,
 ) -> list[Outcome]:
     """Run the tasks that are not done, unless `only_tables`, and make the tables; returns the failures."""

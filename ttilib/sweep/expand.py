@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttilib.datasets.base import OnError, stop
+from ttilib.datasets.base import OnError, raise_first
 from ttilib.encoders.checkpoints import fingerprint, load_encoder
 from ttilib.encoders.external import is_plugin
 from ttilib.episodes.benchmarks import benchmark, draw_episodes, read_benchmark
@@ -76,7 +76,7 @@ class Expansion:
         return tuple(piece.task for piece in self.pieces)
 
 
-def expand(tables: Sequence[Table], place: SweepPaths, on_error: OnError = stop) -> Expansion:
+def expand(tables: Sequence[Table], place: SweepPaths, on_error: OnError = raise_first) -> Expansion:
     """The tasks of the tables, without duplicates; writes manifests to place.out/episodes.
 
     Unreadable files go to `on_error`. If data or weights of a setting cannot be read in a fold, the reason is recorded.

@@ -13,14 +13,14 @@ from typing import Any
 
 import PIL
 
-from ttilib.datasets.base import FrameFiles, OnError, stop
+from ttilib.datasets.base import FrameFiles, OnError, raise_first
 from ttilib.datasets.catalog import Fold, base_classes, find_dataset
-from ttilib.datasets.masks import census, write_census
+from ttilib.datasets.masks import census
 from ttilib.datasets.vspw import FLOW, minivspw_listed, vspw_folder
 from ttilib.datasets.youtube_vis import ytvis_index
 from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, find_roots, read_benchmark, read_tables
 from ttilib.episodes.benchmarks import benchmark as find_benchmark
-from ttilib.episodes.sampling import passes, shared_classes
+from ttilib.episodes.sampling import sampler, shared_classes
 from ttilib.files import natural_key, write_json
 from ttilib.results.records import provenance
 from ttilib.tools import doctor_checks as checks
@@ -259,7 +259,7 @@ class _Examination:
             self.add(checks.check_leakage(trained, labels, find_dataset(trained.corpus).others_ignored))
         episodes = {}
         for k in shots:
-            drawn = tuple(passes(plan.draws, query, support, k, on_error=lambda error: None)())  # coverage was checked
+            drawn = tuple(sampler(plan.draws, query, support, k, on_error=lambda error: None)())  # coverage was checked
             self.add(checks.check_draws(query, support, plan.draws, drawn))
             episodes[str(k)] = plan.per_run if plan.per_run and drawn else len(drawn)
         return {**count_fold(query, support, trained), "episodes": episodes}
@@ -279,7 +279,7 @@ def prepare(
     root: Path | str,
     support_root: Path | str | None = None,
     workers: int = 1,
-    on_error: OnError = stop,
+    on_error: OnError = raise_first,
 ) -> dict[Path, int]:
     """Write the masks of COCO, and count the labels of all masks into lists/census.json of each dataset.
 
@@ -298,7 +298,5 @@ def prepare(
         if masks:
             path = folder / "lists" / "census.json"
             colours = getattr(dataset.reader(folder), "colours", None)
-            counts = census(masks, on_error, workers, path, colours)
-            write_census(path, counts)
-            written[path] = len(counts)
+            written[path] = len(census(masks, on_error, workers, path, colours, save=True))
     return written

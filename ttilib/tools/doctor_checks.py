@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ttilib.datasets.base import Dataset, FrameFiles
 from ttilib.datasets.catalog import Fold, coco_name
 from ttilib.datasets.masks import decode
-from ttilib.episodes.sampling import Draw, shared_classes
+from ttilib.episodes.sampling import Sample, shared_classes
 from ttilib.files import parallel_map, read_json
 from ttilib.images import read_image, read_labels
 
@@ -260,7 +260,7 @@ def check_leakage(fold: Fold, shows: Mapping[str, Collection[int]], ignored: boo
         yield Finding(WARNING, place, about, AS_RELEASED)
 
 
-def check_draws(query: Fold, support: Fold, draws: str, drawn: Iterable[Draw] = ()) -> Iterator[Finding]:
+def check_draws(query: Fold, support: Fold, draws: str, drawn: Iterable[Sample] = ()) -> Iterator[Finding]:
     """Sources of support and query, overlap with auxiliary training, and videos that support themselves."""
     place, queries = f"{query.corpus} fold {query.index}", len(query_videos(query))
     if query is support:

@@ -46,9 +46,9 @@ class _Items(Dataset):
     def network_input(self, image: Image, labels: Mask) -> tuple[Float[Tensor, "3 H W"], Int64[Tensor, "H W"]]:
         """Image: resized, zero-padded, normalised. Labels: padding is background or ignored, by the dataset's rule."""
         rule = self.reader.training_rule
-        placement = rule.place(*labels.shape, self.size)
+        placement = rule.placement(*labels.shape, self.size)
         image = placement.fit(image, rounded=rule.rounded)
-        labels = placement.fit(labels, padding=0 if rule.padding_counts else IGNORE_LABEL)
+        labels = placement.fit(labels, padding=0 if rule.padding_is_background else IGNORE_LABEL)
         return normalise(image / 255), labels.long()
 
 

@@ -1,4 +1,4 @@
-"""Episodes come out in the order of draws that the protocol describes, and survive a manifest."""
+"""Episodes are sampled in the order of the release, selected, grouped into batches, and survive a manifest."""
 
 import json
 import random
@@ -36,7 +36,7 @@ def released_for(corpus, data, shots, seed):
 
 @pytest.mark.parametrize("corpus", ["v1", "v2", "vspw", "pascal", "coco", "coco-full"])
 @pytest.mark.parametrize("run", [0, 2])
-def test_each_corpus_draws_as_its_released_data_set(corpus, run):
+def test_each_dataset_is_sampled_as_released(corpus, run):
     if corpus in ("pascal", "coco", "coco-full"):
         shown = {f"s{n}": ((1, 5), (1,), (5,))[n % 3] for n in range(12)}
         pools = {c: [s for n, (s, here) in enumerate(shown.items()) if c in here and n != 6] for c in (1, 5)}
@@ -53,8 +53,8 @@ def test_each_corpus_draws_as_its_released_data_set(corpus, run):
     assert {e.name.split("/")[0] for e in episodes} == {data.corpus}
 
 
-def test_draws_and_names_stay_what_they_were():
-    # These names were given before benchmarks came; rows and manifests of earlier runs carry them.
+def test_samples_and_keys_do_not_change():
+    # Rows and manifests of earlier runs contain these keys.
     def key(*draws):
         return digest([e.key for drawn in draws for e in drawn])
 
@@ -65,16 +65,13 @@ def test_draws_and_names_stay_what_they_were():
     assert key(cross(pascal_fold(), fold("davis"), 2)) == "25b57d26d0142180"
 
 
-@pytest.mark.parametrize("corpus", ["ytvis", "vspw", "davis"])
-def test_the_global_generators_neither_matter_nor_move(corpus):
-    random.seed(5)
+def test_the_global_generators_neither_matter_nor_move():
     np.random.seed(5)
     before = np.random.get_state()[1].tolist()
-    episodes = sample_episodes(fold(corpus), 2)
+    episodes = sample_episodes(fold("vspw"), 2)
     assert before == np.random.get_state()[1].tolist()
     random.seed(6)
-    np.random.seed(6)
-    assert sample_episodes(fold(corpus), 2) == episodes != sample_episodes(fold(corpus), 2, seed=1)
+    assert sample_episodes(fold("vspw"), 2) == episodes != sample_episodes(fold("vspw"), 2, seed=1)
 
 
 def test_vspw_classes_stand_in_order_of_first_appearance():
@@ -86,18 +83,11 @@ def test_vspw_classes_stand_in_order_of_first_appearance():
     assert [sample_episodes(data, 1, seed)[0].class_id for seed in seeds] == picks
 
 
-def test_too_few_videos_names_the_class():
+def test_wrong_requests_are_named():
     data = fold(shows={1: ["v0", "v1", "v2", "v3"], 5: ["v0", "v1"]})
-    with pytest.raises(
-        ValueError, match="ytvis fold 0: class 5 kind_5 can be drawn from 2 videos, but 3 are"
-    ):
-        sample_episodes(data, 2)
-    with pytest.raises(ValueError, match="class 5 kind_5 can be drawn from 0 videos, but 1 are needed"):
-        sample_episodes(fold("vspw", shows={1: ["v0", "v1"], 5: ["v3"]}), 1)
-    with pytest.raises(ValueError, match="ask for shots >= 1"):
-        sample_episodes(data, 0)
-    with pytest.raises(ValueError, match="protocol 'v3' is not known"):
-        sample_episodes(data, 1, protocol="v3")
+    for shots, protocol, word in ((2, "v1", "class 5 kind_5"), (0, "v1", "shots >= 1"), (1, "v3", "'v3'")):
+        with pytest.raises(ValueError, match=word):
+            sample_episodes(data, shots, protocol=protocol)
 
 
 def pascal_fold():
@@ -119,7 +109,7 @@ def test_cross_episodes_match_classes_by_name():
         cross(pascal_fold(), replace(query, corpus="ytvis"), 2, 4)[1].query == query.frames["v2"][1:]
     )
     assert cross(pascal_fold(), query, 2, seed=4) == episodes
-    with pytest.raises(ValueError, match="class 7 kind_5 can be drawn from 3 videos, but 4"):
+    with pytest.raises(ValueError, match="class 7 kind_5.* 3 videos"):
         cross(pascal_fold(), query, 4)
     assert cross(pascal_fold(), fold("davis", classes=(1,)), 1) == ()
 
@@ -132,6 +122,8 @@ def test_davis_supports_itself_with_other_videos():
 
 
 words = st.text(min_size=1, max_size=8)
+
+
 drawn = st.fixed_dictionaries(
     dict(
         corpus=st.sampled_from(["ytvis", "davis"]),
@@ -159,25 +151,25 @@ def test_a_manifest_gives_the_same_episodes_back(tmp_path_factory, rows):
     assert len({e.key for e in episodes}) == len(set(episodes))
 
 
-def test_a_manifest_is_readable_and_notices_changes(tmp_path):
-    path = tmp_path / "episodes.json"
-    episodes = sample_episodes(fold(), 1)
+def test_a_manifest_has_a_line_per_episode_and_notices_changes(tmp_path):
+    path, episodes = tmp_path / "episodes.json", sample_episodes(fold(), 1)
     write_episodes(path, episodes)
     text = path.read_text()
-    assert len(text.splitlines()) == len(episodes) + 3  # one line each, and three around them
+    assert len(text.splitlines()) == len(episodes) + 3
     path.write_text(text.replace('"v6/', '"v7/', 1))
-    with pytest.raises(ValueError, match=r"episodes\.json: hash is .* delete the \"hash\" entry"):
+    with pytest.raises(ValueError, match=r"episodes\.json: hash"):
         read_episodes(path)
     content = json.loads(path.read_text())
     del content["hash"]
     path.write_text(json.dumps(content))
     assert read_episodes(path) != episodes
-    del content["episodes"][3]["query"]
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"episode 3 lacks \['query'\]"):
-        read_episodes(path)
+    for entry, word in (({"query": []}, "no query"), ({"more": 1}, "more"), ({"query": None}, "episode 3")):
+        changed = [*content["episodes"][:3], {**content["episodes"][3], **entry}]
+        path.write_text(json.dumps({"episodes": changed}))
+        with pytest.raises(ValueError, match=rf"episodes\.json: .*{word}"):
+            read_episodes(path)
     path.write_text("[]")
-    with pytest.raises(ValueError, match='no "episodes" in it'):
+    with pytest.raises(ValueError, match="episodes"):
         read_episodes(path)
 
 
@@ -197,37 +189,28 @@ def test_a_manifest_from_before_batches_is_read_and_written_as_it_was(tmp_path):
     write_episodes(path, [episode])
     assert path.read_text() == OLD
     write_episodes(path, [replace(episode, batch=0)])
-    assert '"run": 0, "batch": 0}' in path.read_text() and "78957f105d0096de" not in path.read_text()
-    assert read_episodes(path) == (replace(episode, batch=0),)
+    assert '"run": 0, "batch": 0}' in path.read_text() and read_episodes(path) == (replace(episode, batch=0),)
     assert replace(episode, batch=0).key != episode.key
 
 
-def test_manifests_of_like_draws_differ_in_few_lines(tmp_path):
-    data = fold()
-    for run in (0, 1):
-        write_episodes(tmp_path / f"{run}.json", sample_episodes(data, 1)[run:])
-    first, second = ((tmp_path / f"{run}.json").read_text().splitlines() for run in (0, 1))
-    assert first[3:] == second[2:] and first[0] != second[0]
-
-
-def test_episodes_are_selected_by_class_or_video_and_cut():
+def test_episodes_are_selected_by_class_or_video_and_number():
     episodes = sample_episodes(fold(), 2)
     assert select_episodes(episodes) == select_episodes(episodes, limit=99) == episodes
     assert select_episodes(episodes, 3) == episodes[:3]
     of_class = tuple(e for e in episodes if e.class_name == "kind_5")
-    assert select_episodes(episodes, only="kind_5") == select_episodes(episodes, only=["kind_5"]) == of_class
+    assert select_episodes(episodes, only="kind_5") == of_class
     assert select_episodes(episodes, 1, ["kind_5"]) == of_class[:1]
     video = episodes[0].video
     either = tuple(e for e in episodes if e.video == video or e.class_name == "kind_5")
     assert select_episodes(episodes, only=(video, "kind_5")) == either
     assert 0 < len(of_class) < len(either) < len(episodes)
-    with pytest.raises(ValueError, match="'kind5' is neither class nor video of these 10 .*did you mean kind_5"):
+    with pytest.raises(ValueError, match="'kind5'.*kind_5"):
         select_episodes(episodes, only=["kind_5", "kind5"])
-    with pytest.raises(ValueError, match="limit is -1; ask for a number of episodes, or 0 for all"):
+    with pytest.raises(ValueError, match="limit"):
         select_episodes(episodes, -1)
 
 
-def test_what_is_solved_together_is_a_batch_of_one_pass():
+def test_a_group_is_a_batch_of_one_run():
     def of(batch, run=0, frames=1):
         query = tuple(f"v/{n}" for n in range(frames))
         return Episode("minivspw", 0, 1, "bird", ("s",), query, 2020, run=run, batch=batch)
@@ -235,6 +218,6 @@ def test_what_is_solved_together_is_a_batch_of_one_pass():
     mixed = (of(None), of(None), of(0), of(0), of(1), of(1, run=1), of(None))
     assert [list(part) for part in group_by_batch(mixed)] == [[0], [1], [2, 3], [4], [5], [6]]
     assert group_by_batch(()) == () == slices((), 10)
-    whole = (of(0, frames=4), of(0, frames=4), of(1, frames=1), of(None, frames=6), of(None, frames=20))
-    assert [list(part) for part in slices(whole, 7)] == [[0, 1], [2, 3], [4]]
-    assert [list(part) for part in slices(whole, 1000)] == [[0, 1, 2, 3, 4]]
+    mixed = (of(0, frames=4), of(0, frames=4), of(1, frames=1), of(None, frames=6), of(None, frames=20))
+    assert [list(part) for part in slices(mixed, 7)] == [[0, 1], [2, 3], [4]]
+    assert [list(part) for part in slices(mixed, 1000)] == [[0, 1, 2, 3, 4]]

@@ -1,0 +1,225 @@
+"""VSPW and MiniVSPW: frames are listed as the release lists them; missing and damaged files are reported."""
+
+import shutil
+
+import numpy as np
+import pytest
+from corpora import HEIGHT, WIDTH, block, broken_png, flow, minivspw, vspw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ttilib.datasets.base import raise_first
+from ttilib.datasets.catalog import find_dataset, read_fold, read_table
+from ttilib.datasets.vspw import minivspw_listed, minivspw_table
+from ttilib.files import read_json, write_json, write_text
+
+NAMES = {"dog": "63", "wall": "1", "bus": "50", "car": "49", "motorcycle": "53", "airplane": "57", "cattle": "65"}
+
+
+def full(label):
+    return np.full((HEIGHT, WIDTH), label, dtype=np.uint8)
+
+
+def frames(fold, video):
+    return [frame.split("/")[1] for frame in fold.frames[video]]
+
+
+def four():
+    return {
+        "10_a": [block(41, 0, 0, 6, 6)] * 4,
+        "9_b": [block(45, 0, 0, 6, 6)] * 4,
+        "7_c": [block(53, 0, 0, 6, 6)] * 4,
+        "8_d": [block(41, 0, 0, 6, 6)] * 2,
+    }
+
+
+def test_vspw_reports_each_bad_file_and_leaves_it_out(tmp_path):
+    root = vspw(tmp_path, four(), train=("7_c",))
+    broken_png(root / "data" / "10_a" / "mask" / "9.png", "cut off")
+    with pytest.raises(ValueError, match=r"10_a/mask/9\.png"):
+        read_fold("vspw", 0, root)
+    write_text(root / "val.txt", "10_a\nabsent\n9_b and more words\n\n8_d\r\n")
+    shutil.rmtree(root / "data" / "9_b" / "mask")
+    for path in (root / "data" / "8_d" / "origin").iterdir():
+        path.unlink()
+    errors = []
+    fold = read_fold("vspw", 0, root, on_error=errors.append)
+    assert list(fold.frames) == ["7_c", "10_a"] and fold.train == ("7_c",)
+    assert fold.presence[41] == {"10_a": ("10_a/8", "10_a/10", "10_a/11")}
+    files = ["absent/origin", "8_d/origin", "9_b/mask", "10_a/mask/9.png"]
+    assert [str(error).split(": ")[0] for error in errors] == [f"{root}/data/{name}" for name in files]
+    (root / "train.txt").write_bytes(b"\xff\xfe7_c")
+    with pytest.raises(ValueError, match=r"train\.txt"):
+        read_fold("vspw", 0, root)
+
+
+def test_vspw_sorts_numbers_naturally_and_ignores_hidden_files_and_flow(tmp_path):
+    root = vspw(tmp_path, four())
+    with_lists = read_fold("vspw", 0, root)
+    for folder, name in (("origin", "._8.jpg"), ("mask", "._8.png"), ("origin", ".DS_Store")):
+        (root / "data" / "10_a" / folder / name).write_bytes(b"")
+    (root / "data" / ".hidden" / "origin").mkdir(parents=True)
+    assert read_fold("vspw", 0, flow(root, {"9_b": [8]})) == with_lists
+    for name in ("train.txt", "val.txt"):
+        (root / name).unlink()
+    fold = read_fold("vspw", 0, root)
+    assert list(fold.frames) == ["7_c", "8_d", "9_b", "10_a"] and frames(fold, "10_a") == ["8", "9", "10", "11"]
+    assert fold.train == () and fold.val == ("7_c",)
+    (root / "data").rename(tmp_path / "sequences")
+    write_json(tmp_path / "sequences" / "lists.json", read_json(root / "lists.json"))
+    assert read_fold("vspw", 0, tmp_path / "sequences").frames == fold.frames
+
+
+def test_vspw_lists_each_set_of_classes_for_itself(tmp_path):
+    mixed = block(41, 0, 0, 6, 6)
+    mixed[10, 10:15] = 53  # five pixels of a base class: no frame is listed for them
+    other = block(53, 0, 0, 6, 6)
+    other[10, 10:15] = 45
+    other[15:] = 255
+    root = vspw(tmp_path, {"a": [mixed, other], "b": [mixed]}, train=("b",))
+    fold = read_fold("vspw", 0, root)
+    assert fold.presence[41] == {"a": ("a/8",)}  # that of b is in a training sequence
+    assert fold.presence[45] == {} and fold.presence[53] == {"a": ("a/9",)}
+    assert fold.train == () and fold.val == ("a",)
+    table = read_table("vspw", root)
+    turned = {**table, "novel": [[53]], "base": [[41, 45]]}  # as when checkpoints are chosen by other classes
+    fold = read_fold("vspw", 0, root, table=turned)
+    assert fold.presence == {41: {"a": ("a/8",), "b": ("b/8",)}, 45: {}, 53: {"a": ("a/9",)}}
+    reader = find_dataset("vspw").reader(root)
+    assert reader.mask("a/9", 45).sum() == 5 and set(np.unique(reader.mask("a/9", 45))) == {0, 1}  # no 255
+    np.testing.assert_array_equal(reader.labels("a/9", (41, 45)), 2 * (other == 45))
+
+
+def test_vspw_keeps_training_and_test_apart_and_leaves_ignored_sequences_out(tmp_path):
+    root = vspw(tmp_path, {**four(), "6_e": [block(41, 0, 0, 6, 6) + block(53, 8, 0, 6, 6)]}, train=("7_c", "6_e"))
+    (root / "val.txt").unlink()
+    fold = read_fold("vspw", 0, root)
+    assert list(fold.frames) == ["7_c", "6_e", "8_d", "9_b", "10_a"] and fold.train == ("7_c", "6_e")
+    assert list(fold.presence[41]) == ["8_d", "10_a"] and fold.val == ()
+    fold = read_fold("vspw", 0, root, table={**read_table("vspw", root), "ignored": ["10_a", "7_c", "absent"]})
+    assert list(fold.frames) == ["6_e", "8_d", "9_b"] and fold.train == ("6_e",) and list(fold.presence[41]) == ["8_d"]
+
+
+def test_the_resize_rules_of_vspw_and_minivspw():
+    vspw_reader, mini_reader = (find_dataset(name).reader for name in ("vspw", "minivspw"))
+    placement = vspw_reader.episode_rule.placement(480, 853, (417, 417))
+    assert (placement.height, placement.width, placement.top) == (234, 417, 91)
+    assert vspw_reader.episode_rule.padding_is_background and vspw_reader.training_rule.rounded
+    for rule in (vspw_reader.training_rule, mini_reader.episode_rule):
+        placement = rule.placement(480, 853, (417, 417))
+        assert (placement.height, placement.width, placement.top) == (232, 416, 0) and not rule.padding_is_background
+    assert not mini_reader.episode_rule.rounded
+
+
+def mini(root, with_flow=None):
+    """Fold 0 of Pascal has aeroplane (57); fold 1 has bus (50), car (49) and cow (65); 2 dog (63) and motorbike (53).
+
+    The ignored sequence is one of the released nineteen.
+    """
+    one = full(0)
+    one[3, 4] = 49  # a single pixel is enough
+    two = block(50, 0, 0, 5, 5) + block(49, 9, 9, 2, 2) + block(63, 15, 20, 1, 1)
+    masks = {
+        "9_x": [one, full(255), two],
+        "10_x": [full(57), block(65, 0, 0, 2, 2), full(0), full(65)],
+        "118_fgmRMeHommU": [full(49), full(49)],
+        "7_x": [full(57)],
+    }
+    return flow(minivspw(root, masks, NAMES), with_flow or {})
+
+
+def mini_fold(root, fold=1, on_error=raise_first):
+    table = minivspw_table(root, read_table("pascal"))
+    return read_fold("minivspw", fold, root, table=table, on_error=on_error)
+
+
+def test_minivspw_table_follows_pascal(tmp_path):
+    table = minivspw_table(mini(tmp_path), read_table("pascal"))
+    assert list(table["classes"]) == [49, 50, 53, 57, 63, 65]  # ascending, whatever the order in the file
+    assert table["classes"] == {49: "car", 50: "bus", 53: "motorbike", 57: "aeroplane", 63: "dog", 65: "cow"}
+    assert table["novel"] == [[57], [49, 50, 65], [53, 63], []] and table["base"] == [[], [], [], []]
+    assert len(table["ignored"]) == 19 and "118_fgmRMeHommU" in table["ignored"]
+
+
+def test_minivspw_names_are_from_the_folder_or_else_the_project(tmp_path):
+    pascal, path = read_table("pascal"), tmp_path / "label_num_dic_final.json"
+    table = minivspw_table(tmp_path, pascal)
+    assert len(table["classes"]) == 18 and table["classes"][85] == "bottle"  # all but bird and sheep
+    write_json(tmp_path / "lists.json", {"classes": {"3": "dog"}, "novel": [[3]]})
+    assert minivspw_table(tmp_path, pascal)["classes"] == {3: "dog"}
+    write_json(path, {"cattle": "4", "wall": "1"})
+    assert minivspw_table(tmp_path, pascal)["classes"] == {4: "cow"}
+    for content in ({"cattle": "4", "cow": "5"}, {"wall": "1"}, {"dog": "x"}, []):
+        write_json(path, content)
+        with pytest.raises(ValueError, match=path.name):
+            minivspw_table(tmp_path, pascal)
+
+
+def test_minivspw_lists_what_the_release_lists(tmp_path):
+    root = mini(tmp_path)
+    listed, _ = minivspw_listed(root, [49, 50, 65], (), raise_first)
+    assert list(listed.items()) == [  # sequences as text: 10 before 118 before 9; frames in time
+        ("10_x", ("10_x/9", "10_x/11")),
+        ("118_fgmRMeHommU", ("118_fgmRMeHommU/8", "118_fgmRMeHommU/9")),
+        ("9_x", ("9_x/8", "9_x/10")),
+    ]
+    write_text(root / "vspw_videolist.txt", "9_x 24 frames\n118_fgmRMeHommU\n777_absent\n")
+    assert list(minivspw_listed(root, [49, 50, 65], (), raise_first)[0]) == ["118_fgmRMeHommU", "9_x"]
+
+
+def test_minivspw_scan_without_any_flow_keeps_every_listed_frame(tmp_path):
+    fold = mini_fold(mini(tmp_path))
+    assert fold.frames == {"10_x": ("10_x/9", "10_x/11"), "9_x": ("9_x/8", "9_x/10")}
+    assert list(fold.frames) == ["10_x", "9_x"] and (fold.train, fold.val, fold.base) == ((), (), ())
+    assert fold.presence[49] == {"9_x": ("9_x/8", "9_x/10")} and fold.presence[50] == {"9_x": ("9_x/10",)}
+    assert fold.presence[65] == {"10_x": ("10_x/9", "10_x/11")}
+    assert fold.presence[57] == fold.presence[63] == {}  # the dog in 9_x is of another fold
+    assert [fold.names[number] for number in fold.novel] == ["car", "bus", "cow"]
+    assert mini_fold(tmp_path, 3).frames == {}
+
+
+def test_minivspw_leaves_out_frames_without_flow_if_any_has_it(tmp_path):
+    root = mini(tmp_path, {"9_x": [8, 9], "10_x": [8, 9, 10]})  # as flow is made: none for the last frame
+    assert mini_fold(root).frames == {"10_x": ("10_x/9",), "9_x": ("9_x/8",)} and mini_fold(root).presence[50] == {}
+    shutil.rmtree(root / "data" / "9_x" / "flow")
+    shutil.rmtree(root / "data" / "10_x" / "flow")
+    assert mini_fold(flow(root, {"118_fgmRMeHommU": [8]})).frames == {}  # also if only an ignored sequence has it
+
+
+def test_minivspw_reports_what_is_damaged(tmp_path):
+    root = mini(tmp_path)
+    (root / "data" / "9_x" / "mask" / "._8.png").write_bytes(b"x")
+    broken_png(root / "data" / "9_x" / "mask" / "8.png", "empty")
+    broken_png(root / "data" / "118_fgmRMeHommU" / "mask" / "8.png", "empty")  # ignored
+    (root / "data" / "10_x" / "origin" / "9.jpg").unlink()
+    (root / "data" / "10_x" / "origin" / "10.jpg").unlink()  # not listed in this fold
+    errors = []
+    assert mini_fold(root, on_error=errors.append).frames == {"10_x": ("10_x/11",), "9_x": ("9_x/10",)}
+    files = ["9_x/mask/8.png", "10_x/origin/9.jpg"]
+    assert [str(error).split(": ")[0] for error in errors] == [f"{root}/data/{name}" for name in files]
+    reader = find_dataset("minivspw").reader(str(root))
+    assert not reader.mask("9_x/9", 49).any()  # 255 everywhere: background, not ignored
+    assert reader.image("9_x/9").shape == (HEIGHT, WIDTH, 3)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.data())
+def test_minivspw_agrees_with_a_slow_program(tmp_path_factory, data):
+    row = st.lists(st.sampled_from([0, 1, 49, 50, 57, 65, 255]), min_size=3, max_size=3)
+    film = st.lists(row.map(lambda labels: np.array([labels] * 3, dtype=np.uint8)), min_size=1, max_size=4)
+    names = st.sampled_from(["9_x", "10_x", "118_fgmRMeHommU"])
+    masks = data.draw(st.dictionaries(names, film, min_size=1))
+    root = minivspw(tmp_path_factory.mktemp("m"), masks, NAMES)
+    having = {name: data.draw(st.sets(st.integers(8, 8 + len(of)))) for name, of in masks.items()}
+    flow(root, {name: sorted(numbers) for name, numbers in having.items()})
+    expected = []
+    for name in sorted(masks):
+        for index, mask in enumerate(masks[name]):
+            wanted = not any(having.values()) or index + 8 in having[name]
+            if name != "118_fgmRMeHommU" and wanted and {49, 50, 65} & set(mask.ravel().tolist()):
+                expected.append(f"{name}/{index + 8}")
+    fold = mini_fold(root)
+    assert [frame for there in fold.frames.values() for frame in there] == expected
+    for number in (49, 50, 65):
+        seen = [frame for there in fold.presence[number].values() for frame in there]
+        assert seen == [f for f in expected if number in masks[f.split("/")[0]][int(f.split("/")[1]) - 8]]
