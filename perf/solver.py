@@ -87,7 +87,7 @@ def main() -> None:
     ours, baseline = [], []
     for _ in range(options.repeats):
         ours.append(cpu_seconds(lambda: solve(task)))
-        baseline.append(cpu_seconds(lambda: solve_by_autograd(task, SolverConfig.tti())) - ours[-1])
+        baseline.append(cpu_seconds(lambda: solve_by_autograd(task, SolverConfig())) - ours[-1])
     ratio = statistics.median(b / o for b, o in zip(baseline, ours, strict=True))
     slow, fast = statistics.median(baseline), statistics.median(ours)
     print(f"TTI by autograd {slow:.2f} CPU s; closed form {fast:.2f}: {ratio:.1f}x")

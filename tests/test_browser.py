@@ -30,7 +30,7 @@ def episode():
     clip = synthetic_clip(3, frames=4, shots=2, size=(57, 81))
     task = extract(colours, clip)
     quick = {"prior_update": 3, "steps": 6}
-    configs = {"RePRI": SolverConfig.repri(), "TTI+keyframe": SolverConfig.tti_keyframe()}
+    configs = {"RePRI": SolverConfig(temporal_weight=0.0), "TTI+keyframe": SolverConfig(keyframe="support")}
     return clip, task, {name: solve(task, replace(config, **quick)) for name, config in configs.items()}
 
 

@@ -1,4 +1,4 @@
-"""One of everything that comes in kinds is added in a few lines, without a line of the library changed."""
+"""A dataset, an algorithm, a metric and a term of the objective, each added in a few lines outside the library."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,11 +74,11 @@ class Nearest:
     """A cell is object if it is nearer to a support cell of the object than to any other."""
 
     name: str = "nearest"
-    recipe: PipelineConfig = PipelineConfig()
+    pipeline: PipelineConfig = PipelineConfig()
     margin: float = 0.0
 
     def predict(self, clip, extractor, ground_truth=None):
-        task = extractor.task(clip, self.recipe)
+        task = extractor.task(clip, self.pipeline)
         cosines = torch.einsum("tchw,kcij->thwkij", task.query, task.support)
         inside, outside = cosines[..., task.support_masks].amax(-1), cosines[..., ~task.support_masks].amax(-1)
         cells = (inside > outside + self.margin).float()[:, None]
@@ -145,12 +145,3 @@ def test_the_gradient_of_an_added_term_is_added_to_that_of_the_others(monkeypatc
     _, expected = iterate(task, SolverConfig(entropy_weight=0.75, steps=1))
     torch.testing.assert_close(second.classifier.weight, expected.classifier.weight)
     torch.testing.assert_close(second.classifier.bias, expected.classifier.bias)
-
-
-def test_terms_that_are_not_declared_are_refused():
-    with pytest.raises(ValueError, match=r"added_terms=smooth is not .* losses\.TERMS"):
-        SolverConfig(added_terms=("smooth",))
-    with pytest.raises(ValueError, match="added_terms=ce is not a term of one's own"):
-        SolverConfig(added_terms=("ce",))
-    with pytest.raises(ValueError, match="added_weights"):
-        SolverConfig(added_weights=(1.0,))

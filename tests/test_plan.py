@@ -78,13 +78,13 @@ def test_term_ablations_switch_off_what_they_say():
 
 def test_every_part_of_the_recipe_is_left_out_once_and_added_alone_once():
     whole, plain = read_method("frozen"), read_method("TTI")
-    chosen = {**asdict(whole.config), **asdict(whole.recipe)}
-    released = {**asdict(plain.config), **asdict(plain.recipe)}
+    chosen = {**asdict(whole.config), **asdict(whole.pipeline)}
+    released = {**asdict(plain.config), **asdict(plain.pipeline)}
     parts = {name for name, value in chosen.items() if value != released[name]}
     left_out, added = set(), set()
     for line in table("ablation-frozen").lines:
         method = read_method(line.method)
-        values = {**asdict(method.config), **asdict(method.recipe)}
+        values = {**asdict(method.config), **asdict(method.pipeline)}
         base, tally = (chosen, left_out) if line.method.startswith("frozen") else (released, added)
         tally |= {name for name in parts if values[name] != base[name]}
     assert left_out == parts - {"guided_eps"}

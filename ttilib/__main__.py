@@ -239,7 +239,7 @@ def means(options: argparse.Namespace) -> None:
     from ttilib.solver import extraction
 
     out = extraction.means_path(options.encoder, options.out or "")
-    frames = extraction.pool(options.folder, tuple(options.size), options.limit)
+    frames = extraction.image_folder(options.folder, tuple(options.size), options.limit)
     encoder = load_encoder(options.encoder)
     weights = ""
     if isinstance(encoder, torch.nn.Module):

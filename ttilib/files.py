@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,18 +29,6 @@ def lists_folder() -> Path:
 
 
 @contextmanager
-def writing(path: Path | str) -> Iterator[None]:
-    """Raise an OSError that names `path` if the disk is full while the block writes."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        about = f"{path}: cannot be written ({error.strerror}); what was there stays"
-        raise OSError(f"{about}; free some space and give the same command again") from error
-
-
-@contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path`, with the same suffix, that replaces `path` when the block succeeds.
 
@@ -48,18 +37,22 @@ def atomic(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder, not a file; give the name of a file to write")
+        raise IsADirectoryError(f"{path}: is a folder; give the name of a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     temporary.unlink()
     try:
-        with writing(path):
-            yield temporary
+        yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"{path}: nothing was written; write to the path that atomic() gives")
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        about = f"{path}: cannot be written ({error.strerror}); the old file is unchanged"
+        raise OSError(f"{about}; free some space and run the same command again") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -89,29 +82,29 @@ def read_json(path: Path | str, hook: Callable[[dict[str, Any]], Any] | None = N
         found = "is a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {found}; expected a JSON file")
     try:
-        return json.loads(path.read_bytes().decode("utf-8"), object_hook=hook)
+        return json.loads(_read_text(path), object_hook=hook)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg}); "
-            "fetch or write the file again"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); fetch or write it again") from error
+        about = f"not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})"
+        raise ValueError(f"{path}: {about}; download or write it again") from error
 
 
 def read_lines(path: Path | str) -> list[str]:
     """Lines of a text file. Raises ValueError naming it if it is not UTF-8."""
+    return _read_text(Path(path), "utf-8-sig").splitlines()
+
+
+def _read_text(path: Path, encoding: str = "utf-8") -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+        return path.read_bytes().decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); fetch or write it again") from error
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); download or write it again") from error
 
 
 Stamp = tuple[int, int]
 
 
 def file_stamp(path: Path | str) -> Stamp | None:
-    """Size and modification time (ns) of a file, to detect changes; None if it does not exist."""
+    """Size (bytes) and modification time (ns) of a file, to detect changes; None if it does not exist."""
     try:
         found = Path(path).stat()
     except OSError:
@@ -127,15 +120,12 @@ def digest(*values: Any) -> str:
 
 def fingerprint(path: Path | str, length: int | None = None) -> str:
     """SHA-256 of a file, or of its first `length` bytes, as 64 hex digits."""
-    found, left = hashlib.sha256(), length
+    total, left = hashlib.sha256(), sys.maxsize if length is None else length
     with Path(path).open("rb") as file:
-        while left is None or left > 0:
-            piece = file.read(2**20 if left is None else min(2**20, left))
-            if not piece:
-                break
-            found.update(piece)
-            left = None if left is None else left - len(piece)
-    return found.hexdigest()
+        while block := file.read(min(2**20, left)):
+            total.update(block)
+            left -= len(block)
+    return total.hexdigest()
 
 
 def parallel_map(
@@ -149,11 +139,11 @@ def parallel_map(
     if workers <= 1:
         yield from map(function, items)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_opencv_thread)
+    executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_opencv_thread)
     try:
-        yield from pool.map(function, items, chunksize=chunk)
+        yield from executor.map(function, items, chunksize=chunk)
     finally:
-        pool.shutdown(cancel_futures=True)
+        executor.shutdown(cancel_futures=True)
 
 
 def _one_opencv_thread() -> None:
@@ -165,7 +155,7 @@ def _one_opencv_thread() -> None:
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     """Sort key that puts frame9 before frame10; names equal up to leading zeros are sorted as text."""
     parts = re.split(r"([0-9]+)", name)
-    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
+    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), name
 
 
 def file_names(folder: Path, ending: str) -> list[str]:

@@ -16,15 +16,10 @@ from ttilib.files import atomic, natural_key
 Colours = Mapping[tuple[int, int, int], int]
 """Label of each RGB colour of a label map."""
 
-LABEL_MODES = ("L", "P", "1")
-"""Pillow modes with one channel: grey, palette, black-and-white."""
-
+LABEL_MODES = ("L", "P", "1")  # Pillow's names: grey, palette, black-and-white
 COLOUR_MODES = ("RGB", "RGBA", "LA")
-"""Pillow modes with several channels."""
-
 AS_INDICES = "save it as one channel of 8-bit indices (grey or palette PNG)"
 CODE = np.array([1 << 16, 1 << 8, 1], np.uint32)  # encodes a colour as one number
-
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -48,10 +43,9 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
 
     Raises FileNotFoundError if it is missing, ValueError if it is empty, truncated, damaged or not an image.
     """
-    path = Path(path)
-    data = _bytes(path)
-    image, pixels = _decoded(path, data, "image"), None
-    if image.mode not in ("RGB", "L", "P", "1"):  # e.g. 16 bits or CMYK: Pillow clips, OpenCV scales
+    data, image = _decode(Path(path), "image")
+    pixels = None
+    if image.mode not in ("RGB", *LABEL_MODES):  # e.g. 16 bits or CMYK: Pillow clips, OpenCV scales
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     return np.array(image.convert("RGB")) if pixels is None else pixels
@@ -64,46 +58,53 @@ def read_labels(path: Path | str, colours: Colours | None = None) -> UInt8[np.nd
     Raises FileNotFoundError if it is missing, ValueError if it is damaged or its labels are ambiguous.
     """
     path = Path(path)
-    data = _bytes(path)
-    with _decoded(path, data, "label map") as image:
-        if image.mode in COLOUR_MODES:
-            return _labels_of_colours(path, image.convert("RGB"), colours or {})
-        bits = data[24] if image.format == "PNG" else 8
-        # Grey with 2 or 4 bits is ambiguous: an index, or brightness in steps of 85 or 17.
-        if image.mode not in LABEL_MODES or (image.mode == "L" and bits < 8):
-            kind = f"{bits}-bit grey" if image.mode == "L" else image.mode
-            raise ValueError(f"{path}: label map has {kind} pixels; {AS_INDICES}")
-        return np.array(image, dtype=np.uint8)
+    data, image = _decode(path, "label map")
+    if image.mode in COLOUR_MODES:
+        return _labels_of_colours(path, image.convert("RGB"), colours or {})
+    bits = data[24] if image.format == "PNG" else 8
+    # Grey with 2 or 4 bits is ambiguous: an index, or brightness in steps of 85 or 17.
+    if image.mode not in LABEL_MODES or (image.mode == "L" and bits < 8):
+        kind = f"{bits}-bit grey" if image.mode == "L" else image.mode
+        raise ValueError(f"{path}: label map has {kind} pixels; {AS_INDICES}")
+    return np.array(image, dtype=np.uint8)
 
 
-def _decoded(path: Path, data: bytes, what: str) -> Image.Image:
-    """Decode the complete image; ValueError names the file if it is damaged."""
+def _decode(path: Path, what: str) -> tuple[bytes, Image.Image]:
+    """Content of the file, and the decoded image; errors name the file."""
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {found}; expected an image")
+    data = path.read_bytes()
+    if not data:
+        raise ValueError(f"{path}: image file is empty (0 bytes); copy it again")
     try:
         Image.open(BytesIO(data)).verify()  # compares a PNG's checksums, which load() does not
         image = Image.open(BytesIO(data))
         image.load()
     except Exception as error:  # Pillow's decoders raise many types
-        why = "not an image" if isinstance(error, UnidentifiedImageError) else error
-        found = f"{path}: {what} cannot be decoded, it is cut off or damaged ({len(data)} bytes, {why})"
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
+        found = f"{path}: {what} cannot be decoded, it is truncated or damaged ({len(data)} bytes, {reason})"
         raise ValueError(f"{found}; copy it again") from error
-    return image
+    return data, image
 
 
 def _labels_of_colours(path: Path, image: Image.Image, colours: Colours) -> UInt8[np.ndarray, "H W"]:
     """Labels of an RGB image from the colour table, or from three equal channels."""
-    rgb, found = np.array(image), sorted(colour for _, colour in image.getcolors(image.width * image.height))
-    strange = [colour for colour in found if colour not in colours]
-    if not strange:
-        codes, labels = rgb.astype(np.uint32) @ CODE, np.zeros(rgb.shape[:2], np.uint8)
+    rgb = np.array(image)
+    codes = rgb.astype(np.uint32) @ CODE
+    found = [(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in np.unique(codes)]
+    unknown = [colour for colour in found if colour not in colours]
+    if not unknown:
+        labels = np.zeros(rgb.shape[:2], np.uint8)
         for colour in found:
             labels[codes == colour @ CODE] = colours[colour]
         return labels
     # After the table, because a grey may be the colour of a class: (128, 128, 128) is car in VOC.
     if all(len(set(colour)) == 1 for colour in found):
         return rgb[..., 0].copy()
-    unknown = f", {len(strange)} of which mean no label" if colours else ""
-    shown = ", ".join(map(str, strange[:3])) + (", ..." if len(strange) > 3 else "")
-    raise ValueError(f"{path}: label map has RGB pixels of {len(found)} colours{unknown} ({shown}); {AS_INDICES}")
+    about = f", {len(unknown)} of which are not in the colour table" if colours else ""
+    first = ", ".join(map(str, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
+    raise ValueError(f"{path}: label map has RGB pixels of {len(found)} colours{about} ({first}); {AS_INDICES}")
 
 
 def write_image(path: Path | str, rgb: UInt8[np.ndarray, "H W 3"], quality: int = 95) -> None:
@@ -127,14 +128,3 @@ def write_labels(path: Path | str, labels: UInt8[np.ndarray, "H W"]) -> None:
         raise ValueError(f"{path}: label maps must be .png (found {path.suffix!r}); JPEG would change labels")
     with atomic(path) as temporary:
         Image.fromarray(labels).save(temporary, format="PNG")
-
-
-def _bytes(path: Path) -> bytes:
-    """Content of an image file; an error says what was found instead."""
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"{path}: {found}; expected an image")
-    data = path.read_bytes()
-    if not data:
-        raise ValueError(f"{path}: image file is empty (0 bytes); copy it again")
-    return data

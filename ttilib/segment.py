@@ -30,27 +30,27 @@ def segment(
 ) -> dict[str, Any]:
     """Segment `video` (a file or a folder of frames), given support images with masks.
 
-    `method`: see `read_method`. A pool mean is from `means` or the file beside the checkpoint, else of the clip; the
-    method's name then says so. Writes masks/<frame>.png (video size; 0 background, 1 object), an overlay video and
-    summary.json to `out`; returns the summary. ValueError or FileNotFoundError name the file or option.
+    `method`: see `read_method`. The mean for centring=pool is read from `means` or the file beside the checkpoint, else
+    it is that of the clip, and the method's name says so. Writes masks/<frame>.png (video size; 0 background, 1
+    object), an overlay video and summary.json to `out`; returns the summary. Raises ValueError, FileNotFoundError.
     """
     chosen, out = read_method(method), Path(out)
     frames = list(read_frames(video))
     names = frame_names(video, len(frames))
     clip = clip_from_files(support_images, support_masks, frames, size, Path(video).stem, label=label)
     extractor = load_extractor(encoder, means=means, device=device)
-    if chosen.recipe.centring == "pool" and not extractor.file and "centring=" not in chosen.name:
+    if chosen.pipeline.centring == "pool" and not extractor.means_file and "centring=" not in chosen.name:
         chosen = read_method(f"{chosen.name} centring=episode")
-    found = chosen.predict(clip, extractor)
+    prediction = chosen.predict(clip, extractor)
     height, width = frames[0].shape[:2]
-    place = letterbox(height, width, size)
-    masks = np.stack([place.unpad(mask, (height, width)) for mask in found.masks.numpy()])
+    placement = letterbox(height, width, size)
+    masks = np.stack([placement.unpad(mask, (height, width)) for mask in prediction.masks.numpy()])
     write_masks(out / "masks", masks, names)
     overlay = write_overlay(out / "overlay.mp4", frames, masks)
-    keyframe = found.solution.keyframe if found.solution else None
+    keyframe = prediction.solution.keyframe if prediction.solution else None
     summary = {
         "video": str(video), "frames": len(frames), "method": chosen.name, "encoder": str(encoder),
-        "means": str(extractor.file) if chosen.recipe.centring == "pool" else None,
+        "means": str(extractor.means_file) if chosen.pipeline.centring == "pool" else None,
         "support": [str(path) for path in support_images], "network_size": list(size),
         "keyframe": None if keyframe is None else names[keyframe],
         "foreground": [round(float(mask.mean()), 4) for mask in masks], "overlay": overlay.name,

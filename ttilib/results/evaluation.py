@@ -87,7 +87,7 @@ def evaluate(
             missing = [method for method in methods if any(key not in done for key in keys if key[2] == method.name)]
             for method, results in _predict_group(members, missing, extractors, data, size, on_problem).items():
                 extractor = extractors[members[0][1].fold]
-                made = records.provenance_fields(extractor.device, extractor.weights)
+                made = records.provenance_fields(extractor.device, extractor.fingerprint)
                 for row, result in zip(score_group(name, encoder, method, results, made), results, strict=True):
                     if key_of(row) not in done:
                         if rows:
@@ -116,7 +116,7 @@ def _predict_group(
             continue
         for method in methods:
             before = extractor.seconds
-            task = extractor.task(clip, method.recipe)
+            task = extractor.task(clip, method.pipeline)
             extraction = extractor.seconds - before
             with measured(extractor.device) as cost:
                 masks = method.predict(clip, extractor, clip.truth).masks

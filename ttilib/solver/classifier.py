@@ -19,7 +19,7 @@ BiasStart = Literal["query-mean", "support-midpoint"]
 
 @dataclass(frozen=True)
 class Classifier:
-    """p(x) = sigmoid(temperature cos(f(x), w_t) - b_t) for frame t. Source: RePRI section 3.2; protocol section 5.1."""
+    """p(x) = sigmoid(temperature cos(f(x), w_t) - b_t) for frame t. Source: RePRI 3.2; docs/protocol.md 5.1."""
 
     weight: Float[Tensor, "T C"]
     bias: Float[Tensor, " T"]
@@ -27,36 +27,34 @@ class Classifier:
 
     def scores(self, features: Float[Tensor, "T C h w"]) -> Float[Tensor, "T h w"]:
         """temperature * cos(f, w_t) of unit features, without the bias."""
-        direction = F.normalize(self.weight, dim=1)
-        cosine = torch.bmm(direction[:, None], features.flatten(2))
+        cosine = torch.bmm(F.normalize(self.weight, dim=1)[:, None], features.flatten(2))
         return self.temperature * cosine.view(len(features), *features.shape[2:])
 
     def probabilities(self, features: Float[Tensor, "T C h w"]) -> Float[Tensor, "T h w"]:
         """Foreground probability in [0, 1] at feature size."""
         return torch.sigmoid(self.scores(features) - self.bias[:, None, None])
 
-    def on_support(self, task: Task) -> Float[Tensor, "K T h w"]:
-        """Foreground probability of every support cell under every frame's classifier."""
-        return torch.sigmoid(self.scores_on(task.support) - self.bias[:, None, None])
-
     def scores_on(self, support: Float[Tensor, "K C h w"]) -> Float[Tensor, "K T h w"]:
-        """temperature * cos(f, w_t) of every support cell under every frame's classifier, without the bias."""
-        direction = F.normalize(self.weight, dim=1)
-        cosine = torch.matmul(direction, support.flatten(2))
+        """`scores` of every support cell under every frame's classifier."""
+        cosine = torch.matmul(F.normalize(self.weight, dim=1), support.flatten(2))
         return self.temperature * cosine.unflatten(2, support.shape[2:])
+
+    def on_support(self, task: Task) -> Float[Tensor, "K T h w"]:
+        """`probabilities` of every support cell under every frame's classifier."""
+        return torch.sigmoid(self.scores_on(task.support) - self.bias[:, None, None])
 
 
 def prototype(task: Task) -> Float[Tensor, " C"]:
     """Mean support feature over the foreground cells of all shots: w = sum_i y_i f_i / sum_i y_i.
-    Raises ValueError naming the episode and its support images if no cell is foreground.
-    Source: protocol section 5.1 (shots are pooled, not averaged one by one).
+    Shots are pooled, not averaged one by one. Raises ValueError naming the episode and its support images if no cell is
+    foreground. Source: docs/protocol.md 5.1, S11.
     """
     foreground = task.support_masks & task.support_valid
     if not foreground.any():
         images = ", ".join(task.support_names) or f"{task.shots} unnamed"
         raise ValueError(
             f"episode {task.name}: no foreground is left in the support ({images}) at feature size "
-            f"{tuple(foreground.shape[1:])}; choose support images that show more of the object"
+            f"{tuple(foreground.shape[1:])}; choose support images that contain more of the object"
         )
     weights = foreground * torch.as_tensor(task.support_norm, dtype=task.support.dtype)
     total = torch.einsum("kchw,khw->c", task.support, weights)
@@ -68,25 +66,21 @@ def start(
 ) -> Classifier:
     """The initial classifier: the prototype for every frame, and a bias by one of two rules.
 
-    "query-mean", as released: b_t = mean of temperature * cos(f, w) over all cells of frame t, padding included. The
-    initial foreground proportion is about one half, whatever the object's size.
+    "query-mean", as released: b_t = mean of temperature * cos(f, w) over all cells of frame t, padding included (S12).
+    The initial foreground proportion is about one half, whatever the object's size.
     "support-midpoint": b = z0 + midpoint (z1 - z0) for all frames; z1 and z0 are the mean support scores of foreground
-    and background. Initial proportions may differ between frames. midpoint None is 1/2 - 1/(5K), because the support
-    scores higher under its own prototype than other images do, most with few shots.
+    and background, z0 = z1 without background. Initial proportions may differ between frames. midpoint None is
+    1/2 - 1/(5K), because the support scores higher under its own prototype than other images, most with few shots.
     """
     weight = prototype(task).expand(len(task.query), -1).contiguous()
-    raw = Classifier(weight, weight.new_zeros(len(weight)), temperature)
+    unbiased = Classifier(weight, weight.new_zeros(len(weight)), temperature)
     if bias_start == "query-mean":
-        return Classifier(weight, raw.scores(task.query).mean(dim=(1, 2)), temperature)
-    share = 0.5 - 0.2 / task.shots if midpoint is None else midpoint
-    background, foreground = _support_scores(task, raw)
-    bias = background + share * (foreground - background)
-    return Classifier(weight, bias.expand(len(weight)).clone(), temperature)
-
-
-def _support_scores(task: Task, raw: Classifier) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Mean support scores of background and foreground; without background, that of foreground for both."""
-    scores = Classifier(raw.weight[:1], raw.bias[:1], raw.temperature).scores_on(task.support)[:, 0]
-    foreground = scores[task.support_valid & task.support_masks].mean()
+        return Classifier(weight, unbiased.scores(task.query).mean(dim=(1, 2)), temperature)
+    if midpoint is None:
+        midpoint = 0.5 - 0.2 / task.shots
+    scores = Classifier(weight[:1], unbiased.bias[:1], temperature).scores_on(task.support)[:, 0]
     outside = task.support_valid & ~task.support_masks
-    return (scores[outside].mean() if outside.any() else foreground), foreground
+    foreground = scores[task.support_valid & task.support_masks].mean()
+    background = scores[outside].mean() if outside.any() else foreground
+    bias = background + midpoint * (foreground - background)
+    return Classifier(weight, bias.expand(len(weight)).clone(), temperature)

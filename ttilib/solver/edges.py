@@ -11,8 +11,9 @@ from torch import Tensor
 Plane = Float32[np.ndarray, "H W"]
 Planes = list[Plane]
 
-OPENCV = getattr(getattr(cv2, "ximgproc", None), "guidedFilter", None)  # None without the contributed modules
-WELL = 1e-3  # smallest eps for which OpenCV's float32 is exact enough
+OPENCV_FILTER = getattr(getattr(cv2, "ximgproc", None), "guidedFilter", None)  # None without the contributed modules
+OPENCV_EPS = 1e-3  # smallest eps for which OpenCV's float32 is exact enough
+GAUSSIANS = 65  # parameters of GrabCut's mixture of five Gaussians
 
 
 def guided_filter(
@@ -30,15 +31,15 @@ def guided_filter(
     Filtering, ECCV 2010, equations 11 to 13, with a colour guide.
     """
     if radius < 1 or not eps > 0:
-        raise ValueError(f"radius={radius} and eps={eps}: give a radius of 1 pixel or more and an eps above 0")
+        raise ValueError(f"radius={radius}, eps={eps}: give a radius of 1 pixel or more and an eps above 0")
     _check_guide(guide, probabilities)
-    opencv = OPENCV if eps >= WELL else None
+    opencv = OPENCV_FILTER if eps >= OPENCV_EPS else None
     filtered = torch.zeros_like(probabilities)
-    for result, chance, frame in zip(filtered, probabilities.detach(), guide.detach(), strict=True):
-        if chance.any():  # an absent object stays absent
-            # Centred and scaled so that eps is 1, with the same result: else OpenCV treats uniform windows as singular.
-            planes, p = [*((frame.float() - 0.5) / eps**0.5).cpu().numpy()], chance.float().cpu().numpy()
-            q = opencv(cv2.merge(planes), p, radius, 1.0) if opencv else _by_boxes(planes, p, radius)
+    for result, probability, frame in zip(filtered, probabilities.detach(), guide.detach(), strict=True):
+        if probability.any():  # an absent object stays absent
+            # Shifted and scaled so that eps is 1, with the same result: else OpenCV treats uniform windows as singular.
+            planes, p = [*((frame.float() - 0.5) / eps**0.5).cpu().numpy()], probability.float().cpu().numpy()
+            q = opencv(cv2.merge(planes), p, radius, 1.0) if opencv else _box_filters(planes, p, radius)
             result.copy_(torch.from_numpy(q.clip(0, 1)))
     return filtered
 
@@ -49,25 +50,25 @@ def _check_guide(guide: Tensor, frames: Tensor) -> None:
         raise ValueError(f"the guide is {list(guide.shape)}; give the frames {[count, 3, *size]} in colour")
 
 
-def _by_boxes(planes: Planes, p: Plane, radius: int) -> Plane:
+def _box_filters(planes: Planes, p: Plane, radius: int) -> Plane:
     """The guided filter by box filters, for eps = 1; the time does not depend on the radius."""
 
     def mean(plane: Plane) -> Plane:
         return cv2.blur(plane, (2 * radius + 1, 2 * radius + 1), borderType=cv2.BORDER_REFLECT)
 
-    means, share = [mean(plane) for plane in planes], mean(p)
+    means, mean_p = [mean(plane) for plane in planes], mean(p)
     pairs = [(i, j) for i in range(3) for j in range(i + 1)]
-    products = [mean(planes[i] * planes[j]) - means[i] * means[j] + (i == j) for i, j in pairs]
-    along = [mean(plane * p) - middle * share for plane, middle in zip(planes, means, strict=True)]
-    slopes = _solved(products, along)
-    offset = share - sum(a * middle for a, middle in zip(slopes, means, strict=True))
-    return sum((mean(a) * plane for a, plane in zip(slopes, planes, strict=True)), mean(offset))
+    variances = [mean(planes[i] * planes[j]) - means[i] * means[j] + (i == j) for i, j in pairs]
+    covariances = [mean(plane * p) - middle * mean_p for plane, middle in zip(planes, means, strict=True)]
+    a = _solve(variances, covariances)
+    b = mean_p - sum(slope * middle for slope, middle in zip(a, means, strict=True))
+    return sum((mean(slope) * plane for slope, plane in zip(a, planes, strict=True)), mean(b))
 
 
-def _solved(matrix: Planes, side: Planes) -> Planes:
+def _solve(matrix: Planes, y: Planes) -> Planes:
     """x of M x = y per pixel by M = L D L^T (M11, M21, M22, M31, M32, M33); minors are inexact on grey images."""
     m11, m21, m22, m31, m32, m33 = matrix
-    y1, y2, y3 = side
+    y1, y2, y3 = y
     l21, l31 = m21 / m11, m31 / m11
     d2, rest = m22 - l21 * m21, m32 - l21 * m31
     l32 = rest / d2
@@ -77,31 +78,28 @@ def _solved(matrix: Planes, side: Planes) -> Planes:
     return [y1 / m11 - l21 * x2 - l31 * x3, x2, x3]
 
 
-GAUSSIANS = 65  # parameters of OpenCV's mixture of five Gaussians
-
-
 def grabcut_refine(
     masks: Bool[Tensor, "T H W"], guide: Float[Tensor, "T 3 H W"], band: int = 16, steps: int = 2
 ) -> Bool[Tensor, "T H W"]:
     """Masks with their border moved to colour edges by GrabCut, by at most `band` pixels; deterministic.
 
-    Pixels farther than `band` inside the mask are foreground, those farther outside are background; `steps` rounds of
-    GrabCut decide between, initialised with the mask. `guide`: colours in [0, 1]. A frame with an empty mask, or
-    without pixels far outside, stays unchanged. Raises ValueError for band < 1, steps < 1, or another shape of `guide`.
-    Source: Rother, Kolmogorov and Blake, GrabCut, SIGGRAPH 2004, in OpenCV.
+    Pixels farther than `band` inside the mask are foreground, those farther outside are background; `steps` iterations
+    of GrabCut, initialised with the mask, decide between them. `guide`: colours in [0, 1]. A frame with an empty mask,
+    or without pixels far outside, stays unchanged. Raises ValueError for band < 1, steps < 1, or another shape of
+    `guide`. Source: Rother, Kolmogorov and Blake, GrabCut, SIGGRAPH 2004, in OpenCV.
     """
     if band < 1 or steps < 1:
-        raise ValueError(f"band={band} and steps={steps}: a border moves by 1 pixel or more in 1 step or more")
+        raise ValueError(f"band={band}, steps={steps}: give a band of 1 pixel or more and 1 step or more")
     _check_guide(guide, masks)
     colours = (guide.detach().float() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    found = masks.cpu().numpy().copy()
-    for mask, colour in zip(found, colours, strict=True):
-        mask[:] = _cut(mask, colour, band, steps)
-    return torch.from_numpy(found).to(masks.device)
+    refined = masks.cpu().numpy().copy()
+    for mask, frame in zip(refined, colours, strict=True):
+        mask[:] = _grabcut(mask, frame, band, steps)
+    return torch.from_numpy(refined).to(masks.device)
 
 
-def _cut(
-    mask: Bool[np.ndarray, "H W"], colours: UInt8[np.ndarray, "H W 3"], band: int, steps: int
+def _grabcut(
+    mask: Bool[np.ndarray, "H W"], frame: UInt8[np.ndarray, "H W 3"], band: int, steps: int
 ) -> Bool[np.ndarray, "H W"]:
     """`grabcut_refine` for one frame."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
@@ -113,5 +111,5 @@ def _cut(
     labels[outside] = cv2.GC_BGD
     cv2.setRNGSeed(0)  # OpenCV's k-means starts at random
     models = np.zeros((1, GAUSSIANS)), np.zeros((1, GAUSSIANS))
-    cv2.grabCut(colours, labels, None, *models, steps, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(frame, labels, None, *models, steps, cv2.GC_INIT_WITH_MASK)
     return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)

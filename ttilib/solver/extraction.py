@@ -1,4 +1,4 @@
-"""Features of a clip for a recipe (`FeatureExtractor`), and the mean feature of an encoder (`FeatureMean`).
+"""Features of a clip for a pipeline (`FeatureExtractor`), and the mean feature of an encoder (`FeatureMean`).
 
 Features after a ReLU are positive, so their cosines are all close to 1. Their mean over many images of any content is a
 constant of the encoder: `measure_means` computes it, `MeanCentered` subtracts it.
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ttilib.datasets.catalog import Fold
 from ttilib.datasets.transforms import normalise
-from ttilib.encoders.checkpoints import fingerprint, load_encoder
+from ttilib.encoders import checkpoints
+from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.external import SUFFIXES
 from ttilib.encoders.feature_cache import CachedEncoder
 from ttilib.encoders.layers import MultiLayerEncoder
@@ -28,11 +29,10 @@ from ttilib.episodes.clips import Clip, Frames, unlabelled_frames
 from ttilib.files import atomic, digest
 from ttilib.images import image_files, read_image
 from ttilib.solver.settings import PipelineConfig
-from ttilib.solver.task import Task, downsample, extract, unit
+from ttilib.solver.task import CHUNK, Task, downsample, extract, unit
 
 ENDING = ".means.safetensors"
-KIND = "means of an encoder's features"
-CHUNK = 8  # images per forward pass
+KIND = "means of an encoder's features"  # identifies the files
 AGAIN = "measure them again with this encoder and these layers"
 
 
@@ -62,15 +62,13 @@ class MeanCentered:
         self.encoder = encoder if isinstance(encoder, MultiLayerEncoder | CachedEncoder) else MultiLayerEncoder(encoder)
         self.means, self.channels = means, self.encoder.channels
         if means and (means.layers, means.channels) != (self.encoder.layers, self.channels):
-            found = f"{_named(self.encoder.layers)} with {self.channels} channels"
-            due = f"{_named(means.layers)} with {means.channels}"
-            raise ValueError(f"means of {due}: the encoder gives {found}; {AGAIN}")
-        layers = len(self.channels)
-        self.weights = tuple(float(weight) for weight in weights) or (1.0,) * layers
-        if len(self.weights) != layers:
-            raise ValueError(f"weights {self.weights}: there are {layers} layers; give one weight for each")
-        if not all(0 <= weight < float("inf") for weight in self.weights) or not any(self.weights):
-            raise ValueError(f"weights {self.weights}: none may be negative or infinite, nor all 0; change them")
+            found = f"{_describe(self.encoder.layers)} with {self.channels} channels"
+            expected = f"{_describe(means.layers)} with {means.channels}"
+            raise ValueError(f"means of {expected}: the encoder gives {found}; {AGAIN}")
+        count = len(self.channels)
+        self.weights = tuple(weights) or (1.0,) * count
+        if len(self.weights) != count or not any(self.weights) or not all(0 <= w < float("inf") for w in self.weights):
+            raise ValueError(f"weights {self.weights}: give {count}, one per layer, of 0 or more and not all 0")
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         """Centred unit features of normalised images."""
@@ -86,63 +84,62 @@ class MeanCentered:
 @torch.no_grad()
 def measure_means(
     encoder: MultiLayerEncoder | CachedEncoder,
-    weights: str,
+    fingerprint: str,
     images: Iterable[tuple[Float[Tensor, "_ 3 _ _"], Bool[Tensor, "_ _ _"]]],
     device: str | torch.device = "cpu",
 ) -> FeatureMean:
     """Mean unit feature per layer over all valid cells of all images: sum f_l/|f_l| / cells, summed in float64.
-    `images` yields batches in [0, 1] with their valid pixels; `weights` is the encoder's fingerprint. Raises ValueError
-    if fewer than two images have valid pixels, or the mean is not finite.
+    `images` yields batches in [0, 1] with their valid pixels; `fingerprint` is the encoder's. Raises ValueError if
+    fewer than two images have valid pixels, or the mean is not finite.
     """
     total = torch.zeros(sum(encoder.channels), dtype=torch.float64, device=device)
     count = cells = 0
-    for batch, pixels in images:
-        for some, some_valid in zip(batch.split(CHUNK), pixels.split(CHUNK), strict=True):
-            features = encoder(normalise(some.to(device)))
-            valid = downsample(some_valid, (features.shape[-2], features.shape[-1])).to(device)
-            parts = [unit(part)[0].movedim(1, -1)[valid] for part in features.split(encoder.channels, dim=1)]
-            total += torch.cat([part.sum(0, dtype=torch.float64) for part in parts])
+    for batch, valid_pixels in images:
+        for part, part_valid in zip(batch.split(CHUNK), valid_pixels.split(CHUNK), strict=True):
+            features = encoder(normalise(part.to(device)))
+            valid = downsample(part_valid, (features.shape[-2], features.shape[-1])).to(device)
+            layers = [unit(layer)[0].movedim(1, -1)[valid] for layer in features.split(encoder.channels, dim=1)]
+            total += torch.cat([layer.sum(0, dtype=torch.float64) for layer in layers])
             count += int(valid.flatten(1).any(1).sum())
             cells += int(valid.sum())
     if count < 2:
-        raise ValueError(f"means of {count} images: give two or more, better a hundred")
+        raise ValueError(f"means of {count} images: give at least two, better a hundred")
     values = (total / cells).float().cpu()
     if not values.isfinite().all():
-        raise ValueError("means: features of these images are infinite or not numbers; check encoder and images")
-    return FeatureMean(weights, encoder.layers, encoder.channels, values, count)
+        raise ValueError("means: features of these images are infinite or NaN; check encoder and images")
+    return FeatureMean(fingerprint, encoder.layers, encoder.channels, values, count)
 
 
 def save_means(path: Path | str, means: FeatureMean) -> None:
     """Write the means with their metadata to a .safetensors file, atomically. Raises ValueError for another ending."""
     path = means_path("", path)
-    page = {"encoder": means.encoder, "layers": means.layers, "channels": means.channels, "images": means.images}
+    about = {"encoder": means.encoder, "layers": means.layers, "channels": means.channels, "images": means.images}
     with atomic(path) as temporary:
-        temporary.write_bytes(save({"values": means.values.cpu()}, {"kind": KIND, "page": json.dumps(page)}))
+        temporary.write_bytes(save({"values": means.values.cpu()}, {"kind": KIND, "page": json.dumps(about)}))
 
 
-def load_means(path: Path | str, weights: str | None = None, layers: Sequence[str] | None = None) -> FeatureMean:
-    """Read the means, on the CPU, of the encoder with these `weights` and `layers`.
-    `weights` is the fingerprint ("" if none), `layers` () the output; None accepts any. Raises FileNotFoundError, or
-    ValueError if the file holds something else or other means.
+def load_means(path: Path | str, fingerprint: str | None = None, layers: Sequence[str] | None = None) -> FeatureMean:
+    """Read the means, on the CPU, of the encoder with this `fingerprint` ("" if it has none) and these `layers` (() for
+    the output); None accepts any. Raises FileNotFoundError, or ValueError if the file holds something else or other
+    means.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of means; measure them by python -m ttilib means")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            about, values = file.metadata() or {}, file.get_tensor("values")
-        page = json.loads(about["page"])
-        names, channels = tuple(page["layers"]), tuple(int(number) for number in page["channels"])
-        means = FeatureMean(page["encoder"], names, channels, values, int(page["images"]))
-        fits = about["kind"] == KIND and values.shape == (sum(channels),) and len(channels) == max(len(names), 1)
+            metadata, values = file.metadata() or {}, file.get_tensor("values")
+        about = json.loads(metadata["page"])
+        names, channels = tuple(about["layers"]), tuple(int(number) for number in about["channels"])
+        means = FeatureMean(about["encoder"], names, channels, values, int(about["images"]))
+        if metadata["kind"] != KIND or values.shape != (sum(channels),) or len(channels) != max(len(names), 1):
+            raise ValueError("metadata and values do not match")
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a file of means ({' '.join(str(error).split())[:120]}); {AGAIN}") from error
-    if not fits:
-        raise ValueError(f"{path}: not a complete file of means; {AGAIN}")
-    if weights is not None and weights != means.encoder:
-        found = f"the encoder {means.encoder}" if means.encoder else "an encoder without fingerprint"
-        raise ValueError(f"{path}: means of {found}, not of {weights or 'one without fingerprint'}; {AGAIN}")
-    if layers is not None and tuple(layers) != means.layers:
-        raise ValueError(f"{path}: means of {_named(means.layers)}, not of {_named(tuple(layers))}; {AGAIN}")
+    found = means.encoder, means.layers
+    expected = found[0] if fingerprint is None else fingerprint, found[1] if layers is None else tuple(layers)
+    if found != expected:
+        texts = [f"encoder {encoder or '(no fingerprint)'}, {_describe(names)}" for encoder, names in (found, expected)]
+        raise ValueError(f"{path}: means of {texts[0]}, not of {texts[1]}; {AGAIN}")
     return means
 
 
@@ -154,14 +151,20 @@ def means_path(spec: str, out: Path | str = "") -> Path:
         raise ValueError(f"{out}: means are saved as .safetensors; end the name in {ENDING}")
     if out:
         return Path(out)
-    path = Path(spec) / "best.safetensors" if Path(spec).is_dir() else Path(spec)
-    if path.suffix not in (".safetensors", *SUFFIXES):
+    path = _checkpoint_file(spec)
+    if path is None:
         raise ValueError(f"encoder {spec}: no file beside which to save its means; name one by --out, as own{ENDING}")
     return path.with_suffix(ENDING)
 
 
-def pool(folder: Path | str, size: tuple[int, int], limit: int = 0) -> Frames:
-    """The images of a folder and its subfolders, letterboxed; the padding is not valid.
+def _checkpoint_file(spec: str) -> Path | None:
+    """The file of an encoder given as checkpoint or run folder; None for a function or an architecture."""
+    path = Path(spec) / "best.safetensors" if Path(spec).is_dir() else Path(spec)
+    return path if path.suffix in (".safetensors", *SUFFIXES) else None
+
+
+def image_folder(folder: Path | str, size: tuple[int, int], limit: int = 0) -> Frames:
+    """The images of a folder and its subfolders, letterboxed; padding is not valid.
     In natural order, evenly subsampled to `limit` (0: all). Raises as `image_files` does.
     """
     folder = Path(folder)
@@ -169,100 +172,101 @@ def pool(folder: Path | str, size: tuple[int, int], limit: int = 0) -> Frames:
     return unlabelled_frames(names, lambda name: read_image(folder / name), size, limit)
 
 
-def _named(layers: tuple[str, ...]) -> str:
+def _describe(layers: tuple[str, ...]) -> str:
     return f"layers {' '.join(layers)}" if layers else "the output"
 
 
 class FeatureExtractor:
-    """A frozen encoder whose features are computed once for all recipes.
-    `weights` is its fingerprint. `folder` caches features and means; None caches nothing. The mean of a pool is read
-    from the file `means`, else measured on the images of `pool`. The tasks of the last clip are kept for further
-    methods. `seconds`: extraction time of all tasks returned; a cached one counts as much as when computed.
+    """A frozen encoder whose features are computed once for all pipelines.
+    `fingerprint` identifies its weights. `folder` caches features and means; None caches nothing. The mean that
+    centring=pool subtracts is read from the file `means`, else measured on `mean_images`. The tasks of the last clip
+    are cached for further methods. `seconds`: extraction time of all tasks returned; a cached one counts as much as
+    when computed.
     """
 
     def __init__(
         self,
         encoder: Callable[[Tensor], Tensor],
-        weights: str = "",
+        fingerprint: str = "",
         folder: Path | str | None = None,
         means: Path | str | None = None,
-        pool: Frames | None = None,
+        mean_images: Frames | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.encoder, self.weights, self.device = encoder, weights, device
+        self.encoder, self.fingerprint, self.device = encoder, fingerprint, device
         self.folder = None if folder is None else Path(folder)
-        self.file, self.pool = means, pool
-        self._layers: dict[tuple[str, ...], MultiLayerEncoder | CachedEncoder] = {}
+        self.means_file, self.mean_images = means, mean_images
+        self._encoders: dict[tuple[str, ...], MultiLayerEncoder | CachedEncoder] = {}
         self._means: dict[tuple[str, ...], FeatureMean] = {}
         self._clip: Clip | None = None
-        self._tasks: dict[tuple, tuple[Task, float]] = {}  # of this clip, by Recipe.features
+        self._tasks: dict[tuple, tuple[Task, float]] = {}  # of this clip, by PipelineConfig.features
         self.seconds = 0.0
 
-    def task(self, clip: Clip, recipe: PipelineConfig | None = None) -> Task:
-        """The clip as a task, with a recipe's features. Raises ValueError for an unknown layer or a missing pool."""
-        recipe = recipe or PipelineConfig()
+    def task(self, clip: Clip, pipeline: PipelineConfig | None = None) -> Task:
+        """The clip as a task, with a pipeline's features. Raises ValueError for an unknown layer or a missing mean."""
+        pipeline = pipeline or PipelineConfig()
         if clip is not self._clip:
             self._clip, self._tasks = clip, {}
-        if recipe.features not in self._tasks:
-            self._tasks[recipe.features] = self._extract(clip, recipe)
-        task, seconds = self._tasks[recipe.features]
+        if pipeline.features not in self._tasks:
+            self._tasks[pipeline.features] = self._extract(clip, pipeline)
+        task, seconds = self._tasks[pipeline.features]
         self.seconds += seconds
         return task
 
-    def _extract(self, clip: Clip, recipe: PipelineConfig) -> tuple[Task, float]:
+    def _extract(self, clip: Clip, pipeline: PipelineConfig) -> tuple[Task, float]:
         """The task, and its extraction time without that of the mean."""
-        encoder = plain = self.at(recipe.layers)
-        if recipe.features != PipelineConfig().features:
-            means = None if recipe.centring == "none" else self.means(recipe, clip)
-            encoder = MeanCentered(plain, means, recipe.layer_weights)
-        cached, begin = isinstance(plain, CachedEncoder), time.perf_counter()
-        before = plain.seconds if cached else 0.0
+        plain = self._encoder(pipeline.layers)
+        encoder: Callable[[Tensor], Tensor] = plain
+        if pipeline.features != PipelineConfig().features:
+            means = None if pipeline.centring == "none" else self.means(pipeline, clip)
+            encoder = MeanCentered(plain, means, pipeline.layer_weights)
+        before, begin = plain.seconds if isinstance(plain, CachedEncoder) else 0.0, time.perf_counter()
         task = extract(encoder, clip, self.device)
-        return task, plain.seconds - before if cached else time.perf_counter() - begin
+        elapsed = time.perf_counter() - begin
+        return task, plain.seconds - before if isinstance(plain, CachedEncoder) else elapsed
 
-    def means(self, recipe: PipelineConfig, clip: Clip) -> FeatureMean:
-        """The mean that the recipe subtracts: over the episode's images, or over a pool."""
-        encoder = self.at(recipe.layers)
-        if recipe.centring == "episode":  # the batches of `extract`, which the cache holds
-            seen = [(clip.support, clip.support_valid), (clip.query, clip.query_valid)]
-            return measure_means(encoder, self.weights, seen, self.device)
-        if recipe.layers not in self._means:
-            self._means[recipe.layers] = self._pool_means(encoder)
-        return self._means[recipe.layers]
+    def means(self, pipeline: PipelineConfig, clip: Clip) -> FeatureMean:
+        """The mean that the pipeline subtracts: over the episode's images, or the encoder's own."""
+        encoder = self._encoder(pipeline.layers)
+        if pipeline.centring == "episode":  # the batches of `extract`, whose features are cached
+            images = [(clip.support, clip.support_valid), (clip.query, clip.query_valid)]
+            return measure_means(encoder, self.fingerprint, images, self.device)
+        if pipeline.layers not in self._means:
+            self._means[pipeline.layers] = self._encoder_means(encoder.layers)
+        return self._means[pipeline.layers]
 
-    def _pool_means(self, encoder: MultiLayerEncoder | CachedEncoder) -> FeatureMean:
-        """The mean over the pool, from a file if there is one."""
-        if self.file:
-            return load_means(self.file, self.weights, encoder.layers)
-        if self.pool is None:
-            raise ValueError(
-                "centring=pool: no means of this encoder and no images to measure them on; make them by "
-                "python -m ttilib means, or use the episode's own by centring=episode"
-            )
-        about = digest(self.weights, encoder.layers, self.pool.names, self.pool.size)
-        path = None if self.folder is None else self.folder / "means" / f"{about}{ENDING}"
+    def _encoder_means(self, layers: tuple[str, ...]) -> FeatureMean:
+        """The encoder's own mean: from a file, from the cache, or measured."""
+        if self.means_file:
+            return load_means(self.means_file, self.fingerprint, layers)
+        if self.mean_images is None:
+            about = "no means of this encoder and no images to measure them on"
+            hint = "measure them by python -m ttilib means, or use the episode's own by centring=episode"
+            raise ValueError(f"centring=pool: {about}; {hint}")
+        key = digest(self.fingerprint, layers, self.mean_images.names, self.mean_images.size)
+        path = None if self.folder is None else self.folder / "means" / f"{key}{ENDING}"
         if path is not None and path.is_file():
-            return load_means(path, self.weights, encoder.layers)
-        images = ((image[None], valid[None]) for image, _, valid in self.pool)
-        means = measure_means(MultiLayerEncoder(self.encoder, encoder.layers), self.weights, images, self.device)
+            return load_means(path, self.fingerprint, layers)
+        images = ((image[None], valid[None]) for image, _, valid in self.mean_images)
+        means = measure_means(MultiLayerEncoder(self.encoder, layers), self.fingerprint, images, self.device)
         if path is not None:
             save_means(path, means)
         return means
 
-    def at(self, layers: tuple[str, ...] = ()) -> MultiLayerEncoder | CachedEncoder:
-        """The encoder at these layers, cached if there is a folder."""
-        if layers not in self._layers:
-            tapped, name = MultiLayerEncoder(self.encoder, layers), f"{self.weights}-{digest(layers)[:8]}"
-            cached = self.folder and CachedEncoder(tapped, name if layers else self.weights, self.folder)
-            self._layers[layers] = cached or tapped
-        return self._layers[layers]
+    def _encoder(self, layers: tuple[str, ...]) -> MultiLayerEncoder | CachedEncoder:
+        """The encoder with these layers as output, cached if there is a folder."""
+        if layers not in self._encoders:
+            encoder = MultiLayerEncoder(self.encoder, layers)
+            name = f"{self.fingerprint}-{digest(layers)[:8]}" if layers else self.fingerprint
+            self._encoders[layers] = CachedEncoder(encoder, name, self.folder) if self.folder else encoder
+        return self._encoders[layers]
 
 
 def load_extractor(
     spec: Path | str,
     folder: Path | str | None = None,
     means: Path | str = "",
-    pool: Frames | None = None,
+    mean_images: Frames | None = None,
     device: str | torch.device = "cpu",
     fold: Fold | None = None,
 ) -> FeatureExtractor:
@@ -270,12 +274,10 @@ def load_extractor(
     Without `means`, a best.means.safetensors beside the checkpoint is used. Features are cached only for a
     torch.nn.Module, whose weights have a fingerprint.
     """
-    encoder, weights = load_encoder(spec, fold=fold), ""
+    encoder, fingerprint = load_encoder(spec, fold=fold), ""
     if isinstance(encoder, nn.Module):
-        encoder, weights = encoder.eval().to(device), fingerprint(encoder)
-    try:
-        beside = means_path(str(spec))
-    except ValueError:  # not a file
-        beside = None
-    means = means or (beside if beside is not None and beside.is_file() else None)
-    return FeatureExtractor(encoder, weights, folder if weights else None, means, pool, device)
+        encoder, fingerprint = encoder.eval().to(device), checkpoints.fingerprint(encoder)
+    checkpoint = _checkpoint_file(str(spec))
+    if not means and checkpoint is not None and checkpoint.with_suffix(ENDING).is_file():
+        means = checkpoint.with_suffix(ENDING)
+    return FeatureExtractor(encoder, fingerprint, folder if fingerprint else None, means, mean_images, device)

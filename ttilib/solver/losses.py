@@ -60,7 +60,7 @@ def kl(marginal: Float[Tensor, " T"], prior: Float[Tensor, " T"]) -> Float[Tenso
 def local_temporal(marginal: Float[Tensor, " T"], window: int = 3) -> Float[Tensor, " T"]:
     """Change of the foreground proportion within a window of n frames; zero on the last n - 1 frames.
     L_t = 1/n^2 sum over ordered pairs (i, j) in t..t+n-1 of 2 |m_i - m_j|, the 2 for the two classes.
-    Zero for a video shorter than the window. Source: TTI's local term; protocol section 5.1.
+    Zero for a video shorter than the window. Source: TTI's local term; docs/protocol.md 5.1, S22 to S25.
     """
     terms = torch.zeros_like(marginal)
     count = len(marginal) - window + 1
@@ -72,10 +72,10 @@ def local_temporal(marginal: Float[Tensor, " T"], window: int = 3) -> Float[Tens
 
 
 def soft_prototypes(
-    p: Float[Tensor, "T h w"], query: Float[Tensor, "T C h w"], pool: Float[Tensor, "T h w"]
+    p: Float[Tensor, "T h w"], query: Float[Tensor, "T C h w"], weight: Float[Tensor, "T h w"]
 ) -> Float[Tensor, "T C"]:
-    """Unit vector of each frame's predicted foreground, along sum_i p_i pool_i f_i."""
-    return F.normalize(torch.einsum("tchw,thw->tc", query, p * pool), dim=1)
+    """Prototype of each frame's predicted foreground: q_t = normalised sum_i p_i weight_i f_i."""
+    return F.normalize(torch.einsum("tchw,thw->tc", query, p * weight), dim=1)
 
 
 def global_positive(
@@ -83,7 +83,7 @@ def global_positive(
 ) -> Float[Tensor, " T"]:
     """Distance of the frames' foreground prototypes from the video's mean classifier; equal for all frames.
     G+_t = 1/B sum_s (1 - cos(q_s, w_mean)),  B = frames of the batch as released, of the video as written.
-    Source: TTI's global term; protocol section 5.1.
+    Source: TTI's global term; docs/protocol.md 5.1, S21.
     """
     total = (1 - prototypes @ F.normalize(mean_weight, dim=0)).sum() / batch_frames
     return total.expand(len(prototypes))
@@ -99,23 +99,23 @@ def global_negative(
     """Mean positive response of the video's mean classifier, weighted by a_i.
     G-_t = sum_i a_i relu(cos(f_i, w_mean)) / sum_i a_i  over valid cells,
     a_i = 1 - p_i for "background", as written. As released, 1 - p is summed over both classes: a_i = 1 ("all"), which
-    does not depend on the prediction. Source: TTI's global term; solver quirk 18.
+    does not depend on the prediction. Source: TTI's global term; docs/protocol.md S18.
     """
     cosine = torch.einsum("tchw,c->thw", query, F.normalize(mean_weight, dim=0))
-    share = valid * (1 - p) if weighting == "background" else valid.to(p.dtype)
-    return (share * cosine.relu()).sum(dim=(1, 2)) / (share.sum(dim=(1, 2)) + EPSILON)
+    a = valid * (1 - p) if weighting == "background" else valid.to(p.dtype)
+    return (a * cosine.relu()).sum(dim=(1, 2)) / (a.sum(dim=(1, 2)) + EPSILON)
 
 
 @dataclass(frozen=True)
 class Point:
-    """All that a term may depend on: `p` and `support_p` are probabilities, `frames` is the divisor B of G+."""
+    """All that a term may depend on: `p`, `support_p` are probabilities, `batch_frames` is the divisor B of G+."""
 
     task: Task
     classifier: Classifier
     p: Float[Tensor, "T h w"]
     support_p: Float[Tensor, "K T h w"]
     prior: Float[Tensor, " T"]
-    frames: int
+    batch_frames: int
     window: int = 3
     negative: Negative = "all"
 
@@ -128,11 +128,6 @@ class Point:
     def mean_weight(self) -> Float[Tensor, " C"]:
         """Mean classifier of the video."""
         return self.classifier.weight.mean(dim=0)
-
-    @property
-    def prototypes(self) -> Float[Tensor, "T C"]:
-        """Unit vector of each frame's predicted foreground."""
-        return soft_prototypes(self.p, self.task.query, self.task.pool)
 
 
 @dataclass(frozen=True)
@@ -170,7 +165,9 @@ TERMS = {
     "global_positive": Term(
         "global positive G+", "#009E73",
         r"G^+ = \frac{1}{B} \sum_s 1 - \cos(q_s, \bar w), \qquad q_s \propto \sum_i p_{si} f_{si}",
-        lambda at: global_positive(at.prototypes, at.mean_weight, at.frames),
+        lambda at: global_positive(
+            soft_prototypes(at.p, at.task.query, at.task.query_weight), at.mean_weight, at.batch_frames
+        ),
     ),
     "global_negative": Term(
         "global negative G\u2212", "#CC79A7",

@@ -1,10 +1,7 @@
 """Methods: from a clip to masks. A method text names one, such as "TTI window=5" or "oracle noise=0.2".
 
-The first word is a key of `METHODS`, the others are settings: fields of its dataclass and of those inside it, such as
-`SolverConfig` and `PipelineConfig`. A new method is a class with a name, a recipe and `predict`, and an entry in
-`METHODS`.
-`prior=oracle` uses the true foreground proportion per frame as prior, with a relative error `noise`. As released, the
-temporal terms then stay off, unless `temporal_start` is set.
+The first word is a key of `METHODS`, the others are settings: fields of its dataclass and of those inside it
+(`SolverConfig`, `PipelineConfig`). A new method is a class with name, pipeline and `predict`, entered in `METHODS`.
 """
 
 from __future__ import annotations
@@ -36,26 +33,32 @@ class Prediction:
 
 @runtime_checkable
 class Method(Protocol):
-    """A named algorithm; `recipe` says which features it needs. Methods with the same features share them."""
+    """A named algorithm; `pipeline` determines which features it needs. Methods with the same features share them."""
 
-    name: str
-    recipe: PipelineConfig
+    @property
+    def name(self) -> str:
+        """The method text."""
+
+    @property
+    def pipeline(self) -> PipelineConfig:
+        """Processing before and after the algorithm."""
 
     def predict(
         self, clip: Clip, extractor: FeatureExtractor, ground_truth: Bool[Tensor, "T H W"] | None = None
     ) -> Prediction:
-        """The masks, from the features `extractor.task(clip, self.recipe)`; `ground_truth` is for oracles only."""
+        """The masks, from the features `extractor.task(clip, self.pipeline)`; `ground_truth` is for oracles only."""
 
 
 @dataclass(frozen=True)
 class TransductiveMethod:
     """The solver with its configuration, and the processing before and after it.
-    `prior` "oracle": the true foreground proportion per frame, times 1 + `noise`. Raises ValueError.
+    `prior` "oracle": the true foreground proportion per frame, times 1 + `noise`; as released, temporal terms then stay
+    off, unless `temporal_start` is set. Raises ValueError.
     """
 
     name: str
     config: SolverConfig = SolverConfig()
-    recipe: PipelineConfig = PipelineConfig()
+    pipeline: PipelineConfig = PipelineConfig()
     prior: Literal["oracle"] | None = None
     noise: float = 0.0
 
@@ -64,38 +67,39 @@ class TransductiveMethod:
         if self.noise < -1:
             raise ValueError(f"noise={self.noise} makes proportions negative; give -1 or more")
         if self.noise and not self.prior:
-            raise ValueError("noise is put on an oracle's prior only; add prior=oracle, or leave it out")
+            raise ValueError("noise applies to an oracle's prior only; add prior=oracle, or leave it out")
 
     def predict(
         self, clip: Clip, extractor: FeatureExtractor, ground_truth: Bool[Tensor, "T H W"] | None = None
     ) -> Prediction:
         """The masks and the solution. Raises ValueError naming the episode if an oracle has no ground truth."""
         if self.prior and ground_truth is None:
-            raise ValueError(
-                f"episode {clip.name}: {self.name} needs the ground truth and there is none; choose another method"
-            )
-        task = extractor.task(clip, self.recipe)
-        prior = oracle_prior(ground_truth, task, self.noise) if self.prior else None
+            about = f"{self.name} needs the ground truth, which this clip does not have"
+            raise ValueError(f"episode {clip.name}: {about}; choose another method")
+        task = extractor.task(clip, self.pipeline)
+        prior = None
+        if self.prior and ground_truth is not None:
+            prior = oracle_prior(ground_truth, task, self.noise)
         solution = solve(task, self.config, prior)
-        return Prediction(refine_masks(solution, clip, self.recipe).cpu(), solution)
+        return Prediction(refine_masks(solution, clip, self.pipeline).cpu(), solution)
 
 
-def refine_masks(solution: Solution, clip: Clip, recipe: PipelineConfig | None = None) -> Bool[Tensor, "T H W"]:
-    """The masks of a solution at the clip's size, after guided filter and GrabCut if the recipe has them."""
-    recipe, masks = recipe or PipelineConfig(), solution.masks()
-    radius, band = (_pixels(share, masks) for share in (recipe.guided, recipe.cut))
+def refine_masks(solution: Solution, clip: Clip, pipeline: PipelineConfig | None = None) -> Bool[Tensor, "T H W"]:
+    """The masks of a solution at the clip's size, after guided filter and GrabCut if the pipeline has them."""
+    pipeline, masks = pipeline or PipelineConfig(), solution.masks()
+    radius, band = (_pixels(fraction, masks) for fraction in (pipeline.guided, pipeline.cut))
     if radius:
-        masks = guided_filter(solution.probabilities(), clip.query, radius, recipe.guided_eps) > 0.5
+        masks = guided_filter(solution.probabilities(), clip.query, radius, pipeline.guided_eps) > 0.5
     return grabcut_refine(masks, clip.query, band) if band else masks
 
 
-def _pixels(share: float, masks: Bool[Tensor, "T H W"]) -> int:
-    """A share of the image diagonal in pixels; at least 1 unless the share is 0."""
-    return max(round(share * math.hypot(*masks.shape[1:])), 1) if share else 0
+def _pixels(fraction: float, masks: Bool[Tensor, "T H W"]) -> int:
+    """A fraction of the image diagonal in pixels; at least 1 unless the fraction is 0."""
+    return max(round(fraction * math.hypot(*masks.shape[1:])), 1) if fraction else 0
 
 
 ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_weight=0.0)
-"""RePRI's oracle setting, weights 1, 1 and 0.1; the reference implementation writes 300 steps and runs 299."""
+"""RePRI's oracle setting, weights 1, 1 and 0.1; the release is configured for 300 steps and runs 299."""
 
 FROZEN = PipelineConfig(centring="pool", guided=0.033, guided_eps=1e-4, cut=0.033)
 """Processing around the solver for an encoder without base training; see `SolverConfig.frozen` for the solver."""
@@ -118,24 +122,25 @@ def read_method(text: str) -> Method:
     if base not in METHODS:
         raise ValueError(f"method {text!r}: there is no method {base!r}; {suggest(base, METHODS)}")
     try:
-        return _changed(METHODS[base], name, words) if words else METHODS[base]
+        settings = _read_settings(words, settings_of(METHODS[base]))
+        return _replace(METHODS[base], settings | {"name": name}) if words else METHODS[base]
     except ValueError as error:
         raise ValueError(f"method {name!r}: {error}") from error
 
 
-def _changed(method: Method, name: str, words: list[str]) -> Method:
-    """The method with a new name and the given settings."""
-    known, given = settings_of(method), {}
+def _read_settings(words: list[str], known: dict[str, Kind]) -> dict[str, Any]:
+    """Values of the settings in the words name=value."""
+    found: dict[str, Any] = {}
     for word in words:
         field, equals, value = word.partition("=")
         if not equals:
             raise ValueError(f"{word!r} is not a setting; write name=value, such as window=5")
         if field not in known:
             raise ValueError(f"there is no setting {field!r}; {suggest(field, known) if known else 'it has none'}")
-        if field in given:
+        if field in found:
             raise ValueError(f"{field} is given twice; give it once")
-        given[field] = read_value(field, value, known[field])
-    return _with(method, given | {"name": name})
+        found[field] = read_value(field, value, known[field])
+    return found
 
 
 def settings_of(method: Any) -> dict[str, Kind]:
@@ -147,8 +152,8 @@ def settings_of(method: Any) -> dict[str, Kind]:
     return {name: kind for name, kind in found.items() if name != "name" and kind.simple}
 
 
-def _with(method: Any, given: dict[str, Any]) -> Any:
+def _replace(method: Any, values: dict[str, Any]) -> Any:
     """The dataclass with these fields replaced, also in the dataclasses inside it."""
     inside = {field.name: getattr(method, field.name) for field in fields(method)}
-    nested = {name: _with(value, given) for name, value in inside.items() if is_dataclass(value)}
-    return replace(method, **nested, **{name: value for name, value in given.items() if name in inside})
+    nested = {name: _replace(value, values) for name, value in inside.items() if is_dataclass(value)}
+    return replace(method, **nested, **{name: value for name, value in values.items() if name in inside})

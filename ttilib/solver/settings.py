@@ -7,7 +7,6 @@ import types
 import typing
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from ttilib.solver.classifier import BiasStart
 from ttilib.solver.losses import BUILT_IN, TERMS, Divisor, Negative
 
 Centring = Literal["none", "pool", "episode"]
-WANTED = {
+EXPECTED = {
     int: "a whole number; give one such as 3", float: "a number; give one such as 0.5", str: "a name; such as layer2"
 }  # fmt: skip
 
@@ -32,23 +31,20 @@ class Kind(typing.NamedTuple):
     @property
     def simple(self) -> bool:
         """Whether a value can be given as text."""
-        return bool(self.choices) or self.type in WANTED
+        return bool(self.choices) or self.type in EXPECTED
 
 
-@lru_cache
 def kinds(settings: type) -> dict[str, Kind]:
-    """The kind of every field of a dataclass."""
-    return {field: _kind(hint) for field, hint in typing.get_type_hints(settings).items()}
-
-
-def _kind(hint: Any) -> Kind:
-    """The kind of an annotation such as `int | None`, `Literal["a", "b"] | None` or `tuple[str, ...]`."""
-    parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    parts, optional = [part for part in parts if part is not type(None)], type(None) in parts
-    one = parts[0] if len(parts) == 1 else object
-    inside, origin = typing.get_args(one), typing.get_origin(one)
-    choices = inside if origin is typing.Literal else ()
-    return Kind(inside[0] if origin is tuple else one, choices, origin is tuple, optional)
+    """The kind of every field of a dataclass, such as `int | None`, `Literal["a", "b"] | None` or `tuple[str, ...]`."""
+    found = {}
+    for field, hint in typing.get_type_hints(settings).items():
+        parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        alternatives = [part for part in parts if part is not type(None)]
+        one = alternatives[0] if len(alternatives) == 1 else object
+        inside, origin = typing.get_args(one), typing.get_origin(one)
+        many, choices = origin is tuple, inside if origin is Literal else ()
+        found[field] = Kind(inside[0] if many else one, choices, many, type(None) in parts)
+    return found
 
 
 def check(settings: Any, positive: Collection[str] = (), signed: Collection[str] = ()) -> None:
@@ -78,7 +74,7 @@ def _check_type(field: str, value: Any, kind: Kind) -> None:
         number = isinstance(value, Integral if kind.type is int else Real) and not isinstance(value, bool)
         fits = number and math.isfinite(value)
     if not fits:
-        raise ValueError(f"{field}={value} is not {WANTED[kind.type]}")
+        raise ValueError(f"{field}={value} is not {EXPECTED[kind.type]}")
 
 
 def read_value(field: str, text: str, kind: Kind) -> Any:
@@ -98,28 +94,28 @@ def read_value(field: str, text: str, kind: Kind) -> Any:
 @dataclass(frozen=True)
 class SolverConfig:
     """Settings of the optimization; the defaults are TTI as released. A weight of None is 1/K.
-    Raises ValueError for invalid values. Source: protocol section 5.1.
+    Raises ValueError for invalid values. Source: docs/protocol.md 5.1.
     """
 
     temperature: float = 20.0
     bias_start: BiasStart = "query-mean"  # or from the support, see classifier.start
     midpoint: float | None = 0.5  # from background (0) to foreground (1); None: 1/2 - 1/(5K)
-    steps: int = 49  # the reference implementation writes 50 and runs 49
+    steps: int = 49  # the release is configured for 50 and runs 49 (S1)
     learning_rate: float = 0.025
     ce_weight: float = 1.0
     kl_weight: float | None = None
     entropy_weight: float | None = None
     temporal_weight: float | None = None
-    local_weight: float = 1.0  # factors inside the temporal term, not in the reference implementation
+    local_weight: float = 1.0  # factors inside the temporal term, not in the release
     global_weight: float = 1.0
     prior_update: int | None = 9  # step at which the prior becomes the marginal; None: never
     kl_boost: float = 1.0  # added to the KL weight when the prior is updated
     temporal_start: int | None = None  # first temporal step; None: prior_update, never for an oracle or without KL
-    window: int = 3  # frames of the local term; only 3 in the reference implementation
-    divisor: Divisor = "batch"
-    negative: Negative = "all"
-    keyframe: Literal["support", "global"] | None = None  # what it should be similar to; None: off
-    refine_steps: int = 9  # the reference implementation writes 10 and runs 9
+    window: int = 3  # frames of the local term; only 3 in the release
+    divisor: Divisor = "batch"  # of the global positive term; "video" as written
+    negative: Negative = "all"  # weights of the global negative term; "background" as written
+    keyframe: Literal["support", "global"] | None = None  # prototype it should be similar to; None: no refinement
+    refine_steps: int = 9  # the release is configured for 10 and runs 9 (S1)
     refine_learning_rate: float = 0.0025
     ring: float = 0.2  # width of the ignored ring around the pseudo-mask, in image diagonals
     added_terms: tuple[str, ...] = ()  # new terms, from losses.TERMS
@@ -127,11 +123,11 @@ class SolverConfig:
 
     def __post_init__(self) -> None:
         check(self, positive=("temperature", "window"))
+        new = [term for term in TERMS if term not in BUILT_IN]
         for name in self.added_terms:
-            known = [term for term in TERMS if term not in BUILT_IN]
-            if name not in known:
-                hint = suggest(name, known, "declare it in losses.TERMS first")
-                raise ValueError(f"added_terms={name} is not a term of one's own; {hint}")
+            if name not in new:
+                hint = suggest(name, new, "declare it in losses.TERMS first")
+                raise ValueError(f"added_terms={name} is not a new term; {hint}")
         if self.added_weights and len(self.added_weights) != len(self.added_terms):
             raise ValueError(f"added_weights={self.added_weights}: give one for each of {self.added_terms}, or none")
 
@@ -142,41 +138,16 @@ class SolverConfig:
         return dict(zip(self.added_terms, weights, strict=True))
 
     @classmethod
-    def finetune(cls) -> SolverConfig:
-        """Cross-entropy on the support only."""
-        return cls(kl_weight=0.0, entropy_weight=0.0, temporal_weight=0.0)
-
-    @classmethod
-    def repri(cls) -> SolverConfig:
-        """RePRI: cross-entropy, entropy and the foreground prior, frame by frame."""
-        return cls(temporal_weight=0.0)
-
-    @classmethod
-    def tti(cls) -> SolverConfig:
-        """TTI as released: RePRI and the temporal terms."""
-        return cls()
-
-    @classmethod
-    def tti_keyframe(cls, criterion: Literal["support", "global"] = "support") -> SolverConfig:
-        """TTI, then keyframe refinement."""
-        return cls(keyframe=criterion)
-
-    @classmethod
     def frozen(cls) -> SolverConfig:
         """For an encoder without base training: bias from the support, temporal terms from step 0."""
         return cls(bias_start="support-midpoint", midpoint=None, temporal_start=0)
 
-    @classmethod
-    def as_written(cls) -> SolverConfig:
-        """TTI as in the paper's text: background-weighted negative term, positive term per video."""
-        return cls(divisor="video", negative="background")
-
 
 CONFIGS = {
-    "fine-tune": SolverConfig.finetune(),
-    "RePRI": SolverConfig.repri(),
-    "TTI": SolverConfig.tti(),
-    "TTI+keyframe": SolverConfig.tti_keyframe(),
+    "fine-tune": SolverConfig(kl_weight=0.0, entropy_weight=0.0, temporal_weight=0.0),  # cross-entropy only
+    "RePRI": SolverConfig(temporal_weight=0.0),  # cross-entropy, entropy and foreground prior, frame by frame
+    "TTI": SolverConfig(),
+    "TTI+keyframe": SolverConfig(keyframe="support"),
 }
 
 
@@ -184,10 +155,10 @@ CONFIGS = {
 class PipelineConfig:
     """Settings of the processing around the solver; by default none, as released. Raises ValueError for invalid values.
 
-    `centring`: subtract from unit features nothing, the encoder's mean over a pool of images, or the mean over the
+    `centring`: subtract from unit features nothing, the encoder's mean over a pool of any images, or the mean over the
     episode's images. `layers`: submodules whose outputs are concatenated, with `layer_weights` (1 each if empty); none
     is the output of the encoder. `guided`: radius of the guided filter, `guided_eps` its variance. `cut`: largest shift
-    of a mask's border by GrabCut. Radius and shift in image diagonals, 0 is off.
+    of a mask's border by GrabCut. Radius and shift are in image diagonals, 0 is off.
     """
 
     centring: Centring = "none"
@@ -202,5 +173,5 @@ class PipelineConfig:
 
     @property
     def features(self) -> tuple[Centring, tuple[str, ...], tuple[float, ...]]:
-        """What determines the features; recipes equal in it share them."""
+        """What determines the features; pipelines equal in it share them."""
         return self.centring, self.layers, self.layer_weights

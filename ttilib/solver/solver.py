@@ -1,7 +1,7 @@
 """Fits one classifier per frame by gradient descent: fine-tune, RePRI, TTI and TTI + keyframe.
 
 `iterate` yields every state, `solve` returns the solution. In keyframe refinement, the prediction of the frame most
-similar to the support is the pseudo-label of a few more steps. Source: protocol section 5.1; solver quirks 28 to 34.
+similar to the support is the pseudo-label of a few more steps. Source: docs/protocol.md 5.1, S1 to S10, S28 to S34.
 """
 
 from __future__ import annotations
@@ -25,25 +25,23 @@ from ttilib.solver.task import Task
 
 
 def choose_keyframe(
-    query: Float[Tensor, "T C h w"], pool: Float[Tensor, "T h w"], reference: Float[Tensor, " C"]
+    query: Float[Tensor, "T C h w"], weight: Float[Tensor, "T h w"], reference: Float[Tensor, " C"]
 ) -> tuple[int | None, Float[Tensor, " T"]]:
     """The frame whose predicted object is most similar to `reference`, and every frame's cosine to it.
-    q_t = normalised sum_i pool_i f_i, pool = predicted mask times length; argmax_t cos(q_t, reference), first on ties.
-    None if no frame has predicted foreground.
+    q_t = normalised sum_i weight_i f_i, weight = predicted mask times length; argmax_t cos(q_t, reference), first on
+    ties. None if no frame has predicted foreground.
     """
-    prototypes = F.normalize(torch.einsum("tchw,thw->tc", query, pool), dim=1)
+    prototypes = F.normalize(torch.einsum("tchw,thw->tc", query, weight), dim=1)
     cosines = prototypes @ F.normalize(reference, dim=0)
-    predicted = pool.flatten(1).any(dim=1)
+    predicted = weight.flatten(1).any(dim=1)
     if not predicted.any():
         return None, cosines
     return int(torch.where(predicted, cosines, -2.0).argmax()), cosines
 
 
-def pseudo_mask(
-    mask: Bool[Tensor, "H W"], ring: float = 0.2
-) -> tuple[Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
-    """The keyframe's pseudo-label: predicted foreground, and counted pixels (none if the mask is empty).
-    Pixels farther than ring * sqrt(H^2 + W^2) from the foreground are background; nearer ones are ignored.
+def pseudo_mask(mask: Bool[Tensor, "H W"], ring: float = 0.2) -> tuple[Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
+    """The keyframe's pseudo-label: predicted foreground, and valid pixels (none if the mask is empty).
+    Pixels farther than ring * sqrt(H^2 + W^2) from the foreground are background; nearer ones are ignored (S29).
     """
     if not mask.any():
         return mask, torch.zeros_like(mask)
@@ -54,43 +52,40 @@ def pseudo_mask(
 
 def cell_counts(pixels: Bool[Tensor, "H W"], grid: tuple[int, int]) -> Float[Tensor, "h w"]:
     """Number of `pixels` per feature cell; pixel i belongs to cell floor(i * h / H).
-    As released, upsampling is nearest neighbour: a loss over pixels is one over cells with these counts.
+    As released, upsampling is nearest neighbour: a loss over pixels is one over cells with these counts (S30, S31).
     """
     height, width = pixels.shape
     rows = torch.arange(height, device=pixels.device) * grid[0] // height
     columns = torch.arange(width, device=pixels.device) * grid[1] // width
-    counts = torch.zeros(grid, device=pixels.device)
-    cells = (rows[:, None] * grid[1] + columns[None, :]).flatten()
-    return counts.view(-1).index_add_(0, cells, pixels.flatten().float()).view(grid)
+    cells = rows[:, None] * grid[1] + columns
+    return torch.bincount(cells[pixels], minlength=grid[0] * grid[1]).view(grid).float()
 
 
 def refine(
     classifier: Classifier,
     features: Float[Tensor, "C h w"],
-    foreground: Float[Tensor, "h w"],
-    counted: Float[Tensor, "h w"],
+    label: tuple[Bool[Tensor, "H W"], Bool[Tensor, "H W"]],
     valid: Bool[Tensor, "T h w"],
     steps: int = 9,
     learning_rate: float = 0.0025,
 ) -> Classifier:
-    """Every frame's classifier after `steps` of cross-entropy on the keyframe's pseudo-label.
-    CE_t = -1/N_t sum_i v_ti [n1_i log p_i + n0_i log(1 - p_i)], n1 = `foreground` and n1 + n0 = `counted` pixels per
-    cell of the keyframe; v_t is frame t's own padding, as released.
+    """Every frame's classifier after `steps` of cross-entropy on the keyframe's pseudo-label (foreground, valid).
+    CE_t = -1/N_t sum_i v_ti [n1_i log p_i + n0_i log(1 - p_i)], n1 foreground and n0 background pixels per cell of the
+    keyframe; v_t is frame t's own padding, as released (S30).
     """
-    cells = features.flatten(1)
-    weighed = valid.flatten(1) * counted.flatten()
-    positive = valid.flatten(1) * foreground.flatten()
-    total = weighed.sum(dim=1, keepdim=True).clamp_min(1)
+    cells, grid = features.flatten(1), (features.shape[1], features.shape[2])
+    positive, both = (valid.flatten(1) * cell_counts(pixels, grid).flatten() for pixels in label)
+    total = both.sum(dim=1, keepdim=True).clamp_min(1)
     weight, bias = classifier.weight, classifier.bias
     for _ in range(steps):
         norm = weight.norm(dim=1, keepdim=True).clamp_min(EPSILON)
         direction = weight / norm
         p = torch.sigmoid(classifier.temperature * direction @ cells - bias[:, None])
-        dz = (p * weighed - positive) / total
-        along = dz @ cells.T
-        tangent = along - direction * (direction * along).sum(dim=1, keepdim=True)
+        dlogits = (p * both - positive) / total
+        dweights = dlogits @ cells.T
+        tangent = dweights - direction * (direction * dweights).sum(dim=1, keepdim=True)
         weight = weight - learning_rate * classifier.temperature * tangent / norm
-        bias = bias + learning_rate * dz.sum(dim=1)
+        bias = bias + learning_rate * dlogits.sum(dim=1)
     return Classifier(weight, bias, classifier.temperature)
 
 
@@ -116,7 +111,7 @@ class State:
 class Solution:
     """The result: classifiers, the prior of the last step, and the scores of the query frames.
     `history`: the states before each step and after the last, without frames that are only padding. `keyframe`,
-    `similarity` [T] and `pseudo_mask` (foreground, counted pixels) belong to the refinement.
+    `similarity` [T] and `pseudo_mask` (foreground, valid pixels) belong to the refinement.
     """
 
     classifier: Classifier
@@ -156,112 +151,87 @@ def iterate(
     """
     config = config or SolverConfig()
     if config.added_terms:
-        about = "no closed form, so its gradient is taken by autograd, which is slower"
+        about = "no closed form, so its gradient is computed by autograd, which is slower"
         warnings.warn(f"added_terms={'+'.join(config.added_terms)}: {about}", stacklevel=2)
-    task, prior = _with_pixels(task, prior)
+    task, prior = _without_padding_frames(task, prior)
     classifier = start(task, config.temperature, config.bias_start, config.midpoint)
     oracle = prior is not None
     if prior is None:
         prior = losses.marginal(classifier.probabilities(task.query), task.query_valid)
-    base = _weights(config, task.shots)
+    chosen = config.ce_weight, config.kl_weight, config.entropy_weight, config.temporal_weight
+    weights = Weights(*(1 / task.shots if weight is None else weight for weight in chosen))
     temporal_start = _temporal_start(config, oracle)
     for step in range(config.steps + 1):
-        if not oracle and base.kl and step == config.prior_update:
+        if not oracle and weights.kl and step == config.prior_update:
             prior = losses.marginal(classifier.probabilities(task.query), task.query_valid)
-            base = base._replace(kl=base.kl + config.kl_boost)
-        weights = base if step >= temporal_start else base._replace(temporal=0.0)
-        objective = Objective(task, prior, weights, config)
+            weights = weights._replace(kl=weights.kl + config.kl_boost)
+        now = weights if step >= temporal_start else weights._replace(temporal=0.0)
+        objective = Objective(task, prior, now, config)
         yield State(step, classifier, objective)
         if step < config.steps:
             weight, bias = objective.gradient(classifier)
-            classifier = Classifier(
-                classifier.weight - config.learning_rate * weight,
-                classifier.bias - config.learning_rate * bias,
-                config.temperature,
-            )
+            weight = classifier.weight - config.learning_rate * weight
+            classifier = Classifier(weight, classifier.bias - config.learning_rate * bias, config.temperature)
 
 
 @torch.no_grad()
-def solve(
-    task: Task, config: SolverConfig | None = None, prior: Float[Tensor, " T"] | None = None
-) -> Solution:
+def solve(task: Task, config: SolverConfig | None = None, prior: Float[Tensor, " T"] | None = None) -> Solution:
     """The solution of a task: the last state of `iterate`, then keyframe refinement if configured.
-    Frames that are only padding get an infinite bias (probability 0). Raises ValueError as `iterate` does.
+    Frames that are only padding get the prototype, an infinite bias (probability 0) and prior 0. Raises ValueError as
+    `iterate` does.
     """
     config = config or SolverConfig()
     history = tuple(iterate(task, config, prior))
-    solution = _solution(task, history[-1], history)
+    valid, classifier, final_prior = _has_valid_cell(task), history[-1].classifier, history[-1].prior
+    if not valid.all():
+        weight = prototype(task).expand(len(valid), -1).clone()
+        bias, full_prior = weight.new_full((len(valid),), float("inf")), weight.new_zeros(len(valid))
+        weight[valid], bias[valid], full_prior[valid] = classifier.weight, classifier.bias, final_prior
+        classifier, final_prior = Classifier(weight, bias, classifier.temperature), full_prior
+    solution = Solution(classifier, final_prior, classifier.scores(task.query), task.size, history)
     return solution if config.keyframe is None else _refined(task, solution, config)
 
 
-def _weights(config: SolverConfig, shots: int) -> Weights:
-    """Weights of the first step; None is 1/K."""
-    chosen = config.ce_weight, config.kl_weight, config.entropy_weight, config.temporal_weight
-    return Weights(*(1 / shots if weight is None else weight for weight in chosen))
-
-
-def _temporal_start(config: SolverConfig, oracle: bool) -> int | float:
-    """First step with temporal terms; infinity if, as released, there is none."""
+def _temporal_start(config: SolverConfig, oracle: bool) -> float:
+    """First step with temporal terms; infinity if, as released, there is none (S4)."""
     if config.temporal_start is not None:
         return config.temporal_start
-    never = oracle or config.kl_weight == 0 or config.prior_update is None
-    return float("inf") if never else config.prior_update
+    if oracle or config.kl_weight == 0 or config.prior_update is None:
+        return float("inf")
+    return config.prior_update
 
 
-def _present(task: Task) -> Bool[Tensor, " T"]:
-    """Whether each query frame has a valid cell."""
+def _has_valid_cell(task: Task) -> Bool[Tensor, " T"]:
+    """Whether each query frame has a valid cell; False for frames that are only padding."""
     return task.query_valid.flatten(1).any(dim=1)
 
 
-def _with_pixels(
+def _without_padding_frames(
     task: Task, prior: Float[Tensor, " T"] | None
 ) -> tuple[Task, Float[Tensor, " n"] | None]:
     """The task and its oracle prior without frames that are only padding."""
-    present = _present(task)
-    if present.all():
+    valid = _has_valid_cell(task)
+    if valid.all():
         return task, prior
-    if not present.any():
+    if not valid.any():
         raise ValueError(f"episode {task.name}: every query frame is padding only; check the query's size and masks")
-    norm = task.query_norm[present] if isinstance(task.query_norm, Tensor) else task.query_norm
-    seen = replace(task, query=task.query[present], query_valid=task.query_valid[present], query_norm=norm)
-    return seen, None if prior is None else prior[present]
-
-
-def _solution(task: Task, last: State, history: tuple[State, ...]) -> Solution:
-    """The last state for all frames; those only of padding get the prototype, an infinite bias and prior 0."""
-    present, classifier, prior = _present(task), last.classifier, last.prior
-    if not present.all():
-        weight = prototype(task).expand(len(present), -1).clone()
-        bias, full_prior = weight.new_full((len(present),), float("inf")), weight.new_zeros(len(present))
-        weight[present], bias[present], full_prior[present] = classifier.weight, classifier.bias, prior
-        classifier, prior = Classifier(weight, bias, classifier.temperature), full_prior
-    return Solution(classifier, prior, classifier.scores(task.query), task.size, history)
+    norm = task.query_norm[valid] if isinstance(task.query_norm, Tensor) else task.query_norm
+    task = replace(task, query=task.query[valid], query_valid=task.query_valid[valid], query_norm=norm)
+    return task, None if prior is None else prior[valid]
 
 
 def _refined(task: Task, solution: Solution, config: SolverConfig) -> Solution:
     """The solution after keyframe refinement; unchanged, keyframe None, if no frame has predicted foreground."""
-    grid = (task.query.shape[-2], task.query.shape[-1])
     masks = solution.masks()
-    predicted = F.interpolate(masks[:, None].float(), size=grid, mode="nearest")[:, 0]
+    predicted = F.interpolate(masks[:, None].float(), size=task.grid, mode="nearest")[:, 0]
     reference = prototype(task) if config.keyframe == "support" else solution.classifier.weight.mean(dim=0)
-    chosen, similarity = choose_keyframe(task.query, predicted * task.query_valid * task.query_norm, reference)
-    if chosen is None:
+    keyframe, similarity = choose_keyframe(task.query, predicted * task.query_weight, reference)
+    if keyframe is None:
         return replace(solution, similarity=similarity)
-    foreground, counted = pseudo_mask(masks[chosen], config.ring)
-    classifier = refine(
-        solution.classifier,
-        task.query[chosen],
-        cell_counts(foreground, grid),
-        cell_counts(counted, grid),
-        task.query_valid,
-        config.refine_steps,
-        config.refine_learning_rate,
-    )
+    label = pseudo_mask(masks[keyframe], config.ring)
+    steps, rate = config.refine_steps, config.refine_learning_rate
+    classifier = refine(solution.classifier, task.query[keyframe], label, task.query_valid, steps, rate)
+    scores = classifier.scores(task.query)
     return replace(
-        solution,
-        classifier=classifier,
-        scores=classifier.scores(task.query),
-        keyframe=chosen,
-        similarity=similarity,
-        pseudo_mask=(foreground, counted),
+        solution, classifier=classifier, scores=scores, keyframe=keyframe, similarity=similarity, pseudo_mask=label
     )

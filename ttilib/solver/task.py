@@ -13,13 +13,15 @@ from torch import Tensor
 from ttilib.datasets.transforms import normalise
 from ttilib.episodes.clips import Clip
 
+CHUNK = 8  # images per forward pass, to limit memory
+
 
 @dataclass(frozen=True)
 class Task:
     """One episode as unit features: K labelled images and T unlabelled frames on one h x w grid.
     `support_norm`, `query_norm`: lengths before normalisation, weights of the features in prototypes; 1 as released,
-    where features are normalised first. `batch_frames`: frames that the reference implementation solves in one batch;
-    None: this video alone.
+    where features are normalised first. `batch_frames`: frames that the release solves in one batch; None: this video
+    alone.
     """
 
     name: str
@@ -40,8 +42,13 @@ class Task:
         return len(self.support)
 
     @property
-    def pool(self) -> Float[Tensor, "T h w"]:
-        """Weight of each query cell in a mean of features: its length where valid, else 0."""
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the feature grid."""
+        return self.query.shape[-2], self.query.shape[-1]
+
+    @property
+    def query_weight(self) -> Float[Tensor, "T h w"]:
+        """Weight of each query cell in a prototype: its length where valid, else 0."""
         return self.query_valid * torch.as_tensor(self.query_norm, dtype=self.query.dtype)
 
 
@@ -52,28 +59,20 @@ def unit(features: Float[Tensor, "N C h w"]) -> tuple[Float[Tensor, "N C h w"], 
 
 
 def downsample(masks: Bool[Tensor, "N H W"], grid: tuple[int, int]) -> Bool[Tensor, "N h w"]:
-    """Masks at feature size, as released: cell i takes pixel floor(i * H / h). Source: protocol section 5.1."""
+    """Masks at feature size, as released: cell i takes pixel floor(i * H / h). Source: docs/protocol.md 5.1, S13."""
     return F.interpolate(masks[:, None].float(), size=grid, mode="nearest")[:, 0] > 0.5
 
 
 @torch.no_grad()
-def encode(
-    encoder: Callable[[Tensor], Tensor],
-    images: Float[Tensor, "N 3 H W"],
-    device: str | torch.device = "cpu",
-    chunk: int = 8,
-) -> Float[Tensor, "N C h w"]:
-    """Unit features of images in [0, 1], `chunk` images at a time, which limits memory."""
-    parts = [unit(encoder(normalise(part.to(device))))[0] for part in images.split(chunk)]
-    return torch.cat(parts)
-
-
 def extract(
-    encoder: Callable[[Tensor], Tensor], clip: Clip, device: str | torch.device = "cpu", chunk: int = 8
+    encoder: Callable[[Tensor], Tensor], clip: Clip, device: str | torch.device = "cpu", chunk: int = CHUNK
 ) -> Task:
     """The clip as a `Task`; `encoder` maps normalised images to features, in evaluation mode and on `device`."""
-    support = encode(encoder, clip.support, device, chunk)
-    query = encode(encoder, clip.query, device, chunk)
+
+    def encode(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
+        return torch.cat([unit(encoder(normalise(part.to(device))))[0] for part in images.split(chunk)])
+
+    support, query = encode(clip.support), encode(clip.query)
     grid = (query.shape[-2], query.shape[-1])
     return Task(
         name=clip.name,
@@ -88,14 +87,12 @@ def extract(
     )
 
 
-def oracle_prior(
-    truth: Bool[Tensor, "T H W"], task: Task, noise: float = 0.0
-) -> Float[Tensor, " T"]:
+def oracle_prior(truth: Bool[Tensor, "T H W"], task: Task, noise: float = 0.0) -> Float[Tensor, " T"]:
     """True foreground proportion per frame at feature size, for the oracle experiment only.
     pi_t = |truth & valid| / |valid|, then clamp((1 + noise) pi, 0, 1): `noise` is a relative error. Source: RePRI's
-    oracle setting; FB_param_noise of the reference implementation.
+    oracle setting; FB_param_noise of the release.
     """
     valid = task.query_valid.flatten(1)
-    seen = downsample(truth.to(valid.device), (task.query.shape[-2], task.query.shape[-1])).flatten(1) & valid
-    share = seen.sum(1) / valid.sum(1).clamp_min(1)
-    return (share * (1 + noise)).clamp(0, 1)
+    foreground = downsample(truth.to(valid.device), task.grid).flatten(1) & valid
+    proportion = foreground.sum(1) / valid.sum(1).clamp_min(1)
+    return (proportion * (1 + noise)).clamp(0, 1)

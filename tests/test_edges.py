@@ -1,0 +1,225 @@
+"""The guided filter against its equations in float64, in both implementations; GrabCut on shapes with known borders."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ttilib.solver import edges
+from ttilib.solver.edges import grabcut_refine, guided_filter
+
+installed = pytest.mark.skipif(edges.OPENCV_FILTER is None, reason="OpenCV's contributed modules are not installed")
+
+
+@pytest.fixture(params=["boxes", pytest.param("contributed", marks=installed)])
+def implementation(request, monkeypatch):
+    if request.param == "boxes":
+        monkeypatch.setattr(edges, "OPENCV_FILTER", None)
+
+
+# --- guided filter ---
+
+
+def smooth(rng, *shape):
+    """Values in [0, 1] with detail at three scales."""
+    coarse = [rng.normal(0, 0.25 / n, (*shape[:-2], n + 2, n + 3)) for n in (1, 3, 9)]
+    planes = [torch.nn.functional.interpolate(torch.tensor(c), shape[-2:], mode="bilinear") for c in coarse]
+    return (0.5 + sum(planes)).clamp(0, 1).float()
+
+
+def frames(kind, size=(21, 26), count=2):
+    rng = np.random.default_rng(3)
+    if kind == "noise":
+        return torch.tensor(rng.random((count, 3, *size)), dtype=torch.float32)
+    if kind == "grey steps":  # three equal channels: the worst case for an inverse
+        rows, columns = np.mgrid[: size[0], : size[1]]
+        return torch.tensor((rows // 6 + columns // 6) % 2).float().expand(count, 3, *size).clone()
+    return smooth(rng, count, 3, *size) * (0.05 if kind == "dark" else 1)
+
+
+def probabilities(size=(21, 26), count=2):
+    return torch.sigmoid(8 * (smooth(np.random.default_rng(5), 1, count, *size)[0] - 0.5))
+
+
+def by_the_equations(p, guide, radius, eps):
+    """Equations 11 to 13 of the article, window by window in float64, the frame mirrored at its border."""
+    width, padding = 2 * radius + 1, (radius, radius)
+
+    def windows(plane):
+        return np.lib.stride_tricks.sliding_window_view(np.pad(plane, padding, "symmetric"), (width, width))
+
+    p, guide = p.double().numpy(), guide.double().numpy()
+    colours = np.stack([windows(plane) for plane in guide], -1).reshape(*p.shape, -1, 3)
+    inputs = windows(p).reshape(*p.shape, -1)
+    centred = colours - colours.mean(-2, keepdims=True)
+    covariance = np.einsum("hwni,hwnj->hwij", centred, centred) / width**2 + eps * np.eye(3)
+    side = np.einsum("hwni,hwn->hwi", centred, inputs - inputs.mean(-1, keepdims=True)) / width**2
+    a = np.linalg.solve(covariance, side[..., None])[..., 0]
+    b = inputs.mean(-1) - (a * colours.mean(-2)).sum(-1)
+    means = [windows(plane).mean((-1, -2)) for plane in (*np.moveaxis(a, -1, 0), b)]
+    return sum(a * plane for a, plane in zip(means[:3], guide, strict=True)) + means[3]
+
+
+@pytest.mark.parametrize("kind", ["smooth", "noise", "grey steps", "dark"])
+@pytest.mark.parametrize("radius, eps", [(8, 1e-3), (3, 1e-4)])
+def test_equations_of_the_article(implementation, kind, radius, eps):
+    p, guide = probabilities(), frames(kind)
+    found = guided_filter(p, guide, radius, eps)
+    for one, probability, frame in zip(found, p, guide, strict=True):
+        expected = by_the_equations(probability, frame, radius, eps).clip(0, 1)
+        assert np.abs(one.numpy() - expected).max() < (5e-4 if kind == "grey steps" else 2e-5)
+        assert np.abs(expected - probability.numpy()).max() > 0.05  # it does something
+    assert torch.equal(guided_filter(p, guide), guided_filter(p, guide, 8, 1e-3))
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_a_blurred_border_moves_to_the_edge_in_any_colour(implementation, channel):
+    truth = torch.zeros(1, 40, 60, dtype=torch.bool)
+    truth[:, :, 23:] = True
+    guide = torch.full((1, 3, 40, 60), 0.4)
+    guide[:, channel] += 0.2 * truth
+    blurred = torch.sigmoid((torch.arange(60.0) - 26) / 4).expand(1, 40, 60).contiguous()  # three columns too far right
+    assert ((blurred > 0.5) != truth).sum() >= 3 * 40
+    assert torch.equal(guided_filter(blurred, guide) > 0.5, truth)
+
+
+def test_absent_objects_stay_absent_and_frames_are_independent(implementation):
+    p, guide = probabilities(count=3), frames("smooth", count=3)
+    p[1] = 0
+    found = guided_filter(p, guide)
+    assert (found[1] == 0).all() and (found[0] > 0).any()
+    assert torch.equal(found[2:], guided_filter(p[2:], guide[2:]))
+
+
+def test_the_result_is_a_probability_of_the_same_type_and_the_input_is_unchanged(implementation):
+    guide = frames("noise")
+    p = (guide[:, 0] > 0.5).double()
+    before = p.clone(), guide.clone()
+    found = guided_filter(p.requires_grad_(), guide, 2)
+    assert found.dtype == torch.float64 and not found.requires_grad
+    assert found.min() == 0 and found.max() == 1  # clipped: lines lead out of [0, 1]
+    assert torch.equal(p.detach(), before[0]) and torch.equal(guide, before[1])
+    assert guided_filter(probabilities((5, 4)), frames("noise", (5, 4)), radius=30).isfinite().all()
+
+
+def test_opencv_is_used_only_where_it_is_exact(monkeypatch):
+    calls = []
+
+    def filtered(colours, p, radius, eps):
+        calls.append((colours.shape, radius, eps))
+        return p + 2 * colours[..., 0]
+
+    monkeypatch.setattr(edges, "OPENCV_FILTER", filtered)
+    p, guide = torch.full((1, 4, 6), 0.25), torch.full((1, 3, 4, 6), 0.5)
+    guide[:, 0, 0], guide[:, 2] = 0.502, 0.9  # in units of sqrt(0.0016): 0.05 and 10
+    found = guided_filter(p, guide, 5, 0.0016)
+    assert calls == [((4, 6, 3), 5, 1.0)]
+    assert found[0, :, 0].tolist() == pytest.approx([0.35, 0.25, 0.25, 0.25], abs=1e-5)
+    guided_filter(p, guide, 5, 0.0009)
+    assert len(calls) == 1
+
+
+# --- GrabCut ---
+
+
+def blocky(mask, cell=8):
+    """The mask at feature size, upsampled: one pixel of each cell decides for all of it."""
+    rows, columns = (torch.arange(length) // cell * cell for length in mask.shape[-2:])
+    return mask[..., rows[:, None], columns]
+
+
+def ellipse(centre=(50, 62), radii=(27, 38)):
+    y, x = np.mgrid[:97, :121]
+    return torch.from_numpy(((y - centre[0]) / radii[0]) ** 2 + ((x - centre[1]) / radii[1]) ** 2 <= 1)
+
+
+def painted(mask, noise=0.05, seed=0):
+    """An orange object on blue ground, both noisy; [H, W] -> [3, H, W]."""
+    colours = torch.tensor([[0.2, 0.4, 0.6], [0.8, 0.3, 0.2]])[mask.long()].movedim(-1, 0)
+    grain = torch.randn(colours.shape, generator=torch.Generator().manual_seed(seed))
+    return (colours + noise * grain).clamp(0, 1)
+
+
+def ambiguous(seed, size=(72, 96)):
+    """A blocky disc on clouds of many colours: the result depends on how these are grouped."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(*(torch.arange(length) // 8 for length in size), indexing="ij")
+    mask = (y - 4) ** 2 + (x - 5 - seed % 2) ** 2 <= 8
+    clouds = torch.nn.functional.interpolate(torch.rand(1, 3, 5, 6, generator=generator), size, mode="bicubic")
+    return mask[None], (clouds + 0.03 * torch.randn(1, 3, *size, generator=generator)).clamp(0, 1)
+
+
+def border_distance(mask):
+    """Distance of every pixel from the nearest one of the other kind."""
+    kinds = [kind.numpy().astype(np.uint8) for kind in (mask, ~mask)]
+    return sum(cv2.distanceTransform(kind, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for kind in kinds)
+
+
+def test_the_border_is_found_to_the_pixel():
+    truths = torch.stack([ellipse(), ellipse((40, 40), (20, 22)), ellipse((96, 0), (60, 70))])
+    masks, guide = blocky(truths), torch.stack([painted(truth, seed=n) for n, truth in enumerate(truths)])
+    assert ((masks != truths).sum((1, 2)) > 200).all()
+    before = masks.clone()
+    assert torch.equal(grabcut_refine(masks, guide), truths) and torch.equal(masks, before)
+    assert torch.equal(grabcut_refine(truths, guide), truths)
+
+
+@pytest.mark.parametrize("radius", [26, 34])
+@pytest.mark.parametrize("band", [1, 3, 8])
+def test_a_border_farther_away_is_followed_as_far_as_the_band(radius, band):
+    truth, mask = ellipse((48, 60), (30, 30)), ellipse((48, 60), (radius, radius))
+    (found,) = grabcut_refine(mask[None], painted(truth, noise=0.02)[None], band)
+    assert min(band, 4) - 1 < border_distance(mask)[found != mask].max() <= band + 0.5
+    assert torch.equal(found, truth) == (band > 4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 3))
+def test_no_pixel_farther_than_the_band_from_the_border_changes(seed, band, steps):
+    masks, guide = ambiguous(seed)
+    found = grabcut_refine(masks, guide, band, steps)
+    assert not torch.equal(found, masks)
+    assert not (border_distance(masks[0])[(found != masks)[0].numpy()] > band + 0.5).any()
+
+
+def test_masks_without_foreground_or_distant_background_are_unchanged():
+    empty, full = torch.zeros(97, 121, dtype=torch.bool), torch.ones(97, 121, dtype=torch.bool)
+    almost = full.clone()
+    almost[:9, :9] = False  # background, but none of it far from the object
+    masks, guide = torch.stack([empty, full, almost]), painted(ellipse())[None].expand(3, -1, -1, -1)
+    assert torch.equal(grabcut_refine(masks, guide), masks)
+    assert not torch.equal(grabcut_refine(masks, guide, 4)[2], almost)  # with a narrower band there is
+
+
+def test_the_result_depends_on_the_frame_alone_not_on_others_or_the_random_state():
+    masks, guide = (torch.cat(each) for each in zip(*map(ambiguous, range(4)), strict=True))
+    together = grabcut_refine(masks, guide, 8)
+    assert len({each.numpy().tobytes() for each in together}) == 4
+    for index in (3, 1, 0):
+        cv2.setRNGSeed(index + 1)
+        cv2.randu(np.zeros((index + 3, 5), np.uint8), 0, 255)
+        assert torch.equal(grabcut_refine(masks[[index]], guide[[index]].double(), 8)[0], together[index])
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong", "word"),
+    [
+        (guided_filter, {"radius": 0}, "radius=0"),
+        (guided_filter, {"eps": float("nan")}, "eps=nan"),
+        (grabcut_refine, {"band": 0}, "band=0"),
+        (grabcut_refine, {"steps": 0}, "steps=0"),
+    ],
+)
+def test_values_out_of_range_are_refused(function, wrong, word):
+    p, guide = probabilities(), frames("smooth")
+    with pytest.raises(ValueError, match=word):
+        function(p if function is guided_filter else p > 0.5, guide, **wrong)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_masks_stay_on_their_device():
+    masks, guide = ambiguous(1)
+    found = grabcut_refine(masks.to("cuda"), guide, 6)
+    assert found.is_cuda and torch.equal(found.cpu(), grabcut_refine(masks, guide, 6))

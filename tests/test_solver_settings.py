@@ -1,0 +1,66 @@
+"""Settings are checked by their annotations, in code and in text, in one sentence that names the field."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from ttilib.solver.settings import PipelineConfig, SolverConfig, check, kinds, read_value
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong", "word"),
+    [
+        (SolverConfig, {"window": 0}, "window=0 .*above 0"),
+        (SolverConfig, {"steps": -1}, "steps=-1 .*0 or more"),
+        (SolverConfig, {"ring": float("nan")}, "ring=nan"),
+        (SolverConfig, {"kl_weight": float("inf")}, "kl_weight=inf"),
+        (PipelineConfig, {"guided_eps": 0}, "guided_eps=0 .*above 0"),
+        (PipelineConfig, {"layers": ("early", "")}, "layers="),
+        (PipelineConfig, {"layer_weights": (0.7, -1.0)}, "layer_weights=-1.0"),
+        (SolverConfig, {"added_terms": ("ce",)}, "added_terms=ce .*losses.TERMS"),
+        (SolverConfig, {"added_weights": (1.0,)}, "added_weights"),
+    ],
+)
+def test_values_out_of_range_are_refused(config, wrong, word):
+    with pytest.raises(ValueError, match=word):
+        config(**wrong)
+
+
+@dataclass
+class Anything:
+    """Settings of every kind; not one of the library's, whose types the tests check beforehand."""
+
+    whole: int = 0
+    number: float | None = None
+    word: Literal["video", "batch"] = "video"
+    names: tuple[str, ...] = ()
+    other: object = None
+
+
+def test_values_of_another_type_are_refused():
+    check(Anything(3, 2, "batch", ("a",), dict))
+    check(Anything(np.int64(3), np.float32(2)))
+    for wrong, word in (
+        ({"whole": 2.5}, "whole=2.5"),
+        ({"whole": None}, "whole=None"),
+        ({"whole": True}, "whole=True"),
+        ({"number": "2"}, "number=2"),
+        ({"word": "vidio"}, r"did you mean video\?"),
+        ({"word": None}, "word=None"),
+        ({"names": (1,)}, "names=1"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            check(Anything(**wrong))
+
+
+def test_text_is_read_by_the_kind_of_the_field():
+    kind = kinds(Anything)
+    assert [each.simple for each in kind.values()] == [True, True, True, True, False]
+    assert read_value("number", "None", kind["number"]) is None and read_value("names", "none", kind["names"]) == ()
+    assert read_value("number", "1e-3", kind["number"]) == 0.001
+    assert read_value("names", "a+b.1", kind["names"]) == ("a", "b.1")
+    for field, text in (("whole", "2.5"), ("whole", "none"), ("word", "none"), ("names", "a+"), ("number", "")):
+        with pytest.raises(ValueError, match=f"{field}="):
+            read_value(field, text, kind[field])
