@@ -145,7 +145,7 @@ def test_the_notebook_of_ones_own_video_writes_its_example_as_files(repository, 
     reader = find_dataset("ytvis").reader(data.query_root)
     folder = tmp_path / "own" / f"{episode.class_name}-{episode.video}"
     for k, name in enumerate(episode.support):
-        assert np.array_equal(read_image(folder / "given" / f"picture{k}.png"), reader.image(name))
+        assert np.array_equal(read_image(folder / "given" / f"image{k}.png"), reader.image(name))
         mask = read_labels(folder / "given" / f"mask{k}.png")
         assert np.array_equal(mask, reader.mask(name, episode.class_id) == 1) and mask.any()
     truth = np.stack([reader.mask(name, episode.class_id) == 1 for name in episode.query])
