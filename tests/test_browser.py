@@ -1,4 +1,4 @@
-"""Leafing through an episode: the image follows the controls, and a headless run gets a figure."""
+"""The image follows the controls, and a headless run gets a figure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import cv2
 import ipywidgets
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
@@ -35,7 +34,7 @@ def episode():
 
 
 def shown(widget):
-    return cv2.imdecode(np.frombuffer(widget.picture.value, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    return cv2.imdecode(np.frombuffer(widget.image.value, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
 def test_masks_at_the_last_stage_are_the_solution(episode):
@@ -61,31 +60,18 @@ def test_frames_that_are_all_padding_have_no_object(episode):
     np.testing.assert_array_equal(masks, solution.masks().numpy())
 
 
-def test_picture_shows_the_mask_that_the_controls_name(episode):
+def test_the_image_shows_the_mask_of_the_controls(episode):
     clip, task, solutions = episode
     widget = browser.browse(clip, task, solutions, headless=False)
-    assert isinstance(widget, ipywidgets.VBox)
     for method, frame, step in [("RePRI", 0, 0), ("RePRI", 2, 6), ("TTI+keyframe", 3, 7)]:
         widget.method.value, widget.frame.value, widget.step.value = method, frame, step
         mask = browser.mask_at(task, solutions[method], step, frame)
-        zoom = zoom_for(clip.query[frame], 640)
-        expected = overlay(clip.query[frame], mask, clip.truth[frame], zoom=zoom)
+        expected = overlay(clip.query[frame], mask, clip.truth[frame], zoom=zoom_for(clip.query[frame], 640))
         np.testing.assert_array_equal(shown(widget), expected)
-        assert method in widget.caption.value and f"frame {frame} of 3" in widget.caption.value
-        assert "IoU 0." in widget.caption.value
+        assert all(part in widget.caption.value for part in (method, f"frame {frame} of 3", "IoU 0."))
     assert f"refined on keyframe {solutions['TTI+keyframe'].keyframe}" in widget.caption.value
-
-
-def test_every_control_changes_the_bytes(episode):
-    widget = browser.EpisodeBrowser(*episode)
-    seen = [widget.picture.value]
-    for control, value in ((widget.frame, 2), (widget.step, 0)):
-        control.value = value
-        seen.append(widget.picture.value)
-    assert len(set(seen)) == 3
-    widget.step.value = widget.step.max
-    widget.frame.value = 0
-    assert widget.picture.value == seen[0]
+    blind = browser.EpisodeBrowser(replace(clip, truth=None), task, solutions)
+    assert "IoU" not in blind.caption.value
 
 
 def test_steps_follow_the_method(episode):
@@ -99,22 +85,6 @@ def test_steps_follow_the_method(episode):
     assert "step 2 of 6" in widget.caption.value
 
 
-def test_without_truth_there_is_no_score(episode):
-    clip, task, solutions = episode
-    widget = browser.EpisodeBrowser(replace(clip, truth=None), task, solutions)
-    assert "IoU" not in widget.caption.value
-
-
-def test_no_widget_captures_output(episode):
-    widget = browser.EpisodeBrowser(*episode)
-    stack, seen = [widget], []
-    while stack:
-        each = stack.pop()
-        seen.append(each)
-        stack.extend(getattr(each, "children", ()))
-    assert len(seen) >= 7 and not any(isinstance(each, ipywidgets.Output) for each in seen)
-
-
 def test_headless_is_a_figure_and_makes_no_widget(episode):
     clip, task, solutions = episode
     made = []
@@ -126,17 +96,7 @@ def test_headless_is_a_figure_and_makes_no_widget(episode):
     assert isinstance(figure, Figure)
     assert made == []
     titles = [ax.get_title() for ax in figure.axes]
-    assert titles[:6] == ["step 0, frame 2", "step 1, frame 2"] + [f"step 6, frame {t}" for t in range(4)]
-    assert titles[8] == "refined, frame 0"
+    assert titles[0] == "step 0, frame 2" and titles[5] == "step 6, frame 3" and titles[8] == "refined, frame 0"
     mask = browser.mask_at(task, solutions["RePRI"], 0, 2)
     expected = overlay(clip.query[2], mask, clip.truth[2], zoom=zoom_for(clip.query[2]))
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), expected)
-    assert [ax.texts[0].get_text() for ax in (figure.axes[0], figure.axes[6])] == list(solutions)
-
-
-def test_png_keeps_every_pixel():
-    pixels = torch.randint(
-        0, 256, (5, 7, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    ).numpy()
-    back = cv2.imdecode(np.frombuffer(browser.png(pixels), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    np.testing.assert_array_equal(back, pixels)

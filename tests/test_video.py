@@ -65,35 +65,28 @@ def test_mp4_is_h264_that_browsers_play(tmp_path):
         assert stream.height % 2 == 0 and stream.width % 2 == 0
 
 
-def test_failure_leaves_no_file_and_keeps_the_old_one(tmp_path):
+def test_a_failure_leaves_no_file_and_keeps_the_old_one(tmp_path):
     frames, masks = film()
     path = video.write_overlay(tmp_path / "film.webm", frames, masks)
     before = path.read_bytes()
-    with pytest.raises(ValueError):
-        video.write_overlay(path, frames, masks[:3])
+    for count in (5, 0):  # frames without masks, and nothing at all
+        with pytest.raises(ValueError):
+            video.write_overlay(path, frames[:count], masks[:0])
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(ValueError, match="cannot write .gif; use .mp4 or .webm"):
+    with pytest.raises(ValueError, match=r"\.gif"):
         video.write_overlay(tmp_path / "film.gif", frames, masks)
-    with pytest.raises(ValueError, match="no frames to write"):
-        video.write_overlay(path, [], [])
 
 
-def test_side_by_side_has_two_or_three_panels_of_even_size():
-    frame, mask = np.zeros((41, 361, 3), np.uint8), np.ones((41, 361), bool)
-    assert video.side_by_side(frame, mask).shape == (66, 722, 3)
-    three = video.side_by_side(frame, mask, mask)
-    assert three.shape == (66, 1084, 3)
-    names = [three[: video.STRIP, 361 * n : 361 * n + 120] for n in range(3)]
-    assert all(name.max() > 200 for name in names)  # each panel is named
-    assert not np.array_equal(names[0], names[1])
-
-
-def test_each_panel_shows_its_own_mask():
+def test_each_panel_shows_its_own_mask_and_sides_are_even():
     frame, mask, truth = np.zeros((41, 361, 3), np.uint8), np.zeros((41, 361), bool), np.zeros((41, 361), bool)
     mask[:, :100] = truth[:, 200:300] = True
-    given, predicted, true = np.split(video.side_by_side(frame, mask, truth)[video.STRIP :, : 3 * 361], 3, axis=1)
+    assert video.side_by_side(frame, mask).shape == (66, 722, 3)
+    three = video.side_by_side(frame, mask, truth)
+    assert three.shape == (66, 1084, 3)
+    assert all(three[: video.STRIP, 361 * n : 361 * n + 120].max() > 200 for n in range(3))  # each has a name
+    given, predicted, true = np.split(three[video.STRIP :, : 3 * 361], 3, axis=1)
     assert not given.any()
-    assert predicted[20, 50, 0] > 50 and (predicted[20, 200] == 255).all()  # the truth is a line over the prediction
+    assert predicted[20, 50, 0] > 50 and (predicted[20, 200] == 255).all()  # the ground truth is a line above it
     assert (true[20, 200] == 255).all() and not true[:, :199].any()
 
 

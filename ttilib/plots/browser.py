@@ -13,13 +13,13 @@ from jaxtyping import Bool
 from matplotlib.figure import Figure
 
 from ttilib.episodes.clips import Clip
-from ttilib.plots.overlays import Pixels, evenly_spaced, filmstrip, overlay, zoom_for
+from ttilib.plots.overlays import evenly_spaced, filmstrip, overlay, zoom_for
 from ttilib.results.metrics import region_similarity
 from ttilib.solver.classifier import Classifier
 from ttilib.solver.solver import Solution, upsampled_probabilities
 from ttilib.solver.task import Task
 
-KEPT = 64  # cached PNG images, about 20 MB
+CACHED = 64  # cached PNG images, about 20 MB
 
 
 def stages(solution: Solution) -> int:
@@ -44,22 +44,15 @@ def mask_at(task: Task, solution: Solution, stage: int, frame: int) -> Bool[np.n
     return (upsampled_probabilities(scores, one.bias, solution.size)[0] > 0.5).cpu().numpy()
 
 
-def stage_name(solution: Solution, stage: int) -> str:
-    """Readable name of a stage."""
-    if stage == len(solution.history):
-        return f"refined on keyframe {solution.keyframe}"
-    return f"step {stage} of {len(solution.history) - 1}"
-
-
 class EpisodeBrowser(ipywidgets.VBox):
     """Method buttons, frame and step sliders, and the frame with its mask and the ground truth as a line.
 
-    `picture.value` holds the PNG shown; `method`, `frame` and `step` are the controls and can be set from code.
+    `image.value` holds the PNG shown; `method`, `frame` and `step` are the controls and can be set from code.
     """
 
     def __init__(self, clip: Clip, task: Task, solutions: Mapping[str, Solution]) -> None:
         self.clip, self.task, self.solutions = clip, task, dict(solutions)
-        self._render = lru_cache(maxsize=KEPT)(self._picture)
+        self._render = lru_cache(maxsize=CACHED)(self._encoded)
         names = list(self.solutions)
         last = len(clip.query) - 1
         self.method = ipywidgets.ToggleButtons(options=names, value=names[-1], description="method")
@@ -67,14 +60,14 @@ class EpisodeBrowser(ipywidgets.VBox):
         self.step = ipywidgets.IntSlider(0, 0, 0, description="step")
         self.player = ipywidgets.Play(min=0, max=last, interval=200, description="frames")
         ipywidgets.jslink((self.player, "value"), (self.frame, "value"))
-        self.picture = ipywidgets.Image(format="png")
+        self.image = ipywidgets.Image(format="png")
         self.caption = ipywidgets.HTML()
         self._follow_method()
         self.method.observe(self._follow_method, names="value")
         for slider in (self.frame, self.step):
             slider.observe(self._draw, names="value")
         frames = ipywidgets.HBox([self.frame, self.player])
-        super().__init__([self.method, frames, self.step, self.caption, self.picture])
+        super().__init__([self.method, frames, self.step, self.caption, self.image])
 
     def _follow_method(self, change: object = None) -> None:
         """Set the number of stages of the method; the last stage stays selected if it was."""
@@ -86,24 +79,22 @@ class EpisodeBrowser(ipywidgets.VBox):
 
     def _draw(self, change: object = None) -> None:
         """Show the selected frame."""
-        self.picture.value, self.caption.value = self._render(self.method.value, self.step.value, self.frame.value)
+        self.image.value, self.caption.value = self._render(self.method.value, self.step.value, self.frame.value)
 
-    def _picture(self, method: str, stage: int, frame: int) -> tuple[bytes, str]:
+    def _encoded(self, method: str, stage: int, frame: int) -> tuple[bytes, str]:
         """PNG and caption of one frame at one stage."""
         mask = mask_at(self.task, self.solutions[method], stage, frame)
-        parts = [method, stage_name(self.solutions[method], stage), f"frame {frame} of {len(self.clip.query) - 1}"]
+        steps, keyframe = len(self.solutions[method].history), self.solutions[method].keyframe
+        at = f"refined on keyframe {keyframe}" if stage == steps else f"step {stage} of {steps - 1}"
+        parts = [method, at, f"frame {frame} of {len(self.clip.query) - 1}"]
         truth = None if self.clip.truth is None else self.clip.truth[frame]
         if truth is not None:
             valid = self.clip.query_valid[frame].cpu().numpy()
             score = region_similarity(mask[None], truth[None].cpu().numpy(), valid[None])[0]
             parts.append(f"IoU {score:.2f}")
         image = self.clip.query[frame]
-        return png(overlay(image, mask, truth, zoom=zoom_for(image, 640))), " \u00b7 ".join(parts)
-
-
-def png(pixels: Pixels) -> bytes:
-    """Encode an RGB image as PNG."""
-    return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+        pixels = cv2.cvtColor(overlay(image, mask, truth, zoom=zoom_for(image, 640)), cv2.COLOR_RGB2BGR)
+        return cv2.imencode(".png", pixels)[1].tobytes(), " \u00b7 ".join(parts)
 
 
 def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width: float = 9.5) -> Figure:

@@ -1,28 +1,30 @@
 """Comparison of methods: metrics with intervals, gains over a baseline, runs, classes, and time.
 
-Functions draw tables of `results.tables` and `results.statistics` (percent) on given axes. Pass `looks` (`style.styles`
-of all methods) for the same styles in all figures.
+Functions draw tables of `results.tables` and `results.statistics` on given axes. Pass `looks` (`style.styles` of all
+methods) for the same styles in all figures. Digits and units are those of `METRICS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from ttilib.plots import style
-from ttilib.plots.style import Looks, Style, figure_name, label_ends, short, styles, text_size, tidy
+from ttilib.plots.style import STYLES, Looks, Style, line_legend, short, styles, subscripted, text_size, tidy
+from ttilib.results.export import cell_text, metric_of
 
 CHAIN = 8  # at most this many methods are joined by a line
 BLOCK = ("benchmark", "shots", "encoder")
 """Rows of a table that differ in one of these columns are not comparable."""
 
-DOT = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.4}
+DOT: Any = {"linestyle": "none", "markeredgecolor": "white", "markeredgewidth": 0.4}
 INK = "0.25"
-COLUMNS = (4.0, 7.3, 10.9)  # right ends of the columns of a forest, in units of the text size
+COLUMNS = {"n": 4.0, "won": 7.3, "p": 11.9}  # right ends of the columns of a forest, in units of the text size
 
 
 def blocks(table: pd.DataFrame, by: Sequence[str] = BLOCK) -> list[tuple[str, pd.DataFrame]]:
@@ -41,6 +43,12 @@ def blocks(table: pd.DataFrame, by: Sequence[str] = BLOCK) -> list[tuple[str, pd
     ]
 
 
+def _with_unit(name: str, of: str = "", unit: str = "percent") -> str:
+    """Axis label of a metric; a unit only for shares."""
+    metric = metric_of(name)
+    return subscripted(name) + of + (f" [{unit}]" if metric is None or metric.percent else "")
+
+
 def _stack(ax: Axes, parts: Sequence[tuple[str, Sequence[str]]], xlabel: str) -> list[int]:
     """Method names on the y axis, a bold heading above each titled part; returns the first row of each part."""
     names: list[str] = []
@@ -53,8 +61,8 @@ def _stack(ax: Axes, parts: Sequence[tuple[str, Sequence[str]]], xlabel: str) ->
         names.extend(short(text) for text in texts)
     tidy(ax, xlabel, integers=False)
     ax.set_yticks(range(len(names)), names)
-    for place in heads:
-        ax.get_yticklabels()[place].set_fontweight("bold")
+    for row in heads:
+        ax.get_yticklabels()[row].set_fontweight("bold")
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
@@ -64,93 +72,80 @@ def _stack(ax: Axes, parts: Sequence[tuple[str, Sequence[str]]], xlabel: str) ->
     return begins
 
 
-def _beside(ax: Axes, place: float, right: float, text: str, **look: object) -> None:
-    """Text that ends `right` points to the right of the axes, at the height of a row."""
-    at = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
-    ax.annotate(text, (1, place), (right, 0), ha="right", va="center", fontsize=text_size(0.92), **at, **look)
+def _beside(ax: Axes, row: float, right: float, text: str, **look: Any) -> None:
+    """Text that ends `right` text sizes to the right of the axes, at the height of a row."""
+    at: Any = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points", "annotation_clip": False}
+    look = {"ha": "right", "va": "center", "color": INK, "fontsize": text_size(0.92), **look}
+    ax.annotate(text, (1, row), (right * text_size(), 0), **at, **look)
 
 
-def _interval(ax: Axes, place: float, line: pd.Series, figure: str, look: Style) -> None:
+def _interval(ax: Axes, row: float, line: pd.Series, metric: str, look: Style) -> None:
     """A dot, and a line for its interval if there is one."""
-    if np.isfinite(line[figure]):
-        ends = [line.get(f"{figure} low", np.nan), line.get(f"{figure} high", np.nan)]
-        ax.plot(ends, [place, place], color=look["color"], linewidth=1.6, solid_capstyle="butt")
-        ax.plot(line[figure], place, color=look["color"], marker=look["marker"], **DOT)
+    if np.isfinite(line[metric]):
+        ends = [line.get(f"{metric} low", np.nan), line.get(f"{metric} high", np.nan)]
+        ax.plot(ends, [row, row], color=look["color"], linewidth=1.6, solid_capstyle="butt")
+        ax.plot(line[metric], row, color=look["color"], marker=look["marker"], **DOT)
 
 
-def estimates(ax: Axes, lines: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
+def estimates(ax: Axes, lines: pd.DataFrame, metric: str = "mIoU", looks: Looks | None = None) -> None:
     """Metric of each method as a dot, with its interval. Takes `statistics.intervals` or `tables.score_table`."""
     looks, parts = looks or styles(lines["method"]), blocks(lines)
-    stacked = [(title, list(part["method"])) for title, part in parts]
-    begins = _stack(ax, stacked, f"{figure_name(figure)} [percent]")
+    begins = _stack(ax, [(title, list(part["method"])) for title, part in parts], _with_unit(metric))
     for begin, (_, part) in zip(begins, parts, strict=True):
-        for place, (_, line) in enumerate(part.iterrows(), start=begin):
-            _interval(ax, place, line, figure, looks[line["method"]])
-            text = f"{line[figure]:.1f}" if np.isfinite(line[figure]) else "-"
-            _beside(ax, place, 2.8 * text_size(), text, color=INK)
+        for row, (_, line) in enumerate(part.iterrows(), start=begin):
+            _interval(ax, row, line, metric, looks[line["method"]])
+            _beside(ax, row, 2.8, cell_text(metric, line[metric]))
 
 
-def p_words(p: float) -> str:
-    """A p value as printed in papers: two decimals, three below 0.1, "<.001" below 0.0005."""
-    if not np.isfinite(p):
-        return "-"
-    return "<.001" if p < 0.0005 else f"{p:.3f}"[1:] if p < 0.0995 else f"{p:.2f}".removeprefix("0")
-
-
-def won(better: int, worse: int) -> str:
-    """Share of the episodes with different IoU in which the method is better, in percent."""
-    return f"{100 * better / (better + worse):.0f}%" if better + worse else "-"
-
-
-def forest(ax: Axes, paired_lines: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
+def forest(ax: Axes, paired_lines: pd.DataFrame, metric: str = "mIoU", looks: Looks | None = None) -> None:
     """Gain of each method over the baseline on identical episodes, in points, with intervals; n, won and p beside.
 
     n: episodes. won: share of the episodes with different IoU in which the method is better. p: of the test that this
     share is one half. The gain may have another sign, because it weights long videos more.
     Takes rows of `statistics.paired`, with methods named "TTI - RePRI"; a single baseline is named on the axis only.
-    `figure`: "mIoU" (gain of the table) or "IoU" (mean over episodes).
+    `metric`: "mIoU" (gain of the table) or "IoU" (mean over episodes).
     """
     pairs = [name.rpartition(" - ") for name in paired_lines["method"]]
     baselines = sorted({baseline for _, _, baseline in pairs})
     table, one = paired_lines.assign(_ours=[ours for ours, _, _ in pairs]), len(baselines) == 1
     looks, parts = {**styles(table["_ours"]), **(looks or {})}, blocks(table)
     stacked = [(title, list(part["_ours" if one else "method"])) for title, part in parts]
-    over = f" over {baselines[0]}" if one else ""
-    begins = _stack(ax, stacked, f"gain in {figure_name(figure)}{over} [points]")
+    begins = _stack(ax, stacked, "gain in " + _with_unit(metric, f" over {baselines[0]}" if one else "", "points"))
     for begin, (_, part) in zip(begins, parts, strict=True):
-        for place, (_, line) in enumerate(part.iterrows(), start=begin):
-            _interval(ax, place, line, figure, looks[line["_ours"]])
-            texts = f"{line['episodes']:,}", won(line["better"], line["worse"]), p_words(line["p"])
-            for right, text in zip(COLUMNS, texts, strict=True):
-                _beside(ax, place, right * text_size(), text, color=INK)
+        for row, (_, line) in enumerate(part.iterrows(), start=begin):
+            _interval(ax, row, line, metric, looks[line["_ours"]])
+            decided = line["better"] + line["worse"]
+            share = f"{100 * line['better'] / decided:.0f}%" if decided else "-"
+            texts = {"n": f"{line['episodes']:,}", "won": share, "p": cell_text("p", line["p"])}
+            for word, text in texts.items():
+                _beside(ax, row, COLUMNS[word], text)
     ax.axvline(0, color="0.35", linewidth=0.8, zorder=0.5)
-    for right, word in zip(COLUMNS, ("n", "won", "p"), strict=True):
-        _beside(ax, -0.9, right * text_size(), word, color=INK, style="italic")
+    for word, right in COLUMNS.items():
+        _beside(ax, -0.9, right, word, style="italic")
 
 
-def run_dots(ax: Axes, run_table: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
-    """Variation between runs: a dot per run (mean over folds), a bar at their mean, percent.
+def run_dots(ax: Axes, run_table: pd.DataFrame, metric: str = "mIoU", looks: Looks | None = None) -> None:
+    """Variation between runs: a dot per run (mean over folds), a bar at their mean.
 
     A thin line connects the methods of a run, because a run has the same support for all. Only runs with every fold of
-    the method are drawn.
-    Takes `tables.run_table`.
+    the method are drawn. Takes `tables.run_table`.
     """
     looks, parts = looks or styles(run_table["method"]), blocks(run_table)
     stacked = [(title, list(dict.fromkeys(part["method"]))) for title, part in parts]
-    begins = _stack(ax, stacked, f"{figure_name(figure)} of each run [percent]")
+    begins = _stack(ax, stacked, _with_unit(metric, " of each run"))
     for begin, (_, part), (_, methods) in zip(begins, parts, stacked, strict=True):
         folds = part.groupby(["method", "run"])["fold"].transform("nunique")
-        whole = part[folds == part.groupby("method")["fold"].transform("nunique")]
-        means = whole.groupby(["method", "run"])[figure].mean().unstack("run").reindex(methods)
-        places = begin + np.arange(len(methods))
-        ax.plot(means.to_numpy(), places, color="0.8", linewidth=0.7, zorder=1)
-        for place, method in zip(places, methods, strict=True):
+        complete = part[folds == part.groupby("method")["fold"].transform("nunique")]
+        means = complete.groupby(["method", "run"])[metric].mean().unstack("run").reindex(methods)
+        rows = begin + np.arange(len(methods))
+        ax.plot(means.to_numpy(), rows, color="0.8", linewidth=0.7, zorder=1)
+        for row, method in zip(rows, methods, strict=True):
             values, look = means.loc[method].dropna(), looks[method]
-            ax.plot(values, [place] * len(values), look["marker"], color=look["color"], alpha=0.75, markeredgewidth=0)
-            ax.plot([values.mean()] * 2, [place - 0.32, place + 0.32], color=look["color"], linewidth=1.6)
+            ax.plot(values, [row] * len(values), look["marker"], color=look["color"], alpha=0.75, markeredgewidth=0)
+            ax.plot([values.mean()] * 2, [row - 0.32, row + 0.32], color=look["color"], linewidth=1.6)
 
 
-def poolings(ax: Axes, table: pd.DataFrame, figures: Sequence[str] = ("mIoU", "J"), looks: Looks | None = None) -> None:
+def poolings(ax: Axes, table: pd.DataFrame, metrics: Sequence[str] = ("mIoU", "J"), looks: Looks | None = None) -> None:
     """Several metrics of the same masks, in percent: a line per method. Where lines cross, the metric sets the ranking.
 
     Takes `tables.score_table`. Raises ValueError if the table has several blocks.
@@ -159,85 +154,71 @@ def poolings(ax: Axes, table: pd.DataFrame, figures: Sequence[str] = ("mIoU", "J
         names = "; ".join(title for title, _ in parts)
         raise ValueError(f"the table has {names}; draw one of them per axes, see comparisons.blocks")
     looks = looks or styles(table["method"])
-    places = np.arange(len(figures))
     for _, line in table.iterrows():
-        ax.plot(places, line[list(figures)].astype(float), label=line["method"], **looks[line["method"]])
+        ax.plot(line[list(metrics)].to_numpy(float), label=line["method"], **looks[line["method"]])
     tidy(ax, ylabel="percent", integers=False)
-    ax.set_xticks(places, [figure_name(name) for name in figures])
+    ax.set_xticks(range(len(metrics)), map(subscripted, metrics))
     ax.yaxis.set_major_locator(MaxNLocator(5))
     ax.margins(x=0.08)
-    label_ends(ax, text_size(0.92))
+    line_legend(ax)
 
 
-def cost_accuracy(ax: Axes, table: pd.DataFrame, figure: str = "mIoU", looks: Looks | None = None) -> None:
-    """Seconds per episode (log) against a metric in percent: a dot per method, a legend below.
+def cost_accuracy(ax: Axes, table: pd.DataFrame, metric: str = "mIoU", looks: Looks | None = None) -> None:
+    """Seconds per episode (log) against a metric: a dot per method, a legend below.
 
     A line joins the methods of a block by time, with the block's title at its end. With more than `CHAIN` methods there
     is no line, and the legend has only methods of fixed style and those that no faster one beats.
     Takes `tables.score_table`; rows without seconds or metric are left out.
     """
-    known = table[table["s/episode"].gt(0) & table[figure].notna()]
-    looks, named = looks or styles(known["method"]), {}
+    known = table[table["s/episode"].gt(0) & table[metric].notna()]
+    looks = looks or styles(known["method"])
+    named: dict[str, Line2D] = {}
     for title, part in blocks(known):
         part = part.sort_values("s/episode")
-        seconds, values = part["s/episode"].to_numpy(dtype=float), part[figure].to_numpy(dtype=float)
+        seconds, values = part["s/episode"].to_numpy(dtype=float), part[metric].to_numpy(dtype=float)
         if len(part) <= CHAIN:
             ax.plot(seconds, values, color="0.75", linewidth=0.9, zorder=1)
         ax.annotate(title, (seconds[-1], values[-1]), (5, 0), textcoords="offset points", va="center", color=INK)
         front = np.maximum.accumulate(values)
         for method, x, y, top in zip(part["method"], seconds, values, front, strict=True):
             (dot,) = ax.plot(x, y, color=looks[method]["color"], marker=looks[method]["marker"], **DOT)
-            if len(part) <= CHAIN or method in style.STYLES or y == top:
+            if len(part) <= CHAIN or method in STYLES or y == top:
                 named.setdefault(short(method), dot)
-    tidy(ax, "seconds per episode", f"{figure_name(figure)} [percent]", integers=False)
+    tidy(ax, "seconds per episode", _with_unit(metric), integers=False)
     ax.set_xscale("log")
     ax.margins(x=0.1, y=0.12)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
-    below = {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 4.2}  # below the axis label
+    below: Any = {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 4.2}  # below the axis label
     columns = 2 if max(map(len, named), default=0) < 20 else 1
     ax.legend(named.values(), named, ncols=columns, frameon=False, handlelength=1, labelspacing=0.3, **below)
 
 
-WHISKER = {"elinewidth": 0.8, "capsize": 2, "capthick": 0.8}
+def per_class_bars(ax: Axes, table: pd.DataFrame, metric: str = "IoU", looks: Looks | None = None) -> None:
+    """One bar per class and method; classes sorted by the last method, the best on top.
 
-
-def _bounds(table: pd.DataFrame, name: str) -> np.ndarray:
-    """Error bars below and above a metric [2, rows] from columns "mIoU low" and "mIoU high", or "± mIoU"; or nan."""
-    figure = table[name].to_numpy(dtype=float)
-    if f"{name} low" in table and f"{name} high" in table:
-        low, high = (table[f"{name} {end}"].to_numpy(dtype=float) for end in ("low", "high"))
-        return np.stack([figure - low, high - figure]).clip(min=0)
-    if f"± {name}" in table:
-        return np.stack([table[f"± {name}"].to_numpy(dtype=float)] * 2)
-    return np.full((2, len(table)), np.nan)
-
-
-def per_class_bars(ax: Axes, table: pd.DataFrame, figure: str = "IoU", looks: Looks | None = None) -> None:
-    """One bar per class and method, with error bars if known; classes sorted by the last method, the best on top.
-
-    Takes `tables.class_table` of one benchmark and number of shots; error bars as in `_bounds`.
-    Raises ValueError if a method has several rows for a class.
+    Takes `tables.class_table` of one benchmark and number of shots. Error bars if the table has "IoU low" and
+    "IoU high". Raises ValueError if a method has several rows for a class.
     """
     if table.duplicated(["class_name", "method"]).any():
         raise ValueError("several lines per class and method; choose one benchmark and number of shots first")
     methods = list(dict.fromkeys(table["method"]))
-    last = table[table["method"] == methods[-1]].set_index("class_name")[figure]
+    last = table[table["method"] == methods[-1]].set_index("class_name")[metric]
     classes = last.reindex(table["class_name"].unique()).sort_values().index
     looks, width = looks or styles(methods), 0.82 / len(methods)
-    for place, method in enumerate(methods):
+    for number, method in enumerate(methods):
         own = table[table["method"] == method]
-        y = classes.get_indexer(own["class_name"]) + ((len(methods) - 1) / 2 - place) * width  # first method on top
-        ax.barh(y, own[figure], width * 0.94, color=looks[method]["color"], label=method)
-        reach = _bounds(own, figure)
-        known = np.isfinite(reach).all(axis=0)
-        ax.errorbar(own[figure][known], y[known], xerr=reach[:, known], fmt="none", ecolor="0.2", **WHISKER)
-    tidy(ax, f"{figure} [percent]", integers=False)
+        y = classes.get_indexer(own["class_name"]) + ((len(methods) - 1) / 2 - number) * width  # first method on top
+        ax.barh(y, own[metric], width * 0.94, color=looks[method]["color"], label=method)
+        if f"{metric} low" in table:
+            reach = np.stack([own[metric] - own[f"{metric} low"], own[f"{metric} high"] - own[metric]])
+            ax.errorbar(own[metric], y, xerr=reach.clip(min=0), fmt="none", ecolor="0.2", elinewidth=0.8, capsize=2)
+    tidy(ax, _with_unit(metric), integers=False)
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", color="0.9", linewidth=0.8)
     ax.set_yticks(range(len(classes)), classes)
     ax.set_ylim(-0.6, len(classes) - 0.4)
     ax.tick_params(axis="y", length=0)
-    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    ax.legend(ncols=min(3, len(methods)), frameon=False, handlelength=1.2, columnspacing=1.2, **place)
+    above: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    ax.legend(ncols=min(3, len(methods)), frameon=False, handlelength=1.2, columnspacing=1.2, **above)

@@ -1,4 +1,4 @@
-"""Curves over steps, frames and windows, and of base training (rows of `log.jsonl`), with labels at the line ends."""
+"""Curves over steps, frames and windows, and of base training (rows of `log.jsonl`), with legends beside them."""
 
 from __future__ import annotations
 
@@ -13,86 +13,53 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ttilib.plots.overlays import SomeAxes, array, each_of
-from ttilib.plots.style import STYLES, Looks, label_ends, styles, tidy
+from ttilib.plots.style import STYLES, Looks, line_legend, styles, text_size, tidy
 from ttilib.solver.losses import TERMS, Term
 from ttilib.solver.objective import Terms
 
+Log = Sequence[Mapping[str, Any]]
 Series = Float[Tensor, "_"] | Float[np.ndarray, "_"] | Sequence[float]
 
 TOTAL = Term("weighted sum [nats]", "#000000", "L", lambda at: at.p)
 
 
-def _declared(name: str) -> Term:
-    """Label and colour of a term, or of the weighted sum."""
-    return TOTAL if name == "total" else TERMS[name]
-
-
-def _mark_update(ax: Axes, step: int) -> None:
-    """A vertical line at the update of the prior, with its name where there is room."""
-    ax.axvline(step, color="0.45", linewidth=1, linestyle=(0, (4, 2)))
-    later = np.concatenate([line.get_ydata()[step:] for line in ax.lines[:-1]])
-    low = later.mean() > np.mean(ax.get_ylim())
-    at = {"xycoords": ("data", "axes fraction"), "xytext": (4, 0), "textcoords": "offset points"}
-    where = (step, 0.03 if low else 0.97)
-    ax.annotate("prior update", where, **at, fontsize=9, color="0.35", va="bottom" if low else "top")
-
-
 def loss_terms(
-    axes: SomeAxes,
-    terms: Sequence[Terms],
-    prior_update: int | None = None,
-    names: Sequence[str] = (),
+    axes: SomeAxes, terms: Sequence[Terms], prior_update: int | None = None, names: Sequence[str] = ()
 ) -> None:
     """Terms of the objective over the steps: mean over frames, and the middle half of the frames as a band.
 
     `terms`: one `Terms` per step, from the start. `names`: by default all terms present, and the total. A single axes
-    shows all lines without bands; several show one term each, and surplus axes are blanked.
-    Raises ValueError if several axes are fewer than `names`.
+    shows all lines without bands; several show one term each, and surplus axes are blanked. A dashed line marks the
+    update of the prior. Raises ValueError if several axes are fewer than `names`.
     """
     names = names or [*(name for name in TERMS if name in vars(terms[0])), "total"]
     values = {name: np.stack([array(getattr(at, name)) for at in terms]) for name in names}
-    if isinstance(axes, Axes):
-        drawn = [axes]
-        _terms_together(axes, values)
-    else:
-        row = each_of(axes)
-        if len(row) < len(names):
-            raise ValueError(f"{len(names)} terms for {len(row)} axes; give one each, or a single one for all")
-        drawn = row[: len(names)]
-        for ax, (name, value) in zip(drawn, values.items(), strict=True):
-            _term_alone(ax, name, value)
-        for ax in row[len(names) :]:
-            ax.set_axis_off()
-    for ax in drawn:
-        if prior_update is not None and prior_update < len(terms):
-            _mark_update(ax, prior_update)
-
-
-def _terms_together(ax: Axes, values: Mapping[str, np.ndarray]) -> None:
-    """Mean over frames of every term in one axes."""
-    for name, value in values.items():
-        term = _declared(name)
+    single, row = isinstance(axes, Axes), each_of(axes)
+    if not single and len(row) < len(names):
+        raise ValueError(f"{len(names)} terms for {len(row)} axes; give one each, or a single one for all")
+    for ax in row[len(names) :]:
+        ax.set_axis_off()
+    for ax, (name, value) in zip(row * len(names) if single else row, values.items(), strict=False):
+        term = TOTAL if name == "total" else TERMS[name]
         ax.plot(value.mean(axis=1), color=term.colour, linewidth=2, label=term.label.removesuffix(" [nats]"))
-    tidy(ax, "step", "mean over frames")
-    label_ends(ax)
-
-
-def _term_alone(ax: Axes, name: str, value: Float[np.ndarray, "steps T"]) -> None:
-    """One term: mean over frames, and the middle half of the frames as a band."""
-    steps, colour = np.arange(len(value)), _declared(name).colour
-    ax.fill_between(steps, *np.quantile(value, [0.25, 0.75], axis=1), color=colour, alpha=0.2, linewidth=0)
-    ax.plot(steps, value.mean(axis=1), color=colour, linewidth=2)
-    tidy(ax, "step", title=_declared(name).label)
+        if not single:
+            band = np.quantile(value, [0.25, 0.75], axis=1)
+            ax.fill_between(range(len(value)), *band, color=term.colour, alpha=0.2, linewidth=0)
+            tidy(ax, "step", title=term.label)
+    if single:
+        tidy(row[0], "step", "mean over frames")
+        line_legend(row[0])
+    for ax in row[: len(names)]:
+        if prior_update is not None and prior_update < len(terms):
+            ax.axvline(prior_update, color="0.45", linewidth=1, linestyle=(0, (4, 2)))
+            if ax is row[0]:
+                at: Any = {"transform": ax.get_xaxis_transform(), "ha": "right", "va": "top", "rotation": 90}
+                ax.text(prior_update, 1, "prior update ", fontsize=text_size(0.9), color="0.35", **at)
 
 
 def per_frame(ax: Axes, values: Series, label: str, colour: str = "#0072B2", title: str = "") -> None:
-    """One number per frame: bars up to 40 frames, a stepped line above."""
-    numbers = array(values)
-    frames = np.arange(len(numbers))
-    if len(numbers) <= 40:
-        ax.bar(frames, numbers, color=colour, width=0.8)
-    else:
-        ax.step(frames, numbers, color=colour, where="mid", linewidth=1.5)
+    """One number per frame, as bars."""
+    ax.bar(range(len(values)), array(values), color=colour, width=0.8)
     tidy(ax, "query frame", label, title)
 
 
@@ -101,14 +68,14 @@ def prior_trace(ax: Axes, prior: Series, marginal: Series, truth: Series | None 
     lines = [
         (prior, "prior \u03c0", {"color": "#CC79A7", "linestyle": "--"}),
         (marginal, "predicted", {"color": STYLES["TTI"]["color"], "linestyle": "-"}),
-        (truth, "truth", {"color": "#000000", "linestyle": "-"}),
+        (truth, "ground truth", {"color": "#000000", "linestyle": "-"}),
     ]
     for values, name, look in lines:
         if values is not None:
             ax.plot(array(values), linewidth=2, label=name, **look)
     ax.set_ylim(bottom=0)
     tidy(ax, "query frame", "foreground proportion")
-    label_ends(ax)
+    line_legend(ax)
 
 
 def vc_curve(
@@ -126,7 +93,7 @@ def vc_curve(
             ax.plot(*zip(*sorted(released[method].items()), strict=True), **thin)
     tidy(ax, "window k [frames]", "VC$_k$", integers=False)
     ax.set_xticks(sorted({k for curve in values.values() for k in curve}))
-    label_ends(ax)
+    line_legend(ax)
 
 
 def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:
@@ -137,7 +104,7 @@ def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:
         ax.plot(vc, linewidth=2, label=method, clip_on=False, **marks, **look)
     ax.set_ylim(top=1)
     tidy(ax, "first frame of the window", f"VC of {k} frames")
-    label_ends(ax)
+    line_legend(ax)
 
 
 HELD_OUT = "#D55E00"
@@ -151,67 +118,68 @@ def training_curves(axes: SomeAxes, rows: Iterable[Mapping[str, Any]]) -> None:
     and `seconds` (time so far). With fewer than four axes only the first curves are drawn.
     """
     log = list(rows)
-    step, span = np.array([each["step"] for each in log], dtype=float), max(1, len(log) // 20)
-    for place, ax in enumerate(each_of(axes)[:4]):
-        if place == 0:
-            _losses(ax, log, step, span)
-        elif place == 1:
-            _judgements(ax, log)
-        elif place == 2:
-            ax.plot(step, [each["learning_rate"] for each in log], color="#009E73", linewidth=2)
-            tidy(ax, "step", title="learning rate")
-        else:
-            _waiting(ax, log, step, span)
+    for ax, draw in zip(each_of(axes), (_losses, _validation, _learning_rate, _waiting), strict=False):
+        draw(ax, log)
 
 
-def _means(values: np.ndarray, span: int) -> np.ndarray:
-    """Running mean over `span` values."""
+def _column(log: Log, key: str) -> np.ndarray:
+    """The values of a key, nan where it is missing."""
+    return np.array([np.nan if row.get(key) is None else row[key] for row in log], dtype=float)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Running mean over a twentieth of the log."""
+    span = max(1, len(values) // 20)
     return np.convolve(values, np.ones(span) / span, mode="valid") if len(values) else values
 
 
-def _losses(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int) -> None:
+def _measured(ax: Axes, log: Log, key: str, label: str, colour: str, marker: str) -> None:
+    """A marked line through the rows that have `key`."""
+    known = np.isfinite(_column(log, key))
+    if known.any():
+        look: Any = {"color": colour, "marker": marker, "linewidth": 2, "markersize": 5, "clip_on": False}
+        ax.plot(_column(log, "step")[known], _column(log, key)[known], label=label, **look)
+
+
+def _losses(ax: Axes, log: Log) -> None:
     """Loss of every step in grey; running means of the loss and of its parts if there are several."""
-    loss = np.array([each["loss"] for each in log], dtype=float)
-    names = list(dict.fromkeys(name for each in log for name in each.get("parts") or {}))
+    step, loss = _column(log, "step"), _column(log, "loss")
+    parts = [row.get("parts") or {} for row in log]
+    names = list(dict.fromkeys(name for row in parts for name in row))
+    several, mean = len(names) > 1, _smoothed(loss)
     ax.plot(step, loss, color="0.75", linewidth=0.8)
-    lines = [("loss", loss, "#0072B2")]
-    if len(names) > 1:
-        parts = [np.array([(each.get("parts") or {}).get(name, np.nan) for each in log], dtype=float) for name in names]
-        lines = [("loss", loss, "#000000"), *zip(names, parts, PARTS[: len(names)], strict=True)]
-    for name, values, colour in lines:
-        ax.plot(step[span - 1 :], _means(values, span), color=colour, linewidth=2, label=name)
-    measured = _measured(ax, log, "val_loss", "held out", HELD_OUT, "o")
-    what = "training loss, and its parts before weighting" if len(names) > 1 else "training loss [nats]"
-    tidy(ax, "step", title=what + (f", mean of {span} steps" if span > 1 else ""))
-    if len(lines) > 1 or measured:
-        label_ends(ax)
+    ax.plot(step[-len(mean) :], mean, color="#000000" if several else PARTS[0], linewidth=2, label="loss")
+    for n, name in enumerate(names if several else ()):
+        part = _smoothed(_column(parts, name))
+        ax.plot(step[-len(part) :], part, color=PARTS[n % len(PARTS)], linewidth=2, label=name)
+    _measured(ax, log, "val_loss", "held out", HELD_OUT, "o")
+    what = "training loss, and its parts before weighting" if several else "training loss [nats]"
+    tidy(ax, "step", title=what + (f", mean of {len(log) // 20} steps" if len(log) >= 40 else ""))
+    if len(ax.lines) > 2:
+        line_legend(ax)
 
 
-def _measured(ax: Axes, log: list[Mapping[str, Any]], key: str, label: str, colour: str, marker: str) -> bool:
-    """A marked line through the rows that have `key`; returns whether there is any."""
-    known = [(each["step"], each[key]) for each in log if each.get(key) is not None]
-    if known:
-        look = {"color": colour, "marker": marker, "linewidth": 2, "markersize": 5, "clip_on": False}
-        ax.plot(*np.array(known, dtype=float).T, label=label, **look)
-    return bool(known)
-
-
-def _judgements(ax: Axes, log: list[Mapping[str, Any]]) -> None:
+def _validation(ax: Axes, log: Log) -> None:
     """mIoU over all outputs on held-out and on training images."""
     _measured(ax, log, "val_miou", "held out", HELD_OUT, "o")
     _measured(ax, log, "train_miou", "training", "0.4", "s")
-    top = max((float(line.get_ydata().max()) for line in ax.lines), default=1.0)
-    ax.set(xlim=(0, max((each["step"] for each in log), default=1)), ylim=(0, 1.1 * top or 1.0))
+    top = np.nanmax([0, *_column(log, "val_miou"), *_column(log, "train_miou")])
+    ax.set(xlim=(0, max([1, *_column(log, "step")])), ylim=(0, 1.1 * top or 1.0))
     tidy(ax, "step", title="mIoU while training")
-    label_ends(ax)
+    if ax.lines:
+        line_legend(ax)
 
 
-def _waiting(ax: Axes, log: list[Mapping[str, Any]], step: np.ndarray, span: int) -> None:
-    """Share of the time of `span` steps spent waiting for images."""
-    waited = np.array([each.get("waited", np.nan) for each in log], dtype=float)
-    took = np.diff([each.get("seconds", np.nan) for each in log], prepend=0.0)
-    share = _means(waited, span) / np.maximum(_means(took, span), 1e-9)
-    ax.plot(step[span - 1 :], share, color="#CC79A7", linewidth=2)
+def _learning_rate(ax: Axes, log: Log) -> None:
+    ax.plot(_column(log, "step"), _column(log, "learning_rate"), color="#009E73", linewidth=2)
+    tidy(ax, "step", title="learning rate")
+
+
+def _waiting(ax: Axes, log: Log) -> None:
+    """Share of the time spent waiting for images."""
+    took = _smoothed(np.diff(_column(log, "seconds"), prepend=0.0))
+    share = _smoothed(_column(log, "waited")) / np.maximum(took, 1e-9)
+    ax.plot(_column(log, "step")[-len(share) :], share, color="#CC79A7", linewidth=2)
     ax.set_ylim(0, 1)
     tidy(ax, "step", title="share of the time waiting for data")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import ceil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ttilib.episodes.benchmarks import read_benchmark
+from ttilib.episodes.benchmarks import find_roots
 from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import read_episodes
-from ttilib.plots.overlays import PREDICTION, RIM, SHARP, Mask, Pixels, array, evenly_spaced, overlay, show, zoom_for
+from ttilib.plots.overlays import PREDICTION, RIM, SHARP, Pixels, array, evenly_spaced, overlay, show, zoom_for
 from ttilib.plots.style import text_size, tidy
-from ttilib.results.metrics import intersection_union
+from ttilib.results.metrics import METRICS, intersection_union
 from ttilib.results.records import read_masks
+from ttilib.results.tables import Rows, episode_frame, sums_of
 
 LABEL = "#56B4E9"  # of support masks; predictions are magenta
 FRAMES = 5  # query frames shown, each one inch wide
@@ -34,31 +34,34 @@ Item = tuple[str, Clip, Predicted]
 """Title, frames and predicted masks of one episode."""
 
 
-def best_median_worst(rows: Iterable[Row] | pd.DataFrame, method: str, figure: str = "iou") -> dict[str, Row]:
-    """The "best", "median" and "worst" episode of a method by one metric of its rows.
+def best_median_worst(rows: Rows, method: str, metric: str = "mIoU") -> dict[str, Row]:
+    """The "best", "median" and "worst" episode of a method by one metric of `METRICS`, each episode by itself.
 
-    `figure`: "iou" (intersection / union of the episode) or a key of the rows, such as "j" or "vc_3"; rows without it
-    are left out. Of an even number the median is the lower middle one; ties are ordered by episode, run and index.
-    Raises ValueError if the method has no row with that metric.
+    Rows without a value are left out. Of an even number the median is the worse middle one; ties are ordered by
+    episode, run and index. Raises ValueError if the method has no row with that metric.
     """
     every = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
-    own = [(_value(row, figure), row) for row in every if row["method"] == method]
-    ranked = sorted(
-        ((value, row) for value, row in own if value is not None and np.isfinite(value)),
-        key=lambda pair: (pair[0], pair[1]["episode"], pair[1].get("run", 0), pair[1].get("index", 0)),
-    )
-    if not ranked:
+    own = [row for row in every if row["method"] == method]
+    data = episode_frame(own) if own else pd.DataFrame()
+    values = _values(data, metric).dropna() if own else []
+    if not len(values):
         there = ", ".join(sorted({row["method"] for row in every})) or "none"
-        raise ValueError(f"no row of {method!r} has a figure {figure!r}; the methods there are: {there}")
-    places = {"best": len(ranked) - 1, "median": (len(ranked) - 1) // 2, "worst": 0}
-    return {name: ranked[place][1] for name, place in places.items()}
+        raise ValueError(f"no row of {method!r} has the metric {metric!r}; the methods there are: {there}")
+    order = [name for name in ("value", "episode", "run", "index") if name in data or name == "value"]
+    ranked = data.loc[values.index].assign(value=values).sort_values(order).index
+    return {
+        name: own[ranked[n]] for name, n in (("best", -1), ("median", (len(ranked) - 1) // 2), ("worst", 0))
+    }  # fmt: skip
 
 
-def _value(row: Row, figure: str) -> float | None:
-    """Metric of a row; None if undefined."""
-    if figure == "iou":
-        return row["intersection"] / row["union"] if row["union"] else None
-    return row.get(figure)
+def _values(data: pd.DataFrame, name: str) -> pd.Series:
+    """A metric of each episode, larger for better ones; nan if undefined."""
+    metric = METRICS[name]
+    if metric.mean_of:
+        return sum(_values(data, other) for other in metric.mean_of) / len(metric.mean_of)
+    above, below, known = sums_of(metric, data)
+    share = np.divide(above, below, out=np.full(len(data), np.nan), where=known & (below > 0))
+    return pd.Series(share if metric.larger_is_better else -share, index=data.index)
 
 
 def recorded(
@@ -72,14 +75,12 @@ def recorded(
     """
     manifest, masks = index.get("manifests", {}).get(file), index.get("masks", {}).get(file)
     if not manifest or not masks:
-        raise ValueError(f"{file}: the index names no {'masks' if manifest else 'manifest'} for it; keep masks and run")
+        raise ValueError(f"{file}: the index names no {'masks' if manifest else 'manifest'} for it; store both and run")
     episodes = read_episodes(Path(out) / manifest["path"])
     if row["index"] >= len(episodes) or episodes[row["index"]].key != row["key"]:
         raise ValueError(f"{manifest['path']}: episode {row['index']} is not {row['episode']} of the row; run it again")
-    episode = episodes[row["index"]]
-    data = read_benchmark(manifest["benchmark"], row["fold"], root)
-    height, width = manifest["size"]
-    clip = load_clip(episode, data.query_root, (height, width), data.support_root)
+    query_root, support_root = find_roots(manifest["benchmark"], root)
+    clip = load_clip(episodes[row["index"]], query_root, tuple(manifest["size"]), support_root)
     found = read_masks(Path(out) / masks, row["key"], row["index"], row["method"])
     pixels = [int(part.sum()) for part in intersection_union(found, clip.truth, clip.query_valid)]
     if pixels != [row["intersection"], row["union"]]:
@@ -93,17 +94,14 @@ def support_mosaic(clip: Clip) -> Pixels:
     shots = len(clip.support)
     columns = 1 if shots <= 2 else 2 if shots <= 6 else 3
     zoom = max(1, zoom_for(clip.support[0], SHARP // columns))
+    gap = max(2, clip.size[1] * zoom // 40)
     tiles = [
-        overlay(image, mask, colour=LABEL, zoom=zoom)
+        np.pad(overlay(image, mask, colour=LABEL, zoom=zoom), ((0, gap), (0, gap), (0, 0)), constant_values=255)
         for image, mask in zip(clip.support, clip.support_masks, strict=True)
     ]
-    height, width = tiles[0].shape[:2]
-    gap, rows = max(2, width // 40), ceil(shots / columns)
-    paper = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
-    for place, tile in enumerate(tiles):
-        top, left = place // columns * (height + gap), place % columns * (width + gap)
-        paper[top : top + height, left : left + width] = tile
-    return paper
+    tiles += [np.full_like(tiles[0], 255)] * (-shots % columns)
+    rows = [np.hstack(tiles[start : start + columns]) for start in range(0, shots, columns)]
+    return np.vstack(rows)[:-gap, :-gap]
 
 
 def height(items: Sequence[Item]) -> float:
@@ -115,46 +113,35 @@ def gallery(figure: Figure | SubFigure, items: Sequence[Item]) -> None:
     """One row per episode: support, `FRAMES` frames with ground truth and prediction, the IoU of every frame below.
 
     Use a figure `style.PAGE` wide and `height(items)` high. The IoU line has a dot at every frame shown, and a gap
-    where prediction and ground truth are empty. Raises ValueError if there are no items.
+    where prediction and ground truth are empty.
     """
-    if not items:
-        raise ValueError("there is no episode to show; give at least one")
     ratios = [part for _, clip, _ in items for part in (clip.size[0] / clip.size[1], LINE)]
     grid = figure.add_gridspec(len(ratios), FRAMES + 1, height_ratios=ratios)
-    for place, (title, clip, masks) in enumerate(items):
-        above, below = 2 * place, 2 * place + 1
+    for number, (title, clip, masks) in enumerate(items):
+        above, below = 2 * number, 2 * number + 1
         left = figure.add_subplot(grid[above : below + 1, 0])
         show(left, support_mosaic(clip))
         left.set_anchor("NW")
         left.set_title(title, loc="left", fontsize=text_size(), pad=3).set_in_layout(False)  # spans the columns
         at = evenly_spaced(len(clip.query), FRAMES)
         for column, t in enumerate(at, start=1):
-            _frame(figure.add_subplot(grid[above, column]), clip, masks[t], t)
+            ax = figure.add_subplot(grid[above, column])
+            show(ax, overlay(clip.query[t], masks[t]), " ")  # reserves the line of the episode's title
+            if clip.truth is not None and clip.truth[t].any() and not clip.truth[t].all():
+                contour = ax.contour(array(clip.truth[t]), levels=[0.5], colors="white", linewidths=0.7)
+                contour.set_path_effects(RIM)
         if clip.truth is not None:
-            _overlap_line(figure.add_subplot(grid[below, 1:]), clip, masks, at)
+            _iou_line(figure.add_subplot(grid[below, 1:]), clip, masks, at)
     marks = [
         Patch(color=LABEL, alpha=0.7, label="labelled support"),
         Patch(color=PREDICTION, alpha=0.6, label="predicted"),
-        Line2D([], [], color="white", linewidth=0.7, label="truth"),
+        Line2D([], [], color="white", linewidth=0.7, label="ground truth"),
     ]
     legend = figure.legend(handles=marks, loc="outside lower right", ncols=3, fontsize=text_size(0.92), frameon=False)
     legend.get_lines()[0].set_path_effects(RIM)
 
 
-def _frame(ax: Axes, clip: Clip, mask: Mask, t: int) -> None:
-    """One frame with its prediction, and the ground truth as a line."""
-    show(ax, overlay(clip.query[t], mask, zoom=zoom_for(clip.query[t])))
-    ax.set_title(" ", fontsize=text_size(), pad=3)  # reserves the line of the title of the episode
-    rows, columns = clip.size
-    edges = (-0.5, columns - 0.5, rows - 0.5, -0.5)
-    ax.images[0].set_extent(edges)  # in pixels of the clip, whatever the zoom
-    ax.axis(edges)
-    truth = None if clip.truth is None else array(clip.truth[t])
-    if truth is not None and truth.any() and not truth.all():
-        ax.contour(truth, levels=[0.5], colors="white", linewidths=0.7).set_path_effects(RIM)
-
-
-def _overlap_line(ax: Axes, clip: Clip, masks: Predicted, at: list[int]) -> None:
+def _iou_line(ax: Axes, clip: Clip, masks: Predicted, at: list[int]) -> None:
     """IoU of every frame in percent, with dots at the frames shown."""
     intersection, union = intersection_union(array(masks), array(clip.truth), array(clip.query_valid))
     iou = np.where(union > 0, 100 * intersection / np.maximum(union, 1), np.nan)

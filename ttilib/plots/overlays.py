@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Patch
 from matplotlib.patheffects import Normal, Stroke
 from torch import Tensor
 
@@ -85,11 +88,7 @@ def _fitted(mask: Mask | LabelMap, shape: tuple[int, int], zoom: int, what: str)
 
 
 def overlay(
-    image: Image,
-    mask: Mask | None = None,
-    truth: Mask | None = None,
-    colour: str = PREDICTION,
-    zoom: int = 1,
+    image: Image, mask: Mask | None = None, truth: Mask | None = None, colour: str = PREDICTION, zoom: int = 1
 ) -> Pixels:
     """The image with a mask as translucent fill and edge in `colour`, and the ground truth as a white line.
 
@@ -116,11 +115,9 @@ def overlay(
 
 def show(ax: Axes, image: Image, title: str = "") -> AxesImage:
     """Draw an image without ticks or frame."""
-    drawn = ax.imshow(as_rgb(image), interpolation="antialiased")
     ax.set_axis_off()
-    if title:
-        ax.set_title(title, fontsize=9, pad=3)
-    return drawn
+    ax.set_title(title, fontsize=9, pad=3)
+    return ax.imshow(as_rgb(image), interpolation="antialiased")
 
 
 def filmstrip(
@@ -151,7 +148,7 @@ def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> Non
     truths = None if clip.truth is None else clip.truth[chosen]
     filmstrip(grid[1], clip.query[chosen], truths=truths, titles=[f"frame {t}" for t in chosen])
     grid[0, 0].set_title(f"support: {shots} labelled, {clip.class_name}", loc="left", fontsize=10, pad=3)
-    line = "" if clip.truth is None else ", truth outlined"
+    line = "" if clip.truth is None else ", ground truth outlined"
     figure.suptitle(f"{clip.name}: {len(clip.query)} query frames{line}", fontsize=11)
 
 
@@ -168,20 +165,12 @@ def gradient_map(
     dy, dx = (height - 1) / max(rows - 1, 1) / 2, (width - 1) / max(columns - 1, 1) / 2
     limit = limit or float(np.abs(values).max()) or 1.0  # an all-zero map still needs a scale
     ax.imshow(grey, cmap="gray", vmin=-60, vmax=255)
-    drawn = ax.imshow(
-        values,
-        cmap="RdBu_r",
-        vmin=-limit,
-        vmax=limit,
-        alpha=0.65,
-        interpolation="bilinear",
-        extent=(-dx, width - 1 + dx, height - 1 + dy, -dy),
-    )
+    extent = (-dx, width - 1 + dx, height - 1 + dy, -dy)
+    look: Any = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "alpha": 0.65, "interpolation": "bilinear"}
+    drawn = ax.imshow(values, extent=extent, **look)
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     ax.set_axis_off()
-    bar = ax.figure.colorbar(drawn, cax=ax.inset_axes((1.02, 0, 0.04, 1)))
-    bar.set_label(label)
-    bar.outline.set_visible(False)
+    ax.figure.colorbar(drawn, cax=ax.inset_axes((1.02, 0, 0.04, 1)), label=label).outline.set_visible(False)
     return drawn
 
 
@@ -192,29 +181,24 @@ def feature_colours(
 
     Each is stretched from its 1st to its 99th percentile. Its sign makes the largest entry of the direction positive.
     """
-    values = array(features).astype(np.float64)
-    count, channels, rows, columns = values.shape
-    cells = values.transpose(0, 2, 3, 1).reshape(-1, channels)
+    values = array(features).astype(np.float64).transpose(0, 2, 3, 1)
+    cells = values.reshape(-1, values.shape[-1])
     cells = cells - cells.mean(axis=0)
     directions = np.linalg.eigh(cells.T @ cells)[1][:, ::-1][:, :3]  # largest variance first
-    largest = np.abs(directions).argmax(axis=0)
-    directions = directions * np.sign(directions[largest, np.arange(directions.shape[1])])
+    directions = directions * np.sign(np.take_along_axis(directions, np.abs(directions).argmax(axis=0)[None], axis=0))
     scores = np.zeros((len(cells), 3))
     scores[:, : directions.shape[1]] = cells @ directions
     low, high = np.percentile(scores, [1, 99], axis=0)
-    colours = np.clip((scores - low) / np.where(high > low, high - low, 1), 0, 1)
-    return colours.reshape(count, rows, columns, 3)
+    return np.clip((scores - low) / np.where(high > low, high - low, 1), 0, 1).reshape(*values.shape[:3], 3)
 
 
-COLOURS = (
-    "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-    "#332288", "#882255", "#117733", "#999933", "#661100", "#88CCEE", "#DDCC77", "#AA4499",
-)  # fmt: skip
-"""Colours of classes by label, repeated from the 16th on; the first seven, by Okabe and Ito, are colour-blind safe."""
+COLOURS = np.delete(colormaps["tab20"].colors, (14, 15), axis=0)
+"""Colours of classes by label, repeated from the 19th on; without the two greys, which mean background and ignored."""
 
 FILLED = 0.8  # opacity of a class colour over the grey image
 UNKNOWN = 217  # grey value of ignored pixels
 WIDTH = 12.0  # inches of a sheet
+NAME = 7.0  # points: size of the names on regions
 RIM = [Stroke(linewidth=1.5, foreground="0.1"), Normal()]  # keeps white lines and text visible on bright images
 
 LabelMap = Int64[Tensor, "_ _"]
@@ -227,7 +211,7 @@ def label_map(image: Image, labels: LabelMap, zoom: int = 1) -> Pixels:
     grey = _enlarged(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), zoom)
     out = np.repeat(0.6 * grey[..., None], 3, axis=2)
     inside = (known > 0) & (known != IGNORE_LABEL)
-    paint = 255 * np.array([to_rgb(colour) for colour in COLOURS])[(known[inside] - 1) % len(COLOURS)]
+    paint = 255 * COLOURS[(known[inside] - 1) % len(COLOURS)]
     out[inside] = (1 - FILLED) * out[inside] + FILLED * paint
     out[known == IGNORE_LABEL] = UNKNOWN
     return out.round().astype(np.uint8)
@@ -240,36 +224,44 @@ def sample_sheet(
     names: Sequence[str],
     title: str = "",
 ) -> Figure:
-    """Image, ground truth and prediction side by side, with class names on their regions.
+    """Image, ground truth and prediction side by side, with class names on large regions, others in a legend.
 
     Images are in [0, 1]; `names` are those of labels 0, 1, 2, ..., background first. Predictions are blanked where the
-    ground truth is ignored; titles give the share of the other pixels that is right.
-    Raises ValueError if a label has no name.
+    ground truth is ignored; titles give the share of the other pixels that is correct.
     """
     truth = labels.cpu()
     shown = found.cpu().where(truth != IGNORE_LABEL, IGNORE_LABEL)
-    present = {*truth.unique().tolist(), *shown.unique().tolist()} - {IGNORE_LABEL}
-    if nameless := sorted(label for label in present if not 0 <= label < len(names)):
-        raise ValueError(f"label {nameless[0]} has no name among {len(names)}; name every label, background first")
     blocks = 1 if len(images) < 4 else 2
     figure, grid = _sheet(math.ceil(len(images) / blocks), 3 * blocks, images.shape[-2] / images.shape[-1], title)
     for axes, image, true, guess in zip(grid.reshape(-1, 3), images.cpu(), truth, shown, strict=False):
         right = (true == guess)[true != IGNORE_LABEL].double().mean().nan_to_num()
         show(axes[0], image, "image")
-        _named_regions(axes[1], image, true, names, "truth")
-        _named_regions(axes[2], image, guess, names, f"prediction, {100 * right:.0f}% right")
+        unnamed = _named_regions(axes[1], image, true, names, "ground truth")
+        unnamed |= _named_regions(axes[2], image, guess, names, f"prediction, {100 * right:.0f}% correct")
+        if unnamed:  # where no name is in the way
+            patches = [Patch(color=COLOURS[(n - 1) % len(COLOURS)], label=names[n]) for n in sorted(unnamed)]
+            look: Any = {"frameon": True, "framealpha": 0.8, "handlelength": 1, "borderpad": 0.3}
+            axes[0].legend(handles=patches, loc="lower left", fontsize=NAME - 1, **look)
     return figure
 
 
-def _named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str], title: str) -> None:
-    """A label map with the name of each class near the top of its region."""
+def _named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str], title: str) -> set[int]:
+    """A label map with the names of classes on regions that are large enough; returns the other labels."""
     zoom, known = zoom_for(image), array(labels)
     show(ax, label_map(image, labels, zoom), title)
-    for label in np.setdiff1d(known, (0, IGNORE_LABEL)):
-        rows, columns = np.nonzero(known == label)
-        row, column = zoom * np.quantile(rows, 0.15), zoom * columns.mean()
-        look = {"color": "white", "fontsize": 7, "ha": "center", "va": "center", "path_effects": RIM}
-        ax.text(column, row, names[label], clip_on=True, **look)
+    point = known.shape[1] / (72 * WIDTH * ax.get_position().width)  # in pixels of the image
+    unnamed = set()
+    for label in np.setdiff1d(known, (0, IGNORE_LABEL)).tolist():
+        box = np.ones([math.ceil(NAME * point * side) for side in (1.2, 0.65 * len(names[label]))], np.uint8)
+        centres = cv2.erode((known == label).astype(np.uint8), box, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        if not centres.any():
+            unnamed.add(label)
+            continue
+        rows, columns = np.nonzero(centres)  # the name fits in around each; take the one nearest to their mean
+        best = ((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin()
+        look: Any = {"color": "white", "fontsize": NAME, "ha": "center", "va": "center", "path_effects": RIM}
+        ax.text(zoom * columns[best], zoom * rows[best], names[label], **look)
+    return unnamed
 
 
 def _sheet(rows: int, columns: int, ratio: float, title: str) -> tuple[Figure, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Plot style: colour, marker and dash of each method, axes, labels at line ends, figures at print size.
+"""Plot style: colour, marker and dash of each method, axes, legends, figures at print size.
 
 Styles can be distinguished without colour vision and in grey. Text is sized by rcParams (`text_size`).
 """
@@ -6,8 +6,8 @@ Styles can be distinguished without colour vision and in grey. Text is sized by 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from itertools import chain, cycle
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,10 @@ MARKERS = "ph8vP<>X^"
 def styles(methods: Iterable[str]) -> dict[str, Style]:
     """Style of each method: its fixed one, else a spare one in order of appearance, else grey."""
     names = list(dict.fromkeys(methods))
-    others = [name for name in names if name not in STYLES]
-    grey = [{"color": "#8C8C8C", "marker": mark, "linestyle": (0, (1, 2))} for mark in MARKERS]
-    spare = {
-        name: SPARE[place] if place < len(SPARE) else grey[(place - len(SPARE)) % len(grey)]
-        for place, name in enumerate(others)
-    }
-    return {name: STYLES.get(name) or spare[name] for name in names}
+    grey = [{"color": "#8C8C8C", "marker": marker, "linestyle": (0, (1, 2))} for marker in MARKERS]
+    others = zip([name for name in names if name not in STYLES], chain(SPARE, cycle(grey)), strict=False)
+    known = {**STYLES, **dict(others)}
+    return {name: known[name] for name in names}
 
 
 def text_size(share: float = 1.0) -> float:
@@ -64,9 +61,9 @@ def text_size(share: float = 1.0) -> float:
     return share * float(rcParams["font.size"])
 
 
-def figure_name(figure: str) -> str:
+def subscripted(name: str) -> str:
     """Name of a metric with its window as subscript: VC_3 becomes VC$_{3}$; other names are unchanged."""
-    return re.sub(r"VC_(\d+)", r"VC$_{\1}$", figure)
+    return re.sub(r"VC_(\d+)", r"VC$_{\1}$", name)
 
 
 def tidy(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "", integers: bool = True) -> None:
@@ -82,26 +79,16 @@ def tidy(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "", integers
         ax.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
-def label_ends(ax: Axes, size: float | None = None) -> None:
-    """Label each line at its last finite point, in its colour, without overlap; `size` in points."""
-    size, ends = size or text_size(0.95), []
-    for line in ax.lines:
-        points = line.get_xydata()[np.isfinite(line.get_ydata())]
-        if len(points) and not line.get_label().startswith("_"):  # matplotlib's prefix for lines without a label
-            ends.append((*points[-1], line))
-    ends.sort(key=lambda end: end[1])
-    lower, upper = ax.get_ylim()
-    height = ax.get_window_extent().height * 72 / ax.figure.dpi  # points
-    wanted = np.array([(y - lower) / (upper - lower) * height for _, y, _ in ends])
-    placed = wanted.copy()
-    for place in range(1, len(placed)):
-        placed[place] = max(placed[place], placed[place - 1] + 1.25 * size)
-    if len(placed):
-        placed -= (placed - wanted).mean()
-        placed += max(0, 0.8 * size - placed[0]) - max(0, placed[-1] - height)  # stay beside the axes
-    for (x, y, line), move in zip(ends, placed - wanted, strict=True):
-        look = {"color": line.get_color(), "fontsize": size, "va": "center", "annotation_clip": False}
-        ax.annotate(short(line.get_label()), (x, y), (6, move), textcoords="offset points", **look)
+def line_legend(ax: Axes) -> None:
+    """Legend right of the axes, in the colours of the lines and the order of their last finite values."""
+    ends = {}
+    for line in ax.get_legend_handles_labels()[0]:
+        values = np.asarray(line.get_ydata(), dtype=float)
+        ends[line] = values[np.isfinite(values)][-1:].sum()
+    lines = sorted(ends, key=ends.__getitem__, reverse=True)
+    names = [short(str(line.get_label())) for line in lines]
+    beside = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "borderaxespad": 0.4, "frameon": False}
+    ax.legend(lines, names, labelcolor="linecolor", handlelength=1.6, handletextpad=0.5, **beside)
 
 
 def short(name: str, most: int = 30) -> str:
@@ -112,7 +99,7 @@ def short(name: str, most: int = 30) -> str:
 COLUMN, PAGE = 3.35, 6.9
 """Width of one column and of a page, inches."""
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 8,
     "figure.titlesize": 8.5,
     "axes.titlesize": 8,
@@ -137,32 +124,18 @@ STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,  # searchable text; journals refuse type 3 fonts
     "svg.fonttype": "none",
 }
-"""Changes to matplotlib's defaults."""
+"""Changes to matplotlib's defaults: eight points and thin lines, for print."""
 
 
-@contextmanager
-def paper_style() -> Iterator[None]:
-    """Context manager for figures in print: eight points, thin lines."""
-    with rc_context(STYLE):
-        yield
-
-
-def panels(count: int, columns: int = 2, height: float = 2.0, width: float | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes, `columns` in a row, each `height` inches high.
-
-    `width`: of the figure in inches; by default `COLUMN` for one column of axes, else `PAGE`.
-    Raises ValueError if `count` or `columns` is below 1.
-    """
-    if count < 1 or columns < 1:
-        raise ValueError(f"{count} panels in {columns} columns; ask for at least one of each")
+def panels(count: int, columns: int = 2, height: float = 2.0) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes, `columns` in a row, each `height` inches high; `COLUMN` or `PAGE` wide."""
     columns = min(columns, count)
     rows = ceil(count / columns)
-    wide = width or (COLUMN if columns == 1 else PAGE)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(wide, rows * height), squeeze=False, layout="constrained")
-    every = list(axes.flat)
-    for spare in every[count:]:
+    size = COLUMN if columns == 1 else PAGE, rows * height
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for spare in axes.flat[count:]:
         spare.remove()
-    return figure, every[:count]
+    return figure, list(axes.flat[:count])
 
 
 def save(figure: Figure, stem: Path | str) -> None:

@@ -7,16 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from functools import cache
 from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib import get_data_path
-from PIL import Image as Pillow
-from PIL import ImageDraw, ImageFont
 
 from ttilib.files import atomic
 from ttilib.images import image_files, read_image, write_labels
@@ -112,19 +108,16 @@ def side_by_side(frame: Image, mask: Mask, truth: Mask | None = None) -> Pixels:
     zoom = zoom_for(frame, PANEL)
     panels = {"input": overlay(frame, zoom=zoom), "prediction": overlay(frame, mask, truth, zoom=zoom)}
     if truth is not None:
-        panels["truth"] = overlay(frame, truth=truth, zoom=zoom)
+        panels["ground truth"] = overlay(frame, truth=truth, zoom=zoom)
     joined = np.hstack([np.vstack([_name_strip(name, each.shape[1]), each]) for name, each in panels.items()])
     height, width = joined.shape[:2]
     return np.pad(joined, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # codecs need even sizes
 
 
-@cache
-def _name_strip(name: str, width: int) -> UInt8[np.ndarray, "height width 3"]:
+def _name_strip(name: str, width: int) -> Pixels:
     """A dark strip with a panel's name."""
-    strip = Pillow.new("RGB", (width, STRIP), (24, 24, 24))
-    font = ImageFont.truetype(str(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), 14)
-    ImageDraw.Draw(strip).text((6, STRIP // 2), name, fill=(240, 240, 240), font=font, anchor="lm")
-    return np.array(strip)
+    strip = np.full((STRIP, width, 3), 24, np.uint8)
+    return cv2.putText(strip, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (240, 240, 240), 1, cv2.LINE_AA)
 
 
 def _write_mp4(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float) -> None:

@@ -24,13 +24,13 @@ LONG = 40  # longer notes (in characters) are wrapped in LaTeX
 BLOCK = ["benchmark", "shots", "fold", "run", "class_id", "video"]  # methods are compared where these are equal
 
 
-def _metric(name: Hashable) -> Metric | None:
+def metric_of(name: Hashable) -> Metric | None:
     """The metric of a column such as "mIoU", "IoU", "mIoU low" or "mIoU difference"."""
     known = {name: metric for metric in METRICS.values() for name in (metric.name, metric.alone)}
     return known.get(str(name)) or known.get(str(name).rpartition(" ")[0])
 
 
-def _text(name: Hashable, value: Any) -> str:
+def cell_text(name: Hashable, value: Any) -> str:
     """The text of one cell."""
     if isinstance(value, str):
         return " ".join(value.split())  # on one line
@@ -39,7 +39,7 @@ def _text(name: Hashable, value: Any) -> str:
     if name == "p":
         return "< 0.001" if value < 0.001 else f"{value:.3f}"
     if name in DIGITS or isinstance(value, float):
-        metric = _metric(name)
+        metric = metric_of(name)
         text = f"{value:.{metric.digits if metric else DIGITS.get(str(name), 1)}f}"
         return text.lstrip("-") if float(text) == 0 else text  # no minus before a zero
     return str(value)
@@ -47,7 +47,7 @@ def _text(name: Hashable, value: Any) -> str:
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """The table as text: one decimal unless the metric has others, two for seconds, "-" for a missing value."""
-    text = {name: [_text(name, value) for value in table[name]] for name in table}
+    text = {name: [cell_text(name, value) for value in table[name]] for name in table}
     return pd.DataFrame(text, index=table.index, dtype=object)
 
 
@@ -87,7 +87,7 @@ def _best(table: pd.DataFrame) -> pd.DataFrame:
     css = pd.DataFrame("", index=table.index, columns=table.columns)
     block = [table[name] for name in BLOCK if name in table] or [pd.Series(0, index=table.index)]
     for name in table:
-        metric = _metric(name)
+        metric = metric_of(name)
         if metric and name in (metric.name, metric.alone) and pd.api.types.is_numeric_dtype(table[name]):
             values = table[name].round(metric.digits)
             groups = values.groupby(block)
@@ -101,7 +101,8 @@ def styled(table: pd.DataFrame) -> Styler:
     table = table.reset_index(drop=True)
     differences = [name for name in table if str(name).endswith("difference")]
     limit = table[differences].abs().max().max() or 1.0
-    view = table.style.format({name: partial(_text, name) for name in table}).hide(axis="index").apply(_best, axis=None)
+    view = table.style.format({name: partial(cell_text, name) for name in table}).hide(axis="index")
+    view = view.apply(_best, axis=None)
     view = view.background_gradient("PuOr_r", subset=differences, vmin=-limit, vmax=limit)
     view = view.highlight_null(subset=differences, props="background-color: inherit; color: inherit")
     words = [name for name in WORDS if name in table]
