@@ -6,7 +6,11 @@ from operator import attrgetter
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.functional import avg_pool2d
 
+from ttilib.episodes.clips import synthetic_clip
+from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.losses import TERMS
 from ttilib.solver.methods import METHODS, read_method
 
@@ -35,6 +39,8 @@ def test_citations_point_to_headings_and_rows(path):
     for name, pointers in CITATION.findall(re.sub(r"\n\s*(?:# )?", " ", path.read_text())):  # they may be wrapped
         page = REPOSITORY / "docs" / f"{name}.md"
         assert page.is_file() and set(re.findall(POINTER, pointers)) <= marks(page), (name, pointers)
+    if path.is_relative_to(REPOSITORY / "ttilib"):  # further numbers after words, as in "5.1 (schedule), S4"
+        assert set(re.findall(r"\b[QS]\d+\b", path.read_text())) <= marks(NAMED[2])
 
 
 def test_the_protocol_has_every_number_once():
@@ -69,7 +75,9 @@ def test_the_examples_of_a_term_and_an_algorithm_are_methods():
         for code in re.findall(r"```python\n(.+?)```", NAMED[0].read_text(), re.DOTALL):
             exec(compile(code, "method.md", "exec"), {"__name__": __name__})
         assert read_method("TTI added_terms=rough added_weights=2").config.added == {"rough": 2.0}
-        assert read_method("threshold level=0.6").level == 0.6
+        clip, extractor = synthetic_clip(frames=2), FeatureExtractor(lambda images: avg_pool2d(images, 8))
+        masks = read_method("threshold level=0.3").predict(clip, extractor).masks
+        assert masks.shape == clip.truth.shape and torch.equal(masks, clip.query.mean(dim=1) > 0.3)
     finally:
         for registry, before in ((TERMS, terms), (METHODS, methods)):
             registry.clear()
