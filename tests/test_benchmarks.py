@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import block, davis, minivspw, pascal, picture, vspw, ytvis
+from corpora import block, davis, minivspw, pascal, vspw, ytvis
 from folds import fold
 
 from ttilib.datasets.catalog import DATASETS, find_dataset, read_table
 from ttilib.episodes.benchmarks import BENCHMARKS, BenchmarkData, benchmark, draw_episodes, find_roots, read_benchmark
 from ttilib.episodes.episode import sample_episodes
-from ttilib.files import write_json, write_text
-from ttilib.images import write_image, write_labels
+from ttilib.files import write_json
 
 
 def pascal_masks():
@@ -63,24 +62,6 @@ def data(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
-def coco(tmp_path_factory):
-    """A COCO folder of six classes; in full masks a class is three times as large."""
-    root = tmp_path_factory.mktemp("coco")
-    names = {str(number): f"kind_{number}" for number in range(1, 7)}
-    table = {"classes": names, "novel": [[1, 5], [2], [3], [4]], "novel_block": [[1, 2]], "min_pixels": 30}
-    write_json(root / "lists.json", table)
-    for split in ("train", "val"):
-        stills = [f"COCO_{split}2014_{n:012d}" for n in (9, 4, 7, 1, 8, 2)]
-        for n, still in enumerate(stills):
-            write_image(root / f"{split}2014" / f"{still}.jpg", picture(n))
-            write_labels(root / split / f"{still}.png", block((1, 1, 5, 1, 2, 2)[n], 2, 2, 6, 6))
-            write_labels(root / f"{split}_full" / f"{still}.png", block((1, 1, 5, 5, 5, 1)[n], 2, 2, 6, 18))
-        lines = (f"{split}2014/{still}.jpg {split}/{still}.png\n" for still in stills)
-        write_text(root / f"{split}.txt", "".join(lines))
-    return root
-
-
 def test_the_benchmarks_are_those_of_the_release():
     sizes = {name: plan.size for name, plan in BENCHMARKS.items()}
     wide = {name for name, size in sizes.items() if size == (241, 425)}
@@ -111,10 +92,9 @@ def test_every_accepted_folder_name_is_found(dataset, tmp_path):
         assert find_roots(plan.name, root)[0] == root / name
 
 
-def test_a_dataset_may_be_given_by_its_own_folder(data, coco, tmp_path):
+def test_a_dataset_may_be_given_by_its_own_folder(data, tmp_path):
     assert find_roots("pascal", data / "voc") == (data / "voc", data / "voc")
     assert find_roots("minivspw", data / "VSPW_480p" / "data")[0] == data / "VSPW_480p" / "data"
-    assert find_roots("coco-full", coco) == (coco, coco)
     both = (data / "DAVIS", data / "voc")
     assert find_roots("pascal2davis", data) == find_roots("pascal2davis", data / "DAVIS", data / "voc") == both
     assert find_roots("pascal2davis", data, data) == find_roots("pascal2davis", data / "DAVIS", data) == both
@@ -130,11 +110,10 @@ def test_a_dataset_may_be_given_by_its_own_folder(data, coco, tmp_path):
         find_roots("ytvis-v1", data, data / "voc")
 
 
-def test_the_benchmark_chooses_the_novel_classes(data, coco):
+def test_the_benchmark_chooses_the_novel_classes(data):
     assert [read_benchmark(name, 0, data).query.novel for name in ("pascal", "coco2pascal", "coco2pascal-mended")] == [
         (1,), (1, 2), (2,),
     ]  # fmt: skip
-    assert read_benchmark("coco-block", 0, coco).query.novel == (1, 2)
     one = read_benchmark("minivspw", 0, data)
     assert one.query is one.support and one.query.repeats == 2
     validation = read_benchmark("minivspw-val", 0, data).query
@@ -176,23 +155,6 @@ def test_from_folder_to_episodes(name, shots, released, independent, data):
         check_files(episodes[:20], read)
     if name.startswith("ytvis"):
         assert draw_episodes(read, 1, 5, 1) == sample_episodes(read.query, 1, 5, name.removeprefix("ytvis-"), 1)
-
-
-@pytest.mark.parametrize(
-    ("name", "queries"),
-    [
-        ("coco", {9: 1, 4: 1, 1: 1}),  # class 5 is in one image only, so nothing can support it
-        ("coco-block", {9: 1, 4: 1, 1: 1, 8: 2, 2: 2}),
-        ("coco-full", {9: 1, 4: 1, 7: 5, 1: 5, 8: 5, 2: 1}),
-    ],
-)
-def test_from_coco_to_episodes(name, queries, coco):
-    read, errors = read_benchmark(name, 0, coco), []
-    episodes = draw_episodes(read, 1, on_error=errors.append)
-    expected = [(f"COCO_val2014_{number:012d}", label) for number, label in queries.items()]
-    assert [(e.video, e.class_id) for e in episodes] == (expected * 1000)[:1000]
-    check_files(episodes[:12], read)
-    assert ["class 5 kind_5" in str(error) for error in errors] == [True] * (name == "coco")  # reported once
 
 
 def test_frames_of_another_dataset_have_both_class_ids(data):

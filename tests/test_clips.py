@@ -52,20 +52,6 @@ def test_padding_is_background_for_ytvis_and_vspw_but_not_for_pascal_and_davis(t
     assert clips["y"].query[0, :, 0].max() == 0  # the bars are black
 
 
-def test_the_ignore_label_is_not_valid_for_pascal_and_background_for_vspw(tmp_path):
-    labels = block(2, 2, 3, 8, 8)
-    labels[:, 20:] = 255
-    pascal(tmp_path / "p", {"a": labels}, val=("a",))
-    raw = labels.copy()
-    raw[raw == 2] = 41
-    vspw(tmp_path / "v", {"s": [raw, raw]})
-    still = load_clip(Episode("pascal", 0, 2, "kind", ("a",), ("a",), 0), tmp_path / "p", (16, 32))
-    # 18 x 32 becomes 16 x 28, cut to 16 x 24: of its columns 20/32 are valid, the 8 beyond are padding
-    assert still.query_valid.sum() == 16 * 15 and still.query_valid[0, :, :15].all()
-    video = load_clip(Episode("vspw", 0, 41, "kind", ("s/8",), ("s/9",), 0), tmp_path / "v", SIZE)
-    assert video.query_valid.all() and video.truth.sum() == 64
-
-
 def test_an_episode_across_datasets_uses_both_folders_and_both_ids(tmp_path):
     voc = pascal(tmp_path / "voc", {"a": block(2, 2, 3, 9, 9), "b": block(2, 1, 1, 9, 9)}, val=("a", "b"))
     root = davis(tmp_path / "davis", {"s": [block(3, 0, 0, 5, 5), block(0, 0, 0, 1, 1)]})

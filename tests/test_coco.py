@@ -47,13 +47,6 @@ def test_the_first_polygon_alone_or_all_of_them():
     np.testing.assert_array_equal(full, expected)
 
 
-def test_the_released_rule_never_looks_at_the_other_polygons():
-    objects = [(5, 3, [box(1, 1, 4, 3), [1, 2, 3], "x"])]
-    assert coco_masks(objects, 9, 9).sum() == 3 * 12
-    with pytest.raises(ValueError, match="annotation 5"):
-        coco_masks(objects, 9, 9, "full")
-
-
 def test_corners_are_truncated_and_may_touch_or_leave_the_border():
     found = coco_masks([(1, 1, [box(2.99, -0.99, 5.99, 3.01)])], 6, 6)
     assert np.argwhere(found).min(axis=0).tolist() == [0, 2] and np.argwhere(found).max(axis=0).tolist() == [3, 5]
@@ -137,15 +130,6 @@ def test_only_missing_masks_are_drawn(tmp_path):
     assert make_masks(root) == {"train": 1, "val": 0}
     assert kept.stat().st_mtime_ns == 5 and (read_labels(empty) == 3).sum() == 64
     assert make_masks(root) == {"train": 0, "val": 0}
-
-
-def test_full_masks_lie_beside_the_released_ones(tmp_path):
-    root = small(tmp_path)
-    make_masks(root)
-    assert make_masks(root, "full") == {"train": 1, "val": 2}
-    first, full = (read_labels(root / folder / f"{name('val', 4)}.png") for folder in ("val", "val_full"))
-    assert ((first == 2).sum(), (first == 4).sum()) == (25 - 4, 4)
-    assert ((full == 2).sum(), (full == 4).sum()) == (16 + 72 - 1, 1)
 
 
 def test_an_invalid_object_stops_its_mask_unless_errors_are_collected(tmp_path):

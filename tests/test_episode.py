@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from folds import cross, fold, stills_fold
+from folds import cross, fold
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from released import ReleasedSequences, ReleasedStills, ReleasedYtvis
 
 from ttilib.datasets.catalog import Fold
 from ttilib.episodes.episode import (
@@ -22,35 +21,6 @@ from ttilib.episodes.episode import (
     write_episodes,
 )
 from ttilib.files import digest
-
-
-def plain(episodes):
-    return [(e.class_id, e.support, e.query) for e in episodes]
-
-
-def released_for(corpus, data, shots, seed):
-    if corpus in ("v1", "v2"):
-        return ReleasedYtvis(data, shots, seed, corpus == "v2")
-    return (ReleasedSequences if corpus == "vspw" else ReleasedStills)(data, shots, seed)
-
-
-@pytest.mark.parametrize("corpus", ["v1", "v2", "vspw", "pascal", "coco", "coco-full"])
-@pytest.mark.parametrize("run", [0, 2])
-def test_each_dataset_is_sampled_as_released(corpus, run):
-    if corpus in ("pascal", "coco", "coco-full"):
-        shown = {f"s{n}": ((1, 5), (1,), (5,))[n % 3] for n in range(12)}
-        pools = {c: [s for n, (s, here) in enumerate(shown.items()) if c in here and n != 6] for c in (1, 5)}
-        data = stills_fold(shown, pools, corpus)
-    else:
-        data = fold("vspw" if corpus == "vspw" else "ytvis", videos=9, repeats=2)
-    released, expected = released_for("vspw" if corpus == "vspw" else corpus, data, 2, 7), []
-    count = len(getattr(released, "items", None) or released.data_list)
-    for _ in range(run + 1):
-        expected = [released[place] for place in range(count)]
-    episodes = sample_episodes(data, 2, 7, corpus if corpus in ("v1", "v2") else "v1", run)
-    assert plain(episodes) == expected
-    assert {(e.seed, e.run, e.shots, e.batch, e.support_corpus) for e in episodes} == {(7, run, 2, None, None)}
-    assert {e.name.split("/")[0] for e in episodes} == {data.corpus}
 
 
 def test_samples_and_keys_do_not_change():
@@ -72,15 +42,6 @@ def test_the_global_generators_neither_matter_nor_move():
     assert before == np.random.get_state()[1].tolist()
     random.seed(6)
     assert sample_episodes(fold("vspw"), 2) == episodes != sample_episodes(fold("vspw"), 2, seed=1)
-
-
-def test_vspw_classes_stand_in_order_of_first_appearance():
-    data = fold("vspw", videos=3)
-    late = {v: frames[1:] or frames for v, frames in data.presence[1].items()}
-    data = replace(data, presence={**data.presence, 1: late, 5: {v: data.frames[v] for v in data.frames}})
-    seeds = range(12)
-    picks = [np.random.RandomState(seed).choice([5, 1]) for seed in seeds]  # 5 is there from the first frame
-    assert [sample_episodes(data, 1, seed)[0].class_id for seed in seeds] == picks
 
 
 def test_wrong_requests_are_named():
@@ -112,13 +73,6 @@ def test_cross_episodes_match_classes_by_name():
     with pytest.raises(ValueError, match="class 7 kind_5.* 3 videos"):
         cross(pascal_fold(), query, 4)
     assert cross(pascal_fold(), fold("davis", classes=(1,)), 1) == ()
-
-
-def test_davis_supports_itself_with_other_videos():
-    episodes = sample_episodes(fold("davis", videos=4), 3)
-    assert len(episodes) == 8
-    for e in episodes:
-        assert {frame.split("/")[0] for frame in e.support} == {"v0", "v1", "v2", "v3"} - {e.video}
 
 
 words = st.text(min_size=1, max_size=8)

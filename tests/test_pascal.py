@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ttilib.datasets.base import IGNORE_LABEL, Reader, raise_first
+from ttilib.datasets.base import IGNORE_LABEL, raise_first
 from ttilib.datasets.catalog import read_table
 from ttilib.datasets.pascal import PASCAL, VOC_COLOURS, PascalReader, voc_colour
 from ttilib.files import write_text
-from ttilib.images import read_labels, write_image, write_labels
+from ttilib.images import read_labels, write_labels
 
 REAL = Path(__file__).parents[2] / "shared" / "real" / "voc"
 TABLE = {"classes": {n: f"kind_{n}" for n in range(1, 5)}, "min_pixels": 20}
@@ -136,28 +136,6 @@ def test_masks_are_read_however_they_were_saved(tmp_path, others):
         np.testing.assert_array_equal(reader.mask(name, 7), np.where(labels == IGNORE_LABEL, IGNORE_LABEL, labels == 7))
         expected = np.select([labels == 0, labels == 7, labels == 2], [0, 2, 1], IGNORE_LABEL)
         np.testing.assert_array_equal(reader.labels(name, (2, 7)), expected)
-
-
-def test_the_scan_reads_them_all_too(tmp_path):
-    labels = block(1, 2, 3, 6, 5)
-    labels[15], labels[0] = IGNORE_LABEL, 3
-    root = pascal(tmp_path, {"v": labels}, ("v",))
-    names = saved(root, labels)
-    write_text(root / "val.txt", "".join(f"JPEGImages/{n}.jpg SegmentationClassAug/{n}.png\n" for n in names))
-    found = scan(root, base=(2,), novel=(1, 3))
-    assert found.shown == {name: (1, 3) for name in names}
-    assert list(found.presence[1]) == list(found.presence[3]) == names
-
-
-def test_images_are_read_or_named(tmp_path):
-    root = pascal(tmp_path, {"v": block(1, 0, 0, 6, 6)}, ("v",))
-    reader = PascalReader(root)
-    assert isinstance(reader, Reader) and reader.image("v").shape == (18, 32, 3)
-    path = root / "JPEGImages" / "v.jpg"
-    write_image(path, picture(1, 80, 80))
-    path.write_bytes(path.read_bytes()[:-300])
-    with pytest.raises(ValueError, match=r"v\.jpg"):
-        reader.image("v")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not beside the project")

@@ -13,7 +13,7 @@ from released import Driver, ReleasedFrames, ReleasedSequences, ReleasedStills, 
 from ttilib.datasets.base import raise_first
 from ttilib.datasets.catalog import Fold
 from ttilib.episodes import sampling
-from ttilib.episodes.sampling import group_into_batches, query_images, query_videos, sampler, samples_of_run
+from ttilib.episodes.sampling import group_into_batches, sampler, samples_of_run
 from ttilib.files import digest
 
 seeds = st.integers(0, 10**6)
@@ -49,18 +49,6 @@ def test_ytvis_v1_by_hand():
     }
 
 
-def test_ytvis_v2_by_hand():
-    # The same six videos. Support videos, their frames, place of the query among the rest, throw-away frame:
-    # [4, 5] [0, 1] 3 -> v3 (3);  [2, 3] [2, 1] 0 -> v0 (0);  [1, 5] [1, 0] 1 -> v2 (1);  [3, 0] [1, 0] 3 -> v5 (0)
-    data = fold(videos=6, classes=(1,))
-    assert [(d.support, d.video) for d in sampler("v2", data, data, 2)()] == [
-        (("v4/00001", "v5/00002"), "v3"),
-        (("v2/00003", "v3/00002"), "v0"),
-        (("v1/00002", "v5/00001"), "v2"),
-        (("v3/00002", "v0/00001"), "v5"),
-    ]
-
-
 @st.composite
 def worlds(draw, most=7, classes=(3, 5, 8)):
     """Sequences of up to five frames, each with some of the classes; the first frame shows at least one."""
@@ -80,27 +68,6 @@ def test_sequences_follow_the_released_state_machine(world, seed, shots, repeats
     drawn = plain(samples_of_run(sampler("sequences", data, data, shots, seed), run))
     assert drawn == expected[run]
     assert len(drawn) == len(world) * repeats
-
-
-def test_sequences_by_hand():
-    # c shows 5 before 1. RandomState(2020), places: class, then for each shot sequence and frame
-    # a 0 (0, 2) (1, 0); b 0 (1, 0) (1, 0); c 1 -> class 1 (1, 0) (1, 0); d 0 (0, 0) (0, 0); and again
-    # a 0 (1, 0) (1, 0); b 0 (1, 0) (1, 0); c 0 -> class 5 (0, 0) (1, 2); d 0 (1, 0) (0, 0)
-    world = {"a": [(1, 5), (1,)], "b": [(1,), (1,), (1,)], "c": [(5,), (1, 5)], "d": [(5,), (), (5,), (5,)]}
-    data = sequence_fold(world, repeats=2)
-    assert dict(query_videos(data)) == {"a": (1, 5), "b": (1,), "c": (5, 1), "d": (5,)}
-    drawn = list(sampler("sequences", data, data, 2)())
-    assert [(d.video, d.number, *d.support) for d in drawn] == [
-        ("a", 1, "b/02", "c/01"),
-        ("b", 1, "c/01", "c/01"),
-        ("c", 1, "b/00", "b/00"),
-        ("d", 5, "a/00", "a/00"),
-        ("a", 1, "c/01", "c/01"),
-        ("b", 1, "c/01", "c/01"),
-        ("c", 5, "a/00", "d/03"),
-        ("d", 5, "c/00", "a/00"),
-    ]
-    assert drawn[3].query == ("d/00", "d/01", "d/02", "d/03")  # the frame without the class stays in
 
 
 @st.composite
@@ -147,13 +114,6 @@ def test_stills_by_hand():
         ("s0", 2, "s2", "s5"),
         ("s1", 1, "s4", "s3"),
     ]
-
-
-def test_without_a_list_of_shown_classes_queries_are_where_classes_are_present():
-    frames = {s: (s,) for s in ("s0", "s1", "s2")}
-    presence = {7: {"s2": ("s2",), "s0": ("s0",)}, 3: {"s0": ("s0",)}, 9: {"s1": ("s1",)}}
-    data = Fold("pascal", 0, {3: "a", 7: "b", 9: "c"}, (9,), (7, 3), frames, presence, (), ())
-    assert list(query_images(data)) == [("s0", (3, 7)), ("s2", (7,))]
 
 
 PASCAL = {30: "kind_3", 50: "kind_5", 80: "kind_8"}  # the same names under other ids
@@ -313,15 +273,6 @@ def test_independent_stills_sequences_and_frames():
     assert drawn[0].number in (3, 5) and drawn[1].number == 5
     assert all(len(set(d.support)) == 3 for d in drawn)
     assert all({s.split("_")[0] for s in d.support} == {f"p{d.number}0"} for d in drawn)
-
-
-def test_independent_samples_leave_out_classes_with_too_few_videos():
-    data = fold(videos=5, shows={1: ["v0", "v1", "v2"], 5: ["v3", "v4"]})
-    with pytest.raises(ValueError, match="class 5 kind_5.* 1 videos"):
-        list(sample_independent("v1", data, data, 2))
-    errors = []
-    assert {d.number for d in sample_independent("v1", data, data, 2, on_error=errors.append)} == {1}
-    assert len(errors) == 2
 
 
 @pytest.mark.parametrize("query", ["v0", "v17"])

@@ -1,6 +1,5 @@
 """YouTube-VIS: segmentations of every kind become the right masks; what cannot be used is reported and left out."""
 
-import pickle
 
 import numpy as np
 import pytest
@@ -157,11 +156,3 @@ def test_the_file_is_parsed_once_and_again_when_it_changes(root):
     assert ytvis_index(str(root)) is index
     change(root, lambda content: content["annotations"].pop(0))
     assert ytvis_index(root) is not index and not reader.mask("aa/00000", 1).any()
-
-
-def test_a_pickled_reader_is_small(root):
-    reader = YtvisReader(root)
-    size = len(pickle.dumps(reader))
-    change(root, lambda content: content["annotations"].extend(content["annotations"] * 50))
-    assert len(pickle.dumps(YtvisReader(root))) == size
-    assert pickle.loads(pickle.dumps(reader)).mask("aa/00000", 1).sum() == 36

@@ -32,7 +32,7 @@ def davis_edition(root: Path) -> str:
 def scan_davis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError) -> Scan:
     """The frames that contain each class; of an official edition, only sequences whose class the table names."""
     reader = DavisReader(root)
-    images = root / reader.pictures
+    images = root / reader.images
     names = vspw.sequence_folders(images)
     if reader.edition:
         classes = _classes(images, names, table)
@@ -75,7 +75,7 @@ class DavisReader(PascalReader):
     def __init__(self, root: Path | str) -> None:
         super().__init__(root)
         self.edition = davis_edition(self.root)
-        self.pictures, self.masks = f"JPEGImages/{self.edition}", f"Annotations/{self.edition}"
+        self.images, self.masks = f"JPEGImages/{self.edition}", f"Annotations/{self.edition}"
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
         if not self.edition:
@@ -91,7 +91,7 @@ class DavisReader(PascalReader):
 def davis_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
     """Files of all frames; of an official edition, only of sequences in the class table."""
     reader = DavisReader(root)
-    names = vspw.sequence_folders(root / reader.pictures)
+    names = vspw.sequence_folders(root / reader.images)
     return vspw.sequence_files(reader, [n for n in names if not reader.edition or n in table.get("sequences", ())])
 
 

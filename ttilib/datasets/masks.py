@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,7 @@ def _save(cached: Path, counts: Mapping[Mask, Counts]) -> None:
     """By relative folder and mask: size, modification time (ns), label, pixels, label, pixels, ..."""
     folders: dict[Path, dict[str, list[int]]] = {}
     for (path, stamp), found in counts.items():
-        entry = [*(stamp or ()), *(number for pair in found.items() for number in pair)]
-        folders.setdefault(path.parent, {})[path.name] = entry
+        folders.setdefault(path.parent, {})[path.name] = [*(stamp or ()), *chain.from_iterable(found.items())]
     compact = partial(json.dumps, separators=(",", ":"), ensure_ascii=False)
     lines = [f"{json.dumps(_relative(cached, folder))}:{compact(masks)}" for folder, masks in folders.items()]
     write_text(cached, "{" + ",\n".join(lines) + "}\n")

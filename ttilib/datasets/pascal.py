@@ -120,7 +120,7 @@ class PascalReader:
     """Pascal VOC: images JPEGImages/<id>.jpg, class ids SegmentationClassAug/<id>.png."""
 
     episode_rule = training_rule = ResizeRule(resize_top_left, False)
-    pictures, masks = "JPEGImages", "SegmentationClassAug"
+    images, masks = "JPEGImages", "SegmentationClassAug"
     colours: Colours | None = VOC_COLOURS
     """Colour to label, for label maps saved as RGB; None if colours have no meaning."""
     others = IGNORE_LABEL
@@ -146,7 +146,7 @@ class PascalReader:
 
     def image_path(self, frame: str) -> Path:
         """The image file of a frame."""
-        return self.root / f"{self.pictures}/{frame}.jpg"
+        return self.root / f"{self.images}/{frame}.jpg"
 
     def mask_path(self, frame: str) -> Path:
         """The label map of a frame."""

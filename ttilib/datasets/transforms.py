@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from torch import Tensor, tensor
+from torch import Tensor
 from torchvision.transforms.v2 import functional as v2
 from torchvision.tv_tensors import Image, Mask
 
@@ -120,8 +120,7 @@ def normalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
 
 def denormalise(images: Float[Tensor, "*N 3 H W"]) -> Float[Tensor, "*N 3 H W"]:
     """The inverse of `normalise`: x std + mean, in [0, 1] up to rounding."""
-    mean, std = (tensor(values, dtype=images.dtype, device=images.device) for values in (MEAN, STD))
-    return images * std[:, None, None] + mean[:, None, None]
+    return v2.normalize(images, [-mean / std for mean, std in zip(MEAN, STD, strict=True)], [1 / std for std in STD])
 
 
 def augment(

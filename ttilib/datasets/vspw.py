@@ -183,19 +183,18 @@ VSPW_TABLE = lists_folder() / "vspw.json"
 FLOW = ".pkl.pkl"
 
 
-def minivspw_table(root: Path, pascal_table: Table, vspw_table: Table | None = None) -> dict[str, Any]:
+def minivspw_table(root: Path, pascal_table: Table) -> dict[str, Any]:
     """The class table of a MiniVSPW folder: VSPW ids with the names and folds of their Pascal classes.
 
-    Names are from the folder's label_num_dic_final.json, else its lists.json, else `vspw_table` (default: the
-    project's), which has differing names and ignored sequences. ValueError if two VSPW classes are one Pascal class, or
-    none is.
+    Names are from the folder's label_num_dic_final.json, else its lists.json, else the project's table. ValueError if
+    two VSPW classes are one Pascal class, or none is.
     """
-    vspw = read_json(VSPW_TABLE) if vspw_table is None else vspw_table
-    path, names = _names(root, vspw)
+    path, names = _names(root)
     ids = {name: number for number, name in pascal_table["classes"].items()}
+    pascal_to_vspw = read_json(VSPW_TABLE)["pascal_to_vspw"]
     classes: dict[int, str] = {}
     for number, name in sorted(names.items()):
-        name = vspw["pascal_to_vspw"]["names"].get(name, name)
+        name = pascal_to_vspw["names"].get(name, name)
         if name in classes.values():
             raise ValueError(f"{path}: two of its classes are the Pascal class {name!r}; name one of them otherwise")
         if name in ids:
@@ -203,14 +202,14 @@ def minivspw_table(root: Path, pascal_table: Table, vspw_table: Table | None = N
     if not classes:
         raise ValueError(f"{path}: none of its {len(names)} names is a Pascal class; give the file VSPW ships")
     novel = [[number for number, name in classes.items() if ids[name] in fold] for fold in pascal_table["novel"]]
-    ignored = list(vspw["pascal_to_vspw"]["ignored"])
+    ignored = pascal_to_vspw["ignored"]
     return {"corpus": "minivspw", "classes": classes, "novel": novel, "base": [[] for _ in novel], "ignored": ignored}
 
 
-def _names(root: Path, vspw: Table) -> tuple[Path, dict[int, str]]:
+def _names(root: Path) -> tuple[Path, dict[int, str]]:
     """The file that names the ids of a folder, and these names by id."""
     path = next((root / name for name in (LABELS, "lists.json") if (root / name).is_file()), VSPW_TABLE)
-    content = vspw if path == VSPW_TABLE else read_json(path)
+    content = read_json(path)
     try:
         if path.name == LABELS:
             return path, {int(number): name for name, number in content.items()}
@@ -294,7 +293,7 @@ VSPW = Dataset(
     layout={
         **SEQUENCE_FILES,
         "train.txt": "so there is nothing to train on",
-        "val.txt": "so every sequence that is not in train.txt is asked about",
+        "val.txt": "so every sequence that is not in train.txt is a query",
     },
     files=lambda root, table, on_error: sequence_files(VspwReader(root), listed_videos(root, table)),
     labels=vspw_labels,

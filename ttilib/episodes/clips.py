@@ -67,9 +67,7 @@ class Frames:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(
-        self, index: int
-    ) -> tuple[Float[Tensor, "3 H W"], Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
         image, labels = torch.zeros((3, *self.size)), torch.empty(self.size, dtype=torch.uint8)
         self._read_into(image, labels, index)
         return image, labels == 1, labels != IGNORE_LABEL
@@ -121,8 +119,7 @@ def load_clip(
     """Read the frames of one episode at the network input `size` (height, width) in `workers` threads.
 
     `root`, `support_root`: folders of the query dataset and of another support dataset. Frames are resized and padded
-    as released (docs/protocol.md 2); padding is background in ytvis and vspw (Q5). Raises ValueError,
-    FileNotFoundError.
+    as released (docs/protocol.md 2); padding is background in ytvis and vspw (Q5). Raises ValueError or OSError.
     """
     if episode.support_dataset != episode.corpus and support_root is None:
         about = f"support comes from {episode.support_dataset}"
@@ -280,9 +277,7 @@ def _only_label(names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]])
     return labels[0] if labels else IGNORE_LABEL
 
 
-def synthetic_clip(
-    seed: int = 0, frames: int = 8, shots: int = 1, size: tuple[int, int] = (121, 217)
-) -> Clip:
+def synthetic_clip(seed: int = 0, frames: int = 8, shots: int = 1, size: tuple[int, int] = (121, 217)) -> Clip:
     """A clip from a seed, without data: a striped ellipse moves over a smooth background; all pixels are valid."""
     rng = np.random.default_rng(seed)
     colour, phase = rng.uniform(90, 255, size=3), rng.uniform(0, 2 * np.pi)

@@ -95,9 +95,7 @@ def episode_of(sample: Sample, query_fold: Fold, support_fold: Fold, seed: int, 
     return Episode(*about, support_fold.corpus, shared_classes(support_fold, query_fold)[number], run, batch)
 
 
-def select_episodes(
-    episodes: Sequence[Episode], limit: int = 0, only: str | Sequence[str] = ()
-) -> tuple[Episode, ...]:
+def select_episodes(episodes: Sequence[Episode], limit: int = 0, only: str | Sequence[str] = ()) -> tuple[Episode, ...]:
     """First `limit` (0: all) episodes of the classes or videos `only` (empty: all). ValueError for unknown names."""
     if limit < 0:
         raise ValueError(f"limit is {limit}; ask for a number of episodes, or 0 for all")
@@ -118,7 +116,7 @@ def group_by_batch(episodes: Sequence[Episode]) -> tuple[range, ...]:
         e = episodes[index]
         return (index,) if e.batch is None else (e.fold, e.run, e.batch)
 
-    groups = (list(group) for _, group in groupby(range(len(episodes)), batch))
+    groups = (tuple(group) for _, group in groupby(range(len(episodes)), batch))
     return tuple(range(group[0], group[-1] + 1) for group in groups)
 
 

@@ -22,9 +22,6 @@ from ttilib.datasets.base import Names, OnError, raise_first
 from ttilib.datasets.catalog import Fold
 from ttilib.files import digest
 
-MIXING = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
-"""Shifts and factors of the SplitMix64 mixing function."""
-
 
 class Sample(NamedTuple):
     """One episode: class id in the query dataset, support frames, query frames, and the batch, if any."""
@@ -55,16 +52,6 @@ def shared_classes(support_fold: Fold, query_fold: Fold) -> dict[int, int]:
     """Novel classes of the same name in two folds: id in the query dataset to id in the support dataset."""
     ids = {support_fold.names[number]: number for number in support_fold.novel}
     return {c: ids[query_fold.names[c]] for c in query_fold.novel if query_fold.names[c] in ids}
-
-
-def query_images(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Query images with the novel classes in each, ascending."""
-    if fold.shown:
-        yield from fold.shown.items()
-        return
-    for image in fold.frames:
-        if here := tuple(number for number in sorted(fold.novel) if image in fold.presence[number]):
-            yield image, here
 
 
 def query_videos(fold: Fold) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -114,7 +101,7 @@ def _queries(how: str, fold: Fold, ids: Iterable[int]) -> Iterator[tuple[str, tu
     if how in ("v1", "v2"):
         yield from ((v, (c,), seen, 0) for c in ids for v, seen in fold.presence[c].items())
     elif how == "stills":
-        yield from ((image, here, fold.frames[image], 0) for image, here in query_images(fold))
+        yield from ((image, here, fold.frames[image], 0) for image, here in fold.shown.items())
     elif how == "sequences":
         yield from ((v, here, fold.frames[v], turn) for turn in range(fold.repeats) for v, here in query_videos(fold))
     elif how == "frames":
@@ -130,7 +117,7 @@ def _codes(names: Iterable[str | int]) -> UInt64[np.ndarray, " n"]:
 def _lowest(codes: UInt64[np.ndarray, " n"], count: int, *key: str | int) -> list[int]:
     """Indices of the candidates with the `count` lowest random numbers, lowest first."""
     hashes = codes ^ np.uint64(int(digest(*key), 16))
-    for shift, factor in MIXING:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):  # SplitMix64
         hashes = (hashes ^ (hashes >> np.uint64(shift))) * np.uint64(factor)
     lowest = np.argpartition(hashes, count - 1)[:count]
     return lowest[np.argsort(hashes[lowest])].tolist()
@@ -177,7 +164,7 @@ class _Released:
         """Per image: one of its classes; per shot: another image of the class."""
         fold = self.query_fold
         pools = {number: tuple(fold.presence[number]) for number in fold.novel}
-        for image, here in query_images(fold):
+        for image, here in fold.shown.items():
             number = here[self.legacy.choice(len(here))]
             others = len(pools[number]) - (image in fold.presence[number])
             if has_enough_videos(fold, number, others, self.shots, self.on_error):
