@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from folds import fold
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ttilib.__main__ import _parser, main
+from ttilib.__main__ import main
 from ttilib.datasets.transforms import letterbox, normalise
 from ttilib.encoders.checkpoints import fingerprint, load_encoder, save_encoder
 from ttilib.encoders.layers import MultiLayerEncoder
@@ -448,12 +446,6 @@ def test_the_command_measures_what_the_library_measures(folder, checkpoint, tmp_
     assert torch.equal(found.values, expected.values) and found.channels == (32, 64) and found.images == 5
     assert main([*words, "torch.nn:Identity", "--out", str(tmp_path / "own.npz")]) == 2
     assert "own.npz" in capsys.readouterr().err and not list(tmp_path.glob("own*"))
-
-
-def test_the_commands_of_the_documentation_are_understood(repository: Path) -> None:
-    page = (repository / "docs" / "encoders.md").read_text(encoding="utf-8").replace("\\\n", "")
-    commands = re.findall(r"^python -m ttilib (means .+?)$", page, re.MULTILINE)
-    assert commands and all(_parser().parse_args(shlex.split(command)) for command in commands)
 
 
 @pytest.mark.skipif(not real.available(), reason=real.MISSING)

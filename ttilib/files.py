@@ -31,7 +31,6 @@ def lists_folder() -> Path:
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path`, with the same suffix, that replaces `path` when the block succeeds.
-
     If the block raises, the temporary file is removed and `path` stays as it was. Parent folders are created.
     Raises IsADirectoryError if `path` is a folder, FileNotFoundError if nothing was written, OSError on a full disk.
     """
@@ -74,7 +73,6 @@ def write_json(path: Path | str, value: Any) -> None:
 
 def read_json(path: Path | str, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
     """Read a JSON file; `hook` is the `object_hook` of `json.loads`.
-
     Raises FileNotFoundError if it is missing, ValueError with line and column if it is not UTF-8 JSON.
     """
     path = Path(path)
@@ -132,7 +130,6 @@ def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1, chunk: int = 1
 ) -> Generator[Result, None, None]:
     """Map `function` over items in order, in this process or in `workers` new ones, `chunk` items at a time.
-
     Processes are spawned: a script needs its `__main__` guard. OpenCV uses one thread in each. Closing the generator
     cancels items that have not started.
     """

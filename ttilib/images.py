@@ -17,7 +17,6 @@ Colours = Mapping[tuple[int, int, int], int]
 """Label of each RGB colour of a label map."""
 
 LABEL_MODES = ("L", "P", "1")  # Pillow's names: grey, palette, black-and-white
-COLOUR_MODES = ("RGB", "RGBA", "LA")
 AS_INDICES = "save it as one channel of 8-bit indices (grey or palette PNG)"
 CODE = np.array([1 << 16, 1 << 8, 1], np.uint32)  # encodes a colour as one number
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -25,7 +24,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 def image_files(folder: Path | str, recursive: bool = False) -> list[Path]:
     """Image files of a folder (`recursive`: and its subfolders) in natural order, without hidden ones.
-
     Raises FileNotFoundError if there is no such folder, ValueError if it contains no image.
     """
     folder = Path(folder)
@@ -40,7 +38,6 @@ def image_files(folder: Path | str, recursive: bool = False) -> list[Path]:
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
     """Read an image as RGB; an orientation entry in the file is ignored.
-
     Raises FileNotFoundError if it is missing, ValueError if it is empty, truncated, damaged or not an image.
     """
     data, image = _decode(Path(path), "image")
@@ -53,13 +50,12 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
 
 def read_labels(path: Path | str, colours: Colours | None = None) -> UInt8[np.ndarray, "H W"]:
     """Read a label map: the stored index of every pixel, from palette, grey or black-and-white (0 and 1) files.
-
     In a colour file, labels come from `colours` if it has them all, else from three equal channels; alpha is ignored.
     Raises FileNotFoundError if it is missing, ValueError if it is damaged or its labels are ambiguous.
     """
     path = Path(path)
     data, image = _decode(path, "label map")
-    if image.mode in COLOUR_MODES:
+    if image.mode in ("RGB", "RGBA", "LA"):
         return _labels_of_colours(path, image.convert("RGB"), colours or {})
     bits = data[24] if image.format == "PNG" else 8
     # Grey with 2 or 4 bits is ambiguous: an index, or brightness in steps of 85 or 17.

@@ -29,7 +29,6 @@ def segment(
     means: Path | str = "",
 ) -> dict[str, Any]:
     """Segment `video` (a file or a folder of frames), given support images with masks.
-
     `method`: see `read_method`. The mean for centring=pool is read from `means` or the file beside the checkpoint, else
     it is that of the clip, and the method's name says so. Writes masks/<frame>.png (video size; 0 background, 1
     object), an overlay video and summary.json to `out`; returns the summary. Raises ValueError, FileNotFoundError.

@@ -39,10 +39,6 @@ class Classifier:
         cosine = torch.matmul(F.normalize(self.weight, dim=1), support.flatten(2))
         return self.temperature * cosine.unflatten(2, support.shape[2:])
 
-    def on_support(self, task: Task) -> Float[Tensor, "K T h w"]:
-        """`probabilities` of every support cell under every frame's classifier."""
-        return torch.sigmoid(self.scores_on(task.support) - self.bias[:, None, None])
-
 
 def prototype(task: Task) -> Float[Tensor, " C"]:
     """Mean support feature over the foreground cells of all shots: w = sum_i y_i f_i / sum_i y_i.
@@ -65,7 +61,6 @@ def start(
     task: Task, temperature: float = 20.0, bias_start: BiasStart = "query-mean", midpoint: float | None = 0.5
 ) -> Classifier:
     """The initial classifier: the prototype for every frame, and a bias by one of two rules.
-
     "query-mean", as released: b_t = mean of temperature * cos(f, w) over all cells of frame t, padding included (S12).
     The initial foreground proportion is about one half, whatever the object's size.
     "support-midpoint": b = z0 + midpoint (z1 - z0) for all frames; z1 and z0 are the mean support scores of foreground

@@ -20,7 +20,6 @@ def guided_filter(
     probabilities: Float[Tensor, "T H W"], guide: Float[Tensor, "T 3 H W"], radius: int = 8, eps: float = 1e-3
 ) -> Float[Tensor, "T H W"]:
     """Foreground probability per pixel, with edges where the frame has edges.
-
     q_i = mean over the windows k that contain pixel i of (a_k · I_i + b_k), clipped to [0, 1], with
     a_k = (cov_k(I, I) + eps)^-1 cov_k(I, p) and b_k = mean_k(p) - a_k · mean_k(I).
     `guide`: colours I in [0, 1]. Windows are 2 `radius` + 1 pixels wide, borders mirrored. `eps`: colour variance below
@@ -82,7 +81,6 @@ def grabcut_refine(
     masks: Bool[Tensor, "T H W"], guide: Float[Tensor, "T 3 H W"], band: int = 16, steps: int = 2
 ) -> Bool[Tensor, "T H W"]:
     """Masks with their border moved to colour edges by GrabCut, by at most `band` pixels; deterministic.
-
     Pixels farther than `band` inside the mask are foreground, those farther outside are background; `steps` iterations
     of GrabCut, initialised with the mask, decide between them. `guide`: colours in [0, 1]. A frame with an empty mask,
     or without pixels far outside, stays unchanged. Raises ValueError for band < 1, steps < 1, or another shape of

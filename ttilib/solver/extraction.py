@@ -119,9 +119,8 @@ def save_means(path: Path | str, means: FeatureMean) -> None:
 
 
 def load_means(path: Path | str, fingerprint: str | None = None, layers: Sequence[str] | None = None) -> FeatureMean:
-    """Read the means, on the CPU, of the encoder with this `fingerprint` ("" if it has none) and these `layers` (() for
-    the output); None accepts any. Raises FileNotFoundError, or ValueError if the file holds something else or other
-    means.
+    """Means of the encoder with this `fingerprint` ("" if none) and these `layers` (() for the output); None accepts any.
+    Raises FileNotFoundError, or ValueError if the file holds something else or other means.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of means; measure them by python -m ttilib means")
@@ -220,10 +219,9 @@ class FeatureExtractor:
         if pipeline.features != PipelineConfig().features:
             means = None if pipeline.centring == "none" else self.means(pipeline, clip)
             encoder = MeanCentered(plain, means, pipeline.layer_weights)
-        before, begin = plain.seconds if isinstance(plain, CachedEncoder) else 0.0, time.perf_counter()
-        task = extract(encoder, clip, self.device)
-        elapsed = time.perf_counter() - begin
-        return task, plain.seconds - before if isinstance(plain, CachedEncoder) else elapsed
+        clock = (lambda: plain.seconds) if isinstance(plain, CachedEncoder) else time.perf_counter
+        begin = clock()
+        return extract(encoder, clip, self.device), clock() - begin
 
     def means(self, pipeline: PipelineConfig, clip: Clip) -> FeatureMean:
         """The mean that the pipeline subtracts: over the episode's images, or the encoder's own."""

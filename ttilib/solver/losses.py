@@ -176,5 +176,4 @@ TERMS = {
         lambda at: global_negative(at.p, at.task.query, at.task.query_valid, at.mean_weight, at.negative),
     ),
 }  # fmt: skip
-BUILT_IN = tuple(TERMS)
-"""The terms with a gradient in closed form in `Objective`."""
+BUILT_IN = tuple(TERMS)  # terms with a gradient in closed form in `Objective`

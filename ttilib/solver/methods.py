@@ -85,17 +85,13 @@ class TransductiveMethod:
 
 
 def refine_masks(solution: Solution, clip: Clip, pipeline: PipelineConfig | None = None) -> Bool[Tensor, "T H W"]:
-    """The masks of a solution at the clip's size, after guided filter and GrabCut if the pipeline has them."""
+    """The masks of a solution at the clip's size, after guided filter and GrabCut, radii in image diagonals."""
     pipeline, masks = pipeline or PipelineConfig(), solution.masks()
-    radius, band = (_pixels(fraction, masks) for fraction in (pipeline.guided, pipeline.cut))
+    diagonal, fractions = math.hypot(*masks.shape[1:]), (pipeline.guided, pipeline.cut)
+    radius, band = (max(round(fraction * diagonal), 1) if fraction else 0 for fraction in fractions)
     if radius:
         masks = guided_filter(solution.probabilities(), clip.query, radius, pipeline.guided_eps) > 0.5
     return grabcut_refine(masks, clip.query, band) if band else masks
-
-
-def _pixels(fraction: float, masks: Bool[Tensor, "T H W"]) -> int:
-    """A fraction of the image diagonal in pixels; at least 1 unless the fraction is 0."""
-    return max(round(fraction * math.hypot(*masks.shape[1:])), 1) if fraction else 0
 
 
 ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_weight=0.0)

@@ -67,7 +67,8 @@ class Objective:
     def at(self, classifier: Classifier) -> Point:
         """All that the terms are computed from."""
         task, config = self.task, self.config
-        p, support_p = classifier.probabilities(task.query), classifier.on_support(task)
+        p = classifier.probabilities(task.query)
+        support_p = torch.sigmoid(classifier.scores_on(task.support) - classifier.bias[:, None, None])
         return Point(task, classifier, p, support_p, self.prior, self.batch_frames, config.window, config.negative)
 
     def terms(self, classifier: Classifier) -> Terms:

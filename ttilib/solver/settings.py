@@ -154,7 +154,6 @@ CONFIGS = {
 @dataclass(frozen=True)
 class PipelineConfig:
     """Settings of the processing around the solver; by default none, as released. Raises ValueError for invalid values.
-
     `centring`: subtract from unit features nothing, the encoder's mean over a pool of any images, or the mean over the
     episode's images. `layers`: submodules whose outputs are concatenated, with `layer_weights` (1 each if empty); none
     is the output of the encoder. `guided`: radius of the guided filter, `guided_eps` its variance. `cut`: largest shift
