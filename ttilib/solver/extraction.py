@@ -119,7 +119,7 @@ def save_means(path: Path | str, means: FeatureMean) -> None:
 
 
 def load_means(path: Path | str, fingerprint: str | None = None, layers: Sequence[str] | None = None) -> FeatureMean:
-    """Means of the encoder with this `fingerprint` ("" if none) and these `layers` (() for the output); None accepts any.
+    """Means of the encoder with this `fingerprint` ("" if none) and these `layers` (() for the output); None is any.
     Raises FileNotFoundError, or ValueError if the file holds something else or other means.
     """
     if not Path(path).is_file():
