@@ -271,7 +271,7 @@ def test_sequences_of_no_list_are_looked_at_if_they_are_asked_about(tmp_path):
     report = examine("minivspw", tmp_path, **ONE)
     assert [file for file, _ in errors(report)] == ["9.jpg"] and report.files == {"images": 9, "masks": 9}
     (warning,) = of(report, "warning")
-    assert warning.file.endswith("val.txt") and "is asked about" in warning.found
+    assert warning.file.endswith("val.txt") and "is a query" in warning.found
 
 
 def mixed(root):
