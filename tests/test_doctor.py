@@ -109,7 +109,7 @@ def append(path, line):
 
 
 PASCAL = {
-    "image cut off": (lambda r: broken_png(r / "JPEGImages" / "a.jpg", "cut off"), "a.jpg", "cut off", "again"),
+    "image cut off": (lambda r: broken_png(r / "JPEGImages" / "a.jpg", "cut off"), "a.jpg", "truncated", "again"),
     "image missing": (lambda r: (r / "JPEGImages" / "t.jpg").unlink(), "t.jpg", "though its mask", "copy"),
     "mask missing": (lambda r: (r / "SegmentationClassAug" / "b.png").unlink(), "b.png", "though its image", "copy"),
     "mask empty": (lambda r: broken_png(r / "SegmentationClassAug" / "b.png", "empty"), "b.png", "0 bytes", "copy"),
