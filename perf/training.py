@@ -34,7 +34,7 @@ from ttilib.images import write_image, write_labels
 from ttilib.training.config import TrainConfig
 from ttilib.training.data import TrainingClips, TrainingFrames
 from ttilib.training.run import Run
-from ttilib.training.train import Items, batches, timed
+from ttilib.training.train import Items, batches
 
 IMAGES = 12
 CLASS = 7
@@ -83,7 +83,7 @@ class Stream:
 
     def _endless(self, items: Items, config: TrainConfig) -> Iterator[tuple[Sequence[torch.Tensor], float]]:
         for epoch in count():
-            yield from timed(batches(items, config, epoch, device=self.device))
+            yield from batches(items, config, epoch, device=self.device)
 
     def step(self) -> None:
         """One step of training, timed and measured."""

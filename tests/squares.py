@@ -1,4 +1,4 @@
-"""A task learned in seconds, and a script that learns it: alone, or as one of the processes that torchrun starts."""
+"""A task trained in seconds, and a script that trains on it: alone, or as one of the processes of torchrun."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUICK = TrainConfig(
 class Squares(Dataset):
     """Red squares are class 1, green ones class 2; from epoch `poisoned` on the images hold infinities.
 
-    `ignored`: so many columns, more in later images, whose truth nobody knows.
+    `ignored`: columns with the ignore label, more in later images.
     """
 
     def __init__(self, length: int, seed: int, poisoned: int = 999, ignored: int = 0) -> None:
@@ -57,23 +57,23 @@ class Squares(Dataset):
 
 
 class Windows(Dataset):
-    """Two noisy images of the same squares, without labels; a border is not known. Any index will do."""
+    """Two noisy images of the same squares, without labels; a border is not valid. Any index will do."""
 
     def __init__(self, length: int, seed: int) -> None:
-        self.pictures, self.seed, self.epoch = Squares(length, seed), seed, 0
+        self.images, self.seed, self.epoch = Squares(length, seed), seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, rng = self.pictures[index % len(self)][0], np.random.default_rng([self.seed, self.epoch, index])
+        image, rng = self.images[index % len(self)][0], np.random.default_rng([self.seed, self.epoch, index])
         noise = torch.from_numpy(rng.normal(0, 0.2, (1, 2, 3, 33, 33)).astype(np.float32))
-        known = torch.ones(1, 2, 33, 33, dtype=torch.bool)
-        known[:, :, : index % 20] = False
-        return image + noise, known
+        valid = torch.ones(1, 2, 33, 33, dtype=torch.bool)
+        valid[:, :, : index % 20] = False
+        return image + noise, valid
 
 
 class Exactly(Items):

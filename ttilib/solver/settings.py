@@ -63,13 +63,13 @@ def check(settings: Any, positive: Collection[str] = (), signed: Collection[str]
 
 
 def _check_type(field: str, value: Any, kind: Kind) -> None:
-    """Raise ValueError for an unknown choice, an empty name, or a number not finite or not of the type."""
+    """Raise ValueError for an unknown choice, an empty name in a list, or a number not finite or not of the type."""
     if kind.choices:
         if value not in kind.choices:
             raise ValueError(f"{field}={value} is not known; {suggest(str(value), kind.choices)}")
         return
     if kind.type is str:
-        fits = isinstance(value, str) and value != ""
+        fits = isinstance(value, str) and (value != "" or not kind.many)
     else:
         number = isinstance(value, Integral if kind.type is int else Real) and not isinstance(value, bool)
         fits = number and math.isfinite(value)

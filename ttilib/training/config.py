@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 from ttilib.files import suggest
+from ttilib.solver.settings import check, kinds
 
 UNRELATED = ("workers", "save_seconds", "show_every")  # settings that do not influence the result
-KINDS = {int: "a whole number", float: "a number", str: "a word", bool: "True or False", tuple: "whole numbers"}
-BASE, LEAK = "base", "LEAK-novel-test-videos"
-CHOICES = {
-    "optimizer": ("sgd", "adam", "adamw"),
-    "schedule": ("cosine", "step", "multi-step"),
-    "loss": ("ce", "iou", "ce+iou"),
-    "precision": ("fp32", "bf16", "fp16"),
-    "features": ("stage3", "bottleneck"),
-    "videos": (BASE, LEAK),
-}
+BASE: Final = "base"
+LEAK: Final = "LEAK-novel-test-videos"
 
 
 @dataclass(frozen=True)
 class ContrastConfig:
-    """The auxiliary dense contrastive loss (DCL). Source: protocol section 4 for values marked "as released"."""
+    """The auxiliary dense contrastive loss (DCL). Raises ValueError for invalid values.
+    Source: docs/protocol.md 4 for values marked "as released".
+    """
 
-    videos: str = BASE  # or LEAK-novel-test-videos: the query videos of the episodes, as released
+    videos: Literal["base", "LEAK-novel-test-videos"] = BASE  # LEAK: the query videos of the episodes, as released
     root: str = ""  # VSPW folder: use its videos instead; required for datasets of images
     weight: float = 0.1  # relative to the supervised loss
     temperature: float = 0.1  # as released
-    features: str = "stage3"  # or bottleneck
+    features: Literal["stage3", "bottleneck"] = "stage3"
     pooled: bool = False  # average the features to 7 x 7 cells first
     project: bool = True  # projection head: two 1x1 convolutions, not used in episodes
     width: int = 128  # channels of the projection head
@@ -37,41 +33,40 @@ class ContrastConfig:
     every: int = 5  # frame stride
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_least(self, 2, "window")
-        _check_least(self, 1, "pairs every width")
-        _check_least(self, 0, "weight")
-        if not self.temperature > 0:
-            raise ValueError(f"ContrastConfig: temperature is {self.temperature}; similarities are divided by it")
+        _check(self, ("temperature", "width", "window", "pairs", "every"))
+        if self.window < 2:
+            raise ValueError(f"window={self.window} is too small; two frames are compared")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of base training; the defaults are the released ones for YouTube-VIS. Source: protocol section 4."""
+    """Settings of base training; the defaults are the released ones for YouTube-VIS. Source: docs/protocol.md 4.
+    Raises ValueError for invalid values.
+    """
 
     encoder: str = "resnet50"
     pretrained: str = "initmodel"  # folder or file of the released weights; "imagenet": torchvision's; "": random
-    epochs: int = 10  # passes over the dataset
+    epochs: int = 10
     batch: int = 6  # samples per step, summed over all processes
     clip_frames: int = 5  # frames of a clip, which is one sample; 0: every frame is a sample
     every: int = 5  # frame stride
     repeats: int = 10  # clips per video and epoch; only with clip_frames
-    optimizer: str = "sgd"  # with Nesterov momentum; or adam, adamw
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"  # sgd with Nesterov momentum
     learning_rate: float = 2.5e-3  # initial value
     new_layers_rate: float = 1.0  # learning rate factor of the layers outside the backbone
-    schedule: str = "cosine"  # per step; or step, multi-step: times decay_factor after some epochs
+    schedule: Literal["cosine", "step", "multi-step"] = "cosine"  # cosine: per step; others: times decay_factor
     last_learning_rate: float = 1e-6  # final value of the cosine schedule
     decay_factor: float = 0.1
     step_epochs: int = 30  # step: after every n epochs
     milestones: tuple[int, ...] = (40, 70)  # multi-step: after these epochs
     momentum: float = 0.9
     weight_decay: float = 1e-4  # on all parameters
-    loss: str = "ce"  # or iou, ce+iou
+    loss: Literal["ce", "iou", "ce+iou"] = "ce"
     label_smoothing: float = 0.1  # probability moved from the true class to the others
     foreground_weight: float = 1.0  # weight of foreground pixels relative to background; 1 as released
     mixup: float = 0.0  # a of Beta(a, a); 0: no mixup; 0.2 in the release
     contrast: ContrastConfig | None = None  # auxiliary loss on unlabelled videos; None: off
-    precision: str = "fp32"  # or bf16, fp16: mixed precision
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # bf16, fp16: mixed precision
     accumulate: int = 1  # gradient accumulation: number of parts of a batch
     clip_norm: float = 0.0  # maximum norm of the gradient; 0: no limit
     ema: float = 0.0  # decay of the exponential moving average of the weights; 0: no average
@@ -117,61 +112,37 @@ class TrainConfig:
         )
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_least(self, 1, "epochs every repeats step_epochs accumulate validate_every")
-        _check_least(
-            self, 0, "clip_frames learning_rate new_layers_rate last_learning_rate decay_factor momentum weight_decay "
-            "label_smoothing foreground_weight mixup clip_norm ema validation_episodes seed workers show_every",
-        )  # fmt: skip
+        _check(self, ("epochs", "every", "repeats", "step_epochs", "milestones", "accumulate", "validate_every"))
         if self.batch < 2 or self.accumulate > (self.batch if self.clip_frames > 1 else self.batch // 2):
-            found = f"batch is {self.batch} in {self.accumulate} parts"
-            raise ValueError(f"TrainConfig: {found}; batch norm needs 2 images or more in each part")
+            found = f"batch={self.batch} with accumulate={self.accumulate}"
+            raise ValueError(f"{found} is too small; batch norm needs 2 images or more in each part")
         if self.ema >= 1 or self.label_smoothing >= 0.5:
-            raise ValueError("TrainConfig: give an ema below 1 and a label_smoothing below 0.5")
-        if any(isinstance(end, bool) or not isinstance(end, int) or end < 1 for end in self.milestones):
-            raise ValueError(f"TrainConfig: milestones are {self.milestones}; give whole numbers from 1")
+            found = f"ema={self.ema} or label_smoothing={self.label_smoothing}"
+            raise ValueError(f"{found} is too large; give less than 1 and less than 0.5")
+
+
+def _check(config: Any, positive: Collection[str]) -> None:
+    check(config, positive)
+    for field, kind in kinds(type(config)).items():
+        if kind.type is bool and not isinstance(getattr(config, field), bool):
+            raise ValueError(f"{field}={getattr(config, field)} is not True or False")
 
 
 def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     """The configuration with some fields replaced; "contrast.weight" is a field of the contrastive loss.
 
-    Any contrast field switches that loss on, "contrast" None off. Raises ValueError for a wrong name or type.
+    Any contrast field switches that loss on, "contrast" None off. Raises ValueError for an unknown name or a wrong
+    value.
     """
     for name, value in changes.items():
-        if name == "contrast" and value is None:
-            config = replace(config, contrast=None)
-        elif name.startswith("contrast."):
-            config = replace(config, contrast=_replaced(config.contrast or ContrastConfig(), name, value))
-        else:
-            config = _replaced(config, name, value)
+        field = name.removeprefix("contrast.")
+        part: Any = config if field == name else config.contrast or ContrastConfig()
+        known = kinds(type(part))
+        if field not in known or (field == "contrast" and value is not None):
+            hint = suggest(field, (each for each in known if each != "contrast"), most=1)
+            raise ValueError(f"setting {name!r} is not known; {hint}")
+        if known[field].many:
+            value = tuple(value) if isinstance(value, list | tuple) else (value,)
+        part = replace(part, **{field: value})
+        config = part if field == name else replace(config, contrast=part)
     return config
-
-
-def _replaced(config: Any, name: str, value: Any) -> Any:
-    field = name.removeprefix("contrast.")
-    known = {each.name: getattr(config, each.name) for each in fields(config) if each.name != "contrast"}
-    if field not in known:
-        raise ValueError(f"setting {name!r} is not known; {suggest(field, known, most=1)}")
-    now = known[field]
-    if isinstance(now, tuple):
-        value = tuple(value) if isinstance(value, list | tuple) else (value,)
-    elif isinstance(now, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not type(now):
-        raise ValueError(f"setting {name} is {value!r}; give {KINDS[type(now)]}, such as {now!r}")
-    return replace(config, **{field: value})
-
-
-def _check_choices(config: Any) -> None:
-    for name, known in CHOICES.items():
-        value = getattr(config, name, known[0])
-        if value not in known:
-            hint = suggest(str(value), known, most=1)
-            raise ValueError(f"{type(config).__name__}: {name} {value!r} is not known; {hint}")
-
-
-def _check_least(config: Any, least: int, names: str) -> None:
-    """Raise ValueError for a field below `least` or NaN."""
-    for name in names.split():
-        if not getattr(config, name) >= least:
-            raise ValueError(f"{type(config).__name__}: {name} is {getattr(config, name)}; give {least} or more")

@@ -5,7 +5,7 @@ Every sample is a function of (seed, epoch, index) alone; call `set_epoch` befor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +21,10 @@ from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, re
 from ttilib.datasets.transforms import AUGMENTATIONS, augment_clip, image_tensor, mask_tensor, normalise
 from ttilib.episodes.clips import check_same_size
 
-__all__ = ["TrainingClips", "TrainingFrames", "VideoPairs", "base_videos", "leaked_test_videos", "vspw_beside"]
 Frame = tuple[Image, Mask]
 
 
-class _Items(Dataset):
+class _Samples(Dataset):
     """Frames of a dataset: augmented, resized and padded by its rules."""
 
     def __init__(self, fold: Fold, root: Path | str, size: tuple[int, int], seed: int) -> None:
@@ -40,7 +39,8 @@ class _Items(Dataset):
     def augmented(self, frames: Sequence[Frame], rng: np.random.Generator) -> list[Frame]:
         """Augment the frames of one clip: with common parameters (first frame not warped), or each frame by itself."""
         if self.augmentation == "clip":
-            return list(zip(*augment_clip(*zip(*frames, strict=True), rng), strict=True))
+            images, labels = zip(*frames, strict=True)
+            return list(zip(*augment_clip(images, labels, rng), strict=True))
         return [AUGMENTATIONS[self.augmentation](image, labels, rng) for image, labels in frames]
 
     def network_input(self, image: Image, labels: Mask) -> tuple[Float[Tensor, "3 H W"], Int64[Tensor, "H W"]]:
@@ -52,59 +52,54 @@ class _Items(Dataset):
         return normalise(image / 255), labels.long()
 
 
-class _Labelled(_Items):
+class _Labelled(_Samples):
     """Labelled frames of a split: of each video, every `every`-th of the frames that contain a base class."""
 
     def __init__(
         self, fold: Fold, root: Path | str, split: str, size: tuple[int, int], seed: int = 2020, every: int = 1
     ) -> None:
-        if split not in ("train", "val"):
-            raise ValueError(f'split {split!r} is not known; choose "train" or "val"')
-        if every < 1:
-            raise ValueError(f"every is {every}; give 1 to take all frames of a video, 2 to take every other one")
         super().__init__(fold, root, size, seed)
         self.base, self.training = fold.base, split == "train"
+        listed = {"train": fold.train, "val": fold.val}[split]
         frames = {c: {frame for video in fold.presence[c].values() for frame in video} for c in fold.base}
         usable = set().union(*frames.values())
-        listed = fold.train if self.training else fold.val
         self.pools = {video: tuple([f for f in fold.frames[video] if f in usable][::every]) for video in listed}
         self.videos = tuple(video for video in listed if self.pools[video])
-        where = f"{fold.corpus} fold {fold.index}"
-        if not self.videos:
-            raise ValueError(f"{where}: no {split} frame in {root} shows a base class; check it")
         self.frames = tuple(frame for video in self.videos for frame in self.pools[video])
-        if self.training and (unseen := [fold.names[c] for c in fold.base if frames[c].isdisjoint(self.frames)]):
-            step = "" if every == 1 else f" among every {every}. of each video"
+        missing = [fold.names[c] for c in fold.base if frames[c].isdisjoint(self.frames)]
+        if not self.videos or (self.training and missing):
+            where = f"{fold.corpus} fold {fold.index}: no {split} frame in {root}"
+            step = "" if every == 1 else f" at frame stride {every}"
             raise ValueError(
-                f"{where}: no training frame in {root}{step} shows the base classes {', '.join(unseen)}; "
-                "add videos that show them, or remove them from the base classes in its lists.json"
+                f"{where}{step} contains the base classes {', '.join(missing)}; add videos that contain them, or "
+                "remove them from the base classes in its lists.json"
             )
 
     def read(self, frame: str) -> Frame:
-        """Stored image and labels; a label is the position in the base classes plus one."""
+        """Stored image and labels; a label is the index in the base classes plus one."""
         image, labels = self.reader.image(frame), self.reader.labels(frame, self.base)
         check_same_size(frame, image.shape, labels.shape)
         return image_tensor(image), mask_tensor(labels)
 
-    def _rng(self, index: int) -> np.random.Generator:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} of {len(self)} training items")
+    def _rng(self, index: int, length: int) -> np.random.Generator:
+        if not 0 <= index < length:  # ends iteration
+            raise IndexError(f"index {index} of {length} samples")
         return np.random.default_rng([self.seed, self.epoch, index])
 
 
 class TrainingFrames(_Labelled):
     """Labelled frames of the base classes. Sample: normalised image [3, H, W] float, labels [H, W] int64.
 
-    Labels are 0 background, position in `fold.base` plus one, 255 ignored. `split` "train" is augmented, "val" is not.
+    Labels are 0 background, index in `fold.base` plus one, 255 ignored. `split` "train" is augmented, "val" is not.
     Raises ValueError if no frame contains a base class, or if a base class is in no frame of "train".
-    Source: protocol sections 1.3, 1.5 (labels) and 2 (augmentation).
+    Source: docs/protocol.md 1.3, 1.5 (labels) and 2 (augmentation).
     """
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Int64[Tensor, "H W"]]:
-        rng = self._rng(index)
+        rng = self._rng(index, len(self))
         image, labels = self.read(self.frames[index])
         if self.training:
             image, labels = AUGMENTATIONS[self.augmentation](image, labels, rng)
@@ -118,7 +113,7 @@ class TrainingClips(_Labelled):
     these are sampled with replacement. If there are at most n, all come first, in order, followed by random repeats.
     "train" augments the frames of video datasets with common parameters (first frame not warped), other datasets
     frame by frame; "val" is not augmented.
-    Raises ValueError as `TrainingFrames`. Source: protocol sections 1.3 (sampling) and 2 (augmentation), quirk Q16.
+    Raises ValueError as `TrainingFrames`. Source: docs/protocol.md 1.3 (sampling) and 2 (augmentation), Q16.
     """
 
     def __init__(
@@ -132,8 +127,6 @@ class TrainingClips(_Labelled):
         frames: int = 5,
         repeats: int = 10,
     ) -> None:
-        if min(frames, repeats) < 1:
-            raise ValueError(f"TrainingClips: frames is {frames}, repeats is {repeats}; both count from 1")
         super().__init__(fold, root, split, size, seed, every)
         self.length, self.repeats = frames, repeats
 
@@ -141,7 +134,7 @@ class TrainingClips(_Labelled):
         return self.repeats * len(self.videos)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "n 3 H W"], Int64[Tensor, "n H W"]]:
-        rng = self._rng(index)
+        rng = self._rng(index, len(self))
         pool = self.pools[self.videos[index % len(self.videos)]]
         names = list(pool) if len(pool) <= self.length else []
         names += [pool[number] for number in rng.integers(len(pool), size=self.length - len(names))]
@@ -154,17 +147,17 @@ class TrainingClips(_Labelled):
 
 
 WINDOWS, FRAMES = 1, 2
-"""Random streams of a sample: of its windows, of its frames (from 2 on). Labelled samples have no stream."""
+"""Random streams of a sample: of its windows, and of its frames (from 2 on)."""
 
 
-class VideoPairs(_Items):
-    """Windows of consecutive frames. Sample: images [count, window, 3, H, W], known [count, window, H, W].
+class VideoPairs(_Samples):
+    """Windows of consecutive frames. Sample: images [count, window, 3, H, W], valid [count, window, H, W].
 
     Sample i is of video i modulo their number. Of every `every`-th frame, `count` windows of `window` frames come in
     random order, repeated if there are fewer. If frames are too few, YouTube-VIS doubles the list, and other datasets
     append random ones. Each frame is augmented by itself: clip datasets change brightness and flip only, as the release
-    does for the first frame of a clip. `known` is False where the release ignores the padding.
-    Raises ValueError for a dataset of images, no videos, or unknown ones. Source: protocol section 4, DCL auxiliary.
+    does for the first frame of a clip. `valid` is False where the release ignores the padding.
+    Raises ValueError for a dataset of images, no videos, or unknown ones. Source: docs/protocol.md 4, DCL auxiliary.
     """
 
     def __init__(
@@ -178,15 +171,11 @@ class VideoPairs(_Items):
         window: int = 2,
         count: int = 1,
     ) -> None:
-        _refuse_images(fold)
-        where = f"{fold.corpus} fold {fold.index}"
-        if min(every, window, count) < 1:
-            raise ValueError(f"{where}: every is {every}, window {window}, count {count}; all of them count from 1")
-        if not videos:
-            raise ValueError(f"{where}: no videos in {root} to take windows from; name some, or take no contrast")
-        if strange := [video for video in videos if not fold.frames.get(video)]:
-            about = f"{root} has no frames of {len(strange)} of the videos, such as {strange[0]}"
-            raise ValueError(f"{where}: {about}; take base_videos(fold)")
+        _check_videos(fold)
+        unknown = [video for video in videos if not fold.frames.get(video)]
+        if not videos or unknown:
+            about = f"no frames of {unknown[0]} and {len(unknown) - 1} other videos" if unknown else "no videos"
+            raise ValueError(f"{fold.corpus} fold {fold.index}: {about} in {root} for the contrastive loss; add some")
         super().__init__(fold, root, size, seed)
         self.videos, self.frames = tuple(videos), {video: fold.frames[video][::every] for video in videos}
         self.window, self.count = window, count
@@ -195,31 +184,26 @@ class VideoPairs(_Items):
         return len(self.videos)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "count window 3 H W"], Bool[Tensor, "count window H W"]]:
-        if index < 0:
-            raise IndexError(f"index {index} of {len(self)} videos; count from 0")
         windows = self._windows(index)
-        read = {kept: self._frame(*kept, index) for kept in {kept for window in windows for kept in window}}
-        images, known = zip(*(read[kept] for window in windows for kept in window), strict=True)
+        read = {frame: self._read(*frame, index) for frame in {frame for window in windows for frame in window}}
+        images, valid = zip(*(read[frame] for window in windows for frame in window), strict=True)
         shape = (self.count, self.window)
-        return torch.stack(images).unflatten(0, shape), torch.stack(known).unflatten(0, shape)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self[index] for index in range(len(self)))  # any index is valid, so Python would not stop by itself
+        return torch.stack(images).unflatten(0, shape), torch.stack(valid).unflatten(0, shape)
 
     def _windows(self, index: int) -> list[list[tuple[int, str]]]:
         """The (number, frame) pairs of each window; equal numbers share one augmented image."""
         rng = np.random.default_rng([self.seed, self.epoch, index, WINDOWS])
-        kept = list(enumerate(self.frames[self.videos[index % len(self.videos)]]))
-        while len(kept) < self.window:
+        frames = list(enumerate(self.frames[self.videos[index % len(self.videos)]]))
+        while len(frames) < self.window:
             # The release doubles the list after augmentation, but appends before it.
             if self.augmentation == "clip":
-                kept += kept
+                frames += frames
             else:
-                kept.append((len(kept), kept[rng.integers(len(kept))][1]))
-        starts = rng.permutation(len(kept) - self.window + 1)
-        return [kept[start : start + self.window] for start in np.resize(starts, self.count)]
+                frames.append((len(frames), frames[rng.integers(len(frames))][1]))
+        starts = rng.permutation(len(frames) - self.window + 1)
+        return [frames[start : start + self.window] for start in np.resize(starts, self.count)]
 
-    def _frame(self, number: int, name: str, index: int) -> tuple[Float[Tensor, "3 H W"], Bool[Tensor, "H W"]]:
+    def _read(self, number: int, name: str, index: int) -> tuple[Float[Tensor, "3 H W"], Bool[Tensor, "H W"]]:
         rng = np.random.default_rng([self.seed, self.epoch, index, FRAMES + number])
         stored = self.reader.image(name)
         frame = image_tensor(stored), mask_tensor(np.zeros(stored.shape[:2], dtype=np.uint8))
@@ -229,7 +213,7 @@ class VideoPairs(_Items):
 
 def base_videos(fold: Fold) -> tuple[str, ...]:
     """The videos of base training, each once; some contain novel classes. Raises ValueError for a dataset of images."""
-    _refuse_images(fold)
+    _check_videos(fold)
     return tuple(dict.fromkeys(fold.train))
 
 
@@ -239,9 +223,9 @@ def leaked_test_videos(fold: Fold) -> tuple[str, ...]:
     THESE ARE THE QUERY VIDEOS OF THE EPISODES: use them only to reproduce the release, and mark every score.
     YouTube-VIS: all videos of each novel class; a video of two classes comes twice. Other datasets: every video of the
     fold but the 19 that the release ignores. Raises ValueError for a dataset of images.
-    Source: protocol section 4, DCL auxiliary; quirk Q24.
+    Source: docs/protocol.md 4, DCL auxiliary, Q24.
     """
-    _refuse_images(fold)
+    _check_videos(fold)
     if fold.corpus == "ytvis":
         return tuple(video for number in fold.novel for video in fold.presence[number])
     ignored = read_table("vspw")["pascal_to_vspw"]["ignored"]
@@ -253,21 +237,22 @@ def vspw_beside(fold: Fold, root: Path | str) -> Fold:
 
     `root` is VSPW's folder or a data folder. Classes are matched by name, or by the released map from VSPW to Pascal.
     One pixel in one frame counts. The 19 videos that the release ignores are left out. The release uses all others
-    (`leaked_test_videos`), including MiniVSPW's. Source: protocol section 4, DCL auxiliary, VSPW variant.
+    (`leaked_test_videos`), including MiniVSPW's. Source: docs/protocol.md 4, DCL auxiliary, VSPW variant.
     """
     folder = find_root("vspw", root)
     table, known = read_table("vspw", folder), read_table("vspw")["pascal_to_vspw"]
     names = {number: known["names"].get(name, name) for number, name in table["classes"].items()}
-    everything = {"classes": names, "base": [sorted(names)], "novel": [[]], "ignored": known["ignored"]}
-    videos = read_fold("vspw", 0, folder, everything)
+    all_base = {"classes": names, "base": [sorted(names)], "novel": [[]], "ignored": known["ignored"]}
+    videos = read_fold("vspw", 0, folder, all_base)
     novel = {fold.names[number] for number in fold.novel}
     excluded = {video for number, name in names.items() if name in novel for video in videos.presence[number]}
     return replace(videos, train=tuple(video for video in videos.frames if video not in excluded), val=())
 
 
-def _refuse_images(fold: Fold) -> None:
+def _check_videos(fold: Fold) -> None:
     """Raise ValueError for a dataset of images, where each image is a video of one frame with the same name."""
     if fold.frames and all(frames == (video,) for video, frames in fold.frames.items()):
-        where = f"{fold.corpus} fold {fold.index}"
-        about = "stills have no next frame to be compared with"
-        raise ValueError(f"{where}: {about}; name VSPW's folder (contrast.root), or take no contrast")
+        raise ValueError(
+            f"{fold.corpus} fold {fold.index}: images have no next frame to compare with; give VSPW's folder as "
+            "contrast.root, or switch the contrastive loss off"
+        )

@@ -6,7 +6,6 @@ over all processes, and each uses its rows of one common dropout mask.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -53,12 +52,12 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def wrap_ddp(network: nn.Module, device: torch.device, norm: bool = True) -> nn.Module:
+def share_layers(network: nn.Module, device: torch.device, norm: bool = True) -> None:
     """Make dropout and (with `norm`) batch norm work over all processes; parameters and their names stay."""
     if count() == 1:
-        return network
+        return
     if norm and device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d) and norm:
@@ -67,7 +66,6 @@ def wrap_ddp(network: nn.Module, device: torch.device, norm: bool = True) -> nn.
                 setattr(module, name, shared)
             elif isinstance(child, nn.Dropout2d):
                 setattr(module, name, SharedDropout(child.p))
-    return network
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
@@ -77,19 +75,18 @@ class SharedBatchNorm(nn.BatchNorm2d):
         """y = (x - mean) / sqrt(var + eps) * weight + bias; mean and variance over all processes."""
         if not self.training:
             return super().forward(x)
-        kind = x.dtype
-        x = x.to(torch.promote_types(kind, torch.float32))  # sums in half precision would be too coarse
+        dtype = x.dtype
+        x = x.to(torch.promote_types(dtype, torch.float32))  # sums in half precision would be too coarse
         mean = _Mean.apply(x.mean((0, 2, 3)))
-        centred = x - mean[:, None, None]
-        variance = _Mean.apply(centred.square().mean((0, 2, 3)))
+        deviation = x - mean[:, None, None]
+        variance = _Mean.apply(deviation.square().mean((0, 2, 3)))
         with torch.no_grad():
             values = x.numel() / x.shape[1] * count()
             self.running_mean.lerp_(mean, self.momentum)
-            unbiased = variance * (values / max(values - 1, 1))
-            self.running_var.lerp_(unbiased, self.momentum)
+            self.running_var.lerp_(variance * (values / max(values - 1, 1)), self.momentum)
             self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(kind)
+        return (deviation * scale[:, None, None] + self.bias[:, None, None]).to(dtype)
 
 
 class SharedDropout(nn.Dropout2d):
@@ -99,8 +96,8 @@ class SharedDropout(nn.Dropout2d):
         """Zero a channel with probability p; scale the others by 1 / (1 - p)."""
         if not self.training:
             return x
-        whole = F.dropout2d(x.new_ones(len(x) * count(), x.shape[1], 1, 1), self.p, training=True)
-        return x * whole[rank() * len(x) : (rank() + 1) * len(x)]
+        mask = F.dropout2d(x.new_ones(len(x) * count(), x.shape[1], 1, 1), self.p, training=True)
+        return x * mask[rank() * len(x) : (rank() + 1) * len(x)]
 
 
 class _Mean(torch.autograd.Function):
@@ -125,8 +122,7 @@ def check_batch(batch: int, accumulate: int) -> None:
     """Raise ValueError unless all parts of all processes get equally many samples."""
     shares = accumulate * count()
     if batch % shares:
-        nearest = math.ceil(batch / shares) * shares
         raise ValueError(
-            f"batch is {batch}, which {count()} processes in {accumulate} parts cannot share evenly; "
-            f"take a multiple of {shares}, such as {nearest}"
+            f"batch={batch} cannot be divided evenly among {count()} processes in {accumulate} parts; give a multiple "
+            f"of {shares}"
         )

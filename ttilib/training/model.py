@@ -1,7 +1,7 @@
 """Losses, contrastive loss, optimizer and learning rate of base training.
 
-A supervised loss is a map [N, H, W], 0 at the ignore label. It is weighted by `weights`, summed, and divided by the
-sum of weights over all parts and processes, so that splitting a batch does not change the result.
+A supervised loss is a map [N, H, W], 0 at the ignore label. It is weighted by `pixel_weights`, summed, and divided by
+the sum of weights over all parts and processes, so that splitting a batch does not change the result.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def smoothed_cross_entropy(
     """Cross-entropy with label smoothing, per pixel, in nats; 0 at the ignore label.
 
     -sum_c q_c log softmax_c with q = 1 - smoothing on the true class, smoothing / (K - 1) on each other one.
-    torch smooths over all K classes, so its value is K / (K - 1) times ours. Source: protocol section 4.
+    torch smooths over all K classes, so its value is K / (K - 1) times ours. Source: docs/protocol.md 4.
     """
     spread = smoothing * logits.shape[1] / (logits.shape[1] - 1)
     return F.cross_entropy(_wide(logits), labels, ignore_index=IGNORE_LABEL, label_smoothing=spread, reduction="none")
@@ -44,15 +44,14 @@ def iou_loss(
     """Soft IoU loss per pixel, in [0, 1]: mean over classes of 1 - r_c; 0 at the ignore label.
 
     r_c = q_c p_c / (q_c + p_c - q_c p_c + 1e-10),  p = softmax, q as in `smoothed_cross_entropy`; class 0 only with
-    `background`. Source: protocol section 4, training_loss iou.
+    `background`. Source: docs/protocol.md 4, training_loss iou.
     """
-    classes, known = logits.shape[1], labels != IGNORE_LABEL
-    each = torch.arange(classes, device=logits.device).view(1, -1, 1, 1)
+    classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
     p = _wide(logits).softmax(1)
-    q = torch.where(labels[:, None] == each, 1 - smoothing, smoothing / (classes - 1)).to(p)
+    q = torch.where(labels[:, None] == classes, 1 - smoothing, smoothing / (logits.shape[1] - 1)).to(p)
     both = q * p
     ratio = both / (q + p - both + EPSILON)
-    return (1 - ratio[:, 0 if background else 1 :]).mean(1) * known
+    return (1 - ratio[:, 0 if background else 1 :]).mean(1) * (labels != IGNORE_LABEL)
 
 
 Loss = Callable[[Tensor, Tensor, float], Tensor]
@@ -64,47 +63,34 @@ TERMS: dict[str, dict[str, Loss]] = {
 """Terms of each loss setting: functions of (logits, labels, smoothing) to a map [N, H, W]."""
 
 
-def weights(labels: Int64[Tensor, "N H W"], foreground_weight: float = 1.0) -> Float[Tensor, "N H W"]:
+def pixel_weights(labels: Int64[Tensor, "N H W"], foreground_weight: float = 1.0) -> Float[Tensor, "N H W"]:
     """Weight of each pixel: 1 on background, `foreground_weight` on a class, 0 at the ignore label."""
     return torch.where(labels > 0, foreground_weight, 1.0) * (labels != IGNORE_LABEL)
-
-
-def mix(
-    images: Float[Tensor, "N 3 H W"], alpha: float, rng: np.random.Generator
-) -> tuple[Float[Tensor, "N 3 H W"], Int64[Tensor, " N"], float]:
-    """Mixup: share * images + (1 - share) * images[order], share ~ Beta(alpha, alpha), order a permutation.
-
-    The loss is share * loss(labels) + (1 - share) * loss(labels[order]), each over its own valid pixels.
-    Source: Zhang et al. 2018; protocol section 4, mixup.
-    """
-    share = float(rng.beta(alpha, alpha))
-    order = torch.from_numpy(rng.permutation(len(images)).astype(np.int64)).to(images.device)
-    return share * images + (1 - share) * images[order], order, share
 
 
 def confusion(
     found: Int64[Tensor, "N H W"], labels: Int64[Tensor, "N H W"], classes: int
 ) -> Int64[Tensor, "{classes} {classes}"]:
-    """Confusion matrix in pixels, true class (row) by predicted class (column); ignored pixels are left out."""
-    known = labels != IGNORE_LABEL
-    pairs = labels[known] * classes + found[known]
+    """Confusion matrix in pixels, true class (row) by predicted class (column), without ignored pixels."""
+    valid = labels != IGNORE_LABEL
+    pairs = labels[valid] * classes + found[valid]
     return torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def class_iou(counts: Int64[Tensor, "K K"]) -> Float[Tensor, " K"]:
-    """IoU per class: sum I / (sum U + 1e-10), 0 without pixels, as released. Source: protocol section 4, validation."""
+    """IoU per class: sum I / (sum U + 1e-10), 0 without pixels, as released. Source: docs/protocol.md 4."""
     both = counts.diagonal().double()
     return both / (counts.sum(0) + counts.sum(1) - both + EPSILON)
 
 
-def pixel_accuracy(counts: Int64[Tensor, "K K"]) -> Float[Tensor, ""]:
-    """Share of correct pixels, in [0, 1]; 0 if all are ignored."""
-    return counts.diagonal().sum().double() / (counts.sum() + EPSILON)
-
-
-def class_accuracy(counts: Int64[Tensor, "K K"]) -> Float[Tensor, ""]:
-    """Share of correct pixels, in [0, 1], averaged over classes; 0 for a class without pixels, as released."""
-    return (counts.diagonal().double() / (counts.sum(1) + EPSILON)).mean()
+def training_scores(counts: Int64[Tensor, "K K"]) -> dict[str, float]:
+    """Mean IoU, share of correct pixels, and the same averaged over classes (0 for one without pixels, as released)."""
+    correct = counts.diagonal().double()
+    return {
+        "train_miou": float(class_iou(counts).mean()),
+        "train_accuracy": float(correct.sum() / (counts.sum() + EPSILON)),
+        "train_class_accuracy": float((correct / (counts.sum(1) + EPSILON)).mean()),
+    }
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -113,7 +99,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 POOL = 7  # cells per side of a pooled map, as released
-TOGETHER = 4  # pairs of frames per chunk of P x P similarities
+CHUNK = 4  # pairs of frames per matrix of P x P similarities
 
 
 def contrastive(
@@ -122,35 +108,30 @@ def contrastive(
     """Dense contrastive loss of each of the P = h w cells of `first` against its best match in `second`, in nats.
 
     l_i = -log [ exp(s_i+) / sum_j exp(s_ij) ],  s_ij = f_i . g_j / temperature,  s_i+ = max_j s_ij;  in [0, log P].
-    Features are not normalised (quirk Q23), so single precision also under autocast.
-    Source: protocol section 4, DCL auxiliary; Wang et al. 2021, DenseCL.
+    Features are not normalised (docs/protocol.md Q23), so single precision also under autocast.
+    Source: docs/protocol.md 4, DCL auxiliary; Wang et al. 2021, DenseCL.
     """
     dtype = torch.promote_types(first.dtype, torch.float32)
     with torch.autocast(first.device.type, enabled=False):
         f, g = (x.flatten(2).to(dtype) for x in (first, second))
-        chunks = zip(f.split(TOGETHER), g.split(TOGETHER), strict=True)
-        return torch.cat([_mismatch(a.transpose(1, 2) @ b / temperature) for a, b in chunks])
+        losses = []
+        for a, b in zip(f.split(CHUNK), g.split(CHUNK), strict=True):
+            similarity = a.transpose(1, 2) @ b / temperature
+            best = similarity.max(dim=2, keepdim=True).values  # gradient to one of equal maxima, unlike amax
+            losses.append((similarity - best).logsumexp(dim=2))  # subtract first: both may be in the thousands
+        return torch.cat(losses)
 
 
-def _mismatch(similarity: Float[Tensor, "N P Q"]) -> Float[Tensor, "N P"]:
-    best = similarity.max(dim=2, keepdim=True).values  # gradient to one of equal maxima, unlike amax
-    return (similarity - best).logsumexp(dim=2)  # subtract first: both may be in the thousands
-
-
-def known_cells(known: Bool[Tensor, "N H W"], grid: tuple[int, int]) -> Bool[Tensor, "N P"]:
+def valid_cells(valid: Bool[Tensor, "N H W"], grid: Sequence[int]) -> Bool[Tensor, "N P"]:
     """Whether each of the h x w cells of a grid is image, not padding, by its nearest pixel."""
-    return F.interpolate(known[:, None].float(), size=tuple(grid), mode="nearest").flatten(1).bool()
-
-
-def pooled(features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N C 7 7"]:
-    """Features averaged to 7 x 7 cells, before the head."""
-    return F.adaptive_avg_pool2d(features, POOL)
+    return F.interpolate(valid[:, None].float(), size=list(grid), mode="nearest").flatten(1).bool()
 
 
 class ContrastHead(nn.Sequential):
-    """Projection head: two 1x1 convolutions; the identity without `project`. Source: protocol section 4.
+    """Projection head [N, C, h, w] -> [N, D, h + 4, w + 4]: two 1x1 convolutions, or without `project` the identity.
 
-    Each convolution pads by one cell, so h and w grow by 4, as released (quirk Q23). Names follow `cl_proj_head`.
+    Each convolution pads by one cell, as released. Parameters are named as in the released `cl_proj_head`.
+    Source: docs/protocol.md 4, Q23.
     """
 
     def __init__(self, channels: int, width: int, project: bool = True) -> None:
@@ -162,10 +143,6 @@ class ContrastHead(nn.Sequential):
         )
         super().__init__(*(layers if project else ()))
 
-    def forward(self, features: Float[Tensor, "N C h w"]) -> Float[Tensor, "N D a b"]:
-        """Projected features."""
-        return super().forward(features)
-
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -174,32 +151,39 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Batch:
     """The images of one step, or of a part of it.
 
-    `pairs` are unlabelled windows, `known` is False on padding; `mixed` is the order of mixup's second images.
+    `pairs` are unlabelled windows, `valid` is False on their padding; `mixed` is the order of mixup's second images.
     """
 
     images: Float[Tensor, "N 3 H W"]
     labels: Int64[Tensor, "N H W"]
     pairs: Float[Tensor, "M window 3 H W"] | None = None
-    known: Bool[Tensor, "M window H W"] | None = None
+    valid: Bool[Tensor, "M window H W"] | None = None
     mixed: Int64[Tensor, " N"] | None = None
     share: float = 1.0
 
     @classmethod
     def of(cls, parts: Sequence[Tensor], device: torch.device | str) -> Batch:
-        """From a loader's images (or clips), labels and, if any, pairs by sample and their `known`."""
+        """From a loader's images (or clips), labels and, if any, pairs by sample and their `valid`."""
         images, labels, *rest = (part.to(device, non_blocking=True) for part in parts)
         images = images.flatten(0, -4).to(memory_format=torch.channels_last)  # 5 to 20 % faster on a CPU
-        return cls(images, labels.flatten(0, -3), *(part.flatten(0, 1) for part in rest))
+        pairs, valid = (part.flatten(0, 1) for part in rest) if rest else (None, None)
+        return cls(images, labels.flatten(0, -3), pairs, valid)
 
     def split(self, parts: int) -> list[Batch]:
         """Split into batches of equal size."""
-        tensors = (self.images, self.labels, self.pairs, self.known)
+        tensors = (self.images, self.labels, self.pairs, self.valid)
         pieces = ((None,) * parts if tensor is None else tensor.chunk(parts) for tensor in tensors)
         return [Batch(*piece) for piece in zip(*pieces, strict=True)]
 
     def mixup(self, alpha: float, rng: np.random.Generator) -> Batch:
-        """Mix each image with another one of the batch, see `mix`."""
-        images, order, share = mix(self.images, alpha, rng)
+        """Mixup: share * images + (1 - share) * images[order], share ~ Beta(alpha, alpha), order a permutation.
+
+        The loss is share * loss(labels) + (1 - share) * loss(labels[order]), each over its own valid pixels.
+        Source: Zhang et al. 2018; docs/protocol.md 4, mixup.
+        """
+        share = float(rng.beta(alpha, alpha))
+        order = torch.from_numpy(rng.permutation(len(self.images)).astype(np.int64)).to(self.images.device)
+        images = share * self.images + (1 - share) * self.images[order]
         return replace(self, images=images, mixed=order, share=share)
 
 
@@ -226,8 +210,8 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch, pixels: Tensor | float) -> Outcome:
         """Loss of a batch. `pixels`, the weight of all pixels of the whole step, divides the supervised part."""
-        config, kind = self.config, batch.images.device.type
-        with torch.autocast(kind, HALF.get(config.precision), enabled=config.precision in HALF):
+        config = self.config
+        with self.autocast(batch.images.device):
             logits = self.network.logits(batch.images)
         parts = self.supervised(logits, batch.labels, pixels)
         if batch.mixed is not None:
@@ -235,7 +219,7 @@ class Learner(nn.Module):
             parts = {name: batch.share * parts[name] + (1 - batch.share) * others[name] for name in parts}
         loss = torch.stack(list(parts.values())).sum()
         if batch.pairs is not None:
-            parts["contrast"] = self.contrast(batch.pairs, batch.known) / config.accumulate
+            parts["contrast"] = self.contrast(batch) / config.accumulate
             loss = loss + config.contrast.weight * parts["contrast"]
         counts = confusion(logits.detach().argmax(1), batch.labels, self.network.classes)
         return Outcome(loss, parts, counts)
@@ -244,58 +228,56 @@ class Learner(nn.Module):
         self, logits: Float[Tensor, "N K H W"], labels: Int64[Tensor, "N H W"], pixels: Tensor | float
     ) -> dict[str, Tensor]:
         """The terms of the loss, summed over pixels and divided by `pixels`."""
-        weight, smoothing = weights(labels, self.config.foreground_weight), self.config.label_smoothing
+        weight, smoothing = pixel_weights(labels, self.config.foreground_weight), self.config.label_smoothing
         terms = TERMS[self.config.loss]
         return {name: (term(logits, labels, smoothing) * weight).sum() / pixels for name, term in terms.items()}
 
-    def contrast(
-        self, pairs: Float[Tensor, "M window 3 H W"], known: Bool[Tensor, "M window H W"]
-    ) -> Float[Tensor, ""]:
-        """Contrastive loss of the first two frames of each window: mean over the known cells of all processes."""
-        settings = self.config.contrast
+    def contrast(self, batch: Batch) -> Float[Tensor, ""]:
+        """Contrastive loss of the first two frames of each window: mean over the valid cells of all processes."""
+        settings, pairs, valid = self.config.contrast, batch.pairs, batch.valid
         frames = pairs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(pairs.device.type, HALF.get(self.config.precision), enabled=self.config.precision in HALF):
+        with self.autocast(pairs.device):
             features = self.network.stage3(frames) if settings.features == "stage3" else self.network(frames)
-            features = pooled(features) if settings.pooled else features
+            features = F.adaptive_avg_pool2d(features, POOL) if settings.pooled else features
             features = features if self.head is None else self.head(features)
         features = features.unflatten(0, pairs.shape[:2])
-        rows = contrastive(features[:, 0], features[:, 1], settings.temperature)
-        counted = known_cells(known[:, 0], tuple(features.shape[-2:]))
-        return (rows * counted).sum() / distributed.total(counted.sum()).clamp_min(1)
+        losses = contrastive(features[:, 0], features[:, 1], settings.temperature)
+        counted = valid_cells(valid[:, 0], features.shape[-2:])
+        return (losses * counted).sum() / distributed.total(counted.sum()).clamp_min(1)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """Mixed precision, if configured."""
+        precision = self.config.precision
+        return torch.autocast(device.type, HALF.get(precision), enabled=precision in HALF)
 
 
 BACKBONE = ("layer0", "layer1", "layer2", "layer3", "layer4")
 
 
-def parameter_groups(network: nn.Module, head: nn.Module | None, config: TrainConfig) -> list[dict[str, Any]]:
-    """One group per stage of the backbone and per new layer (and `head`). Source: protocol section 4.
+def build_optimizer(network: nn.Module, head: nn.Module | None, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer, with one group per stage of the backbone and per new layer (and `head`), as released.
 
-    `scale` is the factor of the learning rate: 1 or `new_layers_rate`. `network` must not be wrapped or compiled.
+    `scale` of a group is the factor of the learning rate: 1 or `new_layers_rate`. Weight decay is on all parameters.
+    `network` must not be wrapped or compiled. Source: docs/protocol.md 4.
     """
-    parts = dict(network.named_children()) | ({} if head is None else {"head": head})
-    groups = []
-    for name, part in parts.items():
-        scale = 1.0 if name in BACKBONE else config.new_layers_rate
-        groups.append({"params": list(part.parameters()), "lr": config.learning_rate * scale, "scale": scale})
-    return [group for group in groups if group["params"]]
+    groups: list[dict[str, Any]] = []
+    for name, part in {**dict(network.named_children()), "head": head}.items():
+        if part is not None and (parameters := list(part.parameters())):
+            scale = 1.0 if name in BACKBONE else config.new_layers_rate
+            groups.append({"params": parameters, "lr": config.learning_rate * scale, "scale": scale})
+    rate, decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "sgd":
+        nesterov = config.momentum > 0  # torch refuses it without momentum
+        return torch.optim.SGD(groups, rate, config.momentum, weight_decay=decay, nesterov=nesterov)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(groups, rate, weight_decay=decay)
 
 
-def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer over `groups`, with the same weight decay on all parameters, as released."""
-    nesterov = config.momentum > 0  # torch refuses it without momentum
-    optimizers = {
-        "sgd": partial(torch.optim.SGD, momentum=config.momentum, nesterov=nesterov),
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-    }
-    return optimizers[config.optimizer](groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
-def rate(step: int, per_epoch: int, config: TrainConfig) -> float:
+def learning_rate(step: int, per_epoch: int, config: TrainConfig) -> float:
     """Learning rate of a step, counted from 0; multiply by each group's `scale`.
 
-    cosine: from `learning_rate` to `last_learning_rate` at the end of the last epoch; step: times `decay_factor` every
-    `step_epochs`; multi-step: after each of the `milestones`. A resumed run continues it (unlike the release, Q30).
+    cosine: from the first to `last_learning_rate` at the end of the last epoch; step: times `decay_factor` every
+    `step_epochs`; multi-step: after each of the `milestones`. A resumed run continues it (differs from Q30).
     """
     epoch = step // per_epoch
     if config.schedule == "cosine":

@@ -27,17 +27,7 @@ from ttilib.encoders.checkpoints import load_state, save_encoder, save_state
 from ttilib.encoders.pspnet import PSPNet, seeded
 from ttilib.training import distributed, log
 from ttilib.training.config import UNRELATED, TrainConfig
-from ttilib.training.model import (
-    Batch,
-    Learner,
-    build_optimizer,
-    class_accuracy,
-    class_iou,
-    parameter_groups,
-    pixel_accuracy,
-    rate,
-    weights,
-)
+from ttilib.training.model import Batch, Learner, build_optimizer, learning_rate, pixel_weights, training_scores
 from ttilib.training.validation import ValidationResult
 
 
@@ -76,14 +66,15 @@ class Run:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.network.to(self.device, memory_format=torch.channels_last)
-        learner = distributed.wrap_ddp(Learner(self.network, config), self.device, config.shared_norm)
-        self.learner = learner.to(self.device)
-        self.optimizer = build_optimizer(parameter_groups(self.network, self.learner.head, config), config)
+        self.network.to(memory_format=torch.channels_last)
+        self.learner = Learner(self.network, config)
+        distributed.share_layers(self.learner, self.device, config.shared_norm)
+        self.learner.to(self.device)
+        self.optimizer = build_optimizer(self.network, self.learner.head, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "fp16")
-        averaging = {"multi_avg_fn": get_ema_multi_avg_fn(config.ema), "use_buffers": True}
-        self.averaged = AveragedModel(self.network, **averaging) if config.ema else None
-        self.called = self.learner  # as called: wrapped in DDP, compiled
+        average = get_ema_multi_avg_fn(config.ema)
+        self.averaged = AveragedModel(self.network, multi_avg_fn=average, use_buffers=True) if config.ema else None
+        self.called: Any = self.learner  # as called: wrapped in DDP, compiled
         if distributed.count() > 1:
             ids = [self.device] if self.device.type == "cuda" else None
             broadcast = not config.shared_norm
@@ -107,9 +98,9 @@ class Run:
         self.optimizer.zero_grad()
         loss, parts, counts = self._gradients(Batch.of(items, self.device), step)
         self._check(step + 1, loss)
-        learning_rate = rate(step, self.per_epoch, config)
+        rate = learning_rate(step, self.per_epoch, config)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate * group["scale"]
+            group["lr"] = rate * group["scale"]
         if config.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.learner.parameters(), config.clip_norm)
@@ -121,25 +112,17 @@ class Run:
         self.counts = counts if number == 0 else self.counts + counts
         seconds = time.perf_counter() - self.began
         eta = seconds / (step + 1) * (self.steps - step - 1)
-        about = (epoch + 1, step + 1, self.steps, loss, parts, learning_rate, seconds, waited, eta)
-        self.progress = Progress(*about)
-        if number + 1 == self.per_epoch:
-            counts = self.counts.cpu()
-            self.progress = replace(
-                self.progress,
-                train_miou=float(class_iou(counts).mean()),
-                train_accuracy=float(pixel_accuracy(counts)),
-                train_class_accuracy=float(class_accuracy(counts)),
-            )
+        scores = training_scores(self.counts.cpu()) if number + 1 == self.per_epoch else {}
+        self.progress = Progress(epoch + 1, step + 1, self.steps, loss, parts, rate, seconds, waited, eta, **scores)
         return self.progress
 
-    def _gradients(self, whole: Batch, step: int) -> tuple[float, dict[str, float], Int64[Tensor, "K K"]]:
+    def _gradients(self, batch: Batch, step: int) -> tuple[float, dict[str, float], Int64[Tensor, "K K"]]:
         """Accumulate the step's gradients; returns loss, its parts and the confusion matrix, over all processes."""
         config = self.config
-        pixels = distributed.total(weights(whole.labels, config.foreground_weight).sum()).clamp_min(1)
+        pixels = distributed.total(pixel_weights(batch.labels, config.foreground_weight).sum()).clamp_min(1)
         seed = np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0]
         sums: dict[str, Tensor] = {}
-        pieces = whole.split(config.accumulate)
+        pieces = batch.split(config.accumulate)
         with seeded(int(seed), self.device):
             for number, piece in enumerate(pieces):
                 if config.mixup:
@@ -149,31 +132,33 @@ class Run:
                 with nullcontext() if last or distributed.count() == 1 else self.called.no_sync():
                     loss, parts, counts = self.called(piece, pixels)
                     self.scaler.scale(loss * distributed.count()).backward()  # DDP averages over processes
-                for name, value in {"": loss, **parts, "counts": counts}.items():
+                for name, value in {"loss": loss, "counts": counts, **parts}.items():
                     sums[name] = sums.get(name, 0) + value.detach()
         sums = {name: distributed.total(value) for name, value in sums.items()}
-        loss, counts = sums.pop("").item(), sums.pop("counts")
+        loss, counts = sums.pop("loss").item(), sums.pop("counts")
         return loss, {name: value.item() for name, value in sums.items()}, counts
 
     def _check(self, step: int, loss: float) -> None:
-        scaled = self.scaler.is_enabled()  # the scaler skips steps with overflowing gradients
-        finite = torch.stack([p.grad.isfinite().all() for p in self.learner.parameters()]).all() | scaled
-        if scaled and self.scaler.get_scale() < 1e-4:
-            finite = torch.tensor(False)
-        if not (math.isfinite(loss) and finite):
+        finite = math.isfinite(loss)
+        if self.scaler.is_enabled():  # it skips steps with overflowing gradients, and lowers its scale
+            finite &= self.scaler.get_scale() >= 1e-4
+        else:
+            finite &= bool(torch.stack([p.grad.isfinite().all() for p in self.learner.parameters()]).all())
+        if not finite:
             raise FloatingPointError(
-                f"{self.folder}: the loss of step {step} is {loss:.3g}, or its gradient is not finite (what was "
-                f"saved is from before); train in a new folder with a learning_rate below {self.config.learning_rate:g}"
+                f"{self.folder}: the loss of step {step} is {loss:.3g}, or its gradient is not finite (the last "
+                f"checkpoint is from before); train in a new folder with a learning_rate below "
+                f"{self.config.learning_rate:g}"
             )
 
-    def record_validation(self, verdict: ValidationResult) -> None:
+    def record_validation(self, result: ValidationResult) -> None:
         """Record a validation and save the encoder as the last, and as the best if strictly better, as released."""
-        self.progress = replace(self.progress, val_miou=verdict.miou, val_loss=verdict.loss)
-        kept = ("last", "best") if verdict.miou > self.best else ("last",)
-        self.best = max(verdict.miou, self.best)
-        metrics = {"val_miou": verdict.miou, "epoch": self.progress.epoch, "step": self.progress.step}
+        self.progress = replace(self.progress, val_miou=result.miou, val_loss=result.loss)
+        names = ("last", "best") if result.miou > self.best else ("last",)
+        self.best = max(result.miou, self.best)
+        metrics = {"val_miou": result.miou, "epoch": self.progress.epoch, "step": self.progress.step}
         metadata = {**self.about, "metrics": metrics, "config": asdict(self.config)}
-        for name in kept if distributed.rank() == 0 else ():
+        for name in names if distributed.rank() == 0 else ():
             save_encoder(self.folder / f"{name}.safetensors", self.eval_network, metadata)
 
     def save(self) -> None:
@@ -189,20 +174,18 @@ class Run:
         """Restore the last checkpoint, if any, and trim the log. Raises ValueError if damaged or from another run."""
         path = self.folder / "last.pt"
         if path.is_file():
-            state, wanted = load_state(path), self.identity()
+            state, mine = load_state(path), self.identity()
             saved = state["identity"]
-            if other := [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]:
-                found = ", ".join(f"{name} {saved.get(name)!r}, not {wanted.get(name)!r}" for name in other)
-                raise ValueError(
-                    f"{path}: belongs to a run with {found}; use another folder or the settings it began with"
-                )
+            if other := [name for name in {**saved, **mine} if saved.get(name) != mine.get(name)]:
+                found = ", ".join(f"{name} {saved.get(name)!r}, not {mine.get(name)!r}" for name in other)
+                raise ValueError(f"{path}: belongs to a run with {found}; use another folder or its settings")
             for name, part in self._parts().items():
                 part.load_state_dict(state[name])
             self.best, self.progress = state["best"], Progress(**state["progress"])
             self.counts = state["counts"].to(self.device)
             self.began = time.perf_counter() - self.progress.seconds
         if distributed.rank() == 0:
-            log.trim(self.folder, self.progress.step)
+            log.trim(self.folder, self.progress.step, self.progress.step // self.per_epoch)
         return self.progress
 
     def _parts(self) -> dict[str, Any]:

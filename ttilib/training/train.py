@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,21 +19,24 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ttilib.datasets.catalog import Fold, find_root
+from ttilib.datasets.transforms import denormalise
 from ttilib.encoders.pspnet import PSPNet, build_encoder
 from ttilib.episodes.benchmarks import read_benchmark
 from ttilib.files import digest
+from ttilib.plots.curves import training_figure
+from ttilib.plots.overlays import pairs_sheet, sample_sheet
 from ttilib.training import distributed, log
-from ttilib.training.config import LEAK, TrainConfig
+from ttilib.training.config import LEAK, ContrastConfig, TrainConfig
 from ttilib.training.data import TrainingClips, TrainingFrames, VideoPairs, base_videos, leaked_test_videos, vspw_beside
 from ttilib.training.run import Progress, Run
 from ttilib.training.validation import EpisodicValidation, ValidationResult, validate
 
 Validator = Callable[[PSPNet, int], ValidationResult]  # of (network, epoch)
-SHOWN = 4  # held-out images whose predictions are plotted
+SHOWN = 4  # images, and pairs, that are plotted
 
 
 class Items(Dataset):
-    """Labelled samples, optionally each with windows of unlabelled frames: (images, labels[, pairs, known])."""
+    """Labelled samples, optionally each with windows of unlabelled frames: (images, labels[, pairs, valid])."""
 
     def __init__(self, labelled: Dataset, pairs: Dataset | None = None) -> None:
         self.labelled, self.pairs = labelled, pairs
@@ -84,8 +87,7 @@ def train(
         validate_epoch = None
         if config.validation != "classes":
             data = read_benchmark(config.validation, fold.index, root)
-            episodic = EpisodicValidation(data, size, config.seed, config.validation_episodes)
-            validate_epoch = partial(episodic, device=device)
+            validate_epoch = EpisodicValidation(data, size, config.seed, config.validation_episodes, device)
         yield from fit(network, items, held_out, folder, config, about, device, validate_epoch)
 
 
@@ -107,21 +109,21 @@ def fit(
     folder, device = Path(folder), torch.device(device)
     if len(items) < config.batch or len(held_out) == 0:
         raise ValueError(
-            f"{folder}: {len(items)} items to train on and {len(held_out)} to validate are too few for a "
+            f"{folder}: {len(items)} samples to train on and {len(held_out)} to validate are too few for a "
             f"batch of {config.batch}; lower `batch` or `every`, or add videos"
         )
     distributed.check_batch(config.batch, config.accumulate)
-    validate_epoch = validate_epoch or partial(_by_classes, held_out=held_out, config=config, device=device)
+    validate_epoch = validate_epoch or partial(_validate_classes, held_out=held_out, config=config, device=device)
     run = Run(network, folder, config, about, len(items) // config.batch, device)
     progress = run.resume()
     if progress.step == run.steps:
         yield progress
     first = distributed.rank() == 0
-    watched = first and config.show_every > 0
-    board = log.tensorboard(folder, progress.step) if watched else None
-    with closing(board) if board else nullcontext():
+    plotted = first and config.show_every > 0
+    board = log.tensorboard(folder, progress.step) if plotted else None
+    with board or nullcontext():
         while progress.step < run.steps:
-            for parts, waited in timed(batches(items, config, *divmod(progress.step, run.per_epoch), device)):
+            for parts, waited in batches(items, config, *divmod(progress.step, run.per_epoch), device):
                 progress = run.training_step(parts, waited)
                 epoch, rest = divmod(progress.step, run.per_epoch)
                 last = progress.step == run.steps
@@ -130,7 +132,7 @@ def fit(
                 progress = run.progress
                 if first:
                     log.append(folder, asdict(progress), board)
-                if watched and rest == 0 and (epoch % config.show_every == 0 or last):
+                if plotted and rest == 0 and (epoch % config.show_every == 0 or last):
                     show(run, items, held_out, board)
                 run.save()  # after the log, so that every saved step is logged
                 yield progress
@@ -138,30 +140,27 @@ def fit(
 
 def batches(
     items: Dataset, config: TrainConfig, epoch: int, done: int = 0, device: torch.device | str = "cpu"
-) -> DataLoader:
-    """This process's batches of an epoch, shuffled by (seed, epoch), without the first `done` and a partial last."""
+) -> Iterator[tuple[Sequence[Tensor], float]]:
+    """This process's batches of an epoch, each with the seconds spent waiting for it.
+    They are shuffled by (seed, epoch), without the first `done` and a partial last one.
+    """
     items.set_epoch(epoch)
     order = np.random.default_rng([config.seed, epoch]).permutation(len(items))
     full = order[: len(items) // config.batch * config.batch].reshape(-1, config.batch)
     mine = distributed.parts_of(full, config.accumulate)[done:]
     generator = torch.Generator()  # otherwise the loader uses torch's global generator
     pinned = torch.device(device).type == "cuda"
-    return DataLoader(
-        items, batch_sampler=mine.tolist(), num_workers=config.workers, generator=generator, pin_memory=pinned
-    )
-
-
-def timed(loader: DataLoader) -> Iterator[tuple[Sequence[Tensor], float]]:
-    """Each batch and the seconds spent waiting for it."""
     began = time.perf_counter()
-    for batch in loader:
+    for batch in DataLoader(
+        items, batch_sampler=mine.tolist(), num_workers=config.workers, generator=generator, pin_memory=pinned
+    ):
         yield batch, time.perf_counter() - began
         began = time.perf_counter()
 
 
 def unlabelled_pairs(fold: Fold, root: Path | str, size: tuple[int, int], config: TrainConfig) -> VideoPairs:
     """Windows for the contrastive loss, from the dataset's own videos or from VSPW (`config.contrast.root`)."""
-    contrast = config.contrast
+    contrast = config.contrast or ContrastConfig()
     if contrast.root:
         fold, root = vspw_beside(fold, contrast.root), find_root("vspw", contrast.root)
     videos = leaked_test_videos(fold) if contrast.videos == LEAK else base_videos(fold)
@@ -171,20 +170,22 @@ def unlabelled_pairs(fold: Fold, root: Path | str, size: tuple[int, int], config
 @torch.no_grad()
 def show(run: Run, items: Dataset, held_out: Dataset, board: log.Board = None) -> None:
     """Plot the curves, predictions on a few held-out images, and a few unlabelled pairs into the run's folder."""
-    numbers = np.linspace(0, len(held_out) - 1, min(SHOWN, len(held_out))).astype(int)
-    images, labels = zip(*(held_out[int(number)] for number in numbers), strict=True)
-    images = torch.stack([image.reshape(-1, *image.shape[-3:])[0] for image in images])  # a clip's first frame
-    truth = torch.stack([label.reshape(-1, *label.shape[-2:])[0] for label in labels])
-    run.eval_network.eval()
-    found = run.eval_network.logits(images.to(run.device)).argmax(1).cpu()
+    indices = np.linspace(0, len(held_out) - 1, min(SHOWN, len(held_out))).astype(int)
+    samples = [held_out[int(index)] for index in indices]
+    images = torch.stack([image.reshape(-1, *image.shape[-3:])[0] for image, _ in samples])  # a clip's first frame
+    truth = torch.stack([labels.reshape(-1, *labels.shape[-2:])[0] for _, labels in samples])
+    found = run.eval_network.eval().logits(images.to(run.device)).argmax(1).cpu()
     names = ["background", *run.about.get("base", [f"class {n}" for n in range(1, run.network.classes)])]
-    epoch = run.progress.epoch
-    log.write_samples(run.folder, epoch, images, truth, found, names, board)
+    epoch, folder = run.progress.epoch, run.folder / log.SAMPLES
+    figure = sample_sheet(denormalise(images).clamp(0, 1), truth, found, names, f"after epoch {epoch}")
+    log.save_figure(figure, folder / f"epoch_{epoch:03d}.png", board, epoch)
     if getattr(items, "pairs", None) is not None:
         pairs = torch.cat([items.pairs[n][0][:1, :2] for n in range(min(SHOWN, len(items.pairs)))])
-        log.write_pairs(run.folder, epoch, pairs, board)
+        figure = pairs_sheet(denormalise(pairs).clamp(0, 1), f"unlabelled pairs of epoch {epoch}")
+        log.save_figure(figure, folder / f"pairs_{epoch:03d}.png", board, epoch)
     log.write_epochs(run.folder)
-    log.write_curves(run.folder)
+    figure = training_figure(log.read_log(run.folder), f"step {run.progress.step} of {run.steps}")
+    log.save_figure(figure, run.folder / "curves.png")
 
 
 def _labelled(fold: Fold, root: Path | str, split: str, size: tuple[int, int], config: TrainConfig) -> Dataset:
@@ -193,7 +194,7 @@ def _labelled(fold: Fold, root: Path | str, split: str, size: tuple[int, int], c
     return TrainingClips(fold, root, split, size, config.seed, config.every, config.clip_frames, config.repeats)
 
 
-def _by_classes(
+def _validate_classes(
     network: PSPNet, epoch: int, held_out: Dataset, config: TrainConfig, device: torch.device
 ) -> ValidationResult:
     iou, loss = validate(network, held_out, config.batch, device, config.workers)

@@ -1,7 +1,8 @@
-"""Validation during training: a score that selects the best encoder. Processes share the work.
+"""Validation during training: a metric that selects the best encoder. Processes share the work.
 
 `validate`: IoU of the base classes on held-out images, as released for YouTube-VIS and Pascal. `EpisodicValidation`:
 shortened episodes of a benchmark, as released for MiniVSPW, whose validation classes are in neither training nor test.
+Source: docs/protocol.md 4.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from ttilib.solver.methods import METHODS
 from ttilib.training import distributed
 from ttilib.training.model import class_iou, confusion, smoothed_cross_entropy
 
-STRIDE, FRAMES = 5, 20
-"""Episodic validation takes every fifth query frame, at most 20. Source: protocol section 4."""
+STRIDE, FRAMES = 5, 20  # episodic validation takes every fifth query frame, at most 20
 
 
 class ValidationResult(NamedTuple):
@@ -43,7 +43,7 @@ def validate(
     """IoU of background and every base class over all held-out images, and the loss; the mean IoU is the mIoU.
 
     The loss is cross-entropy without smoothing, in nats, averaged over pixels (the release divides the sum of the batch
-    means by the number of images). Leaves the network in eval mode. Source: protocol section 4, standard validation.
+    means by the number of images). Leaves the network in eval mode.
     """
     network.eval()
     counts = torch.zeros(network.classes, network.classes, dtype=torch.int64, device=device)
@@ -61,26 +61,27 @@ def validate(
 
 @dataclass(frozen=True)
 class EpisodicValidation:
-    """Mean class IoU of 1-shot RePRI on shortened episodes. Source: protocol section 4, quick validation."""
+    """Mean class IoU of 1-shot RePRI on shortened episodes."""
 
     data: BenchmarkData
     size: tuple[int, int]
     seed: int
     limit: int = 0  # maximum number of episodes; 0: all
+    device: torch.device | str = "cpu"
 
-    def __call__(self, network: PSPNet, epoch: int, device: torch.device | str = "cpu") -> ValidationResult:
-        """Score on the episodes of run number `epoch`. Leaves the network in eval mode."""
-        method, extractor = METHODS["RePRI"], FeatureExtractor(network.eval(), device=device)
-        drawn = draw_episodes(self.data, 1, self.seed, epoch)
-        numbers = np.linspace(0, len(drawn) - 1, min(self.limit or len(drawn), len(drawn)))
-        chosen = [drawn[round(number)] for number in numbers]  # evenly spaced: episodes are ordered by class
+    def __call__(self, network: PSPNet, epoch: int) -> ValidationResult:
+        """Mean class IoU on the episodes of run number `epoch`. Leaves the network in eval mode."""
+        method, extractor = METHODS["RePRI"], FeatureExtractor(network.eval(), device=self.device)
+        sampled = draw_episodes(self.data, 1, self.seed, epoch)
+        numbers = np.linspace(0, len(sampled) - 1, min(self.limit or len(sampled), len(sampled)))
+        chosen = [sampled[round(number)] for number in numbers]  # evenly spaced: episodes are ordered by class
         classes = sorted({episode.class_id for episode in chosen})
-        sums = torch.zeros(len(classes), 2, dtype=torch.int64, device=device)
+        sums = torch.zeros(len(classes), 2, dtype=torch.int64, device=self.device)
         for episode in chosen[distributed.rank() :: distributed.count()]:
             short = replace(episode, query=episode.query[::STRIDE][:FRAMES])
             clip = load_clip(short, self.data.query_root, self.size, self.data.support_root)
             counts = intersection_union(method.predict(clip, extractor).masks, clip.truth, clip.query_valid)
-            sums[classes.index(episode.class_id)] += torch.tensor([int(each.sum()) for each in counts], device=device)
+            sums[classes.index(episode.class_id)] += sums.new_tensor([int(each.sum()) for each in counts])
         rows = distributed.total(sums).tolist()
         iou = pooled_iou((number, *row) for number, row in zip(classes, rows, strict=True))
         return ValidationResult(fmean(iou.values()))

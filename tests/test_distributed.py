@@ -1,8 +1,7 @@
-"""Many processes learn what one learns; a failure of one ends all."""
+"""Several processes end with the weights of one; a failure of one ends all."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from squares import QUICK, command, learn
-from test_training import assert_same_run, log
+from test_training_run import assert_same_run, log
 from torch import nn
 from torch.utils.data import DistributedSampler
 
@@ -39,16 +38,16 @@ def in_two(folder: Path, config: TrainConfig, **options: int) -> subprocess.Comp
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two processes that nobody interrupted."""
+    """An uninterrupted run of two processes."""
     folder = tmp_path_factory.mktemp("together")
     run = in_two(folder, TWO)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == [str(step) for step in range(1, 13)], "one process speaks for all"
+    assert run.stdout.split() == [str(step) for step in range(1, 13)], "only the first process prints"
     return folder
 
 
-def test_two_processes_learn_what_one_learns(together: Path, tmp_path: Path) -> None:
-    """Images with more and less unknown pixels, pairs, two parts a step: equal but for the order of the sums."""
+def test_two_processes_end_with_the_weights_of_one(together: Path, tmp_path: Path) -> None:
+    """Images with more and less ignored pixels, pairs, two parts a step: equal but for the order of the sums."""
     list(learn(tmp_path, TWO, **OPTIONS))
     one, two = log(tmp_path), log(together)
     for name in ("loss", "train_miou", "train_accuracy", "val_miou", "val_loss"):
@@ -80,7 +79,7 @@ def test_killed_in_the_middle_two_processes_end_like_two_that_were_not(together:
 def end_all(word: str) -> None:
     """Kill every process with a word in its command line, and wait until they are gone."""
     for _ in range(100):
-        found = [int(place.name) for place in Path("/proc").glob("[0-9]*") if word.encode() in command_line(place)]
+        found = [int(path.name) for path in Path("/proc").glob("[0-9]*") if word.encode() in command_line(path)]
         if not found:
             return
         for process in found:
@@ -90,15 +89,15 @@ def end_all(word: str) -> None:
     raise AssertionError(f"{found} do not end")
 
 
-def command_line(place: Path) -> bytes:
+def command_line(path: Path) -> bytes:
     """How a process was started; empty if it has ended meanwhile."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        return (place / "cmdline").read_bytes()
+        return (path / "cmdline").read_bytes()
     return b""
 
 
 def test_an_error_ends_all_processes(tmp_path: Path) -> None:
-    """The loss of the second epoch is no number: nobody waits for ever, and what was saved stays."""
+    """The loss of the second epoch is not finite: no process waits for ever, and what was saved stays."""
     run = in_two(tmp_path, TWO, poisoned=1)
     assert run.returncode != 0 and "the loss of step 7 is nan" in run.stderr
     assert load_state(tmp_path / "last.pt")["progress"]["step"] == 6
@@ -110,7 +109,7 @@ def test_an_error_ends_all_processes(tmp_path: Path) -> None:
 
 def test_alone_nothing_is_changed() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout2d(0.5))
-    assert distributed.wrap_ddp(network, torch.device("cpu")) is network
+    distributed.share_layers(network, torch.device("cpu"))
     assert [type(layer) for layer in network] == [nn.Conv2d, nn.BatchNorm2d, nn.Dropout2d]
     assert (distributed.rank(), distributed.count()) == (0, 1)
     value = torch.tensor([3.0], requires_grad=True)
@@ -120,24 +119,24 @@ def test_alone_nothing_is_changed() -> None:
 
 
 @pytest.mark.parametrize("many", [1, 2, 3])
-def test_every_item_is_in_one_share_of_its_own_part(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_sample_is_in_one_share_of_its_part(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shares of a part are what torch's DistributedSampler divides among the processes, as sets."""
     order, parts = np.random.default_rng(0).permutation(60).reshape(5, 12), 2
     shares = []
-    for place in range(many):
-        monkeypatch.setattr(distributed, "rank", lambda place=place: place)
+    for rank in range(many):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(distributed, "count", lambda: many)
         shares.append(distributed.parts_of(order, parts).reshape(5, parts, -1))
     together = np.concatenate(shares, axis=2)
     assert np.array_equal(np.sort(together, 2), np.sort(order.reshape(5, parts, -1), 2))
-    samplers = [DistributedSampler(range(12), many, place, shuffle=False) for place in range(many)]
+    samplers = [DistributedSampler(range(12), many, rank, shuffle=False) for rank in range(many)]
     assert {len(list(sampler)) for sampler in samplers} == {shares[0].shape[2] * parts}
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "count", lambda: 2)
     distributed.check_batch(8, 2)
-    with pytest.raises(ValueError, match="batch is 6, which 2 processes in 2 parts cannot .* such as 8"):
+    with pytest.raises(ValueError, match="batch=6.*2 processes.*multiple of 4"):
         distributed.check_batch(6, 2)
 
 
@@ -168,14 +167,11 @@ def test_shared_dropout_takes_rows_of_one_mask(monkeypatch: pytest.MonkeyPatch) 
         torch.default_generator.manual_seed(1)
         whole = nn.functional.dropout2d(x, 0.5)
     monkeypatch.setattr(distributed, "count", lambda: 3)
-    for place in range(3):
-        monkeypatch.setattr(distributed, "rank", lambda place=place: place)
+    for rank in range(3):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(1)
-            assert torch.equal(layer.train()(x[2 * place : 2 * place + 2]), whole[2 * place : 2 * place + 2])
+            assert torch.equal(layer.train()(x[2 * rank : 2 * rank + 2]), whole[2 * rank : 2 * rank + 2])
     assert torch.equal(layer.eval()(x), x)
 
 
-def test_command_is_plain_json() -> None:
-    """What the processes are told survives the shell."""
-    assert json.loads(command(Path("x"), TWO)[-2])["contrast"]["width"] == 4

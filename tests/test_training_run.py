@@ -1,9 +1,8 @@
-"""Base training: runs that can be killed, continued and trusted."""
+"""Training runs: killed runs end like others, settings reach the weights, and nothing is lost on an error."""
 
 from __future__ import annotations
 
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import corpora
 import numpy as np
 import pytest
 import torch
+from foreign import no_larger_file_than
 from squares import QUICK, TINY, Squares, Windows, command, learn
 from torch import Tensor
 
@@ -24,7 +24,6 @@ from ttilib.datasets.catalog import Fold, read_fold
 from ttilib.encoders.checkpoints import load_encoder, load_state
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.training.config import LEAK, ContrastConfig, TrainConfig
-from ttilib.training.model import Batch
 from ttilib.training.run import Progress, Run
 from ttilib.training.train import Items, batches, fit, train, unlabelled_pairs
 from ttilib.training.validation import ValidationResult, validate
@@ -34,23 +33,23 @@ CLIPS = replace(QUICK, clip_frames=2, repeats=3, batch=2, epochs=2, contrast=Con
 SIZE = (17, 33)
 
 
-def test_an_epoch_shows_every_item_once_in_its_own_order() -> None:
+def test_an_epoch_has_every_sample_once_in_its_own_order() -> None:
     class Numbers(Squares):
         def __getitem__(self, index: int) -> tuple[int, int]:
             return index, self.epoch
 
     frames, config = Numbers(11, 0), replace(QUICK, batch=3)
     first, again, other = (
-        [numbers.tolist() for numbers, _ in batches(frames, config, epoch)] for epoch in (0, 0, 1)
+        [numbers.tolist() for (numbers, _), _ in batches(frames, config, epoch)] for epoch in (0, 0, 1)
     )
     assert first == again != other
     shown = sum(first, [])
     assert len(first) == 3 and len(set(shown)) == 9 and set(shown) <= set(range(11)) and shown != sorted(shown)
-    rest = list(batches(frames, config, 1, done=2))
+    rest = [batch for batch, _ in batches(frames, config, 1, done=2)]
     assert [numbers.tolist() for numbers, _ in rest] == other[2:] and rest[0][1].tolist() == [1, 1, 1]
 
 
-def test_every_item_brings_windows_of_its_own() -> None:
+def test_every_sample_has_windows_of_its_own() -> None:
     items = Items(Squares(24, 0), Windows(10, 5))
     for epoch in (0, 3):
         items.set_epoch(epoch)
@@ -77,12 +76,12 @@ def test_squares_are_learned(tmp_path: Path) -> None:
     measured = [(p.epoch, p.val_miou) for p in progress if p.val_miou is not None]
     assert [epoch for epoch, _ in measured] == [4, 8, 12]
     best = max(miou for _, miou in measured)
-    assert best > 0.45, "saying background everywhere scores 0.25"
+    assert best > 0.45, "predicting background everywhere scores 0.25"
     assert [p.step for p in progress] == list(range(1, 49)) and {p.steps for p in progress} == {48}
     assert progress[0].learning_rate == 0.1 and progress[-1].learning_rate < 0.001
-    assert progress[-1].eta == 0 < progress[0].eta and progress[-1].seconds > progress[0].seconds > 0
-    encoder, page = load_encoder(tmp_path), json.loads((tmp_path / "best.json").read_text())
-    assert page["metrics"]["val_miou"] == best and page["config"]["batch"] == 6 and page["corpus"] == "squares"
+    assert progress[-1].eta == 0 < progress[0].eta
+    encoder, metadata = load_encoder(tmp_path), json.loads((tmp_path / "best.json").read_text())
+    assert metadata["metrics"]["val_miou"] == best and metadata["config"]["batch"] == 6
     iou, loss = validate(encoder, Squares(8, 1))
     assert iou.mean().item() == pytest.approx(best, abs=1e-12)
     at_best = next(p for p in progress if p.val_miou == best)
@@ -91,24 +90,24 @@ def test_squares_are_learned(tmp_path: Path) -> None:
     assert latest == {"val_miou": measured[-1][1], "epoch": 12, "step": 48}
     rows = log(tmp_path)
     assert [row["loss"] for row in rows] == losses == [row["parts"]["ce"] for row in rows]
-    told = [row for row in rows if row["train_miou"] is not None]
-    assert [row["step"] for row in told] == list(range(4, 49, 4)), "at the end of every epoch"
-    assert told[-1]["train_miou"] > told[0]["train_miou"] and told[-1]["train_accuracy"] > 0.6
+    ends = [row for row in rows if row["train_miou"] is not None]
+    assert [row["step"] for row in ends] == list(range(4, 49, 4)), "at the end of every epoch"
+    assert ends[-1]["train_miou"] > ends[0]["train_miou"] and ends[-1]["train_accuracy"] > 0.6
     counts = load_state(tmp_path / "last.pt")["counts"].double()
     assert counts.sum() == 24 * 33 * 33, "pixels of the last epoch only"
-    assert told[-1]["train_accuracy"] == pytest.approx(float(counts.trace() / counts.sum()))
-    assert told[-1]["train_class_accuracy"] == pytest.approx(float((counts.diagonal() / counts.sum(1)).mean()))
+    assert ends[-1]["train_accuracy"] == pytest.approx(float(counts.trace() / counts.sum()))
+    assert ends[-1]["train_class_accuracy"] == pytest.approx(float((counts.diagonal() / counts.sum(1)).mean()))
 
 
-def test_what_a_run_shows_of_itself(tmp_path: Path) -> None:
-    """Drawing changes nothing in what is learned, and leaves its images behind."""
+def test_plots_change_nothing_in_the_training(tmp_path: Path) -> None:
+    """The loss stays, and the plots and the table of epochs are written."""
     config = replace(QUICK, epochs=2, contrast=ContrastConfig(width=4, project=False))
     quiet = [p.loss for p in learn(tmp_path / "quiet", config)]
     shown = [p.loss for p in learn(tmp_path / "shown", replace(config, show_every=2))]
     assert quiet == shown
     names = {str(path.relative_to(tmp_path / "shown")) for path in (tmp_path / "shown").rglob("*") if path.is_file()}
-    pictures = {"samples/epoch_002.png", "samples/pairs_002.png", "curves.png", "epochs.csv"}
-    assert pictures <= names and "samples/epoch_001.png" not in names
+    plots = {"samples/epoch_002.png", "samples/pairs_002.png", "curves.png", "epochs.csv"}
+    assert plots <= names and "samples/epoch_001.png" not in names
     assert {path.name for path in (tmp_path / "quiet").iterdir()} == {
         "last.pt", "log.jsonl", "best.json", "best.safetensors", "last.json", "last.safetensors",
     }  # fmt: skip
@@ -116,10 +115,7 @@ def test_what_a_run_shows_of_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"foreground_weight": 4.0}, {"label_smoothing": 0.0}, {"loss": "iou"}, {"loss": "ce+iou"}, {"mixup": 0.5},
-        {"seed": 7}, {"contrast": ContrastConfig(width=4)},
-    ],
+    [{"foreground_weight": 4.0}, {"label_smoothing": 0.0}, {"loss": "iou"}, {"mixup": 0.5}, {"seed": 7}],
 )  # fmt: skip
 def test_settings_reach_the_loss(tmp_path: Path, change: dict) -> None:
     first = [next(learn(tmp_path / name, config)).loss for name, config in both(change)]
@@ -148,21 +144,21 @@ def both(change: dict) -> Iterator[tuple[str, TrainConfig]]:
     yield from (("as it is", QUICK), ("changed", replace(QUICK, **change)))
 
 
-def test_every_step_drops_other_channels(tmp_path: Path) -> None:
-    """The same images, weights that stay: what differs is the dropout, a function of seed and step."""
+def test_dropout_is_a_function_of_seed_and_step(tmp_path: Path) -> None:
+    """The same images and weights: what differs is the dropout."""
     frames = [torch.stack(part) for part in zip(*(Squares(4, 0)[n] for n in range(4)), strict=True)]
-    still = replace(QUICK, learning_rate=0.0, last_learning_rate=0.0)
+    fixed = replace(QUICK, learning_rate=0.0, last_learning_rate=0.0)
 
     def losses(config: TrainConfig) -> list[float]:
         network = build_encoder(TINY, 3)
         run = Run(network, tmp_path, config, {}, 100, torch.device("cpu"))
         return [run.training_step(frames).loss for _ in range(3)]
 
-    first, again, other = losses(still), losses(still), losses(replace(still, seed=1))
+    first, again, other = losses(fixed), losses(fixed), losses(replace(fixed, seed=1))
     assert first == again and len({*first, *other}) == 6
 
 
-def test_averaged_weights_are_the_ones_kept(tmp_path: Path) -> None:
+def test_averaged_weights_are_the_ones_saved(tmp_path: Path) -> None:
     """With a share of (almost) one the average stays where the run began."""
     config = replace(QUICK, epochs=1, validate_every=1, ema=1 - 1e-9)
     list(learn(tmp_path, config))
@@ -172,20 +168,6 @@ def test_averaged_weights_are_the_ones_kept(tmp_path: Path) -> None:
     assert not torch.equal(moved, kept.classifier.weight)
     moved = load_state(tmp_path / "last.pt")["learner"]["network.bottleneck.1.running_mean"]
     assert not torch.equal(moved, kept.bottleneck[1].running_mean), "running means are averaged as well"
-
-
-def test_every_part_of_every_step_is_mixed_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shares, mixup = [], Batch.mixup
-
-    def recorded(batch: Batch, alpha: float, rng: np.random.Generator) -> Batch:
-        mixed = mixup(batch, alpha, rng)
-        shares.append(mixed.share)
-        return mixed
-
-    monkeypatch.setattr(Batch, "mixup", recorded)
-    with closing(learn(tmp_path, replace(QUICK, mixup=0.5, accumulate=2))) as steps:
-        assert [next(steps).step for _ in range(2)] == [1, 2]
-    assert len(set(shares)) == len(shares) == 4
 
 
 @pytest.fixture(scope="module")
@@ -202,10 +184,13 @@ def fold(data: Path) -> Fold:
 
 @pytest.fixture(scope="module")
 def whole(data: Path, fold: Fold, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody interrupted."""
+    """An uninterrupted run, which uses no shared random generator."""
     folder = tmp_path_factory.mktemp("whole")
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     assert len(list(train(fold, data, folder, FRAMES, SIZE))) == 18
+    metadata = json.loads((folder / "best.json").read_text())
+    assert (metadata["corpus"], metadata["fold"], metadata["base"]) == ("ytvis", 0, ["kind_2", "kind_3", "kind_4"])
+    assert metadata["classes"] == 4 and metadata["size"] == [17, 33] and metadata["config"]["learning_rate"] == 0.05
     assert torch.equal(torch.get_rng_state(), before[0]), "training drew from torch's shared generator"
     assert np.random.get_state()[1].tolist() == before[1], "training drew from NumPy's shared generator"
     return folder
@@ -287,24 +272,19 @@ def test_the_contrast_takes_the_videos_it_names(data: Path, fold: Fold, tmp_path
     empty = np.zeros((corpora.HEIGHT, corpora.WIDTH), np.uint8)
     corpora.vspw(tmp_path / "vspw", {"a": [empty] * 2, "b": [empty + 41] * 2}, train=("a",))
     pairs = unlabelled_pairs(fold, data, SIZE, replace(FRAMES, contrast=ContrastConfig(root=str(tmp_path), every=1)))
-    assert set(pairs.videos) == {"a"}, "b shows a class with the name of a novel one"
+    assert set(pairs.videos) == {"a"}, "b contains a class with the name of a novel one"
 
 
-def test_the_leak_is_told_on_the_page(data: Path, fold: Fold, tmp_path: Path) -> None:
-    for videos, told in (("base", False), (LEAK, True)):
+def test_the_leak_is_in_the_metadata_file(data: Path, fold: Fold, tmp_path: Path) -> None:
+    for videos, leaked in (("base", False), (LEAK, True)):
         config = replace(CLIPS, epochs=1, validate_every=1, contrast=replace(CLIPS.contrast, videos=videos))
         list(train(fold, data, tmp_path / videos, config, SIZE))
-        page = json.loads((tmp_path / videos / "best.json").read_text())
-        assert ("leak" in page) == told
-    assert "novel classes" in page["leak"]
+        metadata = json.loads((tmp_path / videos / "best.json").read_text())
+        assert ("leak" in metadata) == leaked
+    assert "novel classes" in metadata["leak"]
 
 
-def test_processes_that_read_change_nothing(data: Path, fold: Fold, whole: Path, tmp_path: Path) -> None:
-    with closing(train(fold, data, tmp_path, replace(FRAMES, workers=1), SIZE)) as steps:
-        assert [next(steps).loss for _ in range(4)] == [row["loss"] for row in log(whole)[:4]]
-
-
-def test_only_a_strictly_better_validation_is_kept_as_the_best(tmp_path: Path) -> None:
+def test_only_a_strictly_better_validation_is_the_best(tmp_path: Path) -> None:
     """Nor does a run that was stopped forget how good its best was."""
     config, miou = replace(QUICK, epochs=4, validate_every=1), (0.2, 0.5, 0.5, 0.4)
     data = Squares(24, 0), Squares(8, 1), tmp_path, config, {"corpus": "squares", "fold": 0}
@@ -331,50 +311,34 @@ def test_a_finished_run_is_left_alone(data: Path, fold: Fold, whole: Path) -> No
     assert set(before) == {"last.pt", "best.safetensors", "best.json", "last.safetensors", "last.json"}
 
 
-def test_the_page_tells_what_the_encoder_knows(whole: Path) -> None:
-    page = json.loads((whole / "best.json").read_text())
-    assert (page["corpus"], page["fold"], page["base"]) == ("ytvis", 0, ["kind_2", "kind_3", "kind_4"])
-    assert page["classes"] == 4 and page["size"] == [17, 33] and page["config"]["learning_rate"] == 0.05
-
-
-# --- bad input ---
-
-
 def test_a_folder_of_another_run_is_refused(data: Path, fold: Fold, whole: Path) -> None:
-    with pytest.raises(ValueError, match=r"last.pt: belongs to a run with learning_rate 0.05, not 0.01; use another"):
-        next(train(fold, data, whole, replace(FRAMES, learning_rate=0.01), SIZE))
-    with pytest.raises(ValueError, match="fold 0, not 1"):
-        next(train(replace(fold, index=1), data, whole, FRAMES, SIZE))
-    with pytest.raises(ValueError, match=r"size \[17, 33\], not \[25, 33\]"):
-        next(train(fold, data, whole, FRAMES, (25, 33)))
     turned = replace(fold, base=fold.base[::-1])
-    with pytest.raises(ValueError, match=r"base \['kind_2', 'kind_3', 'kind_4'\], not \['kind_4'"):
-        next(train(turned, data, whole, FRAMES, SIZE))
+    for other, config, size, found in (
+        (fold, replace(FRAMES, learning_rate=0.01), SIZE, "learning_rate 0.05, not 0.01"),
+        (replace(fold, index=1), FRAMES, SIZE, "fold 0, not 1"),
+        (fold, FRAMES, (25, 33), r"size \[17, 33\], not \[25, 33\]"),
+        (turned, FRAMES, SIZE, r"base \['kind_2', 'kind_3', 'kind_4'\], not \['kind_4'"),
+    ):
+        with pytest.raises(ValueError, match=f"last.pt: belongs to a run with {found}"):
+            next(train(other, data, whole, config, size))
 
 
-def test_too_few_items_for_a_batch(data: Path, fold: Fold, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="12 items to train on and 12 to validate are too few for a batch of 13"):
+def test_too_few_samples_and_damaged_states_are_refused(data: Path, fold: Fold, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="12 samples.* batch of 13"):
         next(train(fold, data, tmp_path, replace(FRAMES, batch=13), SIZE))
-    with pytest.raises(ValueError, match="batch is 5, which 1 processes in 2 parts cannot share evenly; .* such as 6"):
+    with pytest.raises(ValueError, match="batch=5.*2 parts"):
         next(train(fold, data, tmp_path, replace(FRAMES, batch=5, accumulate=2), SIZE))
-
-
-def test_a_class_nobody_shows(data: Path, fold: Fold, tmp_path: Path) -> None:
-    empty = replace(fold, presence={**fold.presence, 3: {}})
-    with pytest.raises(ValueError, match="kind_3"):
-        next(train(empty, data, tmp_path, FRAMES, SIZE))
-
-
-def test_a_damaged_state_is_named(data: Path, fold: Fold, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="0 to validate"):
+        next(fit(build_encoder(TINY, 3), Squares(24, 0), Squares(0, 1), tmp_path, QUICK, {}))
     (tmp_path / "last.pt").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="last.pt: not a readable training state"):
+    with pytest.raises(ValueError, match="last.pt: not a readable"):
         next(train(fold, data, tmp_path, FRAMES, SIZE))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(tmp_path: Path, precision: str) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, precision: str) -> None:
     config = replace(QUICK, save_seconds=0.0, precision=precision, validate_every=1)
-    with pytest.raises(FloatingPointError, match=r"the loss of step 13 is nan, .* learning_rate below 0.05"):
+    with pytest.raises(FloatingPointError, match="step 13 is nan.*learning_rate"):
         list(learn(tmp_path, config, poisoned=2))
     state = load_state(tmp_path / "last.pt")
     assert state["progress"]["step"] == 12 and len(log(tmp_path)) == 12
@@ -382,28 +346,19 @@ def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(tmp_path: Path, 
     assert load_encoder(tmp_path)(torch.rand(1, 3, 17, 17)).isfinite().all()
 
 
-def test_a_full_disk_stops_and_keeps_what_was_good(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the full disk: the writer meets the same refusal, at the same place."""
+def test_a_full_disk_stops_the_run_and_it_resumes(tmp_path: Path) -> None:
     config = replace(QUICK, epochs=2, batch=8)
-    list(learn(tmp_path, replace(config, epochs=1)))
-    state = load_state(tmp_path / "last.pt")
-    state["identity"] |= {"epochs": 2, "steps": 6}
-    torch.save(state, tmp_path / "last.pt")
-    whole, (_, hard) = (tmp_path / "last.pt").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, hard))
-    try:
-        with pytest.raises(OSError, match=r"last.pt: cannot be written .*; what was there stays; "):
-            list(learn(tmp_path, config))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        signal.signal(signal.SIGXFSZ, before)
-    assert (tmp_path / "last.pt").read_bytes() == whole
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "a half-written file was left"
-    assert [p.step for p in learn(tmp_path, config)] == [4, 5, 6], "with room again, the run goes on"
+    with closing(learn(tmp_path, config)) as steps:
+        assert [next(steps).step for _ in range(3)] == [1, 2, 3]
+    saved = (tmp_path / "last.pt").read_bytes()
+    with no_larger_file_than(len(saved) // 2), pytest.raises(OSError, match="last.pt: cannot be written"):
+        list(learn(tmp_path, config))
+    assert (tmp_path / "last.pt").read_bytes() == saved
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "an incomplete file was left"
+    assert [p.step for p in learn(tmp_path, config)] == [4, 5, 6]
 
 
-def test_the_command_trains_and_goes_on(
+def test_the_command_trains_and_resumes(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`python -m ttilib train`, stopped by Ctrl-C and started again."""
@@ -415,12 +370,11 @@ def test_the_command_trains_and_goes_on(
         while not (tmp_path / "run" / "last.pt").is_file():
             assert child.poll() is None, child.stderr.read()
         child.send_signal(signal.SIGINT)
-        said = child.stderr.read()
-    assert child.returncode == 0 or said.strip().endswith("stopped; the same command goes on where it stood"), said
-    assert main(run[3:]) == 0 and "6/6" in capsys.readouterr().err
+        child.stderr.read()
+    assert main(run[3:]) == 0
     assert [row["step"] for row in log(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
-    assert main([*run[3:], "-p", "learning_rat", "1"]) == 2
-    assert capsys.readouterr().err == "ttilib: setting 'learning_rat' is not known; did you mean learning_rate?\n"
+    capsys.readouterr()
+    assert main([*run[3:], "-p", "learning_rat", "1"]) == 2 and "learning_rate?" in capsys.readouterr().err
 
 
 def test_an_identity_is_plain_json(tmp_path: Path) -> None:
@@ -430,9 +384,6 @@ def test_an_identity_is_plain_json(tmp_path: Path) -> None:
     assert set(asdict(QUICK)) - set(state["identity"]) == {"workers", "save_seconds", "show_every"}
     configs = [replace(QUICK, contrast=ContrastConfig(root=root)) for root in ("here", "there")]
     here, there = (Run(build_encoder(TINY, 3), tmp_path, each, {}, 9, torch.device("cpu")) for each in configs)
-    assert here.identity() == there.identity() != state["identity"], "data may move"
+    assert here.identity() == there.identity() != state["identity"], "the data folder may move"
 
 
-def test_a_data_set_of_ones_own_without_pictures_to_validate(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="24 items to train on and 0 to validate"):
-        next(fit(build_encoder(TINY, 3), Squares(24, 0), Squares(0, 1), tmp_path, QUICK, {}))

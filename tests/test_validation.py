@@ -1,4 +1,4 @@
-"""Validation: numbers by hand, and the quick episodes against the same worked out step by step."""
+"""Validation: values by hand, and episodic validation against the same computed step by step."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ttilib.training.validation import EpisodicValidation, validate
 SIZE = (33, 57)
 
 
-def test_a_network_that_says_1_everywhere() -> None:
+def test_a_network_that_predicts_class_1_everywhere() -> None:
     network, frames = build_encoder(TINY, 3), Squares(5, seed=3)
     with torch.no_grad():
         network.classifier.weight.zero_()
@@ -39,7 +39,7 @@ def test_a_network_that_says_1_everywhere() -> None:
     assert not network.training
 
 
-def test_the_loss_is_the_mean_over_known_pixels() -> None:
+def test_the_loss_is_the_mean_over_valid_pixels() -> None:
     """Logits of nothing but the bias: -log softmax of the true class, however images are batched."""
     network, frames = build_encoder(TINY, 3), Squares(5, seed=3, ignored=4)
     bias = torch.tensor([0.5, 1.0, -0.5])
@@ -52,22 +52,22 @@ def test_the_loss_is_the_mean_over_known_pixels() -> None:
         assert validate(network, frames, batch)[1] == pytest.approx(due, rel=1e-6)
 
 
-def test_clips_count_as_their_pictures() -> None:
+def test_clips_count_as_their_images() -> None:
     class Clips(Dataset):
         def __len__(self) -> int:
             return 3
 
         def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-            return tuple(torch.stack(pair) for pair in zip(*(pictures[2 * index + k] for k in (0, 1)), strict=True))
+            return tuple(torch.stack(pair) for pair in zip(*(images[2 * index + k] for k in (0, 1)), strict=True))
 
-    network, pictures = build_encoder(TINY, 3, seed=2).double(), Exactly(Squares(6, seed=3))
-    (iou, loss), (other_iou, other_loss) = validate(network, Clips(), 2), validate(network, pictures, 4)
+    network, images = build_encoder(TINY, 3, seed=2).double(), Exactly(Squares(6, seed=3))
+    (iou, loss), (other_iou, other_loss) = validate(network, Clips(), 2), validate(network, images, 4)
     assert torch.equal(iou, other_iou) and loss == pytest.approx(other_loss, rel=1e-12)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """VSPW's layout: sequences of 23 frames that show two validation classes, and some to train on."""
+    """VSPW's layout: videos of 23 frames that contain two validation classes, and some to train on."""
     root = tmp_path_factory.mktemp("data") / "vspw"
     rng = np.random.default_rng(0)
     masks = {
@@ -82,8 +82,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("most", [20, 3])
-def test_quick_episodes_step_by_step(data: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RePRI with one support image on every fifth frame, so many at most; mean over classes of pooled I / U."""
+def test_episodic_validation_step_by_step(data: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RePRI with one support image on every fifth frame, at most n; mean over classes of pooled I / U."""
     assert validation.FRAMES == 20
     monkeypatch.setattr(validation, "FRAMES", most)
     network = build_encoder(TINY, 3, seed=1).eval()
@@ -100,51 +100,50 @@ def test_quick_episodes_step_by_step(data: Path, most: int, monkeypatch: pytest.
             found[1] += int((masks | clip.truth).sum())
         assert len(sums) == 2
         expected = np.mean([i / (u + 1e-10) for i, u in sums.values()])
-        quickly = EpisodicValidation(read_benchmark("minivspw-val", 0, data), SIZE, 7)
-        assert quickly(network.train(), epoch).miou == pytest.approx(expected, rel=1e-12)
+        episodic = EpisodicValidation(read_benchmark("minivspw-val", 0, data), SIZE, 7)
+        assert episodic(network.train(), epoch).miou == pytest.approx(expected, rel=1e-12)
         assert not network.training
         network.eval()
-    drawn = [[e.support for e in draw_episodes(plan, 1, 7, epoch)] for epoch in (0, 1)]
-    assert drawn[0] != drawn[1], "every epoch has draws of its own"
+    sampled = [[e.support for e in draw_episodes(plan, 1, 7, epoch)] for epoch in (0, 1)]
+    assert sampled[0] != sampled[1], "every epoch samples its own"
 
 
 def test_a_limit_takes_episodes_from_beginning_and_end(data: Path) -> None:
     network = build_encoder(TINY, 3, seed=1)
     plan = read_benchmark("minivspw-val", 0, data)
-    drawn = draw_episodes(plan, 1, 7, 0)
-    values = {limit: EpisodicValidation(plan, SIZE, 7, limit)(network, 0).miou for limit in (0, 1, 2, len(drawn), 99)}
-    assert values[0] == values[len(drawn)] == values[99] != values[2]
-    alone = [one(plan, drawn[place], network) for place in (0, -1)]
+    sampled = draw_episodes(plan, 1, 7, 0)
+    values = {limit: EpisodicValidation(plan, SIZE, 7, limit)(network, 0).miou for limit in (0, 1, 2, len(sampled), 99)}
+    assert values[0] == values[len(sampled)] == values[99] != values[2]
+    alone = [iou_of(plan, sampled[index], network) for index in (0, -1)]
     assert values[1] == pytest.approx(alone[0])
-    assert drawn[0].class_id != drawn[-1].class_id and values[2] == pytest.approx(np.mean(alone))
+    assert sampled[0].class_id != sampled[-1].class_id and values[2] == pytest.approx(np.mean(alone))
 
 
-@pytest.mark.parametrize("many", [2, 4])
-def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch, many: int) -> None:
+def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The counts of all processes, each with its own episodes or images, add up to those of one."""
     network, frames = build_encoder(TINY, 3, seed=1), Squares(5, seed=3)
-    quickly = EpisodicValidation(read_benchmark("minivspw-val", 0, data), SIZE, 7)
+    episodic = EpisodicValidation(read_benchmark("minivspw-val", 0, data), SIZE, 7)
     sums: dict[int, list[Tensor]] = {}
-    for count in (1, many):
+    for count in (1, 3):
         for rank in range(count):
-            told = []
+            summed = []
             monkeypatch.setattr(distributed, "count", lambda count=count: count)
             monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-            monkeypatch.setattr(distributed, "total", lambda value, told=told: told.append(value) or value)
-            quickly(network, 0), validate(network, frames, 2)
-            sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0, 0)), told, strict=True)]
+            monkeypatch.setattr(distributed, "total", lambda value, summed=summed: summed.append(value) or value)
+            episodic(network, 0), validate(network, frames, 2)
+            sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0, 0)), summed, strict=True)]
     for one, shared in zip(*sums.values(), strict=True):
         torch.testing.assert_close(one, shared, rtol=1e-6, atol=0)
     assert sums[1][0].shape == (2, 2) and sums[1][0].min() > 0
 
 
-def one(plan, episode, network) -> float:
+def iou_of(plan, episode, network) -> float:
     clip = load_clip(replace(episode, query=episode.query[::5][:20]), plan.query_root, SIZE)
     masks = solve(extract(network.eval(), clip), CONFIGS["RePRI"]).masks(SIZE)
     return float((masks & clip.truth).sum() / ((masks | clip.truth).sum() + 1e-10))
 
 
-def test_a_run_is_chosen_by_episodes_if_told_so(data: Path, tmp_path: Path) -> None:
+def test_a_run_may_be_validated_by_episodes(data: Path, tmp_path: Path) -> None:
     config = replace(
         TrainConfig.mini(), epochs=2, batch=4, every=5, validation="minivspw-val", validation_episodes=1, show_every=0
     )
@@ -152,8 +151,8 @@ def test_a_run_is_chosen_by_episodes_if_told_so(data: Path, tmp_path: Path) -> N
     *_, last = train(fold, data, tmp_path, config, SIZE)
     plan = read_benchmark("minivspw-val", 0, data)
     epoch = read_json(tmp_path / "best.json")["metrics"]["epoch"]
-    judged = EpisodicValidation(plan, SIZE, config.seed, 1)(load_encoder(tmp_path), epoch).miou
-    kept = read_json(tmp_path / "best.json")["metrics"]["val_miou"]
-    assert kept == pytest.approx(judged) and last.val_miou is not None
-    with pytest.raises(ValueError, match="benchmark 'minivspw-vall' is not known; did you mean minivspw-val"):
+    expected = EpisodicValidation(plan, SIZE, config.seed, 1)(load_encoder(tmp_path), epoch).miou
+    found = read_json(tmp_path / "best.json")["metrics"]["val_miou"]
+    assert found == pytest.approx(expected) and last.val_miou is not None
+    with pytest.raises(ValueError, match="minivspw-vall.*did you mean minivspw-val"):
         next(train(fold, data, tmp_path / "other", replace(config, validation="minivspw-vall"), SIZE))
