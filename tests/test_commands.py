@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,16 +124,6 @@ def test_json_that_is_no_json_is_one_sentence(data, tmp_path, capsys):
     assert "left out: " in capsys.readouterr().out
 
 
-def test_a_replayed_manifest_is_the_same_value(data, tmp_path):
-    call("episodes", "pascal", "--root", data, "--limit", 3, "--out", tmp_path / "out")
-    path = tmp_path / "out" / "pascal-f0-1shot-run0.json"
-    first = path.read_bytes()
-    episodes = read_episodes(path)
-    call("episodes", "pascal", "--root", data, "--limit", 3, "--out", tmp_path / "out")
-    assert path.read_bytes() == first and read_episodes(path) == episodes
-    assert replace(episodes[0], seed=1).key != episodes[0].key
-
-
 def test_published_weights_from_the_shell_and_back(tmp_path, capsys):
     """A file as published, for Pascal fold 1, becomes a checkpoint that knows its classes."""
     tensors = build_encoder("resnet18-mini", 16, seed=3).state_dict()
@@ -175,7 +164,7 @@ def test_a_python_without_the_packages_is_told_what_to_do(repository):
     command = [sys.executable, "-S", "-m", "ttilib", "mini"]  # -S: without the packages that are installed
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "package cv2 is not installed" in done.stderr and "make env" in done.stderr
+    assert "cv2 is not installed" in done.stderr and "make env" in done.stderr
 
 
 def test_ctrl_c_ends_in_a_sentence_and_status_130(monkeypatch, capsys):
@@ -184,4 +173,4 @@ def test_ctrl_c_ends_in_a_sentence_and_status_130(monkeypatch, capsys):
 
     monkeypatch.setattr("ttilib.synthetic.generate", stop)
     assert call("mini") == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "stopped" in capsys.readouterr().err

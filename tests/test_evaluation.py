@@ -277,7 +277,7 @@ def test_a_new_metric_and_a_lost_field_come_from_the_masks_and_the_task_stays_do
     share = score_table(rows).set_index("method").loc["A", "share"]
     assert share == pytest.approx(100 * np.mean(shares)) and 60 < share < 80
     assert is_done(out, task)
-    path.write_text(path.read_text().replace('"intersection": ', '"intersection": 1', 1))
+    path.write_text(path.read_text().split("\n", 1)[1])
     assert not is_done(out, task)
 
 

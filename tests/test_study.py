@@ -11,7 +11,7 @@ from distributed import Client
 
 from ttilib.results.export import read_table
 from ttilib.sweep.driver import drive
-from ttilib.sweep.study import BESIDE, FIRST, StudyStep, run_study, study_tasks
+from ttilib.sweep.study import BEFORE_EVALUATION, DURING_EVALUATION, StudyStep, run_study, study_tasks
 
 # A small network trained from scratch is a chaotic thing: another processor rounds otherwise, and after five hundred
 # steps the weights are others. Points of percent between a fresh table and the committed one; seconds are not compared.
@@ -34,7 +34,7 @@ def study(repository, tmp_path_factory):
 @pytest.mark.study
 def test_the_study_leaves_notebooks_figures_video_and_table(study):
     folder, said = study
-    notebooks = [folder / f"{chapter.name}.ipynb" for chapter in (*FIRST, *BESIDE)]
+    notebooks = [folder / f"{step.name}.ipynb" for step in (*BEFORE_EVALUATION, *DURING_EVALUATION)]
     pieces = sorted((folder / "tasks").glob("*.ipynb"))
     assert len(pieces) >= 8  # two folds, two numbers of shots, two runs
     for path in (*notebooks, *pieces, folder / "05_tables-mini.ipynb"):
@@ -63,7 +63,7 @@ def test_a_fresh_table_agrees_with_the_committed_one(study, repository):
 @pytest.mark.study
 @pytest.mark.parametrize("shots", [1, 5])
 def test_temporal_terms_make_the_video_more_consistent_than_fine_tuning(study, shots):
-    """What the rounding of a processor cannot change."""
+    """Rounding on another processor does not change this."""
     table = read_table(study[0] / "tables" / "mini.csv").query("shots == @shots").set_index("method")
     assert table.loc["TTI", "VC_5"] > table.loc["fine-tune", "VC_5"] + 3
 
@@ -76,11 +76,6 @@ def test_the_example_of_the_readme_prints_about_its_numbers(study, mini, reposit
     exec(code.replace("outputs/mini", str(study[0])), {})
     (iou, vc), (shown_iou, shown_vc) = (re.findall(r"\d\.\d{3}", text) for text in (capsys.readouterr().out, shown))
     assert abs(float(iou) - float(shown_iou)) <= 0.12 and abs(float(vc) - float(shown_vc)) <= 0.2
-
-
-@pytest.mark.study
-def test_the_corpus_is_neither_trivial_nor_hopeless(study):
-    assert 25 < read_table(study[0] / "tables" / "mini.csv")["mIoU"].max() < 75
 
 
 @pytest.mark.study
@@ -99,7 +94,7 @@ def test_methods_are_compared_on_identical_episodes(study):
 def test_a_finished_study_is_not_run_again(study, repository):
     said = []
     before = {path: path.stat().st_mtime_ns for path in study[0].rglob("*.ipynb")}
-    assert run_study(repository, study[0], say=said.append) == study[0]
+    assert run_study(repository, study[0], report=said.append) == study[0]
     assert len(said) == len(before) and all(line.endswith(": up to date") for line in said)
     assert {path: path.stat().st_mtime_ns for path in study[0].rglob("*.ipynb")} == before
 
@@ -111,7 +106,7 @@ def client():
 
 
 @pytest.fixture
-def chapters(tmp_path, client):
+def steps(tmp_path, client):
     """Two tiny notebooks, q after p, that append their names to a log; runs them and gives log and messages."""
     for name in ("p", "q"):
         cells = [
@@ -134,8 +129,8 @@ def chapters(tmp_path, client):
     return tmp_path, run
 
 
-def test_a_stopped_study_goes_on_with_the_chapter_it_was_in(chapters):
-    folder, run = chapters
+def test_a_stopped_study_goes_on_with_the_chapter_it_was_in(steps):
+    folder, run = steps
     log, said, failures = run(fail=True)
     assert log == "pq" and [f.task.name for f in failures] == ["q"]
     assert "q.ipynb: cell" in failures[0].error and str(folder / "out" / "logs") in failures[0].error
@@ -145,8 +140,8 @@ def test_a_stopped_study_goes_on_with_the_chapter_it_was_in(chapters):
     assert run()[:2] == ("pqq", ["p: up to date", "q: up to date"])
 
 
-def test_a_changed_notebook_is_run_again_and_so_is_what_follows_it(chapters):
-    folder, run = chapters
+def test_a_changed_notebook_is_run_again_and_so_is_what_follows_it(steps):
+    folder, run = steps
     run()
     text = (folder / "q.ipynb").read_text()
     (folder / "q.ipynb").write_text(text.replace('\\"q\\"', '\\"Q\\"'))

@@ -7,6 +7,7 @@ import ast
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def given(name: str, text: str, **settings: Any) -> Argument:
 
 
 def option(name: str, default: Any, text: str, **settings: Any) -> Argument:
-    """An option with the type of its default, which the help shows."""
+    """An option with the type of its default; the help shows the default unless `text` does."""
     if isinstance(default, bool):
         return name, {"action": "store_true", "help": text}
     shown = f"{text} (default: {default})" if default and "default: " not in text else text
@@ -43,25 +44,28 @@ def option(name: str, default: Any, text: str, **settings: Any) -> Argument:
     return name, {"default": default, "help": shown, **kind, **settings}
 
 
-BENCHMARK = given("benchmark", "for example ytvis-v1; the README lists all")
-ROOT = option("--root", "data", "data folder, one folder per dataset in it")
+def parameters(text: str) -> Argument:
+    """The repeatable option -p NAME VALUE."""
+    return option("-p", [], text, nargs=2, action="append", metavar=("NAME", "VALUE"))
+
+
+BENCHMARK = given("benchmark", "benchmark, such as ytvis-v1; the README lists all")
+ROOT = option("--root", "data", "data folder with one folder per dataset")
 DATA = (
-    BENCHMARK,
-    ROOT,
-    option("--support-root", None, "folder of the support's dataset, if it is elsewhere"),
-    option("--workers", os.cpu_count() or 1, "processes"),
-)
+    BENCHMARK, ROOT,
+    option("--support-root", None, "folder of the support dataset, if it is not in --root"),
+    option("--workers", os.cpu_count() or 1, "number of processes"),
+)  # fmt: skip
 DEVICE = option("--device", "cpu", "cpu or cuda")
 ENCODER = given("--encoder", "checkpoint, module:function or file.py:function", required=True)
-FOLD = option("--fold", 0, "which classes are novel")
-KEEP_GOING = option("--keep-going", False, "leave out what cannot be read, and count it")
-OUT = given("--out", "folder for what is written; a run that stopped there goes on", required=True)
-SET = option("-p", [], "a parameter or setting", nargs=2, action="append", metavar=("NAME", "VALUE"))
-SIZE = option("--size", (241, 425), "network size", type=int, nargs=2, metavar=("H", "W"))
+FOLD = option("--fold", 0, "fold, which decides the novel classes")
+KEEP_GOING = option("--keep-going", False, "skip files that cannot be read, and report them")
+OUT = given("--out", "output folder; an interrupted run continues there", required=True)
+SIZE = option("--size", (241, 425), "network input size", type=int, nargs=2, metavar=("H", "W"))
 
 
 def literal(text: str) -> object:
-    """A parameter value from the shell: a Python literal if it reads as one, else the text."""
+    """A parameter value from the shell: a Python literal if possible, else the text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -72,14 +76,14 @@ def _parameters(options: argparse.Namespace) -> dict[str, object]:
     return {name: literal(value) for name, value in options.p}
 
 
-def _print_left_out(errors: list[Exception]) -> None:
+def _print_skipped(errors: list[Exception]) -> None:
     for sentence in sorted({str(error) for error in errors}):
         print(f"left out: {sentence}")
 
 
 @command(
     option("--out", "outputs/mini", "run folder"),
-    option("--workers", 0, "processes (default: as many as fit the machine)"),
+    option("--workers", 0, "number of processes (default: one per core, if memory allows)"),
 )
 def study(options: argparse.Namespace) -> None:
     """Run notebooks 01 to 05 on the synthetic dataset and print the table."""
@@ -92,20 +96,20 @@ def study(options: argparse.Namespace) -> None:
 
 
 @command(
-    given("notebook", "for example notebooks/03_episode.ipynb"),
-    given("output", "where the executed copy goes"),
-    SET,
-    option("--timeout", 1800, "seconds per cell"),
+    given("notebook", "notebook, such as notebooks/03_episode.ipynb"),
+    given("output", "path of the executed copy"),
+    parameters("set a parameter of the notebook; may be repeated"),
+    option("--timeout", 1800, "time limit of a cell in seconds"),
 )
 def run(options: argparse.Namespace) -> None:
-    """Run one notebook with checked parameters."""
+    """Run one notebook with the given parameters."""
     from ttilib.sweep.tasks import run_notebook
 
     run_notebook(options.notebook, options.output, _parameters(options), options.timeout)
     print(options.output)
 
 
-@command(option("--root", "data/mini", "folder"), option("--seed", 2020, "of all random draws"))
+@command(option("--root", "data/mini", "output folder"), option("--seed", 2020, "random seed"))
 def mini(options: argparse.Namespace) -> None:
     """Write the synthetic dataset."""
     from ttilib.synthetic import generate
@@ -115,66 +119,65 @@ def mini(options: argparse.Namespace) -> None:
 
 
 @command(
-    given("tables", "for example ytvis-v1; docs/tables.md lists all", nargs="+", metavar="TABLE"),
-    option("--root", None, "data folder, one folder per dataset in it (default: data)"),
-    option("--out", None, "run folder, seen by all workers (default: outputs/sweep)"),
+    given("tables", "table, such as ytvis-v1; docs/tables.md lists all", nargs="+", metavar="TABLE"),
+    option("--root", None, "data folder with one folder per dataset (default: data)"),
+    option("--out", None, "run folder, visible to all workers (default: outputs/sweep)"),
     given(
-        "--encoders", "checkpoint, with {names} filled in, or file.py:function "
-        "(default: outputs/train/{corpus}-{encoder}-f{fold}/best.safetensors)", metavar="PATH",
+        "--encoders", "checkpoint path in which {corpus}, {encoder}, {fold}, {out} are substituted, or "
+        "file.py:function (default: outputs/train/{corpus}-{encoder}-f{fold}/best.safetensors)", metavar="PATH",
     ),
-    option("--mini", False, "on the synthetic dataset (defaults: those of the study in outputs/mini)"),
-    given("--folds", "(default: the table's)", type=int, nargs="+"),
-    given("--runs", "runs over all episodes (default: the table's)", type=int),
-    option("--limit", 0, "keep so many episodes of a run; 0 is all"),
-    SET,
-    option("--frames", 1000, "query frames of a task, about"),
+    option("--mini", False, "use the synthetic dataset and the default paths of make study (outputs/mini)"),
+    given("--folds", "folds (default: the table's)", type=int, nargs="+"),
+    given("--runs", "number of runs over all episodes (default: the table's)", type=int),
+    option("--limit", 0, "maximum number of episodes per run; 0 is all"),
+    parameters("override a parameter of notebook 04; may be repeated"),
+    option("--frames", 1000, "approximate number of query frames per task"),
     DEVICE,
-    option("--on", "local", "local, slurm, or a scheduler such as tcp://host:8786"),
-    option("--workers", 0, "processes (default: what fits) or jobs (1)"),
-    option("--threads", 0, "of each worker (default: 1, beside a GPU its share)"),
-    option("--slurm", [], "queue=..., cores=..., memory=...", nargs="+", metavar="NAME=VALUE"),
+    option("--on", "local", "where workers run: local, slurm, or a scheduler such as tcp://host:8786"),
+    option("--workers", 0, "number of processes (default: one per core or GPU) or Slurm jobs (default: 1)"),
+    option("--threads", 0, "threads per worker (default: 1; with a GPU, a share of the cores)"),
+    option("--slurm", [], "Slurm options, such as queue=gpu cores=4 memory=16GB", nargs="+", metavar="NAME=VALUE"),
     option("--retries", 1, "of a task that fails"),
     KEEP_GOING,
-    option("--dry-run", False, "print what would run and about how long it would take"),
-    option("--tables-only", False, "make tables of the rows so far, run nothing"),
+    option("--dry-run", False, "only print what would run and the estimated time"),
+    option("--tables-only", False, "only rebuild tables from existing results"),
 )  # fmt: skip
 def sweep(options: argparse.Namespace) -> int:
-    """Make result tables with the data and weights that are available; exit status 1 if a task failed."""
+    """Make result tables from the data and encoders that are available; exit status 1 if a task failed."""
     from ttilib.datasets.base import raise_first
     from ttilib.results.records import code_digest
     from ttilib.sweep import driver, expand
     from ttilib.sweep.clusters import cluster, default_workers
 
     mini = options.mini or options.tables == ["mini"]
-    places = {name: value for name in ("root", "out", "encoders") if (value := getattr(options, name))}
-    place = expand.default_paths(mini, **places)
-    parameters = {"keep_going": options.keep_going, **_parameters(options)}
-    changes, more = expand.split_parameters(place.notebooks, parameters)
+    paths = expand.default_paths(mini, options.root, options.out, options.encoders)
+    changes, more = expand.split_parameters(paths.notebooks, {"keep_going": options.keep_going, **_parameters(options)})
     changes |= {name: value for name in ("folds", "runs") if (value := getattr(options, name)) is not None}
-    place = replace(place, device=options.device, limit=options.limit, frames=options.frames, more=more)
-    tables = expand.with_encoders(expand.requested_tables(options.tables, changes, mini), place.encoders)
-    expand.begin(place, tables)
-    left_out: list[Exception] = []
-    on_error = left_out.append if more["keep_going"] else raise_first
+    paths = replace(paths, device=options.device, limit=options.limit, frames=options.frames, more=more)
+    tables = expand.with_encoders(expand.requested_tables(options.tables, changes, mini), paths.encoders)
+    expand.begin(paths, tables)
+    errors: list[Exception] = []
+    on_error = errors.append if more["keep_going"] else raise_first
     if options.dry_run:
-        expansion = expand.expand(tables, place, on_error)
-        print(driver.forecast(tables, expansion, place, options.workers or default_workers()))
+        expansion = expand.expand(tables, paths, on_error)
+        print(driver.forecast(tables, expansion, paths, options.workers or default_workers()))
         return 0
     slurm = dict(text.partition("=")[::2] for text in options.slurm)
-    log = place.out / "logs"
+    log = paths.out / "logs"
     with cluster(options.on, options.workers, options.threads, options.device, slurm, log, code_digest) as client:
-        failures = driver.sweep(tables, place, client, print, options.retries, on_error, options.tables_only)
-    _print_left_out(left_out)
+        failures = driver.sweep(tables, paths, client, print, options.retries, on_error, options.tables_only)
+    _print_skipped(errors)
     for plan in tables:
-        print((place.out / "tables" / f"{plan.name}.md").read_text(encoding="utf-8"))
-    print(f"tables: {place.out}/tables, figures: {place.out}/figures; {len(failures)} tasks failed")
+        print((paths.out / "tables" / f"{plan.name}.md").read_text(encoding="utf-8"))
+    print(f"tables: {paths.out}/tables, figures: {paths.out}/figures; {len(failures)} tasks failed")
     return 1 if failures else 0
 
 
 @command(
-    BENCHMARK, ROOT, FOLD, OUT, SET, DEVICE,
-    option("--mini", False, "settings of the synthetic dataset, not the released ones"),
-    given("--size", "network size (default: the benchmark's)", type=int, nargs=2, metavar=("H", "W")),
+    BENCHMARK, ROOT, FOLD, OUT, DEVICE,
+    parameters("override a training setting; may be repeated"),
+    option("--mini", False, "use the settings for the synthetic dataset, not those of the release"),
+    given("--size", "network input size (default: the benchmark's)", type=int, nargs=2, metavar=("H", "W")),
 )  # fmt: skip
 def train(options: argparse.Namespace) -> None:
     """Train an encoder on a benchmark's base classes; torchrun starts several processes."""
@@ -190,24 +193,25 @@ def train(options: argparse.Namespace) -> None:
     start = TrainConfig.mini() if options.mini else TrainConfig.released(fold.corpus)
     config = changed(start, _parameters(options))
     size = tuple(options.size or plan.size)
-    bar = None
-    for progress in training.train(fold, root, options.out, config, size, options.device):
-        if bar is None:  # the process group exists now
-            bar = tqdm(total=progress.steps, initial=progress.step - 1, disable=distributed.rank() > 0)
-        bar.update(progress.step - bar.n)
-        shown = {"loss": f"{progress.loss:.3f}", "epoch": progress.epoch}
-        bar.set_postfix(shown if progress.val_miou is None else {**shown, "val_miou": f"{progress.val_miou:.3f}"})
-    bar.close()
+    with ExitStack() as stack:  # closes the bar before the last message
+        bar = None
+        for progress in training.train(fold, root, options.out, config, size, options.device):
+            if bar is None:  # the process group exists now
+                bar = tqdm(total=progress.steps, initial=progress.step - 1, disable=distributed.rank() > 0)
+                stack.enter_context(bar)
+            bar.update(progress.step - bar.n)
+            shown = {"loss": f"{progress.loss:.3f}", "epoch": progress.epoch}
+            bar.set_postfix(shown if progress.val_miou is None else {**shown, "val_miou": f"{progress.val_miou:.3f}"})
 
 
 @command(
-    given("source", "a published .pth, or an encoder.safetensors"),
-    given("target", "a file with the other ending"),
-    given("--benchmark", "what a .pth was trained for; its classes are noted"),
+    given("source", "checkpoint: a published .pth, or .safetensors"),
+    given("target", "output file, in the other format"),
+    given("--benchmark", "benchmark that a .pth was trained for, to store its classes"),
     FOLD,
 )
 def convert(options: argparse.Namespace) -> None:
-    """Convert weights from .pth to .safetensors, or back."""
+    """Convert a checkpoint from .pth to .safetensors, or back."""
     from ttilib.datasets.catalog import base_classes
     from ttilib.encoders import checkpoints
     from ttilib.episodes.benchmarks import benchmark
@@ -221,12 +225,12 @@ def convert(options: argparse.Namespace) -> None:
 
 
 @command(
-    given("folder", "images, in folders inside it as well; they need no labels"),
+    given("folder", "folder of images, also in subfolders; no labels are needed"),
     ENCODER,
-    option("--layers", (), "such as layer2 layer3 (default: its output)", nargs="+"),
+    option("--layers", (), "layers of the encoder, such as layer2 layer3 (default: its output)", nargs="+"),
     SIZE,
-    option("--limit", 200, "images to read; 0 is all"),
-    given("--out", "file (default: NAME.means.safetensors beside a checkpoint NAME)"),
+    option("--limit", 200, "maximum number of images; 0 is all"),
+    given("--out", "output file (default: NAME.means.safetensors next to a checkpoint NAME)"),
     DEVICE,
 )
 def means(options: argparse.Namespace) -> None:
@@ -244,9 +248,10 @@ def means(options: argparse.Namespace) -> None:
     weights = ""
     if isinstance(encoder, torch.nn.Module):
         weights, encoder = fingerprint(encoder), encoder.to(options.device)
-    tapped = MultiLayerEncoder(encoder, options.layers)
-    images = ((image[None], valid[None]) for image, _, valid in tqdm(frames, desc="measuring", unit=" images"))
-    found = extraction.measure_means(tapped, weights, images, options.device)
+    layered = MultiLayerEncoder(encoder, options.layers)
+    with tqdm(frames, unit=" images") as bar:
+        images = ((image[None], valid[None]) for image, _, valid in bar)
+        found = extraction.measure_means(layered, weights, images, options.device)
     extraction.save_means(out, found)
     layers = " ".join(found.layers) or "its output"
     print(f"mean of {layers}, {len(found.values)} channels, over {found.images} images: {out}")
@@ -254,19 +259,19 @@ def means(options: argparse.Namespace) -> None:
 
 @command(
     *DATA,
-    option("--folds", (0, 1, 2, 3), "(default: all)", type=int, nargs="+"),
-    option("--shots", (1, 5), "(default: 1 5)", type=int, nargs="+"),
-    option("--thorough", False, "decode every image as well"),
-    given("--report", "write the findings to this JSON file as well"),
+    option("--folds", (0, 1, 2, 3), "folds (default: all)", type=int, nargs="+"),
+    option("--shots", (1, 5), "numbers of support images (default: 1 5)", type=int, nargs="+"),
+    option("--thorough", False, "also decode every image"),
+    given("--report", "also write the findings to this JSON file"),
 )
 def doctor(options: argparse.Namespace) -> int:
-    """Check a benchmark's data; exit status 1 if something is missing or damaged."""
+    """Check the data of a benchmark; exit status 1 if something is missing or damaged."""
     from ttilib.tools.doctor import examine, write_report
 
-    folds, shots = tuple(options.folds), tuple(options.shots)
     report = examine(
-        options.benchmark, options.root, folds, shots, options.support_root, options.thorough, options.workers
-    )
+        options.benchmark, options.root, tuple(options.folds), tuple(options.shots), options.support_root,
+        options.thorough, options.workers,
+    )  # fmt: skip
     if options.report:
         write_report(options.report, report)
     print(report.text())
@@ -282,18 +287,16 @@ def prepare(options: argparse.Namespace) -> int:
     made = prepare(options.benchmark, options.root, options.support_root, options.workers, errors.append)
     for path, count in made.items():
         print(f"labels of {count} masks: {path}")
-    _print_left_out(errors)
+    _print_skipped(errors)
     return 1 if errors else 0
 
 
-@command(
-    *DATA,
-    given("--out", "no longer used"),
-    given("--against", "no longer used"),
-    option("--keep-going", False, "no longer used"),
-)  # fmt: skip
-def lists(options: argparse.Namespace) -> int:
-    """The former name of prepare: the published lists are in lists/."""
+UNUSED = [given(name, "no longer used") for name in ("--out", "--against")]
+
+
+@command(*DATA, *UNUSED, option("--keep-going", False, "no longer used"))
+def lists(options: argparse.Namespace) -> int | None:
+    """Former name of prepare; the published lists are in lists/."""
     print("lists is now called prepare: the published lists need not be made again", file=sys.stderr)
     return prepare(options)
 
@@ -301,13 +304,13 @@ def lists(options: argparse.Namespace) -> int:
 @command(
     *DATA, FOLD,
     option("--shots", 1, "support images per episode"),
-    option("--seed", 2020, "of the draws"),
-    option("--run", 0, "which run", dest="number"),
-    option("--draws", "released", "released or independent"),
-    option("--limit", 0, "keep so many; 0 is all"),
-    option("--only", (), "keep these classes or videos", nargs="+"),
+    option("--seed", 2020, "random seed"),
+    option("--run", 0, "number of the run", dest="number"),
+    option("--draws", "released", "sampling: as released, or independent of each other"),
+    option("--limit", 0, "maximum number of episodes; 0 is all"),
+    option("--only", (), "only these classes or videos", nargs="+"),
     KEEP_GOING,
-    option("--out", "outputs/episodes", "folder"),
+    option("--out", "outputs/episodes", "output folder"),
 )  # fmt: skip
 def episodes(options: argparse.Namespace) -> None:
     """Sample episodes and write their manifest."""
@@ -319,23 +322,23 @@ def episodes(options: argparse.Namespace) -> None:
     errors: list[Exception] = []
     on_error = errors.append if options.keep_going else raise_first
     data = read_benchmark(options.benchmark, options.fold, options.root, options.support_root, on_error)
-    drawn = draw_episodes(data, options.shots, options.seed, options.number, options.draws, on_error)
-    chosen = select_episodes(drawn, options.limit, options.only)
-    whole = check_episodes(chosen, data.query_root, data.support_root, on_error) if options.keep_going else chosen
+    sampled = draw_episodes(data, options.shots, options.seed, options.number, options.draws, on_error)
+    selected = select_episodes(sampled, options.limit, options.only)
+    usable = check_episodes(selected, data.query_root, data.support_root, on_error) if options.keep_going else selected
     path = Path(options.out) / f"{options.benchmark}-f{options.fold}-{options.shots}shot-run{options.number}.json"
-    write_episodes(path, whole)
-    _print_left_out(errors)
-    print(f"{len(whole)} episodes in {path}, {len(chosen) - len(whole)} left out")
+    write_episodes(path, usable)
+    _print_skipped(errors)
+    print(f"{len(usable)} episodes in {path}, {len(selected) - len(usable)} left out")
 
 
 @command(
-    given("--support", "images that show the object", nargs="+", required=True),
+    given("--support", "support images, which contain the object", nargs="+", required=True),
     given("--masks", "their masks, in the same order", nargs="+", required=True),
-    given("--label", "which label of the masks is the object, if there are several", type=int),
-    given("--video", "a video file or a folder of frames", required=True),
+    given("--label", "label value of the object in the masks, if there are several", type=int),
+    given("--video", "query: a video file or a folder of frames", required=True),
     OUT, ENCODER, SIZE, DEVICE,
-    option("--method", "frozen", 'frozen, TTI, ..., with settings if you like: "frozen layers=layer2+layer3"'),
-    option("--means", "", "file of the command means (default: that beside a checkpoint)"),
+    option("--method", "frozen", 'method with optional settings, such as TTI or "frozen layers=layer2+layer3"'),
+    option("--means", "", "mean features from the command means (default: those next to the checkpoint)"),
 )  # fmt: skip
 def segment(options: argparse.Namespace) -> None:
     """Segment a video, given a few images with masks."""
@@ -349,7 +352,7 @@ def segment(options: argparse.Namespace) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse and run one command; invalid input ends in one sentence and exit status 2, Ctrl-C in 130."""
+    """Parse and run one command; invalid input ends with one sentence and exit status 2, Ctrl-C with 130."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
     if not arguments:
@@ -364,7 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"ttilib: {_sentence(error)}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("ttilib: stopped; the same command goes on where it stood\n")
+        sys.stderr.write("ttilib: stopped; the same command continues\n")
         return 130
 
 
@@ -373,7 +376,7 @@ def _sentence(error: Exception) -> str:
     if not isinstance(error, ModuleNotFoundError) or not str(error).startswith("No module named"):
         return str(error)
     advice = "run `make env` and `source .venv/bin/activate`, or install ttilib with pip"
-    return f"package {error.name} is not installed in the Python that runs, {sys.executable}; {advice}"
+    return f"package {error.name} is not installed in {sys.executable}; {advice}"
 
 
 def _parser() -> argparse.ArgumentParser:

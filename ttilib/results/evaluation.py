@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from ttilib.datasets.base import OnError, raise_first
 from ttilib.episodes.benchmarks import BenchmarkData, find_roots
 from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import Episode, group_by_batch, read_episodes
-from ttilib.files import read_json, write_json, write_text
+from ttilib.files import read_json, write_text
 from ttilib.results import records
 from ttilib.results.metrics import METRICS, as_masks
 from ttilib.results.records import (
@@ -203,22 +202,9 @@ def rescore(out: Path | str, name: str, root: Path | str) -> int:
             for group in group_by_batch(episodes):
                 members = [(index, episodes[index]) for index in group]
                 rows |= _rescore_group(members, rows, masks, roots, tuple(about["size"]))
-            before, after = (out / file).read_bytes(), "".join(map(as_line, rows.values()))
-            write_text(out / file, after)
-            _update_checksums(out / "tasks", before, after.encode("utf-8"))
+            write_text(out / file, "".join(map(as_line, rows.values())))
         count += len(rows)
     return count
-
-
-def _update_checksums(folder: Path, before: bytes, after: bytes) -> None:
-    """Update the checksums in task files; otherwise the next sweep would treat the new rows as damaged."""
-    lines = after.splitlines(keepends=True)
-    for path in folder.glob("*.json"):
-        noted = read_json(path)
-        part = before[: noted.get("bytes", 0)]
-        if part and noted.get("sha256") == sha256(part).hexdigest():
-            renewed = b"".join(lines[: part.count(b"\n")])
-            write_json(path, noted | {"bytes": len(renewed), "sha256": sha256(renewed).hexdigest()})
 
 
 def _check_pairs(path: Path, rows: Mapping, masks: Mapping, episodes: Sequence[Episode]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,10 +26,10 @@ from distributed.system import memory_limit
 from ttilib.files import suggest
 
 WHERE = ("local", "slurm")
-NEEDED = 3e9  # bytes per worker and its kernel
+WORKER_BYTES = 3e9  # memory of a worker and its kernel
 LOOPBACK = "127.0.0.1"
-ANSWER, ARRIVAL = 10, 60  # timeouts in seconds: scheduler, first worker
-RENEWAL = "30s"  # interval of checks for ended jobs
+ANSWER_TIMEOUT, WORKER_TIMEOUT = 10, 60  # seconds: scheduler, first worker
+CHECK_INTERVAL = "30s"  # between checks for ended jobs
 THREADS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
     "OPENCV_FOR_THREADS_NUM",
@@ -37,10 +38,6 @@ SETTINGS = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.profile.enabled": False,  # interrupts every thread 100 times a second
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": False,
     "distributed.nanny.pre-spawn-environ": {},  # would also change this process
 }
 LOGGERS = (
@@ -51,7 +48,7 @@ LOGGERS = (
 
 def default_workers() -> int:
     """Number of workers for this machine: one per available core and 3 GB of available memory, at least one."""
-    return max(1, min(cpu_count(), int(memory_limit() // NEEDED)))
+    return max(1, min(cpu_count(), int(memory_limit() // WORKER_BYTES)))
 
 
 @contextmanager
@@ -66,18 +63,22 @@ def cluster(
 ) -> Iterator[Client]:
     """A client of workers that run one task at a time; what was started here ends with the block.
 
-    where "local": `workers` processes (0: `room`; on "cuda" one per GPU) with `threads` torch threads each (0: one, so
-    that results do not depend on the machine; on "cuda" a share of the cores). "tcp://host:8786" or "host:8786": a
-    running scheduler, which is not stopped. "slurm": `workers` jobs (0: one) with options `slurm`, see `job_options`.
-    Warnings of dask go to `log_folder`/cluster.log. `expected` returns a digest of the code, which workers of a running
-    scheduler must share. Raises ValueError for a wrong setting, OSError if a scheduler does not answer or a job is
-    refused, RuntimeError without a GPU, without workers, or if their code differs.
+    where "local": `workers` processes (0: `default_workers`; on "cuda" one per GPU) with `threads` torch threads each
+    (0: one, so that results do not depend on the machine; on "cuda" a share of the cores). "tcp://host:8786" or
+    "host:8786": a running scheduler, which is not stopped. "slurm": `workers` jobs (0: one) with options `slurm`, see
+    `job_options`. Warnings of dask go to `log_folder`/cluster.log. `expected` returns a digest of the code, which
+    workers of a running scheduler must share. Raises ValueError for a wrong setting, OSError if a scheduler does not
+    answer or a job is refused, RuntimeError without a GPU, without workers, or if their code differs.
     """
-    where = _with_protocol(where)
+    if where not in WHERE and "://" not in where:
+        if not re.fullmatch(r".+:\d+", where):
+            hint = suggest(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
+            raise ValueError(f"sweeps cannot run on {where!r}; {hint}")
+        where = f"tcp://{where}"
     if workers < 0 or threads < 0:
-        raise ValueError(f"workers={workers}, threads={threads}: give numbers from 0, where 0 chooses for you")
+        raise ValueError(f"workers={workers}, threads={threads}: give numbers from 0, where 0 is the default")
     if slurm and where != "slurm":
-        raise ValueError(f"Slurm options were given ({', '.join(slurm)}), but not the place; give --on slurm as well")
+        raise ValueError(f"the Slurm options {', '.join(slurm)} need --on slurm; give it as well")
     log_folder = Path(log_folder).resolve()
     log_folder.mkdir(parents=True, exist_ok=True)
     log = log_folder / "cluster.log"
@@ -92,20 +93,10 @@ def cluster(
             jobs = stack.enter_context(_queue(job_options(slurm or {}), max(1, workers), threads, log_folder))
             client = stack.enter_context(Client(jobs, set_as_default=False))
         else:
-            client = stack.enter_context(_running(where))
-            _check_code(client, where, expected)
+            client = stack.enter_context(_connect(where))
+            if expected is not None:
+                _check_code(client, where, expected)
         yield client
-
-
-def _with_protocol(where: str) -> str:
-    """`where`, with a protocol if it is an address."""
-    if where in WHERE or "://" in where:
-        return where
-    host, _, port = where.rpartition(":")
-    if host and port.isdecimal():
-        return f"tcp://{where}"
-    hint = suggest(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
-    raise ValueError(f"{where!r}: sweeps do not run there; {hint}")
 
 
 @contextmanager
@@ -168,45 +159,41 @@ def _environments(workers: int, threads: int, device: str) -> list[dict[str, str
     return [{**share, "CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} for n in range(workers)]
 
 
-def _running(address: str) -> Client:
+def _connect(address: str) -> Client:
     """A client of the scheduler at `address`, once it has a worker."""
 
     async def identity() -> Any:  # Client would wait forever for any other server
         async with rpc(address) as server:
-            return await server.identity()
+            return await asyncio.wait_for(server.identity(), ANSWER_TIMEOUT)
 
     try:  # in a thread: a notebook's thread already has an event loop
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(lambda: asyncio.run(asyncio.wait_for(identity(), ANSWER))).result()
-        client = Client(address, timeout=ANSWER, set_as_default=False)
+            pool.submit(asyncio.run, identity()).result()
+        client = Client(address, timeout=ANSWER_TIMEOUT, set_as_default=False)
     except (OSError, ValueError, TimeoutError, asyncio.TimeoutError) as error:
-        advice = "check the address, and that `dask scheduler` runs there and no firewall is between"
-        raise OSError(f"{address}: no scheduler answers within {ANSWER} s; {advice}") from error
+        advice = "check the address, that `dask scheduler` runs there, and the firewall"
+        raise OSError(f"{address}: no scheduler answers within {ANSWER_TIMEOUT} s; {advice}") from error
     try:
-        client.wait_for_workers(1, timeout=ARRIVAL)
+        client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
     except (TimeoutError, asyncio.TimeoutError) as error:
         client.close()
         advice = f"start some with `dask worker {address} --nthreads 1`"
-        raise RuntimeError(f"{address}: the scheduler has no workers within {ARRIVAL} s; {advice}") from error
+        raise RuntimeError(f"{address}: the scheduler has no workers within {WORKER_TIMEOUT} s; {advice}") from error
     return client
 
 
-def _check_code(client: Client, address: str, expected: Callable[[], str] | None) -> None:
+def _check_code(client: Client, address: str, expected: Callable[[], str]) -> None:
     """Raise RuntimeError if `expected` fails on a worker or returns another text than here."""
-    if expected is None:
-        return
     here = expected()
     found = client.run(expected, on_error="return")
-    other = {worker: str(code) for worker, code in found.items() if code != here}
-    if other:
-        worker, code = next(iter(other.items()))
-        about = f"{len(other)} of {len(found)} workers run other code than this machine"
-        advice = "bring all machines to the same version and start the workers again"
-        raise RuntimeError(f"{address}: {about} ({worker} has {code}, here is {here}); {advice}")
+    for worker, code in found.items():
+        if code != here:
+            about = f"worker {worker} has other code than this machine ({code}, here {here})"
+            raise RuntimeError(f"{address}: {about}; install one version everywhere and restart the workers")
 
 
 def job_options(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Options of `dask_jobqueue.SLURMCluster` from NAME=VALUE texts; lists are split into words, a prologue at ";"."""
+    """Options of `dask_jobqueue.SLURMCluster` from texts; lists are split into words, the prologue at ";"."""
     options: dict[str, Any] = {"cores": 1, "memory": "4GB", "processes": 1}
     for name, text in texts.items():
         if name in ("job_extra_directives", "job_directives_skip", "worker_extra_args"):
@@ -224,16 +211,18 @@ def _queue(options: dict[str, Any], jobs: int, threads: int, log_folder: Path) -
     try:
         from dask_jobqueue import SLURMCluster
     except ModuleNotFoundError as error:
-        about = "jobs of a Slurm queue need dask-jobqueue, which is not installed"
-        raise ModuleNotFoundError(f'{about}; give `pip install -e ".[cluster]"`', name=error.name) from error
+        about = "Slurm jobs need dask-jobqueue, which is not installed"
+        raise ModuleNotFoundError(f'{about}; run `pip install -e ".[cluster]"`', name=error.name) from error
     try:
         share = threads or max(1, options["cores"] // options["processes"])
         exports = [f"export {name}={share}" for name in THREADS]
-        prologue = [f"cd {shlex.quote(os.getcwd())}", *exports, *options.pop("job_script_prologue", [])]
+        options["job_script_prologue"] = [
+            f"cd {shlex.quote(os.getcwd())}", *exports, *options.get("job_script_prologue", []),
+        ]  # fmt: skip
         one_task = ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]  # last, so that they override
         options["worker_extra_args"] = [*options.get("worker_extra_args", []), *one_task]
         queue = SLURMCluster(
-            **options, job_script_prologue=prologue, log_directory=str(log_folder), silence_logs=False,
+            **options, log_directory=str(log_folder), silence_logs=False,
             scheduler_options={"dashboard": False, "dashboard_address": ":0"},
         )  # fmt: skip
     except (TypeError, ValueError) as error:
@@ -243,15 +232,15 @@ def _queue(options: dict[str, Any], jobs: int, threads: int, log_folder: Path) -
         try:
             queue.sync(_submit, queue, jobs)
         except (RuntimeError, OSError) as error:
-            reason = str(error).rpartition("stderr:")[2].strip().splitlines() or ["it did not say why"]
-            advice = "change the Slurm options that it names, or start the sweep where Slurm's commands are"
+            reason = str(error).rpartition("stderr:")[2].strip().splitlines() or ["without a message"]
+            advice = "change the Slurm options that it names, or start the sweep where Slurm is installed"
             raise OSError(f"sbatch failed ({reason[-1]}); {advice}") from error
-        queue.adapt(minimum_jobs=jobs, maximum_jobs=jobs, interval=RENEWAL, wait_count=10**9)
+        queue.adapt(minimum_jobs=jobs, maximum_jobs=jobs, interval=CHECK_INTERVAL, wait_count=10**9)
         yield queue
 
 
 async def _submit(queue: Any, jobs: int) -> None:
-    """Submit the jobs; raises the error of the first one refused."""
+    """Submit the jobs; raises the error of the first refused one."""
     queue.scale(jobs=jobs)
     try:
         await queue

@@ -19,18 +19,18 @@ from ttilib.datasets.base import OnError, raise_first
 from ttilib.episodes.benchmarks import benchmark
 from ttilib.files import digest, fingerprint, read_json
 from ttilib.results.export import write_all
-from ttilib.results.records import HOME, RowsFile, write_index
+from ttilib.results.records import HOME, RowsFile, read_rows, write_index
 from ttilib.results.tables import METHOD, align_with_plan
 from ttilib.solver.methods import read_method
 from ttilib.sweep.expand import Expansion, SweepPaths, expand
 from ttilib.sweep.tables import Line, Setting, Table
-from ttilib.sweep.tasks import Task, is_done, note, run_task, summary
+from ttilib.sweep.tasks import Task, is_done, read_record, run_task
 
-TABLES = "05_tables.ipynb"
-COST = 40.0  # seconds per table on one core
-MANY = 20  # maximum number of finished tasks listed by name
+NOTEBOOK = "05_tables.ipynb"
+TABLE_SECONDS = 40.0  # per table, on one core
+MAX_LISTED = 20  # finished tasks listed by name
 
-Say = Callable[[str], object]
+Report = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def execute(
     completed = as_completed(loop=client.loop)
     try:
         while upcoming or waiting or sent:
-            most = window or 2 * len(client.nthreads()) + 2
-            while upcoming and len(sent) + len(waiting) < most:
+            limit = window or 2 * len(client.nthreads()) + 2
+            while upcoming and len(sent) + len(waiting) < limit:
                 waiting.append(upcoming)
                 upcoming = next(source, None)
             for task in tuple(waiting):
@@ -91,21 +91,20 @@ def _outcome(future: Future, task: Task) -> Outcome:
     if future.status == "error":
         error = future.exception()
         return Outcome(task, error=f"{type(error).__name__}: {error}")
-    raise OSError(f"the scheduler was lost while {task.name} ran; the same command goes on where it stood")
+    raise OSError(f"the scheduler was lost while {task.name} ran; the same command continues")
 
 
 def drive(
-    tasks: Iterable[Task], client: Client, folder: Path | str, say: Say, retries: int = 1, later: float = 0.0
+    tasks: Iterable[Task], client: Client, folder: Path | str, report: Report, retries: int = 1, later: float = 0.0
 ) -> list[Outcome]:
-    """Run the tasks that are not done, report each result with `say`, and return the failures.
+    """Run the tasks that are not done, `report` each result, and return the failures.
 
     A progress bar shows the remaining time by cost; `later` is the cost of what follows these tasks, in seconds.
     """
-    todo, done = [], []
-    for task in tasks:
-        (done if is_done(folder, task) else todo).append(task)
-    for text in [f"{len(done)} tasks"] if len(done) > MANY else [task.name for task in done]:
-        say(f"{text}: up to date")
+    states = [(task, is_done(folder, task)) for task in tasks]
+    todo, done = [task for task, ready in states if not ready], [task.name for task, ready in states if ready]
+    for text in done if len(done) <= MAX_LISTED else [f"{len(done)} tasks"]:
+        report(f"{text}: up to date")
     if not todo:
         return []
     failures = []
@@ -114,7 +113,7 @@ def drive(
     with tqdm(total=total, bar_format=shape, smoothing=0, desc=f"0 of {len(todo)} tasks") as bar:
         for count, outcome in enumerate(execute(todo, client, partial(run_task, folder=str(folder)), retries), 1):
             with bar.external_write_mode():
-                say(_told(outcome))
+                report(_result_line(outcome))
             bar.set_description_str(f"{count} of {len(todo)} tasks", refresh=False)
             bar.update(outcome.task.cost)
             if outcome.error:
@@ -122,118 +121,111 @@ def drive(
     return failures
 
 
-def _told(outcome: Outcome) -> str:
-    """One line on how a task ended."""
+def _result_line(outcome: Outcome) -> str:
+    """How a task ended, with the pooled IoU of each method."""
+    task = outcome.task
     if outcome.error:
-        return f"{outcome.task.name}: failed: {outcome.error}"
-    found = summary(outcome.task)
-    took = tqdm.format_interval(outcome.value["seconds"])
-    return f"{outcome.task.name}: done in {took}" + (f" ({found})" if found else "")
+        return f"{task.name}: failed: {outcome.error}"
+    found = ", ".join(f"{name} {100 * iou:.1f}" for name, iou in pooled_iou(task).items())
+    return f"{task.name}: done in {tqdm.format_interval(outcome.value['seconds'])}" + (f" ({found})" if found else "")
 
 
-def index(table: Table, expansion: Expansion, place: SweepPaths) -> Path:
+def pooled_iou(task: Task) -> dict[str, float]:
+    """IoU of each method of a finished task: intersections over unions, both summed over its rows."""
+    rows = read_rows(task.rows) if task.rows else []
+    sums = {
+        part: [sum(row[name] for row in rows if row["method"] == part) for name in ("intersection", "union")]
+        for part in task.parts
+    }
+    return {part: intersection / max(union, 1) for part, (intersection, union) in sums.items()}
+
+
+def index(table: Table, expansion: Expansion, paths: SweepPaths) -> Path:
     """Write <out>/rows/<table>.json for the rows recorded so far, and return its path."""
-    settings = set(table.settings)
-    pieces = [p for p in expansion.pieces if p.setting in settings and Path(p.task.rows).is_file()]
     sources, weights = [], {}
-    for piece in pieces:
-        setting, parameters = piece.setting, piece.task.parameters
+    for spec in expansion.of(table.settings):
+        if not Path(spec.task.rows).is_file():
+            continue
+        setting, parameters = spec.setting, spec.task.parameters
         size = parameters["height"], parameters["width"]
-        sources.append(RowsFile(Path(piece.task.rows), piece.manifest, setting.benchmark, size))
+        sources.append(RowsFile(Path(spec.task.rows), spec.manifest, setting.benchmark, size))
         trained_on = benchmark(setting.benchmark).trained_on
-        weights[f"{setting.encoder}, {trained_on} fold {piece.fold}"] = piece.weights
-    lines = [_line(line, expansion, place) for line in table.lines]
-    return write_index(place.out, table.name, table.title, lines, sources, weights)
+        weights[f"{setting.encoder}, {trained_on} fold {spec.fold}"] = spec.fingerprint
+    lines = [_line(line, expansion, paths) for line in table.lines]
+    return write_index(paths.out, table.name, table.title, lines, sources, weights)
 
 
-def _line(line: Line, expansion: Expansion, place: SweepPaths) -> dict[str, Any]:
+def _line(line: Line, expansion: Expansion, paths: SweepPaths) -> dict[str, Any]:
     """A line of the table as JSON, with the reason why it is empty or incomplete."""
-    setting, method = line.setting, read_method(line.method).name
-    tasks = [piece.task for piece in expansion.pieces if piece.setting == setting]
-    missing = sum(not is_done(place.out, task) for task in tasks)
-    reasons = [refusal(setting, expansion), f"{missing} of {len(tasks)} tasks are still to run" if missing else ""]
+    setting = line.setting
+    specs = expansion.of([setting])
+    missing = sum(not is_done(paths.out, spec.task) for spec in specs)
+    reasons = [expansion.reason(setting), f"{missing} of {len(specs)} tasks are still to run" if missing else ""]
     return {
-        "benchmark": setting.name, "shots": setting.shots, "encoder": setting.encoder, "method": method,
-        "label": line.label or method, "folds": list(setting.folds), "runs": setting.runs,
-        "why": "; ".join(filter(None, reasons)),
+        "benchmark": setting.name, "shots": setting.shots, "encoder": setting.encoder,
+        "method": read_method(line.method).name, "label": line.label, "folds": list(setting.folds),
+        "runs": setting.runs, "why": "; ".join(filter(None, reasons)),
     }  # fmt: skip
 
 
-def refusal(setting: Setting, expansion: Expansion) -> str:
-    """Why a setting cannot run in all or some folds; empty if it can."""
-    refused = expansion.refusals
-    reasons = {fold: refused[setting, fold] for fold in setting.folds if (setting, fold) in refused}
-    first = next(iter(reasons.values()), "")
-    if len(reasons) in (0, len(setting.folds)):
-        return first
-    return f"not in fold {', '.join(map(str, reasons))}: {first}"
-
-
-def forecast(tables: Sequence[Table], expansion: Expansion, place: SweepPaths, workers: int) -> str:
-    """Per setting, what would run; and an estimate of the time, scaled by the speed of finished tasks."""
+def forecast(tables: Sequence[Table], expansion: Expansion, paths: SweepPaths, workers: int) -> str:
+    """What would run in each setting, and an estimate of the time from the speed of finished tasks."""
     lines = []
     for table in tables:
-        lines.append(f"{table.name}: {table.title}")
-        lines += [_forecast(setting, expansion, place) for setting in table.settings]
-    notes = [note(place.out, task.key) for task in expansion.tasks]
-    timed = [noted for noted in notes if noted and noted.get("seconds", 0) > 0]
-    speed, judged = 1.0, "guessed from one processor core; finished tasks will tell better"
+        lines += [f"{table.name}: {table.title}", *(_forecast(s, expansion, paths) for s in table.settings)]
+    records = [read_record(paths.out, task.key) for task in expansion.tasks]
+    timed = [record for record in records if record.get("seconds", 0) > 0]
+    speed, basis = 1.0, "a guess for one processor core; finished tasks improve it"
     if timed:
-        speed = sum(noted["cost"] for noted in timed) / sum(noted["seconds"] for noted in timed)
-        judged = f"judged by {len(timed)} finished tasks"
-    costs = [task.cost for task in expansion.tasks if not is_done(place.out, task)]
+        speed = sum(record["cost"] for record in timed) / sum(record["seconds"] for record in timed)
+        basis = f"from {len(timed)} finished tasks"
+    costs = [task.cost for task in expansion.tasks if not is_done(paths.out, task)]
     left = tqdm.format_interval(max(sum(costs) / max(workers, 1), max(costs, default=0.0)) / speed)
     count = f"{len(costs)} of {len(expansion.tasks)} tasks to run"
-    return "\n".join([*lines, f"{count}, about {left} (hours:minutes:seconds) with {workers} workers ({judged})"])
+    return "\n".join([*lines, f"{count}, about {left} (hours:minutes:seconds) with {workers} workers ({basis})"])
 
 
-def _forecast(setting: Setting, expansion: Expansion, place: SweepPaths) -> str:
-    pieces = [piece for piece in expansion.pieces if piece.setting == setting]
-    why = refusal(setting, expansion)
+def _forecast(setting: Setting, expansion: Expansion, paths: SweepPaths) -> str:
+    specs, why = expansion.of([setting]), expansion.reason(setting)
     name = f"  {setting.name} {setting.shots}-shot {setting.encoder}"
-    if not pieces:
+    if not specs:
         return f"{name}: cannot run: {why}"
-    done = sum(is_done(place.out, piece.task) for piece in pieces)
-    counts = f"{sum(p.episodes for p in pieces)} episodes, {sum(p.frames for p in pieces)} frames"
-    methods = f"{len(pieces[0].task.parts)} methods"
-    return f"{name}: {methods}, {counts}, {done} of {len(pieces)} tasks done" + (f"; {why}" if why else "")
+    done = sum(is_done(paths.out, spec.task) for spec in specs)
+    counts = f"{sum(spec.episodes for spec in specs)} episodes, {sum(spec.frames for spec in specs)} frames"
+    methods = f"{len(specs[0].task.parts)} methods"
+    return f"{name}: {methods}, {counts}, {done} of {len(specs)} tasks done" + (f"; {why}" if why else "")
 
 
-def table_tasks(tables: Sequence[Table], expansion: Expansion, place: SweepPaths) -> list[Task]:
+def table_tasks(tables: Sequence[Table], expansion: Expansion, paths: SweepPaths) -> list[Task]:
     """Notebook 05 for each table with rows, as tasks that depend on these rows; writes all indexes and empty tables."""
     tasks = []
+    notebook, out = (paths.notebooks / NOTEBOOK).resolve(), paths.out.resolve()
+    library = [path.read_text(encoding="utf-8") for path in (notebook, *sorted(HOME.rglob("*.py")))]
     for table in tables:
-        written = index(table, expansion, place)
-        settings = set(table.settings)
-        rows = [Path(piece.task.rows) for piece in expansion.pieces if piece.setting in settings]
-        rows = [path for path in rows if path.is_file()]
-        if not rows:
-            lines = [line | {"method": line["label"]} for line in read_json(written)["lines"]]
-            write_all(place.out / "tables", table.name, align_with_plan(pd.DataFrame(columns=METHOD), lines))
+        written = index(table, expansion, paths)
+        about = read_json(written)
+        if not about["files"]:
+            lines = [line | {"method": line["label"]} for line in about["lines"]]
+            write_all(paths.out / "tables", table.name, align_with_plan(pd.DataFrame(columns=METHOD), lines))
             continue
-        notebook, out = (place.notebooks / TABLES).resolve(), place.out.resolve()
-        parameters = {"name": table.name, "baseline": table.baseline, "method": table.shown}
-        parameters |= {"root": str(place.root.resolve()), "out": str(out)}
-        library = [path.read_text(encoding="utf-8") for path in (notebook, written, *sorted(HOME.rglob("*.py")))]
-        key = digest(library, parameters, [fingerprint(path) for path in rows])
+        parameters = {
+            "name": table.name, "baseline": table.baseline, "method": table.shown,
+            "root": str(paths.root.resolve()), "out": str(out),
+        }  # fmt: skip
+        key = digest(library, about, parameters, [fingerprint(paths.out / file) for file in about["files"]])
         output = str(out / f"05_tables-{table.name}.ipynb")
-        tasks.append(Task(key, f"table {table.name}", str(notebook), output, parameters, COST))
+        tasks.append(Task(key, f"table {table.name}", str(notebook), output, parameters, TABLE_SECONDS))
     return tasks
 
 
 def sweep(
-    tables: Sequence[Table],
-    place: SweepPaths,
-    client: Client,
-    say: Say,
-    retries: int = 1,
-    on_error: OnError = raise_first,
-    only_tables: bool = False,
-) -> list[Outcome]:
+    tables: Sequence[Table], paths: SweepPaths, client: Client, report: Report, retries: int = 1,
+    on_error: OnError = raise_first, only_tables: bool = False,
+) -> list[Outcome]:  # fmt: skip
     """Run the tasks that are not done, unless `only_tables`, and make the tables; returns the failures."""
-    expansion = expand(tables, place, on_error)
-    for setting in dict.fromkeys(setting for setting, _ in expansion.refusals):
-        say(f"{setting.name} {setting.shots}-shot {setting.encoder} cannot run: {refusal(setting, expansion)}")
+    expansion = expand(tables, paths, on_error)
+    for setting in dict.fromkeys(setting for setting, _ in expansion.unavailable):
+        report(f"{setting.name} {setting.shots}-shot {setting.encoder} cannot run: {expansion.reason(setting)}")
     tasks = () if only_tables else expansion.tasks
-    failures = drive(tasks, client, place.out, say, retries, later=COST * len(tables))
-    return failures + drive(table_tasks(tables, expansion, place), client, place.out, say, retries)
+    failures = drive(tasks, client, paths.out, report, retries, later=TABLE_SECONDS * len(tables))
+    return failures + drive(table_tasks(tables, expansion, paths), client, paths.out, report, retries)

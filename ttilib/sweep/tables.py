@@ -1,12 +1,13 @@
-"""The tables of the protocol as data: a `Table` has `Line`s, each one method with one encoder on one benchmark.
+"""The result tables as data: each `Line` of a `Table` is one method with one encoder on one benchmark.
 
-Source: protocol section 5.5 for the rows of the TTI paper; RePRI's README for pascal, coco and coco2pascal.
+Source: docs/protocol.md 5.5 for the rows of the TTI paper; RePRI's README for pascal, coco and coco2pascal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ttilib.files import suggest
 
@@ -19,8 +20,8 @@ BASELINES = ("RePRI", "TTI", "TTI+keyframe")
 class Setting:
     """What methods are compared on: the same episodes and features for all.
 
-    `label` names the benchmark in rows (default: its own name). Size 0 is the benchmark's own. `encoder` is the kind of
-    weights, one file per fold; `seen_classes` allows encoders trained on a novel class.
+    `encoder` names the checkpoints, one per fold. `label` replaces the name of the benchmark in rows. `size` is height
+    and width of the network input, 0 for the benchmark's own. `seen_classes` allows encoders trained on a novel class.
     """
 
     benchmark: str
@@ -42,16 +43,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a table: a method in a setting, and its label if the method text is not readable enough."""
+    """A method in a setting, and what the table calls it."""
 
     setting: Setting
     method: str
-    label: str = ""
+    label: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the study: its lines, and the baseline for comparisons on identical episodes."""
+    """A table, with the baseline for comparisons on identical episodes."""
 
     name: str
     title: str
@@ -62,7 +63,7 @@ class Table:
     def shown(self) -> str:
         """The method whose episodes are plotted: frozen, TTI, or the last one."""
         methods = [line.method for line in self.lines]
-        return next((method for method in ("frozen", "TTI") if method in methods), methods[-1])
+        return next((name for name in ("frozen", "TTI") if name in methods), methods[-1])
 
     @property
     def settings(self) -> tuple[Setting, ...]:
@@ -70,27 +71,25 @@ class Table:
         return tuple(dict.fromkeys(line.setting for line in self.lines))
 
 
-def _lines(settings: Setting | Iterable[Setting], methods: Sequence[str] | Mapping[str, str]) -> tuple[Line, ...]:
-    """Every method in every setting; a mapping gives methods by label."""
-    settings = (settings,) if isinstance(settings, Setting) else settings
-    named = methods if isinstance(methods, Mapping) else dict.fromkeys(methods, "")
-    pairs = [(text or label, label if text else "") for label, text in named.items()]
-    return tuple(Line(setting, method, label) for setting in settings for method, label in pairs)
+def _lines(settings: Iterable[Setting], methods: Sequence[str] | Mapping[str, str]) -> tuple[Line, ...]:
+    """Every method in every setting; `methods` may be given by label."""
+    labelled = methods if isinstance(methods, Mapping) else {method: method for method in methods}
+    return tuple(Line(setting, method, label) for setting in settings for label, method in labelled.items())
 
 
-def _each(benchmark: str, shots: Sequence[int], encoders: Sequence[str] = ("resnet50",), **more) -> list[Setting]:
-    """A setting for each number of shots and each encoder."""
+def _each(benchmark: str, shots: Sequence[int], encoders: Sequence[str] = ("resnet50",), **more: Any) -> list[Setting]:
+    """A setting for each encoder and number of shots."""
     return [Setting(benchmark, k, encoder, **more) for encoder in encoders for k in shots]
 
 
-YTVIS = Setting("ytvis-v1", 5)  # for the ablations
+YTVIS = (Setting("ytvis-v1", 5),)  # for the ablations
 BOTH = ("resnet50", "resnet101")
 WITH_DCL = ("RePRI", "TTI+keyframe")  # methods that the release runs with DCL weights
-LATER = "temporal_start=9"  # if the prior is not updated, the release never enables the temporal terms
+LATER = "temporal_start=9"  # a prior that is never updated never enables the temporal terms of the release
 
 TERMS = {
     "TTI": "TTI",
-    "fine-tune": "fine-tune",  # below: CE on the support and one more term, one term alone, all but one
+    "fine-tune": "fine-tune",  # below: CE on the support and one more term; one term alone; all but one
     "CE + KL": "fine-tune kl_weight=none",
     "CE + entropy": "fine-tune entropy_weight=none",
     "CE + local": f"fine-tune temporal_weight=none global_weight=0 {LATER}",
@@ -117,7 +116,6 @@ NOISES = {
 }  # fmt: skip
 STEPS = {"RePRI": "RePRI", **{f"{steps} steps": f"TTI steps={steps}" for steps in (9, 19, 29, 49, 99, 199)}}
 
-EDGES = "guided=0 cut=0"
 FROZEN = {
     "frozen": "frozen",  # below: without one of its parts
     "no centring": "frozen centring=none",
@@ -127,7 +125,7 @@ FROZEN = {
     "temporal late": "frozen temporal_start=9",
     "no global": "frozen global_weight=0",
     "no cut": "frozen cut=0",
-    "no edges": f"frozen {EDGES}",
+    "no edges": "frozen guided=0 cut=0",
     "TTI": "TTI",  # below: TTI with parts of the frozen configuration
     "TTI centred": "TTI centring=pool",
     "TTI support bias": "TTI bias_start=support-midpoint midpoint=none",
@@ -139,37 +137,28 @@ FROZEN = {
 _ALL = (
     Table(
         "mini", "The synthetic dataset: videos in YouTube-VIS layout, a small network trained from scratch",
-        _lines(
-            _each("ytvis-v1", (1, 5), ("resnet18-mini",), folds=(0, 1), runs=2, label="mini-ytvis-v1", size=(121, 217)),
-            FOUR,
-        ),
+        _lines(_each("ytvis-v1", (1, 5), ("resnet18-mini",), folds=(0, 1), runs=2, label="mini-ytvis-v1",
+                     size=(121, 217)), FOUR),
     ),
     Table(
         "ytvis-v1", "YouTube-VIS, V1: one support for all videos of a class",
-        (
-            *_lines(_each("ytvis-v1", (5, 1)), FOUR),
-            *_lines(_each("ytvis-v1", (5, 1), ("resnet50-dcl",)), WITH_DCL),
-        ),
+        _lines(_each("ytvis-v1", (5, 1)), FOUR) + _lines(_each("ytvis-v1", (5, 1), ("resnet50-dcl",)), WITH_DCL),
     ),
-    Table("ytvis-v2", "YouTube-VIS, V2: support and query drawn anew", _lines(_each("ytvis-v2", (5, 1)), FOUR)),
-    Table(
-        "pascal2minivspw", "Pascal stills to MiniVSPW videos",
-        _lines(_each("pascal2minivspw", (1, 5), BOTH), FOUR), "fine-tune",
-    ),
+    Table("ytvis-v2", "YouTube-VIS, V2: support and query sampled anew", _lines(_each("ytvis-v2", (5, 1)), FOUR)),
+    Table("pascal2minivspw", "Pascal images to MiniVSPW videos", _lines(_each("pascal2minivspw", (1, 5), BOTH), FOUR),
+          "fine-tune"),
     Table("minivspw", "MiniVSPW to MiniVSPW", _lines(_each("minivspw", (1, 5)), BASELINES)),
-    Table("pascal", "Pascal-5i stills", _lines(_each("pascal", (1, 5, 10), BOTH), TWO)),
-    Table("coco", "COCO-20i stills", _lines(_each("coco", (1, 5, 10)), TWO)),
-    Table(
-        "coco2pascal", "COCO-20i weights on Pascal stills",
-        _lines(_each("coco2pascal", (1, 5), seen_classes=True), TWO),
-    ),
-    Table("pascal2davis", "Pascal stills to DAVIS videos (this project's own)",
+    Table("pascal", "Pascal-5i", _lines(_each("pascal", (1, 5, 10), BOTH), TWO)),
+    Table("coco", "COCO-20i", _lines(_each("coco", (1, 5, 10)), TWO)),
+    Table("coco2pascal", "COCO-20i encoders on Pascal images",
+          _lines(_each("coco2pascal", (1, 5), seen_classes=True), TWO)),
+    Table("pascal2davis", "Pascal images to DAVIS videos (this project's own)",
           _lines(_each("pascal2davis", (1, 5)), (*FOUR, "frozen")), "TTI"),
-    Table("ablation-frozen", "The recipe for frozen encoders: one part left out, one part alone",
+    Table("ablation-frozen", "The configuration for frozen encoders: one part left out, one part alone",
           _lines(_each("pascal2davis", (1, 5)), FROZEN), "frozen"),
-    Table("ablation-terms", "Each term of the objective: beside the support fit, alone, left out", _lines(YTVIS, TERMS),
+    Table("ablation-terms", "Each term of the objective: with the support loss, alone, left out", _lines(YTVIS, TERMS),
           "TTI"),
-    Table("ablation-window", "Frames over which foreground proportions should agree", _lines(YTVIS, WINDOWS)),
+    Table("ablation-window", "Number of frames whose foreground proportions should agree", _lines(YTVIS, WINDOWS)),
     Table("ablation-prior", "The true foreground proportion as prior, with a relative error", _lines(YTVIS, NOISES)),
     Table("ablation-steps", "Number of descent steps", _lines(YTVIS, STEPS)),
     Table("ablation-shots", "Number of support images", _lines(_each("ytvis-v1", (1, 2, 3, 5, 10)), BASELINES)),
@@ -181,7 +170,7 @@ TABLES: dict[str, Table] = {table.name: table for table in _ALL}
 
 
 def table(name: str) -> Table:
-    """The table of that name. Raises ValueError for an unknown one, with similar names."""
+    """The table of that name. Raises ValueError with similar names."""
     if name not in TABLES:
         raise ValueError(f"table {name!r} is not known; {suggest(name, TABLES)}")
     return TABLES[name]
@@ -191,19 +180,23 @@ def on_mini(plan: Table) -> Table:
     """The table on synthetic data: small network, 2 folds, at most 2 runs, YouTube-VIS for DAVIS, rows "mini-..."."""
 
     def small(setting: Setting) -> Setting:
-        asked = "ytvis-v1" if setting.benchmark == "pascal2davis" else setting.benchmark
+        name = "ytvis-v1" if setting.benchmark == "pascal2davis" else setting.benchmark
         return replace(
-            setting, benchmark=asked, encoder="resnet18-mini", folds=(0, 1), runs=min(setting.runs, 2),
-            label=setting.label or f"mini-{asked}", size=(121, 217),
+            setting, benchmark=name, encoder="resnet18-mini", folds=(0, 1), runs=min(setting.runs, 2),
+            label=setting.label or f"mini-{name}", size=(121, 217),
         )  # fmt: skip
 
-    lines = dict.fromkeys(replace(line, setting=small(line.setting)) for line in plan.lines)
     name = plan.name if plan.name.startswith("mini") else f"mini-{plan.name}"
-    return Table(name, f"{plan.title}, on the synthetic dataset", tuple(lines), plan.baseline)
+    return replace(_with_settings(plan, small), name=name, title=f"{plan.title}, on the synthetic dataset")
 
 
-def changed(plan: Table, **fields) -> Table:
-    """The table with fields of all its settings replaced; `None` leaves a field unchanged."""
+def changed(plan: Table, **fields: Any) -> Table:
+    """The table with fields of all its settings replaced; None leaves a field unchanged."""
     given = {name: value for name, value in fields.items() if value is not None}
-    lines = dict.fromkeys(replace(line, setting=replace(line.setting, **given)) for line in plan.lines)
-    return replace(plan, lines=tuple(lines))
+    return _with_settings(plan, lambda setting: replace(setting, **given))
+
+
+def _with_settings(plan: Table, change: Callable[[Setting], Setting]) -> Table:
+    """The table with changed settings; lines that become equal are merged."""
+    lines = (replace(line, setting=change(line.setting)) for line in plan.lines)
+    return replace(plan, lines=tuple(dict.fromkeys(lines)))

@@ -1,42 +1,36 @@
-"""Headless notebooks, and tasks: one run of a notebook, with a log and a record that it is done.
+"""Notebooks without a browser, and tasks: one run of a notebook, with a log and a record that it is done.
 
 A task's key covers everything that its result depends on; the record is written last, so a killed task resumes.
 """
 
 from __future__ import annotations
 
-import json
 import platform
+import shutil
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
 import papermill
 
-from ttilib.files import atomic, fingerprint, read_json, suggest, write_json
+from ttilib.files import atomic, read_json, suggest, write_json
 
 TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (float, int),
-    "str": (str,),
-    "bool": (bool,),
-    "list": (list, tuple),
-}
+    "int": (int,), "float": (float, int), "str": (str,), "bool": (bool,), "list": (list, tuple),
+}  # fmt: skip
 
 
 def notebook_parameters(notebook: Path | str) -> dict[str, dict[str, str]]:
     """Type, default and help of each parameter in the notebook's cell tagged `parameters`."""
     if not Path(notebook).is_file():
-        raise FileNotFoundError(f"{notebook}: no such notebook; the study's own are in notebooks/")
+        raise FileNotFoundError(f"{notebook}: no such notebook; those of the study are in notebooks/")
+    keys = {"type": "inferred_type_name", "default": "default", "help": "help"}
     found = papermill.inspect_notebook(str(notebook))
-    return {
-        name: {"type": entry["inferred_type_name"], "default": entry["default"], "help": entry["help"]}
-        for name, entry in found.items()
-    }
+    return {name: {key: entry[old] for key, old in keys.items()} for name, entry in found.items()}
 
 
 def check_parameters(notebook: Path | str, parameters: Mapping[str, Any]) -> None:
@@ -45,13 +39,10 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any]) -> Non
     for name, value in parameters.items():
         if name not in known:
             raise ValueError(f"{notebook}: there is no parameter {name!r}; {suggest(name, known)}")
-        stated = known[name]["type"].split("[")[0]
-        allowed = TYPES.get(stated)
-        wrong_bool = isinstance(value, bool) and stated != "bool"
-        if allowed and (wrong_bool or not isinstance(value, allowed)):
-            raise ValueError(
-                f"{notebook}: parameter {name!r} is {value!r}, a {type(value).__name__}; it must be a {stated}"
-            )
+        kind = known[name]["type"].split("[")[0]
+        if not isinstance(value, TYPES.get(kind, object)) or (isinstance(value, bool) and kind != "bool"):
+            about = f"parameter {name!r} is {value!r}, a {type(value).__name__}"
+            raise ValueError(f"{notebook}: {about}; it must be a {kind}")
 
 
 def run_notebook(
@@ -70,40 +61,31 @@ def run_notebook(
     check_parameters(notebook, parameters or {})
     failed = output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
-    try:
-        with atomic(output) as temporary:
-            try:
-                papermill.execute_notebook(
-                    str(notebook),
-                    str(temporary),
-                    parameters=dict(parameters or {}),
-                    kernel_name="python3",
-                    cwd=str(notebook.parent),
-                    progress_bar=False,
-                    execution_timeout=timeout,
-                    stdout_file=log,
-                    stderr_file=log,
-                    extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
-                )
-            except Exception:
-                if temporary.exists():
-                    failed.write_bytes(temporary.read_bytes())
-                raise
-    except papermill.PapermillExecutionError as error:
-        raise RuntimeError(
-            f"{notebook}: cell {error.exec_count} stopped with {error.ename}: {error.evalue}; "
-            f"what ran is in {failed}"
-        ) from error
-    except TimeoutError as error:
-        raise RuntimeError(f"{notebook}: a cell ran longer than {timeout} s; what ran is in {failed}") from error
+    with atomic(output) as temporary:
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(temporary), dict(parameters or {}), kernel_name="python3", progress_bar=False,
+                cwd=str(notebook.parent), execution_timeout=timeout, stdout_file=log, stderr_file=log,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
+            )  # fmt: skip
+        except Exception as error:
+            if temporary.exists():
+                shutil.copy(temporary, failed)
+            about = f"; what ran is in {failed}"
+            if isinstance(error, papermill.PapermillExecutionError):
+                cell = f"cell {error.exec_count} stopped with {error.ename}: {error.evalue}"
+                raise RuntimeError(f"{notebook}: {cell}{about}") from error
+            if isinstance(error, TimeoutError):
+                raise RuntimeError(f"{notebook}: a cell ran longer than {timeout} s{about}") from error
+            raise
 
 
 @dataclass(frozen=True)
 class Task:
     """One run of a notebook; paths are absolute.
 
-    `parts` are results that runs with the same key may add (methods on the same episodes) to the file `rows`. `cost`
-    is the expected time in seconds on a reference machine; `after` holds keys of tasks that must be done before.
+    `parts` are results (methods on the same episodes) in the file `rows`; runs with the same key may add others. `cost`
+    is the expected time in seconds on a reference machine; `after`: keys of tasks that must be done before.
     """
 
     key: str
@@ -114,61 +96,53 @@ class Task:
     cost: float
     parts: tuple[str, ...] = ()
     rows: str = ""
-    after: tuple[str, ...] = field(default=())
-    timeout: int = 24 * 3600  # seconds for one cell
+    after: tuple[str, ...] = ()
+    timeout: int = 24 * 3600  # seconds per cell
 
 
-def note_path(folder: Path | str, key: str) -> Path:
+def record_path(folder: Path | str, key: str) -> Path:
     """Path of the record of a finished task."""
     return Path(folder) / "tasks" / f"{key}.json"
 
 
-def log_path(folder: Path | str, key: str) -> Path:
-    """Path of the log of a task."""
-    return Path(folder) / "logs" / f"{key}.log"
-
-
-def note(folder: Path | str, key: str) -> dict[str, Any] | None:
-    """The record of a task; None if missing or damaged."""
+def read_record(folder: Path | str, key: str) -> dict[str, Any]:
+    """The record of a task; empty if missing or damaged."""
     try:
-        found = read_json(note_path(folder, key))
+        found = read_json(record_path(folder, key))
     except (FileNotFoundError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_done(folder: Path | str, task: Task) -> bool:
-    """Whether the record has all parts of the task, and its files are unchanged."""
-    noted = note(folder, task.key)
-    if noted is None or not set(task.parts) <= set(noted.get("parts", ())):
+    """Whether the record has all parts of the task, its notebook exists, and no row is lost."""
+    record = read_record(folder, task.key)
+    if not record or not set(task.parts) <= set(record.get("parts", ())) or not Path(task.output).is_file():
         return False
-    return Path(task.output).is_file() and (not task.rows or _undamaged(task, noted))
+    return not task.rows or _count_rows(task) >= record.get("rows", 1)
 
 
-def _undamaged(task: Task, noted: Mapping[str, Any]) -> bool:
-    """Whether the rows begin with the recorded ones; runs of other parts may have added more."""
+def _count_rows(task: Task) -> int:
+    """Number of complete lines in the task's file of rows."""
     rows = Path(task.rows)
-    return rows.is_file() and fingerprint(rows, noted.get("bytes", 0)) == noted.get("sha256")
+    return rows.read_bytes().count(b"\n") if rows.is_file() else 0
 
 
 def finish(folder: Path | str, task: Task, about: Mapping[str, Any]) -> None:
-    """Record that the task is done, together with the parts of earlier runs with its key."""
-    earlier = note(folder, task.key) or {}
-    parts = list(dict.fromkeys([*earlier.get("parts", ()), *task.parts]))
-    content = {"name": task.name, "parts": parts, "cost": task.cost, **about}
+    """Record that the task is done, with the parts of earlier runs with its key."""
+    earlier = read_record(folder, task.key).get("parts", ())
+    content = {"name": task.name, "parts": list(dict.fromkeys([*earlier, *task.parts])), "cost": task.cost, **about}
     if task.rows:
-        length = Path(task.rows).stat().st_size
-        content |= {"bytes": length, "sha256": fingerprint(task.rows, length)}
-    write_json(note_path(folder, task.key), content)
+        content["rows"] = _count_rows(task)
+    write_json(record_path(folder, task.key), content)
 
 
 def run_task(task: Task, folder: Path | str) -> Mapping[str, Any]:
     """Run the task unless it is done; returns seconds, machine and time.
 
-    Messages are appended to <folder>/logs/<key>.log. Rows that differ from the record are renamed to
-    <rows>.damaged-<time> and computed again. Raises RuntimeError naming the notebook, the cell and the log.
+    Messages are appended to <folder>/logs/<key>.log. Raises RuntimeError naming the notebook, the cell and the log.
     """
-    log = log_path(folder, task.key)
+    log = Path(folder) / "logs" / f"{task.key}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8", buffering=1) as lines:
 
@@ -178,14 +152,9 @@ def run_task(task: Task, folder: Path | str) -> Mapping[str, Any]:
             return now
 
         if is_done(folder, task):  # e.g. by a worker that was considered lost
-            write("done already")
+            write("already done")
             return {"seconds": 0.0}
         write(f"{task.name} on {platform.node()}")
-        noted, rows = note(folder, task.key), Path(task.rows)
-        if noted and rows.is_file() and not _undamaged(task, noted):
-            aside = rows.rename(rows.with_suffix(f".damaged-{time.time_ns()}"))
-            note_path(folder, task.key).unlink()
-            write(f"damaged rows are now {aside}")
         begin = time.monotonic()
         try:
             run_notebook(task.notebook, task.output, task.parameters, task.timeout, log=lines)
@@ -197,14 +166,3 @@ def run_task(task: Task, folder: Path | str) -> Mapping[str, Any]:
         about = {"seconds": seconds, "machine": platform.node(), "finished": write(f"done in {seconds} s")}
         finish(folder, task, about)
     return about
-
-
-def summary(task: Task) -> str:
-    """Pooled IoU in percent of each method of a finished task, as text."""
-    sums: dict[str, list[int]] = {}
-    for line in Path(task.rows).read_text(encoding="utf-8").splitlines() if task.rows else ():
-        row = json.loads(line)
-        total = sums.setdefault(row["method"], [0, 0])
-        total[0], total[1] = total[0] + row["intersection"], total[1] + row["union"]
-    shown = {name: sums[name] for name in task.parts if name in sums}
-    return ", ".join(f"{name} {100 * i / max(u, 1):.1f}" for name, (i, u) in shown.items())

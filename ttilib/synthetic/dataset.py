@@ -1,12 +1,11 @@
-"""Write the synthetic dataset in the layouts of Pascal, YouTube-VIS and VSPW (protocol sections 1.1, 1.3 to 1.5).
+"""Write the synthetic dataset in the layouts of Pascal, YouTube-VIS and VSPW (docs/protocol.md 1.1, 1.3 to 1.5).
 
-Each video or image is a job with its own random stream. A finished job leaves a note (JSON), tables are built from all
-notes, and a marker is written last: an interrupted run continues, a finished dataset stays as it is.
+Each video or image is a job with its own random stream. A finished job leaves a record (JSON), tables are built from
+all records, and a marker is written last: an interrupted run continues, a finished dataset stays as it is.
 """
 
 from __future__ import annotations
 
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from ttilib.datasets.base import IGNORE_LABEL
 from ttilib.files import atomic, digest, parallel_map, read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
 from ttilib.synthetic.scenery import STUFF
-from ttilib.synthetic.scenes import Frame, Scene, film, stage
+from ttilib.synthetic.scenes import Frame, Scene, render, sample_scene
 from ttilib.synthetic.shapes import FAMILIES
 
 FOLDS = 4
@@ -43,15 +42,15 @@ def encode(mask: Bool[np.ndarray, "H W"]) -> dict:
     return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode("ascii")}
 
 
-def void_ring(frame: Frame, things: Sequence[int]) -> Bool[np.ndarray, "H W"]:
+def void_ring(frame: Frame, objects: Sequence[int]) -> Bool[np.ndarray, "H W"]:
     """Pixels within one pixel of the visible edge of an object; they get the ignore label in index PNGs."""
-    instances = np.where(np.isin(frame.owner, [i + 1 for i in things]), frame.owner, 0).astype(np.uint8)
+    instances = np.where(np.isin(frame.owner, [i + 1 for i in objects]), frame.owner, 0).astype(np.uint8)
     brick = np.ones((3, 3), np.uint8)
     return cv2.dilate(instances, brick) != cv2.erode(instances, brick)
 
 
-def paint(frame: Frame, scene: Scene, ground: UInt8[np.ndarray, "H W"], ids: Sequence[int]) -> np.ndarray:
-    """Label map: every visible object as `ids[kind]` over `ground`, with the ignore label around it."""
+def label_map(frame: Frame, scene: Scene, ground: UInt8[np.ndarray, "H W"], ids: Sequence[int]) -> np.ndarray:
+    """Every visible object as `ids[kind]` over `ground`, with the ignore label around it."""
     labels, visible = ground.copy(), frame.visible(scene)
     for position, mask in visible.items():
         labels[mask] = ids[scene.actors[position].kind]
@@ -59,17 +58,17 @@ def paint(frame: Frame, scene: Scene, ground: UInt8[np.ndarray, "H W"], ids: Seq
     return labels
 
 
-def write_still(root: Path, name: str, frame: Frame, scene: Scene) -> dict:
-    """Write one Pascal image and its index PNG; returns its note."""
+def write_pascal_image(root: Path, name: str, frame: Frame, scene: Scene) -> dict:
+    """Write one Pascal image and its index PNG; returns its record."""
     ids = range(1, len(FAMILIES) + 1)
     image, labels = f"JPEGImages/{name}.jpg", f"SegmentationClassAug/{name}.png"
     write_image(root / image, frame.image, quality=92)
-    write_labels(root / labels, paint(frame, scene, np.zeros_like(frame.stuff), ids))
+    write_labels(root / labels, label_map(frame, scene, np.zeros_like(frame.stuff), ids))
     return {"name": name, "line": f"{image} {labels}", "files": [image, labels]}
 
 
 def write_ytvis_video(root: Path, name: str, frames: Sequence[Frame], scene: Scene) -> dict:
-    """Write JPEG frames 00000, 00005, ... of a video; returns its note: file names and one track per object."""
+    """Write JPEG frames 00000, 00005, ... of a video; returns its record: file names and one track per object."""
     names = [f"{name}/{5 * t:05d}.jpg" for t in range(len(frames))]
     for frame, file in zip(frames, names, strict=True):
         write_image(root / "train/JPEGImages" / file, frame.image, quality=88)
@@ -84,12 +83,12 @@ def write_ytvis_video(root: Path, name: str, frames: Sequence[Frame], scene: Sce
 
 
 def write_vspw_sequence(root: Path, name: str, first: int, frames: Sequence[Frame], scene: Scene) -> dict:
-    """Write frames, index PNGs and flow files of a sequence, numbered from `first`; returns its note."""
+    """Write frames, index PNGs and flow files of a sequence, numbered from `first`; returns its record."""
     ids, files, folder = [vspw_id(kind) for kind in range(len(FAMILIES))], [], f"data/{name}"
     for t, frame in enumerate(frames):
         image, labels = f"{folder}/origin/{first + t:08d}.jpg", f"{folder}/mask/{first + t:08d}.png"
         write_image(root / image, frame.image, quality=82)
-        write_labels(root / labels, paint(frame, scene, frame.stuff, ids))
+        write_labels(root / labels, label_map(frame, scene, frame.stuff, ids))
         files += [image, labels]
         if t < len(frames) - 1:  # the last frame has no flow
             files.append(f"{folder}/flow/{first + t:08d}.pkl.pkl")
@@ -115,36 +114,36 @@ def class_tables(classes: int) -> dict[str, dict]:
     }  # fmt: skip
 
 
-def write_tables(root: Path, classes: int, notes: Mapping[str, Sequence[dict]]) -> list[str]:
-    """Write lists and annotation tables of the three datasets from all notes (in order); returns the files."""
+def write_tables(root: Path, classes: int, records: Mapping[str, Sequence[dict]]) -> list[str]:
+    """Write lists and annotation tables of the three datasets from all records (in order); returns the files."""
     for corpus, table in class_tables(classes).items():
         write_json(root / corpus / "lists.json", table)
     for split in ("train", "val"):
-        lines = [note["line"] for note in notes["pascal"] if note["split"] == split]
+        lines = [record["line"] for record in records["pascal"] if record["split"] == split]
         write_text(root / "pascal" / f"{split}.txt", "".join(f"{line}\n" for line in lines))
-        names = sorted(note["name"] for note in notes["vspw"] if note["split"] == split)
+        names = sorted(record["name"] for record in records["vspw"] if record["split"] == split)
         write_text(root / "vspw" / f"{split}.txt", "".join(f"{name}\n" for name in names))
-    stuff_and_things = STUFF | {family.name: vspw_id(kind) for kind, family in enumerate(FAMILIES[:classes])}
-    write_json(root / "vspw/label_num_dic_final.json", {name: str(i) for name, i in stuff_and_things.items()})
-    videos, annotations = [], []
-    for number, note in enumerate(notes["ytvis"], start=1):
-        height, width = note["size"]
-        videos.append({"id": number, "length": len(note["names"]), "height": height, "width": width,
-                       "file_names": note["names"]})  # fmt: skip
-        for track in note["tracks"]:
+    ids = STUFF | {family.name: vspw_id(kind) for kind, family in enumerate(FAMILIES[:classes])}
+    write_json(root / "vspw/label_num_dic_final.json", {name: str(i) for name, i in ids.items()})
+    videos: list[dict] = []
+    annotations: list[dict] = []
+    for number, record in enumerate(records["ytvis"], start=1):
+        (height, width), names = record["size"], record["names"]
+        videos.append({"id": number, "length": len(names), "height": height, "width": width, "file_names": names})
+        for track in record["tracks"]:
             annotations.append({"id": len(annotations) + 1, "video_id": number, **track})
     categories = [{"id": i + 1, "name": family.name} for i, family in enumerate(FAMILIES[:classes])]
-    write_json(root / "ytvis/train/train.json",
-               {"videos": videos, "annotations": annotations, "categories": categories})  # fmt: skip
-    common = [f"{corpus}/lists.json" for corpus in ("pascal", "ytvis", "vspw")]
-    return common + ["pascal/train.txt", "pascal/val.txt", "vspw/train.txt", "vspw/val.txt",
-                     "vspw/label_num_dic_final.json", "ytvis/train/train.json"]  # fmt: skip
+    content = {"videos": videos, "annotations": annotations, "categories": categories}
+    write_json(root / "ytvis/train/train.json", content)
+    lists = [f"{corpus}/{split}.txt" for corpus in ("pascal", "vspw") for split in ("train", "val")]
+    tables = [f"{corpus}/lists.json" for corpus in CORPORA]
+    return [*tables, *lists, "vspw/label_num_dic_final.json", "ytvis/train/train.json"]
 
 
 VERSION = 2  # increase when the same request gives other bytes
 MARKER, LIST = "mini.json", "mini.txt"  # written last: request, and names of all files
 CORPORA = ("pascal", "ytvis", "vspw")
-VIDEO, STILL = 1, 2  # kinds of random streams
+VIDEO, IMAGE = 1, 2  # kinds of random streams
 SIZE = (180, 320)  # height, width of a video frame
 
 
@@ -160,16 +159,10 @@ class Request:
 
 
 def generate(
-    root: Path | str,
-    seed: int = 2020,
-    *,
-    classes: int = 12,
-    videos_per_class: int = 8,
-    frames: tuple[int, int] = (16, 32),
-    stills_per_class: tuple[int, int] = (10, 12),
-    workers: int = 2,
+    root: Path | str, seed: int = 2020, *, classes: int = 12, videos_per_class: int = 8,
+    frames: tuple[int, int] = (16, 32), stills_per_class: tuple[int, int] = (10, 12), workers: int = 2,
     progress: Callable[[int, int], object] | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write the synthetic dataset to `root` unless it is complete; returns `root`, with pascal/, ytvis/, vspw/.
 
     classes: 4, 8 or 12; frames: shortest and longest video; stills_per_class: training and validation images.
@@ -178,37 +171,31 @@ def generate(
     Raises ValueError if the request is invalid or `root` contains a dataset of another request.
     """
     request = Request(seed, classes, videos_per_class, tuple(frames), tuple(stills_per_class))
-    _check(request)
+    shortest, longest = request.frames
+    if classes not in range(FOLDS, len(FAMILIES) + 1, FOLDS):
+        raise ValueError(f"synthetic dataset: {classes} classes are not possible; give 4, 8 or {len(FAMILIES)}")
+    if videos_per_class < 1 or not 2 <= shortest <= longest or min(request.stills_per_class) < 1:
+        sizes = f"{videos_per_class} videos of {shortest} to {longest} frames and {request.stills_per_class} images"
+        raise ValueError(f"synthetic dataset: {sizes} per class are not possible; give at least 1, 2 and (1, 1)")
     root = Path(root)
     if _finished(root, request):
         return root
     folder = root / f".unfinished-{digest(VERSION, asdict(request))}"
     if other := next((name for name in sorted(root.glob(".unfinished-*")) if name != folder), None):
-        raise ValueError(
-            f"{root}: contains an unfinished mini dataset of another request ({other.name}); "
-            "delete the folder or choose another"
-        )
-    jobs, notes = _jobs(request), []
+        about = f"contains an unfinished synthetic dataset of another request ({other.name})"
+        raise ValueError(f"{root}: {about}; delete the folder or choose another")
+    # Classes alternate, so that lists are not sorted by class.
+    jobs = [(VIDEO, i) for i in range(classes * videos_per_class)]
+    jobs += [(IMAGE, i) for i in range(classes * sum(request.stills_per_class))]
+    records = []
     with closing(parallel_map(partial(_job, root, folder, request), jobs, workers, chunk=2)) as work:
-        for note in work:
-            notes.append(note)
+        for record in work:
+            records.append(record)
             if progress is not None:
-                progress(len(notes), len(jobs))
-    _complete(root, request, notes)
+                progress(len(records), len(jobs))
+    _complete(root, request, records)
     shutil.rmtree(folder)
     return root
-
-
-def _check(request: Request) -> None:
-    """Raise ValueError for an invalid request."""
-    shortest, longest = request.frames
-    if request.classes not in range(FOLDS, len(FAMILIES) + 1, FOLDS):
-        raise ValueError(f"mini dataset: {request.classes} classes cannot be made; take 4, 8 or {len(FAMILIES)}")
-    if request.videos_per_class < 1 or not 2 <= shortest <= longest or min(request.stills_per_class) < 1:
-        raise ValueError(
-            f"mini dataset: {request.videos_per_class} videos of {shortest} to {longest} frames and "
-            f"{request.stills_per_class} stills per class cannot be made; ask for at least 1, 2 and (1, 1)"
-        )
 
 
 def _finished(root: Path, request: Request) -> bool:
@@ -218,57 +205,43 @@ def _finished(root: Path, request: Request) -> bool:
         return False
     found = read_json(marker)
     made = {**found["request"], "version": found["version"]}
-    asked = {**asdict(request), "version": VERSION}
-    for key, value in asked.items():
+    for key, value in {**asdict(request), "version": VERSION}.items():
         if digest(made.get(key)) != digest(value):
-            raise ValueError(
-                f"{root}: contains a mini dataset made with {key} {made.get(key)}, asked for {value}; "
-                "delete the folder or choose another"
-            )
+            about = f"contains a synthetic dataset made with {key} {made.get(key)}, requested is {value}"
+            raise ValueError(f"{root}: {about}; delete the folder or choose another")
     files = listed.read_text().split("\n")[:-1] if listed.is_file() else []
     return digest(files) == found["files"] and _present(root).issuperset(files)
 
 
-def _complete(root: Path, request: Request, notes: list[dict]) -> None:
+def _complete(root: Path, request: Request, records: list[dict]) -> None:
     """Write the tables, refuse foreign files, and write the marker last."""
-    shelves = {corpus: [note[corpus] for note in notes if corpus in note] for corpus in CORPORA}
-    files = write_tables(root, request.classes, shelves)
-    files += [f"{corpus}/{file}" for corpus in CORPORA for note in shelves[corpus] for file in note["files"]]
+    by_dataset = {corpus: [record[corpus] for record in records if corpus in record] for corpus in CORPORA}
+    files = write_tables(root, request.classes, by_dataset)
+    files += [f"{corpus}/{file}" for corpus in CORPORA for record in by_dataset[corpus] for file in record["files"]]
     files.sort()
-    strangers = sorted(name for name in _present(root) - set(files) if name.endswith((".jpg", ".png", ".pkl")))
-    if strangers:
-        raise ValueError(f"{root}: contains files of another dataset, such as {strangers[0]}; delete the folder")
+    foreign = sorted(name for name in _present(root) - set(files) if name.endswith((".jpg", ".png", ".pkl")))
+    if foreign:
+        raise ValueError(f"{root}: contains files of another dataset, such as {foreign[0]}; delete the folder")
     write_text(root / LIST, "".join(f"{name}\n" for name in files))
     write_json(root / MARKER, {"version": VERSION, "request": asdict(request), "files": digest(files)})
 
 
 def _present(root: Path) -> set[str]:
     """All files of the three datasets under `root`, without hidden ones."""
-    return {
-        (Path(folder) / name).relative_to(root).as_posix()
-        for corpus in CORPORA
-        for folder, _, names in os.walk(root / corpus)
-        for name in names
-        if not name.startswith(".")
-    }
-
-
-def _jobs(request: Request) -> list[tuple[int, int]]:
-    """Kind and index of every video and image; classes alternate, so that lists are not sorted by class."""
-    videos = [(VIDEO, i) for i in range(request.classes * request.videos_per_class)]
-    return videos + [(STILL, i) for i in range(request.classes * sum(request.stills_per_class))]
+    files = (path for corpus in CORPORA for path in (root / corpus).rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix() for path in files if not path.name.startswith(".")}
 
 
 def _job(root: Path, folder: Path, request: Request, job: tuple[int, int]) -> dict:
-    """Render and write one video or image, unless its note exists."""
+    """Render and write one video or image, unless its record exists."""
     kind, index = job
-    note = folder / f"{kind}-{index}.json"
-    if note.is_file():
-        return read_json(note)
+    path = folder / f"{kind}-{index}.json"
+    if path.is_file():
+        return read_json(path)
     rng = np.random.default_rng(np.random.SeedSequence([request.seed, kind, index]))
-    value = (_video if kind == VIDEO else _still)(root, request, index, rng)
-    write_json(note, value)
-    return value
+    record = (_video if kind == VIDEO else _image)(root, request, index, rng)
+    write_json(path, record)
+    return record
 
 
 def _others(rng: np.random.Generator, classes: int, kind: int, shares: tuple[float, ...]) -> tuple[int, ...]:
@@ -282,8 +255,9 @@ def _video(root: Path, request: Request, index: int, rng: np.random.Generator) -
     """One video in both video datasets; its number within the class sets its split, and whether its object leaves."""
     turn, kind = divmod(index, request.classes)
     length = int(rng.integers(request.frames[0], request.frames[1] + 1))
-    scene = stage(rng, kind, _others(rng, request.classes, kind, (0.4, 0.4, 0.2)), length, SIZE, leaves=turn % 4 == 3)
-    frames = list(film(scene, rng))
+    others = _others(rng, request.classes, kind, (0.4, 0.4, 0.2))
+    scene = sample_scene(rng, kind, others, length, SIZE, leaves=turn % 4 == 3)
+    frames = list(render(scene, rng))
     name = digest("video", request.seed, index)
     video = write_ytvis_video(root / "ytvis", name[:10], frames, scene)
     sequence = write_vspw_sequence(root / "vspw", f"{index}_{name[5:]}", int(rng.integers(1, 9000)), frames, scene)
@@ -291,12 +265,11 @@ def _video(root: Path, request: Request, index: int, rng: np.random.Generator) -
     return {"ytvis": video, "vspw": sequence | {"split": split}}
 
 
-def _still(root: Path, request: Request, index: int, rng: np.random.Generator) -> dict:
+def _image(root: Path, request: Request, index: int, rng: np.random.Generator) -> dict:
     """One Pascal image; the first ones of a class are for training, the rest for validation."""
     turn, kind = divmod(index, request.classes)
     size = tuple(int(side) for side in 2 * rng.integers((100, 120), (141, 161)))
     others = _others(rng, request.classes, kind, (0.35, 0.5, 0.15))
-    scene = stage(rng, kind, others, 1, size if rng.random() < 0.75 else size[::-1], span=(0.34, 0.65))
-    frame = next(film(scene, rng))
-    note = write_still(root / "pascal", f"2020_{index:06d}", frame, scene)
-    return {"pascal": note | {"split": "train" if turn < request.stills_per_class[0] else "val"}}
+    scene = sample_scene(rng, kind, others, 1, size if rng.random() < 0.75 else size[::-1], span=(0.34, 0.65))
+    record = write_pascal_image(root / "pascal", f"2020_{index:06d}", next(render(scene, rng)), scene)
+    return {"pascal": record | {"split": "train" if turn < request.stills_per_class[0] else "val"}}

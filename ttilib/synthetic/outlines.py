@@ -212,14 +212,14 @@ def palette(rng: np.random.Generator, hue: float, saturation: float, spread: flo
 
 def mix(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
     """Blend two colours or colour fields; `share` [h, w] in [0, 1] is the weight of the second."""
+
+    def weighted(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        if colour.ndim == 3:
+            return shaded(colour, weight)
+        return cv2.merge([weight * np.float32(channel) for channel in colour])
+
     share = np.clip(share, 0, 1).astype(np.float32)
-    return _weighted(first, 1 - share) + _weighted(second, share)
-
-
-def _weighted(colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    if colour.ndim == 3:
-        return shaded(colour, weight)
-    return cv2.merge([weight * np.float32(channel) for channel in colour])
+    return weighted(first, 1 - share) + weighted(second, share)
 
 
 def shaded(colour: np.ndarray, factor: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Backgrounds: textured ground, a backdrop, and props (stones, bushes, poles, reeds) that belong to no class."""
+"""Backgrounds (textured ground, a backdrop) and props (stones, bushes, poles, reeds), which belong to no class."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ STUFF = {
 }  # fmt: skip
 GROUNDS = ("grass", "sand", "paving", "fallen_leaves", "pebbles", "water")
 BACKDROPS = ("wall", "hedge", "sky", "fence")
-PROPS = ("stone", "bush", "pole", "reed")
 
 
 @dataclass(frozen=True)
-class Place:
+class Background:
     """An image larger than the frame, over which the camera moves, with the stuff id of every pixel and the horizon."""
 
     colour: UInt8[np.ndarray, "h w 3"]
@@ -41,8 +40,8 @@ def _specks(rng: np.random.Generator, field: np.ndarray, tones: np.ndarray, coun
             lean = int((turn - 180) / 30)
             cv2.line(field, (x, y), (x + lean, y - int(13 * size)), shade, 1, cv2.LINE_AA)
         else:
-            long = 13 if kind == "fallen_leaves" else 10
-            axes = (int(long * size), int(long * size * (0.45 if kind == "fallen_leaves" else 0.8)))
+            long, ratio = (13, 0.45) if kind == "fallen_leaves" else (10, 0.8)
+            axes = (int(long * size), int(long * size * ratio))
             dark = tuple(0.45 * v for v in shade)
             cv2.ellipse(field, (x + 1, y + 2), axes, turn, 0, 360, dark, -1, cv2.LINE_AA)
             cv2.ellipse(field, (x, y), axes, turn, 0, 360, shade, -1, cv2.LINE_AA)
@@ -64,8 +63,7 @@ def _slabs(rng: np.random.Generator, height: int, width: int, brick: tuple[int, 
 def _ground(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
     """Ground of one kind [height, width, 3] seen from above."""
     hue = {"grass": 0.25, "sand": 0.1, "paving": 0.08, "fallen_leaves": 0.07, "pebbles": 0.1, "water": 0.52}[kind]
-    tones = palette(rng, hue, 0.2 if kind in ("paving", "pebbles") else 0.5, spread=0.09)
-    tones = 0.8 * tones + 0.08
+    tones = 0.8 * palette(rng, hue, 0.2 if kind in ("paving", "pebbles") else 0.5, spread=0.09) + 0.08
     cloud, fine = smooth_noise(rng, height, width, 6, 4), smooth_noise(rng, height, width, 200, 2)
     field = shaded(mix(tones[0], 0.5 * (tones[0] + tones[1]), cloud), 0.7 + 0.5 * fine)
     if kind == "paving":
@@ -78,10 +76,10 @@ def _ground(rng: np.random.Generator, kind: str, height: int, width: int) -> np.
         y, x = np.mgrid[0:height, 0:width].astype(np.float32)
         wave = np.abs(np.sin((x + 90 * cloud) / 23) + np.sin((y + 70 * cloud[::-1]) / 17))
         field = mix(field, tones[3], 0.55 * soft(0.2 - wave, 0.25))
-    picture = (np.clip(field, 0, 1) * 255).astype(np.uint8)
+    image = (np.clip(field, 0, 1) * 255).astype(np.uint8)
     if kind in ("grass", "fallen_leaves", "pebbles"):
-        picture = _specks(rng, picture, tones, int(height * width / 280), kind)
-    return picture
+        image = _specks(rng, image, tones, int(height * width / 280), kind)
+    return image
 
 
 def _backdrop(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
@@ -101,14 +99,14 @@ def _backdrop(rng: np.random.Generator, kind: str, height: int, width: int) -> n
         value, joint = _slabs(rng, height, width, brick)
         piece = mix(0.7 * tones[0], 1.2 * tones[0], value)
         field = shaded(mix(piece, tones[2], 0.75 * joint), 0.7 + 0.5 * cloud)
-    picture = (np.clip(field, 0, 1) * 255).astype(np.uint8)
+    image = (np.clip(field, 0, 1) * 255).astype(np.uint8)
     if kind == "hedge":
-        picture = _specks(rng, picture, np.clip(tones * 0.9, 0, 1), height * width // 320, "fallen_leaves")
+        image = _specks(rng, image, np.clip(tones * 0.9, 0, 1), height * width // 320, "fallen_leaves")
     elif kind == "wall":
         for x in range(int(rng.integers(60, 200)), width, int(rng.integers(200, 330))):
-            cv2.rectangle(picture, (x, height // 5), (x + 80, 3 * height // 4), (tones[2] * 255).tolist(), -1)
-            cv2.rectangle(picture, (x, height // 5), (x + 80, 3 * height // 4), (tones[3] * 230).tolist(), 6)
-    return cv2.GaussianBlur(picture, (0, 0), rng.uniform(1.2, 3))
+            cv2.rectangle(image, (x, height // 5), (x + 80, 3 * height // 4), (tones[2] * 255).tolist(), -1)
+            cv2.rectangle(image, (x, height // 5), (x + 80, 3 * height // 4), (tones[3] * 230).tolist(), 6)
+    return cv2.GaussianBlur(image, (0, 0), rng.uniform(1.2, 3))
 
 
 def _recede(field: np.ndarray, rows: int) -> np.ndarray:
@@ -125,21 +123,19 @@ def _recede(field: np.ndarray, rows: int) -> np.ndarray:
     return cv2.blendLinear(sharp, dull, clear, 1 - clear)
 
 
-def make_place(rng: np.random.Generator, height: int, width: int, ahead: bool) -> Place:
-    """Build a place of [height, width] pixels; `ahead`: with horizon and backdrop, else seen from above."""
+def make_background(rng: np.random.Generator, height: int, width: int, ahead: bool) -> Background:
+    """A background of [height, width] pixels; `ahead`: with horizon and backdrop, else seen from above."""
     kind = str(rng.choice(GROUNDS))
     if not ahead:
-        picture = _ground(rng, kind, height, width)
-        return Place(picture, np.full((height, width), STUFF[kind], np.uint8), 0.0)
+        return Background(_ground(rng, kind, height, width), np.full((height, width), STUFF[kind], np.uint8), 0.0)
     behind, horizon = str(rng.choice(BACKDROPS)), rng.uniform(0.32, 0.5)
     top = int(height * horizon)
     ground = _recede(_ground(rng, kind, height, width), height - top)
     stuff = np.full((height, width), STUFF[kind], np.uint8)
     stuff[:top] = STUFF[behind]
-    picture = np.concatenate([_backdrop(rng, behind, top, width), ground])
-    seam = cv2.GaussianBlur(picture[top - 6 : top + 6], (0, 0), 1.5)
-    picture[top - 6 : top + 6] = seam
-    return Place(picture, stuff, horizon)
+    image = np.concatenate([_backdrop(rng, behind, top, width), ground])
+    image[top - 6 : top + 6] = cv2.GaussianBlur(image[top - 6 : top + 6], (0, 0), 1.5)
+    return Background(image, stuff, horizon)
 
 
 def make_prop(kind: str, rng: np.random.Generator) -> Sprite:

@@ -1,7 +1,7 @@
-"""Scenes: `stage` samples the contents of a video, `film` renders its frames with exact masks.
+"""Scenes: `sample_scene` samples the contents of a video, `render` its frames with exact masks.
 
-A video has a main object, up to two annotated distractors of other classes, and props fixed in the place. Frames are
-composed at twice their size, back to front; a pixel belongs to the frontmost actor that covers most of it.
+A video has a main object, up to two annotated distractors of other classes, and props fixed to the background. Frames
+are composed at twice their size, back to front; a pixel belongs to the frontmost actor that covers most of it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Actor:
 
 @dataclass(frozen=True)
 class Scene:
-    """All parameters of a video except noise: place, actors back to front, camera, light."""
+    """All parameters of a video except noise: background, actors back to front, camera, light."""
 
     size: tuple[int, int]  # height, width of a frame
-    place: scenery.Place
+    background: scenery.Background
     actors: tuple[Actor, ...]
     camera: Float[np.ndarray, "T 4"]  # x, y in frame pixels, zoom, roll
     gain: Float[np.ndarray, "T 3"]  # light per colour channel
@@ -110,8 +110,8 @@ def _paste(actor: Actor, t: int, sun: np.ndarray, height: int, width: int):
     else:  # equivalent without bending, and faster
         turn = affine[:, :2] * 2 / (SIDE * REACH)
         move = affine[:, 2] - low - turn @ np.full(2, SIDE / 2 - 0.5)
-        whole, window = np.concatenate([turn, move[:, None]], 1), tuple(int(side) for side in high - low)
-        colour, cover = (cv2.warpAffine(layer, whole, window, flags=cv2.INTER_LINEAR) for layer in layers)
+        matrix, window = np.concatenate([turn, move[:, None]], 1), tuple(int(side) for side in high - low)
+        colour, cover = (cv2.warpAffine(layer, matrix, window, flags=cv2.INTER_LINEAR) for layer in layers)
     return slice(low[1], high[1]), slice(low[0], high[0]), colour, cover
 
 
@@ -124,9 +124,8 @@ def _shadow(canvas: np.ndarray, rows: slice, columns: slice, cover: np.ndarray, 
     c0, c1 = max(columns.start - pad, 0), min(columns.stop + pad, width)
     coarse = 4  # a soft shadow needs a quarter of the resolution only
     start = np.array([columns.start - c0, rows.start - r0]) + shift
-    small = cv2.resize(
-        cover, (-(-cover.shape[1] // coarse), -(-cover.shape[0] // coarse)), interpolation=cv2.INTER_AREA
-    )
+    size = -(-cover.shape[1] // coarse), -(-cover.shape[0] // coarse)
+    small = cv2.resize(cover, size, interpolation=cv2.INTER_AREA)
     move = np.float32([[1, 0, start[0] / coarse], [0, 1, start[1] / coarse]])
     dark = cv2.warpAffine(small, move, ((c1 - c0) // coarse + 1, (r1 - r0) // coarse + 1))
     dark = cv2.resize(cv2.GaussianBlur(dark, (0, 0), soft / coarse), (c1 - c0, r1 - r0))
@@ -134,27 +133,19 @@ def _shadow(canvas: np.ndarray, rows: slice, columns: slice, cover: np.ndarray, 
 
 
 def _background(scene: Scene, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """The place seen by the camera at composed resolution, and its stuff ids at frame resolution."""
+    """The background seen by the camera at composed resolution, and its stuff ids at frame resolution."""
     height, width = (SCALE * side for side in scene.size)
     x, y, zoom, roll = scene.camera[t]
     turn = cv2.getRotationMatrix2D((0, 0), float(np.degrees(roll)), float(zoom))
-    middle = np.array(scene.place.stuff.shape[::-1]) / 2 + SCALE * np.array([x, y])
+    middle = np.array(scene.background.stuff.shape[::-1]) / 2 + SCALE * np.array([x, y])
     turn[:, 2] = np.array([width, height]) / 2 - turn[:, :2] @ middle
-    colour = cv2.warpAffine(scene.place.colour, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101)
-    stuff = cv2.warpAffine(
-        scene.place.stuff, turn, (width, height), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101
-    )
+    colour = cv2.warpAffine(scene.background.colour, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    stuff = cv2.warpAffine(scene.background.stuff, turn, (width, height), flags=cv2.INTER_NEAREST,
+                           borderMode=cv2.BORDER_REFLECT_101)  # fmt: skip
     return colour.astype(np.float32) / 255, stuff[::SCALE, ::SCALE].copy()
 
 
-def _share(owner: np.ndarray, value: int) -> np.ndarray:
-    """Fraction of every frame pixel that shows one actor."""
-    height, width = owner.shape
-    mine = (owner == value).astype(np.float32)
-    return cv2.resize(mine, (width // SCALE, height // SCALE), interpolation=cv2.INTER_AREA)
-
-
-def film_frame(scene: Scene, t: int, grain: Float[np.ndarray, "H W 3"]) -> Frame:
+def render_frame(scene: Scene, t: int, grain: Float[np.ndarray, "H W 3"]) -> Frame:
     """Compose frame `t`; `grain` is its sensor noise, of unit variance."""
     height, width = scene.size
     canvas, stuff = _background(scene, t)
@@ -174,31 +165,32 @@ def film_frame(scene: Scene, t: int, grain: Float[np.ndarray, "H W 3"]) -> Frame
     image = cv2.transform(image, np.diag(255 * scene.gain[t]).astype(np.float32)) + np.float32(scene.noise) * grain
     seen = np.zeros((height, width), np.uint8)
     for number, actor in enumerate(scene.actors, start=1):
-        mine = _share(owner, number) >= 0.5
+        covered = (owner == number).astype(np.float32)
+        mine = cv2.resize(covered, (width, height), interpolation=cv2.INTER_AREA) >= 0.5
         seen[mine] = number
         if actor.kind < 0:
             stuff[mine] = actor.stuff
     return Frame(np.clip(np.round(image), 0, 255).astype(np.uint8), seen, stuff)
 
 
-def film(scene: Scene, rng: np.random.Generator) -> Iterator[Frame]:
+def render(scene: Scene, rng: np.random.Generator) -> Iterator[Frame]:
     """All frames of a scene in time order."""
     (height, width), slack = scene.size, 48
     plate = rng.standard_normal((height + slack, width + slack, 3), dtype=np.float32)
     for t in range(len(scene.camera)):  # the same noise, at another offset in every frame
         y, x = rng.integers(0, slack, 2)
-        yield film_frame(scene, t, plate[y : y + height, x : x + width])
+        yield render_frame(scene, t, plate[y : y + height, x : x + width])
 
 
-MARGIN, STILL_MARGIN = 1.6, 1.2  # size of a place over that of a frame, for videos and images
+VIDEO_MARGIN, IMAGE_MARGIN = 1.6, 1.2  # size of the background over that of a frame
 
 
 def walk(rng: np.random.Generator, frames: int, low: float, high: float, knots: int = 4) -> Float[np.ndarray, " T"]:
     """A smooth random curve in [low, high]: random knots with eased interpolation."""
     values = rng.uniform(low, high, knots)
-    place = np.linspace(0, knots - 1, frames) if frames > 1 else np.zeros(1)
-    left = np.minimum(place.astype(int), knots - 2)
-    part = place - left
+    position = np.linspace(0, knots - 1, frames) if frames > 1 else np.zeros(1)
+    left = np.minimum(position.astype(int), knots - 2)
+    part = position - left
     ease = 0.5 * part + 0.5 * part * part * (3 - 2 * part)
     return values[left] + (values[left + 1] - values[left]) * ease
 
@@ -211,7 +203,7 @@ def _wander(rng: np.random.Generator, frames: int, low: float, high: float) -> F
 
 
 def _camera(rng: np.random.Generator, frames: int, size: tuple[int, int], margin: float) -> Float[np.ndarray, "T 4"]:
-    """Pan, zoom and roll over the place, with hand tremor."""
+    """Pan, zoom and roll over the background, with hand tremor."""
     height, width = size
     reach = (margin - 1) / 2 * rng.uniform(0.2, 1)
     tremor = np.cumsum(rng.normal(0, 0.5, (frames, 2)), 0) * 0.5 + rng.normal(0, 0.3, (frames, 2))
@@ -225,9 +217,8 @@ def _leave(rng: np.random.Generator, where: np.ndarray, radius: np.ndarray, size
     frames = len(where)
     start, stay = int(frames * rng.uniform(0.25, 0.6)), int(frames * rng.uniform(0.2, 0.35))
     ramp = max(2, frames // 6)
-    out = np.interp(
-        np.arange(frames), [start, start + ramp, start + ramp + stay, start + 2 * ramp + stay], [0, 1, 1, 0]
-    )
+    times = [start, start + ramp, start + ramp + stay, start + 2 * ramp + stay]
+    out = np.interp(np.arange(frames), times, [0, 1, 1, 0])
     axis = int(rng.random() < 0.25)
     limit = size[1 - axis]
     beyond = -1.25 * radius if rng.random() < 0.5 else limit + 1.25 * radius
@@ -259,13 +250,10 @@ def _thing(rng: np.random.Generator, kind: int, frames: int, size: tuple[int, in
 
 
 def _prop(rng: np.random.Generator, camera: np.ndarray, size: tuple[int, int], before: Actor | None) -> Actor:
-    """A prop fixed in the place; `before`: an object that it occludes at some time."""
+    """A prop fixed to the background; `before`: an object that it occludes at some time."""
     frames, (height, width) = len(camera), size
-    kind = str(
-        rng.choice(
-            ("bush", "bush", "pole", "reed", "stone") if before is None else ("bush", "pole", "reed", "reed", "stone")
-        )
-    )
+    kinds = ("bush", "bush", "pole", "reed", "stone") if before is None else ("bush", "pole", "reed", "reed", "stone")
+    kind = str(rng.choice(kinds))
     size_range = (0.75, 1.3) if kind == "pole" else (0.15, 0.4)
     base = height * rng.uniform(*size_range) * (1.0 if before is None or kind == "pole" else 0.8)
     t0 = int(rng.integers(frames))
@@ -289,16 +277,16 @@ def _light(rng: np.random.Generator, frames: int) -> Float[np.ndarray, "T 3"]:
     return gain[:, None] * np.stack([1 + warm, np.ones(frames), 1 - warm], 1)
 
 
-def stage(rng: np.random.Generator, kind: int, others: tuple[int, ...], frames: int, size: tuple[int, int],
-          span: tuple[float, float] = (0.34, 0.7), leaves: bool = False) -> Scene:  # fmt: skip
+def sample_scene(rng: np.random.Generator, kind: int, others: tuple[int, ...], frames: int, size: tuple[int, int],
+                 span: tuple[float, float] = (0.34, 0.7), leaves: bool = False) -> Scene:  # fmt: skip
     """Sample a scene: main object of `kind`, one distractor per entry of `others`, everything else at random.
 
     size: (height, width) of a frame, both even; span: range of the radius of the main object over the frame height.
     """
     height, width = size
     ahead = bool(rng.random() < 0.6)
-    margin = MARGIN if frames > 1 else STILL_MARGIN
-    place = scenery.make_place(rng, *(int(SCALE * margin * side) // 2 * 2 for side in size), ahead)
+    margin = VIDEO_MARGIN if frames > 1 else IMAGE_MARGIN
+    background = scenery.make_background(rng, *(int(SCALE * margin * side) // 2 * 2 for side in size), ahead)
     camera = _camera(rng, frames, size, margin)
     main = _thing(rng, kind, frames, size, span, leaves, ahead)
     rest = [_thing(rng, other, frames, size, (0.16, 0.34), rng.random() < 0.2, ahead) for other in others]
@@ -307,9 +295,9 @@ def stage(rng: np.random.Generator, kind: int, others: tuple[int, ...], frames: 
     front = [_prop(rng, camera, size, main) for _ in range(int(rng.choice([0, 1, 2], p=[0.35, 0.45, 0.2])))]
     turn = rng.uniform(0.3, np.pi - 0.3)
     clouds = 1.08 - rng.uniform(0.1, 0.5) * smooth_noise(rng, height, 2 * width, 4, 2)
-    bright = float(np.clip(place.colour.mean() / 255, 0.25, 0.7))
+    bright = float(np.clip(background.colour.mean() / 255, 0.25, 0.7))
     return Scene(
-        size=size, place=place, actors=(*behind, *rest[:split], main, *rest[split:], *front), camera=camera,
+        size=size, background=background, actors=(*behind, *rest[:split], main, *rest[split:], *front), camera=camera,
         gain=_light(rng, frames) * (0.5 / bright) ** 0.7, sun=np.array([np.cos(turn), np.sin(turn)]),
         clouds=clouds.astype(np.float32), noise=float(rng.uniform(1.5, 6)), blur=float(rng.uniform(0.5, 1.1)),
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Check whether the data of a benchmark is complete and intact: files, folds, episodes, overlap with base training.
 
-`examine` continues after errors, changes nothing on disk and returns a `Report`.
+`examine` continues after errors and changes nothing on disk; `prepare` writes what makes later runs faster.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import PIL
 
-from ttilib.datasets.base import FrameFiles, OnError, raise_first
+from ttilib.datasets.base import Dataset, FrameFiles, OnError, raise_first
 from ttilib.datasets.catalog import Fold, base_classes, find_dataset
 from ttilib.datasets.masks import census
 from ttilib.datasets.vspw import FLOW, minivspw_listed, vspw_folder
@@ -26,15 +26,13 @@ from ttilib.results.records import provenance
 from ttilib.tools import doctor_checks as checks
 from ttilib.tools.doctor_checks import ERROR, NOTE, WARNING, Finding
 
-__all__ = ["Report", "examine", "prepare", "write_report"]
-
-WRONG = (ValueError, OSError, LookupError, TypeError, AttributeError)
-"""Errors that reading a malformed file may raise."""
+CENSUS = Path("lists/census.json")  # label counts, in the folder of a dataset
+MALFORMED = (ValueError, OSError, LookupError, TypeError, AttributeError)  # what reading a malformed file may raise
 
 
 @dataclass(frozen=True)
 class Report:
-    """Result of checking one benchmark: folders of datasets, number of files checked, contents of folds, findings."""
+    """Result for one benchmark: folder of each dataset, number of files checked, contents of folds, findings."""
 
     benchmark: str
     roots: Mapping[str, str]
@@ -60,12 +58,14 @@ class Report:
         return {"ok": self.ok, "totals": self.totals, **asdict(self), "findings": findings}
 
     def text(self, limit: int = 20) -> str:
-        """Readable report: verdict, counts, then at most `limit` findings per severity and advice, worst first."""
+        """Readable report: verdict, counts, then at most `limit` findings per severity and fix, worst first."""
         totals = ", ".join(_number(count, kind) for kind, count in self.totals.items())
-        lines = [f"{self.benchmark}: {'ready' if self.ok else 'not ready'} ({totals})"]
-        lines += ["; ".join(f"{name} in {root}" for name, root in self.roots.items()) or "no data found"]
         files = ", ".join(_number(count, kind.removesuffix("s")) for kind, count in self.files.items())
-        lines += [f"checked {files or 'no files'} in {self.seconds:.1f} s", *self._table()]
+        lines = [
+            f"{self.benchmark}: {'ready' if self.ok else 'not ready'} ({totals})",
+            "; ".join(f"{name} in {root}" for name, root in self.roots.items()) or "no data found",
+            f"checked {files or 'no files'} in {self.seconds:.1f} s", *self._table(),
+        ]  # fmt: skip
         for fold, counts in self.folds.items():
             novel = [row for row in counts["classes"] if row["part"] == "novel"]
             support = [f" (support: {row['support']})" if "support" in row else "" for row in novel]
@@ -78,24 +78,25 @@ class Report:
 
     def _table(self) -> Iterator[str]:
         """A row per fold: classes, base training videos, query videos, episodes of a run."""
-        shots = sorted({int(k) for counts in self.folds.values() for k in counts["episodes"]})
-        rows: list[list[Any]] = [["fold", "base", "novel", "training", "validation", "queries"]]
-        rows[0] += [f"{k}-shot" for k in shots]
+        if not self.folds:
+            return
+        shots = sorted({k for counts in self.folds.values() for k in counts["episodes"]}, key=int)
+        rows = [["fold", "base", "novel", "training", "validation", "queries", *(f"{k}-shot" for k in shots)]]
         for fold, counts in self.folds.items():
             parts = [row["part"] for row in counts["classes"]]
-            row = [fold, parts.count("base"), parts.count("novel"), *(counts[c] for c in ("training", "validation"))]
-            rows.append([*row, counts["asked"], *(counts["episodes"].get(str(k)) for k in shots)])
-        if self.folds:
-            yield ""
-            yield from ("".join(f"{'-' if cell is None else cell:>11}" for cell in row) for row in rows)
-            yield "(training, validation, queries: videos or images; k-shot: episodes of a run, or its single frames)"
+            splits = [counts[split] for split in ("training", "validation", "queries")]
+            episodes = [counts["episodes"].get(k) for k in shots]
+            rows.append([fold, parts.count("base"), parts.count("novel"), *splits, *episodes])
+        yield ""
+        yield from ("".join(f"{'-' if cell is None else cell:>11}" for cell in row) for row in rows)
+        yield "(training, validation, queries: videos or images; k-shot: episodes of a run, or its single frames)"
 
     def _listed(self, kind: str, limit: int) -> Iterator[str]:
-        """The findings of one severity, grouped by advice."""
+        """The findings of one severity, grouped by fix."""
         groups: dict[str, list[Finding]] = {}
         for finding in self.findings:
             if finding.severity == kind:
-                groups.setdefault(finding.mend, []).append(finding)
+                groups.setdefault(finding.fix, []).append(finding)
         for fix, findings in groups.items():
             yield f"  to do: {fix}"
             yield from (f"    {f.file}: {f.found}" for f in findings[:limit])
@@ -115,37 +116,35 @@ def write_report(path: Path | str, report: Report) -> None:
 def count_fold(query: Fold, support: Fold, trained: Fold | None) -> dict[str, Any]:
     """Videos and frames of each class of a fold, and the number of videos of each split.
 
-    `trained`: fold of base training, or None. With support of another dataset, novel classes also have their number of
-    support videos.
+    `trained`: fold of base training, if it is on this data. With support of another dataset, novel classes also have
+    their number of support videos.
     """
     ids, rows = shared_classes(support, query), []
     for number in query.novel:
         rows.append(_class_row(query, number, "novel"))
         if query is not support:
             rows[-1]["support"] = len(support.presence.get(ids.get(number, -1), {}))
-    splits = {} if trained is None else {"training": set(trained.train), "validation": set(trained.val)}
-    for number in trained.base if trained is not None else ():
-        seen = {part: len(videos & set(trained.presence.get(number, {}))) for part, videos in splits.items()}
-        rows.append({**_class_row(trained, number, "base"), **seen})
-    sizes = {part: len(splits[part]) if splits else None for part in ("training", "validation")}
-    return {"classes": rows, **sizes, "asked": len(checks.query_videos(query))}
+    splits = {}
+    if trained is not None:
+        splits = {"training": set(trained.train), "validation": set(trained.val)}
+        for number in trained.base:
+            videos = set(trained.presence.get(number, {}))
+            rows.append(_class_row(trained, number, "base"))
+            rows[-1] |= {split: len(videos & names) for split, names in splits.items()}
+    sizes = {split: len(splits[split]) if splits else None for split in ("training", "validation")}
+    return {"classes": rows, **sizes, "queries": len(checks.query_videos(query))}
 
 
 def _class_row(fold: Fold, number: int, part: str) -> dict[str, Any]:
-    seen = fold.presence.get(number, {})
-    frames = sum(len(frames) for frames in seen.values())
-    return {"id": number, "name": fold.names[number], "part": part, "videos": len(seen), "frames": frames}
+    videos = fold.presence.get(number, {})
+    frames = sum(map(len, videos.values()))
+    return {"id": number, "name": fold.names[number], "part": part, "videos": len(videos), "frames": frames}
 
 
 def examine(
-    benchmark: str,
-    root: Path | str,
-    folds: Sequence[int] = (0, 1, 2, 3),
-    shots: Sequence[int] = (1, 5),
-    support_root: Path | str | None = None,
-    thorough: bool = False,
-    workers: int = 1,
-) -> Report:
+    benchmark: str, root: Path | str, folds: Sequence[int] = (0, 1, 2, 3), shots: Sequence[int] = (1, 5),
+    support_root: Path | str | None = None, thorough: bool = False, workers: int = 1,
+) -> Report:  # fmt: skip
     """Check all data of a benchmark.
 
     `root`, `support_root`: as for `read_benchmark`. `thorough`: decode every image and annotation; otherwise only the
@@ -157,22 +156,22 @@ def examine(
     try:
         query_root, other = find_roots(plan, root, support_root)
         found.roots = {plan.query: query_root, plan.support: other}
-    except WRONG as error:
+    except MALFORMED as error:
         missing = checks.finding_of(error, root)
         layouts = [checks.layout_text(find_dataset(name), name) for name in dict.fromkeys((plan.query, plan.support))]
-        found.add([replace(missing, mend="; ".join([missing.mend, *layouts]))])
-    for name, place in found.roots.items():
-        found.add(checks.check_layout(find_dataset(name), place))
+        found.add([replace(missing, fix="; ".join([missing.fix, *layouts]))])
+    for name, folder in found.roots.items():
+        found.add(checks.check_layout(find_dataset(name), folder))
     counts = {}
     if not found.wrong and all([found.dataset(name) for name in found.roots]):
         for fold in folds:
             try:
                 counts[str(fold)] = found.fold(read_benchmark(plan, fold, root, support_root, found.report), shots)
-            except WRONG as error:
+            except MALFORMED as error:
                 found.report(error, found.roots[plan.query])
-    roots = {name: str(place) for name, place in found.roots.items()}
-    versions = {name: str(provenance()[name]) for name in ("ttilib", "python", "numpy", "cv2")}
-    versions["pillow"] = PIL.__version__
+    roots = {name: str(folder) for name, folder in found.roots.items()}
+    origin = provenance()
+    versions = {name: str(origin[name]) for name in ("ttilib", "python", "numpy", "cv2")} | {"pillow": PIL.__version__}
     seconds = round(time.perf_counter() - begin, 3)
     return Report(benchmark, roots, found.files, counts, tuple(found.findings), seconds, versions)
 
@@ -195,9 +194,9 @@ class _Examination:
             if finding.severity == ERROR:
                 self.wrong.add(finding.file)
 
-    def report(self, error: Exception, place: Path | str = "") -> None:
-        """Add an error of a scan, unless the file has an error already."""
-        finding = checks.finding_of(error, place)
+    def report(self, error: Exception, file: Path | str = "") -> None:
+        """Add an error of a scan, unless the file has an error already; `file`: if the error names none."""
+        finding = checks.finding_of(error, file)
         if finding.file not in self.wrong:
             self.findings[finding] = None
 
@@ -205,9 +204,6 @@ class _Examination:
         """Check all files of a dataset; returns whether its folds can be read."""
         root, dataset = self.roots[name], find_dataset(name)
         try:
-            if name == "ytvis" and (wrong := list(checks.check_ytvis_form(root / "train" / "train.json"))):
-                self.add(wrong)
-                return False
             table = read_tables(self.plan, self.roots[self.plan.query], self.roots[self.plan.support])[name]
             frames = dataset.files(root, table, self.report) if dataset.files else {}
             self.files["images"] += len(frames)
@@ -220,8 +216,8 @@ class _Examination:
                 self._masks(name, table, frames)
             if name == "minivspw":
                 self._flow(root, table)
-        except WRONG as error:
-            self.report(error, root)
+        except MALFORMED as error:
+            self.report(error, root / "train" / "train.json" if name == "ytvis" else root)
             return False
         return True
 
@@ -229,8 +225,7 @@ class _Examination:
         """Count and check the labels of all masks; later scans reuse the counts."""
         root, dataset = self.roots[name], find_dataset(name)
         names = {files.mask: frame for frame, files in frames.items() if files.mask is not None and files.mask.exists()}
-        colours = getattr(dataset.reader(root), "colours", None)
-        counts = census(list(names), self.report, self.workers, root / "lists" / "census.json", colours)
+        counts = _count_labels(dataset, root, list(names), self.report, self.workers)
         rule, labels = dataset.labels(root, table), self.labels.setdefault(name, {})
         self.files["masks"] += len(names)
         for path, found in counts.items():
@@ -239,13 +234,14 @@ class _Examination:
 
     def _flow(self, root: Path, table: Mapping[str, Any]) -> None:
         """Check flow files of all listed frames; a folder without any is reported by the layout check."""
-        folder, kept = vspw_folder(root), {}
+        folder = vspw_folder(root)
+        if not any(folder.glob(f"*/flow/*{FLOW}")):
+            return
+        listed: dict[str, set[str]] = {}
         for novel in table["novel"]:
             for name, frames in minivspw_listed(root, novel, table["ignored"], self.report)[0].items():
-                kept[name] = tuple(sorted({*kept.get(name, ()), *frames}, key=natural_key))
-        if any(folder.glob(f"*/flow/*{FLOW}")):
-            names = {name: [frame.split("/")[1] for frame in frames] for name, frames in kept.items()}
-            self.add(checks.check_flow(folder, names))
+                listed.setdefault(name, set()).update(frame.split("/")[1] for frame in frames)
+        self.add(checks.check_flow(folder, {name: sorted(frames, key=natural_key) for name, frames in listed.items()}))
 
     def fold(self, data: BenchmarkData, shots: Sequence[int]) -> dict[str, Any]:
         """Check the episodes of a fold and its overlap with base training; returns its counts."""
@@ -255,7 +251,8 @@ class _Examination:
         if trained is None:
             self.add(checks.check_names(query, plan.trained_on, base_classes(plan.trained_on, query.index)))
         else:
-            labels = self.labels.get(trained.corpus) or _classes(trained)
+            known = {video: {c for c, seen in trained.presence.items() if video in seen} for video in trained.frames}
+            labels = self.labels.get(trained.corpus, known)
             self.add(checks.check_leakage(trained, labels, find_dataset(trained.corpus).others_ignored))
         episodes = {}
         for k in shots:
@@ -265,21 +262,16 @@ class _Examination:
         return {**count_fold(query, support, trained), "episodes": episodes}
 
 
-def _classes(fold: Fold) -> dict[str, set[int]]:
-    """Video to the classes in it, as known to the fold."""
-    labels: dict[str, set[int]] = {}
-    for number, videos in fold.presence.items():
-        for video in videos:
-            labels.setdefault(video, set()).add(number)
-    return labels
+def _count_labels(
+    dataset: Dataset, root: Path, masks: Sequence[Path], on_error: OnError, workers: int, save: bool = False
+) -> dict[Path, Mapping[int, int]]:
+    """Pixels per label of each mask; counts that `prepare` has written are not made again."""
+    colours = getattr(dataset.reader(root), "colours", None)
+    return census(masks, on_error, workers, root / CENSUS, colours, save)
 
 
 def prepare(
-    name: str,
-    root: Path | str,
-    support_root: Path | str | None = None,
-    workers: int = 1,
-    on_error: OnError = raise_first,
+    name: str, root: Path | str, support_root: Path | str | None = None, workers: int = 1, on_error: OnError = raise_first
 ) -> dict[Path, int]:
     """Write the masks of COCO, and count the labels of all masks into lists/census.json of each dataset.
 
@@ -296,7 +288,6 @@ def prepare(
         files = dataset.files(folder, tables[corpus], on_error) if dataset.files else {}
         masks = [frame.mask for frame in files.values() if frame.mask is not None]
         if masks:
-            path = folder / "lists" / "census.json"
-            colours = getattr(dataset.reader(folder), "colours", None)
-            written[path] = len(census(masks, on_error, workers, path, colours, save=True))
+            counts = _count_labels(dataset, folder, masks, on_error, workers, save=True)
+            written[folder / CENSUS] = len(counts)
     return written

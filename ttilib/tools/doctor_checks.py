@@ -20,8 +20,9 @@ from tqdm import tqdm
 from ttilib.datasets.base import Dataset, FrameFiles
 from ttilib.datasets.catalog import Fold, coco_name
 from ttilib.datasets.masks import decode
+from ttilib.datasets.vspw import FLOW
 from ttilib.episodes.sampling import Sample, shared_classes
-from ttilib.files import parallel_map, read_json
+from ttilib.files import parallel_map
 from ttilib.images import read_image, read_labels
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -38,25 +39,26 @@ class Finding:
     severity: str
     file: str
     found: str
-    mend: str
+    fix: str
 
 
-def finding_of(error: Exception, place: Path | str) -> Finding:
-    """A finding from an error "FILE: what was found; what to do"; `place` stands in for a missing file name."""
+def finding_of(error: Exception, file: Path | str) -> Finding:
+    """A finding from an error "FILE: what was found; what to do"; `file`: if the error names none."""
     if isinstance(error, OSError) and error.filename is not None:
         about = error.strerror or type(error).__name__
-        return Finding(ERROR, str(error.filename), about.lower(), "see that it exists and may be read")
+        return Finding(ERROR, str(error.filename), about.lower(), "check that it exists and can be read")
     if not isinstance(error, ValueError | OSError):
-        return Finding(ERROR, str(place), f"unexpected form ({type(error).__name__}: {error})", FETCH)
-    file, colon, rest = str(error).partition(": ")
-    file, rest = (file, rest) if colon else (str(place), str(error))
+        return Finding(ERROR, str(file), f"unexpected form ({type(error).__name__}: {error})", FETCH)
+    named, colon, rest = str(error).partition(": ")
+    if not colon:
+        named, rest = str(file), str(error)
     found, semicolon, fix = rest.rpartition("; ")
-    return Finding(ERROR, file, found, fix) if semicolon else Finding(ERROR, file, rest, "see what is there")
+    return Finding(ERROR, named, found, fix) if semicolon else Finding(ERROR, named, rest, "check this path")
 
 
 def layout_text(dataset: Dataset, root: Path | str) -> str:
     """The layout of a dataset in one line."""
-    return f"arrange {root} so: {', '.join(dataset.layout)}"
+    return f"expected in {root}: {', '.join(dataset.layout)}"
 
 
 def check_layout(dataset: Dataset, root: Path) -> Iterator[Finding]:
@@ -65,7 +67,7 @@ def check_layout(dataset: Dataset, root: Path) -> Iterator[Finding]:
         if not any(_any_file(root, pattern) for pattern in name.split(" or ")):
             fix = "copy it, if that is not intended" if without else layout_text(dataset, root)
             if dataset.make_masks and name.endswith(".png"):
-                fix = f"draw the masks: python -m ttilib prepare {dataset.name} --root {root}"
+                fix = f"write the masks: python -m ttilib prepare {dataset.name} --root {root}"
             about = "no such file" + (f", {without}" if without else "")
             yield Finding(WARNING if without else ERROR, str(root / name), about, fix)
 
@@ -81,26 +83,23 @@ def check_frame(frame: FrameFiles, thorough: bool = False) -> list[Finding]:
     `thorough`: decode the image; otherwise sizes come from the headers, and a complete JPEG has its end mark.
     """
     findings, sizes = [], {}
-    for path, other, what in ((frame.picture, frame.mask, "image"), (frame.mask, frame.picture, "mask")):
-        if path is None:
+    files = {"image": frame.picture} | ({"mask": frame.mask} if frame.mask else {})
+    for what, path in files.items():
+        if not path.exists():
+            about, fix = "though it is listed", "copy it, or fix the list"
+            if partner := next((name for name, file in files.items() if file.exists()), ""):
+                about, fix = f"though its {partner} exists", "copy it, or remove the other file"
+            findings.append(Finding(ERROR, str(path), f"no such {what}, {about}", fix))
             continue
         try:
-            if path.exists():
-                # Decode what looks damaged, to report the error of the reader.
-                header = _header_size(path) if what == "mask" or not thorough and _complete(path) else None
-                sizes[what] = header or (read_image if what == "image" else read_labels)(path).shape[:2]
-                continue
-            about, fix = "though it is listed", "copy it, or fix the list"
-            if other is not None and other.exists():
-                about = "though its mask exists" if what == "image" else "though its image exists"
-                fix = "copy it, or remove the other file"
-            findings.append(Finding(ERROR, str(path), f"no such {what}, {about}", fix))
+            # What looks damaged is decoded, for the reader's error message.
+            header = _header_size(path) if what == "mask" or not thorough and _complete(path) else None
+            sizes[what] = header or (read_image if what == "image" else read_labels)(path).shape[:2]
         except (ValueError, OSError) as error:
             findings.append(finding_of(error, path))
     for other, size in (("annotations", frame.size), ("mask", sizes.get("mask"))):
         if size and sizes.get("image", size) != size:
-            (h, w), (own_h, own_w) = size, sizes["image"]
-            about = f"image is {own_h} x {own_w} pixels, {other} {h} x {w}"
+            about = "image is {} x {} pixels, {} {} x {}".format(*sizes["image"], other, *size)
             findings.append(Finding(ERROR, str(frame.picture), about, f"fetch image and {other} of one edition"))
     return findings
 
@@ -144,18 +143,18 @@ def check_labels(
         yield Finding(severity, str(path), about, fix)
     if not set(counts) - set(ignored):
         about = f"only ignored pixels: all {sum(counts.values())} are {' or '.join(map(str, sorted(counts)))}"
-        yield Finding(WARNING, str(path), about, "look at it; it is useless for training and evaluation")
+        yield Finding(WARNING, str(path), about, "check it: it is useless for training and evaluation")
 
 
 def check_flow(folder: Path, frames: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     """Every frame has a flow file: the release leaves out frames without, though it never reads the files."""
     single = 0
-    for name, there in frames.items():
-        missing = [frame for frame in there if not (folder / name / "flow" / f"{frame}.pkl.pkl").is_file()]
-        if len(missing) == 1 and missing[0] in (there[0], there[-1]):  # flow needs a neighbouring frame
+    for name, listed in frames.items():
+        missing = [frame for frame in listed if not (folder / name / "flow" / f"{frame}{FLOW}").is_file()]
+        if len(missing) == 1 and missing[0] in (listed[0], listed[-1]):  # flow needs a neighbouring frame
             single += 1
         elif missing:
-            about = f"{len(missing)} of {len(there)} frames have no flow, first {missing[0]}; they are left out"
+            about = f"{len(missing)} of {len(listed)} frames have no flow, first {missing[0]}; they are left out"
             fix = "fetch the flow files, or expect other episodes than the published ones"
             yield Finding(WARNING, str(folder / name / "flow"), about, fix)
     if single:
@@ -163,36 +162,13 @@ def check_flow(folder: Path, frames: Mapping[str, Sequence[str]]) -> Iterator[Fi
         yield Finding(NOTE, str(folder), about, "nothing to do: as in the release")
 
 
-ENTRIES = {
-    "videos": {"id": int, "height": int, "width": int, "file_names": list},
-    "annotations": {"id": int, "video_id": int, "category_id": int, "segmentations": list},
-    "categories": {"id": int, "name": str},
-}
-"""Required lists of train.json and entries of their items."""
-
-EDITION = "use the train.json of the 2019 edition's train part"
-
-
-def check_ytvis_form(path: Path) -> Iterator[Finding]:
-    """The three lists of train.json exist, and their items have the required entries."""
-    content = read_json(path)
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), list) for part in ENTRIES):
-        yield Finding(ERROR, str(path), f"expected the lists {', '.join(ENTRIES)}", EDITION)
-        return
-    for part, needed in ENTRIES.items():
-        for index, item in enumerate(content[part]):
-            entries = item if isinstance(item, dict) else {}
-            if wrong := [key for key, kind in needed.items() if not isinstance(entries.get(key), kind)]:
-                about = f"item {index} of {part} has no {', '.join(wrong)} of the type expected"
-                yield Finding(ERROR, str(path), about, FETCH)
-
-
 def check_ytvis(index: Mapping[str, Any], expected: int | None = None, thorough: bool = False) -> Iterator[Finding]:
     """Objects in no frame, a wrong number of videos, `thorough`: undecodable masks. `index`: see `ytvis_index`."""
     path = str(index["path"])
     if expected is not None and len(index["videos"]) != expected:
         about = f"{len(index['videos'])} usable videos, the 2019 edition has {expected}"
-        yield Finding(WARNING, path, about, f"{EDITION}, or expect other episodes than the published ones")
+        fix = "use the train.json of the 2019 edition's train part, or expect other episodes than the published ones"
+        yield Finding(WARNING, path, about, fix)
     for name, tracks in index["annotations"].items():
         video = index["videos"][name]
         for track in tracks:
@@ -208,8 +184,7 @@ def check_ytvis(index: Mapping[str, Any], expected: int | None = None, thorough:
                     yield Finding(ERROR, path, f"{about} cannot be decoded in frame {frame} ({error})", FETCH)
 
 
-EVERY_CLASS = ("v1", "v2")
-"""Samplings over classes; the others are over videos, and skip a class without any."""
+EVERY_CLASS = ("v1", "v2")  # sampling over classes; otherwise over videos, which skips a class without any
 
 
 def check_coverage(query: Fold, support: Fold, draws: str, shots: Sequence[int]) -> Iterator[Finding]:
@@ -217,7 +192,7 @@ def check_coverage(query: Fold, support: Fold, draws: str, shots: Sequence[int])
 
     `draws`: sampling of the benchmark; "sequences" may use a support video twice, so one other video is enough.
     """
-    place, same = f"{query.corpus} fold {query.index}", query is support
+    same = query is support
     ids = {c: c for c in query.novel} if same else shared_classes(support, query)
     for number in query.novel:
         name = f"class {number} {query.names[number]}"
@@ -225,54 +200,54 @@ def check_coverage(query: Fold, support: Fold, draws: str, shots: Sequence[int])
         needed = {k: 2 if draws == "sequences" else k + same for k in shots}
         if number not in ids:
             about = f"{name} is none of the novel classes of {support.corpus}, so it is never a query"
-            yield Finding(NOTE, place, about, "nothing to do: classes are matched by name")
+            yield Finding(NOTE, _name(query), about, "nothing to do: classes are matched by name")
         elif not query.presence.get(number) and draws not in EVERY_CLASS:
-            about, fix = f"{name} is in no {_unit(query)}, so it is never a query", "fetch it, if it should be one"
-            yield Finding(WARNING if same else NOTE, place, about, fix)
+            about, fix = f"{name} is in no {_unit(query)}, so it is never a query", "fetch more data, if it should be"
+            yield Finding(WARNING if same else NOTE, _name(query), about, fix)
         elif short := [k for k in shots if found < needed[k]]:
             about = f"{name} is in {_count(found, support)}, {short[0]}-shot episodes need {needed[short[0]]}"
-            yield Finding(ERROR, place, about, "ask for fewer shots, or fetch the missing part of the data")
+            yield Finding(ERROR, _name(query), about, "request fewer shots, or fetch the missing part of the data")
 
 
-def check_leakage(fold: Fold, shows: Mapping[str, Collection[int]], ignored: bool) -> Iterator[Finding]:
+def check_leakage(fold: Fold, labels: Mapping[str, Collection[int]], ignored: bool) -> Iterator[Finding]:
     """Overlap of base training with the episodes of the same fold.
 
-    `shows`: for each video, all classes in it. `ignored`: whether training ignores pixels of classes that are not base
+    `labels`: all classes in each video. `ignored`: whether training ignores pixels of classes that are not base
     classes; otherwise they are background.
     """
-    place, novel, unit = f"{fold.corpus} fold {fold.index}", set(fold.novel), _unit(fold)
+    name, novel, unit = _name(fold), set(fold.novel), _unit(fold)
     base = {fold.names[number]: number for number in fold.base}
     for number in fold.novel:
         if fold.names[number] in base:
             about = f"novel class {number} {fold.names[number]} is base class {base[fold.names[number]]} as well"
-            yield Finding(ERROR, place, about, "fix the class table: a class is either base or novel")
+            yield Finding(ERROR, name, about, "fix the class table: a class is either base or novel")
     train, val, queries = set(fold.train), set(fold.val), query_videos(fold)
     if both := train & val:
-        about = f"{_count(len(both), fold)} both trained and validated on, first {min(both)}"
-        yield Finding(ERROR, place, about, "take them out of train.txt, or the scores are of training data")
-    seen = [{video for video in part if novel & set(shows.get(video, ()))} for part in (train, val)]
+        about = f"{_count(len(both), fold)} in both training and validation, first {min(both)}"
+        yield Finding(ERROR, name, about, "remove them from train.txt, or the scores are of training data")
+    seen = [{video for video in part if novel & set(labels.get(video, ()))} for part in (train, val)]
     if any(seen):
         about = f"{len(seen[0])} of {len(train)} {unit} of base training and {len(seen[1])} of {len(val)} of its "
         about += "validation contain novel objects, " + ("which are ignored" if ignored else "as background")
-        yield Finding(NOTE if ignored else WARNING, place, about, AS_RELEASED)
+        yield Finding(NOTE if ignored else WARNING, name, about, AS_RELEASED)
     if shared := (train - val) & queries:
         about = f"{len(shared)} of {len(queries)} {unit} of the episodes are in base training, without novel labels"
-        yield Finding(WARNING, place, about, AS_RELEASED)
+        yield Finding(WARNING, name, about, AS_RELEASED)
 
 
 def check_draws(query: Fold, support: Fold, draws: str, drawn: Iterable[Sample] = ()) -> Iterator[Finding]:
     """Sources of support and query, overlap with auxiliary training, and videos that support themselves."""
-    place, queries = f"{query.corpus} fold {query.index}", len(query_videos(query))
+    name, queries = _name(query), len(query_videos(query))
     if query is support:
         again = ", and some are a query more than once" if draws == "v2" else ""
         about = f"support and queries come from the same {queries} {_unit(query)}{again}; a query never supports itself"
-        yield Finding(NOTE, place, about, AS_RELEASED)
+        yield Finding(NOTE, name, about, AS_RELEASED)
         for video in sorted({d.video for d in drawn if d.video in {frame.split("/")[0] for frame in d.support}}):
             about = f"{video} is support and query of one episode"
-            yield Finding(ERROR, place, about, "report this error of the library")
+            yield Finding(ERROR, name, about, "report this error of the library")
     if draws in EVERY_CLASS:
         about = f"DCL's auxiliary training uses these {queries} videos of the novel classes, without labels"
-        yield Finding(NOTE, place, about, "compare DCL weights with a baseline that may use them too")
+        yield Finding(NOTE, name, about, "compare DCL encoders with a baseline that may use them too")
 
 
 def check_names(query: Fold, trained_on: str, trained: Iterable[str]) -> Iterator[Finding]:
@@ -281,13 +256,17 @@ def check_names(query: Fold, trained_on: str, trained: Iterable[str]) -> Iterato
     for number in query.novel:
         if coco_name(query.names[number]) in known:
             about = f"novel class {number} {query.names[number]} is a base class of {trained_on} fold {query.index}"
-            fix = "use the mended benchmark if there is one; the release's own table has this flaw"
-            yield Finding(WARNING, f"{query.corpus} fold {query.index}", f"{about}, so it is not new", fix)
+            fix = "use the benchmark ...-mended if there is one; the release's own table has this flaw"
+            yield Finding(WARNING, _name(query), f"{about}, so it is not new", fix)
 
 
 def query_videos(fold: Fold) -> set[str]:
     """The videos that contain a novel class."""
     return {video for number in fold.novel for video in fold.presence.get(number, {})}
+
+
+def _name(fold: Fold) -> str:
+    return f"{fold.corpus} fold {fold.index}"
 
 
 def _count(number: int, fold: Fold) -> str:

@@ -1,0 +1,209 @@
+"""From tables to tasks: every episode once, and keys that change with what changes a number and with nothing else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from corpora import block, minivspw, pascal, ytvis
+
+from ttilib.episodes.episode import group_by_batch, read_episodes
+from ttilib.sweep.expand import (
+    SweepPaths,
+    begin,
+    default_paths,
+    expand,
+    requested_tables,
+    split_parameters,
+    with_encoders,
+)
+from ttilib.sweep.tables import Line, Setting, Table
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+SETTING = Setting("ytvis-v1", 1, folds=(0,), runs=2, label="small", size=(17, 33))
+
+
+def plan(*methods, setting=SETTING, name="small"):
+    return Table(name, "A small table", tuple(Line(setting, method, method) for method in methods), methods[0])
+
+
+@pytest.fixture(autouse=True)
+def code(monkeypatch):
+    """The library is read once in all, not once for every expansion."""
+    monkeypatch.setattr("ttilib.sweep.expand.code_digest", lambda: "this")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Six videos of class 1 with five frames each, three of class 5 with two; both are novel in fold 0."""
+    root = tmp_path_factory.mktemp("data")
+    shows = {f"a{n}": [[1]] * 5 for n in range(6)} | {f"b{n}": [[5]] * 2 for n in range(3)}
+    ytvis(root / "ytvis", shows | {f"c{n}": [[2], [3], [4]] for n in range(3)})
+    return root
+
+
+@pytest.fixture
+def paths(data, tmp_path):
+    (tmp_path / "weights").mkdir()
+    for corpus in ("ytvis", "pascal"):
+        (tmp_path / "weights" / f"{corpus}-resnet50-f0").write_bytes(corpus.encode())
+    encoders = f"{tmp_path}/weights/{{corpus}}-{{encoder}}-f{{fold}}"
+    return SweepPaths(data, tmp_path / "out", encoders, NOTEBOOKS, frames=12)
+
+
+@pytest.fixture
+def synthetic(data):
+    """The data folder, marked as a synthetic dataset."""
+    (data / "mini.json").write_text('{"version": 3}')
+    yield data
+    (data / "mini.json").unlink()
+
+
+def keys(table, paths):
+    return [task.key for task in expand([table], paths).tasks]
+
+
+def test_tasks_cover_every_run_once(paths):
+    specs = expand([plan("RePRI", "TTI")], paths).specs
+    for run in range(2):
+        ours = [spec for spec in specs if f"-run{run}-" in spec.manifest.name]
+        sampled = read_episodes(ours[0].manifest)
+        assert len(sampled) == 5 + 2 and {(e.run, e.fold) for e in sampled} == {(run, 0)}
+        spans = [(spec.task.parameters["first"], spec.task.parameters["last"]) for spec in ours]
+        assert [n for first, last in spans for n in range(first, last)] == list(range(7))
+        assert [spec.episodes for spec in ours] == [last - first for first, last in spans]
+        assert all(spec.frames >= 12 for spec in ours[:-1]) and len(ours) > 1
+    assert sum(spec.frames for spec in specs) == 2 * (5 * 5 + 2 * 2)
+    assert len({spec.task.key for spec in specs}) == len(specs)
+    limited = expand([plan("TTI")], replace(paths, limit=2)).specs
+    assert [spec.episodes for spec in limited] == [2, 2] and len(read_episodes(limited[0].manifest)) == 2
+
+
+def test_parameters_and_cost_of_a_task(paths):
+    (spec, *_) = expand([plan("RePRI", "TTI")], replace(paths, more={"only": ["a1"]}, device="cuda")).specs
+    found = spec.task.parameters
+    assert (found["height"], found["width"], found["methods"]) == (17, 33, ["RePRI", "TTI"])
+    assert found["encoder"].endswith("weights/ytvis-resnet50-f0") and found["only"] == ["a1"]
+    assert found["device"] == "cuda" and found["rows"] == spec.task.rows
+    assert spec.task.cost == pytest.approx(12 + spec.frames * (2 + 2 * 0.08) * 17 * 33 / (241 * 425))
+    (spec, *_) = expand([plan("TTI", setting=replace(SETTING, size=(0, 0)))], paths).specs
+    assert (spec.task.parameters["height"], spec.task.parameters["width"]) == (241, 425)
+
+
+def test_tables_with_the_same_setting_share_tasks(paths):
+    both = expand([plan("RePRI", "TTI"), plan("TTI", "TTI window=5", name="other")], paths)
+    assert [task.key for task in both.tasks] == keys(plan("TTI"), paths)  # not a matter of the methods
+    assert both.tasks[0].parts == ("RePRI", "TTI", "TTI window=5") == tuple(both.tasks[0].parameters["methods"])
+
+
+def test_what_changes_a_number_changes_every_key(paths, monkeypatch, data):
+    before = set(keys(plan("TTI"), paths))
+    fields = [{"seed": 7}, {"size": (25, 33)}, {"label": "else"}, {"shots": 2}, {"draws": "independent"},
+              {"seen_classes": True}]  # fmt: skip
+    for change in fields:
+        assert not before.intersection(keys(plan("TTI", setting=replace(SETTING, **change)), paths)), change
+    other = paths.encoders.replace("{corpus}", "pascal")
+    for change in ({"device": "cuda"}, {"more": {"keep_going": True}}, {"encoders": other}):
+        assert not before.intersection(keys(plan("TTI"), replace(paths, **change))), change
+    monkeypatch.setattr("ttilib.sweep.expand.code_digest", lambda: "other")
+    assert not before.intersection(keys(plan("TTI"), paths))
+
+
+def test_a_synthetic_dataset_of_another_version_changes_every_key(paths, synthetic):
+    before = keys(plan("TTI"), paths)
+    (synthetic / "mini.json").write_text('{"version": 4}')
+    assert not set(before).intersection(keys(plan("TTI"), paths))
+
+
+def test_paths_and_number_of_runs_change_no_key(paths, tmp_path):
+    before = keys(plan("TTI"), paths)
+    assert keys(plan("TTI"), replace(paths, out=tmp_path / "elsewhere")) == before
+    first = keys(plan("TTI", setting=replace(SETTING, runs=1)), paths)
+    assert first == before[: len(first)]
+
+
+def test_an_episode_sampled_twice_is_two_tasks(tmp_path, paths):
+    """V2 samples with replacement."""
+    shows = {f"a{n}": [[1]] for n in range(3)} | {f"b{n}": [[5]] for n in range(2)}
+    ytvis(tmp_path / "few" / "ytvis", shows | {f"c{n}": [[2], [3], [4]] for n in range(3)})
+    here = replace(paths, root=tmp_path / "few", frames=1)
+    for seed in range(40):
+        setting = Setting("ytvis-v2", 1, folds=(0,), runs=1, seed=seed, size=(17, 33))
+        specs = expand([plan("TTI", setting=setting)], here).specs
+        episodes = read_episodes(specs[0].manifest)
+        if len(set(episodes)) < len(episodes):
+            assert len({spec.task.key for spec in specs}) == len(specs) == len(episodes) == 3
+            return
+    raise AssertionError("no seed samples an episode twice")
+
+
+def test_frames_that_the_release_solves_together_stay_together(tmp_path):
+    masks = {f"v{n}": [block(1, 2, 2, 8, 8)] * 3 for n in range(4)}
+    minivspw(tmp_path / "minivspw", masks, {"kind_1": "1"})
+    pascal(tmp_path / "pascal", {f"s{n}": block(1, 2, 2, 8, 8) for n in range(4)}, tuple(f"s{n}" for n in range(4)))
+    (tmp_path / "w").write_bytes(b"w")
+    setting = Setting("pascal2minivspw", 1, folds=(0,), runs=1, size=(17, 33))
+    paths = SweepPaths(tmp_path, tmp_path / "out", str(tmp_path / "w"), NOTEBOOKS, frames=1)
+    specs = expand([plan("TTI", setting=setting)], paths).specs
+    sampled = read_episodes(specs[0].manifest)
+    assert len(group_by_batch(sampled)) == len(specs) == 100 and len(sampled) > 100
+    for spec in specs:
+        first, last = (spec.task.parameters[name] for name in ("first", "last"))
+        assert len({episode.batch for episode in sampled[first:last]}) == 1 and spec.frames == 100
+
+
+def test_what_cannot_run_has_a_reason_and_the_rest_runs(paths):
+    half = replace(SETTING, folds=(0, 1))
+    images, many = Setting("coco", 1), replace(SETTING, shots=9)
+    expansion = expand([plan("TTI", setting=setting) for setting in (half, images, many)], paths)
+    assert expansion.tasks and {spec.fold for spec in expansion.specs} == {0}
+    assert expansion.reason(half).startswith("not in fold 1: ") and "resnet50-f1" in expansion.reason(half)
+    assert "coco" in expansion.reason(images) and "kind_1" in expansion.reason(many)
+    assert {fold for setting, fold in expansion.unavailable if setting == images} == {0, 1, 2, 3}
+    with pytest.raises(ValueError, match="TTI"):
+        expand([plan("TTI+keyfrane")], paths)
+
+
+def test_requests(paths):
+    assert [table.name for table in requested_tables(["mini", "cost", "mini"], {})] == ["mini", "cost"]
+    (table,) = requested_tables(["ytvis-v2"], {"folds": [1], "runs": 2}, mini=True)
+    assert {(s.folds, s.runs, s.name) for s in table.settings} == {((1,), 2, "mini-ytvis-v2")}
+    for changes in ({"folds": [4]}, {"folds": []}, {"runs": 0}):
+        with pytest.raises(ValueError, match="folds|runs"):
+            requested_tables(["mini"], changes)
+    settings, more = split_parameters(NOTEBOOKS, {"seed": 7, "keep_going": True, "draws": "independent"})
+    assert settings == {"seed": 7, "draws": "independent"} and more == {"keep_going": True}
+    for given, word in (({"sead": 7}, "seed"), ({"seed": "7"}, "int"), ({"methods": ["TTI"]}, "table"),
+                        ({"limit": 3}, "--limit")):  # fmt: skip
+        with pytest.raises(ValueError, match=word):
+            split_parameters(NOTEBOOKS, given)
+    assert default_paths(True).out == Path("outputs/mini") and "{encoder}" not in default_paths(True).encoders
+    assert default_paths(False, out="x").out == Path("x") and "{encoder}" in default_paths(False).encoders
+
+
+def test_a_request_is_checked_before_anything_runs(paths, tmp_path, synthetic):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="--out"):
+        begin(replace(paths, out=tmp_path / "file" / "deep"), [plan("TTI")])
+    with pytest.raises(ValueError, match="ytvis-v1.*--mini"):  # rows of synthetic data under the name of a benchmark
+        begin(paths, requested_tables(["ytvis-v1"], {}))
+    begin(paths, requested_tables(["ytvis-v1"], {}, mini=True))
+    assert (paths.out / "sweep.json").is_file()
+
+
+def test_encoders_of_several_tables():
+    tables = requested_tables(["pascal2minivspw", "minivspw"], {})
+    assert with_encoders(tables, "weights/{encoder}-f{fold}.pth") == tables
+    assert with_encoders(tables[1:], "weights/f{fold}.pth") == tables[1:]
+    for encoders, word in (("weights/f{fold}.pth", "resnet101"), ("weights/{dataset}.pth", "dataset")):
+        with pytest.raises(ValueError, match=word):
+            with_encoders(tables, encoders)
+    ours = with_encoders(tables, "some/where.py:load")
+    assert {s.encoder for plan in ours for s in plan.settings} == {"where.py:load"}
+    assert len(ours[0].lines) == len(tables[0].lines) / 2  # ResNet-50 and 101 have become one
+
+
+def test_a_plugin_is_found_from_the_folder_of_the_notebook(paths, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("import torch\n\ndef load():\n    return torch.nn.Conv2d(3, 4, 8, 8)\n")
+    monkeypatch.chdir(tmp_path)
+    (spec, *_) = expand([plan("TTI")], replace(paths, encoders="mine.py:load")).specs
+    assert spec.task.parameters["encoder"] == f"{tmp_path / 'mine.py'}:load" and len(spec.fingerprint) >= 8
