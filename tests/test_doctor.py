@@ -149,7 +149,7 @@ RLE = {"size": [5, 5], "counts": [25]}
 YTVIS = {
     "image missing": (lambda r: (r / "train/JPEGImages/v0/00000.jpg").unlink(), "00000.jpg", "no such image"),
     "broken JSON": (lambda r: (r / "train/train.json").write_text('{"videos": ['), "train.json", "not valid JSON"),
-    "another form": (lambda r: edit(r, lambda c: c["videos"][0].pop("width")), "train.json", "unexpected form"),
+    "another form": (lambda r: edit(r, lambda c: c["videos"][0].pop("width")), "train.json", "width"),
     "number of outlines": (lambda r: edit(r, lambda c: c["annotations"][0]["segmentations"].pop()), "train.json",
                            "annotation 1 has 1 segmentations"),
     "outline of another size": (lambda r: edit(r, lambda c: c["annotations"][0].update(segmentations=[RLE, None])),

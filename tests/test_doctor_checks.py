@@ -73,7 +73,7 @@ def test_intact_files_have_no_finding(frame, thorough):
         (lambda image, mask: image.unlink(), "a.jpg", "its mask exists"),
         (lambda image, mask: mask.unlink(), "a.png", "its image exists"),
         (lambda image, mask: broken_png(mask, "empty"), "a.png", "empty"),
-        (lambda image, mask: cut(image, lambda data: data[:-1]), "a.jpg", "cut off"),
+        (lambda image, mask: cut(image, lambda data: data[:-1]), "a.jpg", "truncated"),
         (lambda image, mask: broken_png(image, "not an image"), "a.jpg", "not an image"),
         (lambda image, mask: write_labels(mask, np.zeros((HEIGHT, WIDTH - 1), np.uint8)), "a.jpg",
          "18 x 32 pixels, mask 18 x 31"),

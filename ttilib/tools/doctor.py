@@ -271,8 +271,9 @@ def _count_labels(
 
 
 def prepare(
-    name: str, root: Path | str, support_root: Path | str | None = None, workers: int = 1, on_error: OnError = raise_first
-) -> dict[Path, int]:
+    name: str, root: Path | str, support_root: Path | str | None = None, workers: int = 1,
+    on_error: OnError = raise_first,
+) -> dict[Path, int]:  # fmt: skip
     """Write the masks of COCO, and count the labels of all masks into lists/census.json of each dataset.
 
     Returns the files written, with the number of masks counted in each. Existing masks are neither written nor counted
