@@ -12,6 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 define CHECKS
 $(BIN)/ruff check .
+$(BIN)/mypy
 endef
 
 .DEFAULT_GOAL := help

@@ -220,10 +220,7 @@ def test_masks_that_move_with_the_scene_are_consistent_and_flicker_is_not(moving
     assert metrics.warped_consistency(masks, frames) > 0.99
     constant = np.repeat(masks[:1], 4, axis=0)
     lag = 47 * 38 / (2 * 50 * 40 - 47 * 38)  # lags by (3, 2) pixels: the overlap is 47 x 38 of 50 x 40 pixels
-    score = metrics.warped_consistency(constant, frames)
-    assert score == pytest.approx(lag, abs=0.01)
-    tensor = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
-    assert metrics.warped_consistency(torch.from_numpy(constant), tensor) == pytest.approx(score, abs=1e-6)
+    assert metrics.warped_consistency(constant, frames) == pytest.approx(lag, abs=0.01)
     assert metrics.warped_consistency(constant, frames, masks & constant) == 1  # valid: where both are object
     even = (np.arange(4) % 2 == 0)[:, None, None]
     assert metrics.warped_consistency(masks & even, frames) == 0

@@ -291,10 +291,10 @@ def prepare(options: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-UNUSED = [given(name, "no longer used") for name in ("--out", "--against")]
-
-
-@command(*DATA, *UNUSED, option("--keep-going", False, "no longer used"))
+@command(
+    *DATA, option("--keep-going", False, "no longer used"),
+    *(given(name, "no longer used") for name in ("--out", "--against")),
+)  # fmt: skip
 def lists(options: argparse.Namespace) -> int | None:
     """Former name of prepare; the published lists are in lists/."""
     print("lists is now called prepare: the published lists need not be made again", file=sys.stderr)

@@ -73,7 +73,7 @@ class Reader(Protocol):
 class FrameFiles(NamedTuple):
     """Files of one frame: image, mask (None: it has no file of its own), and (height, width) if known."""
 
-    picture: Path
+    image: Path
     mask: Path | None = None
     size: tuple[int, int] | None = None
 

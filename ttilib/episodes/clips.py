@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -155,31 +154,14 @@ def check_episodes(
     support_root: Path | str | None = None,
     on_error: OnError = raise_first,
 ) -> tuple[Episode, ...]:
-    """The episodes with readable files whose support contains the class; `on_error` gets what is wrong."""
-    reader = cache(lambda dataset, root: find_dataset(dataset).reader(root))
-    shape = cache(lambda dataset, root, frame: reader(dataset, root).image(frame).shape)
-
-    @cache
-    def contains(dataset: str, root: Path | str, frame: str, number: int) -> bool | Exception:
-        """Whether a frame contains a class, or the error of reading it."""
+    """The episodes that `load_clip` can read; `on_error` gets the first error of every other one."""
+    readable = []
+    for episode in tqdm(episodes, desc="reading episodes", mininterval=1.0, disable=len(episodes) <= 20):
         try:
-            image, mask = shape(dataset, root, frame), reader(dataset, root).mask(frame, number)
-            check_same_size(frame, image, mask.shape)
+            load_clip(episode, query_root, support_root=support_root)
         except (ValueError, OSError) as error:
-            return error.with_traceback(None)  # a traceback keeps the pixels in memory
-        return bool((mask == 1).any())
-
-    readable: list[Episode] = []
-    other, few = query_root if support_root is None else support_root, len(episodes) <= 20
-    for episode in tqdm(episodes, desc="reading episodes", unit=" episodes", mininterval=1.0, disable=few):
-        support = [contains(episode.support_dataset, other, name, episode.support_id) for name in episode.support]
-        query = [contains(episode.corpus, query_root, name, episode.class_id) for name in episode.query]
-        wrong: list[object] = [found for found in support + query if isinstance(found, Exception)]
-        if not wrong and not any(support):
-            wrong = [f"no support frame contains class {episode.support_id}; sample the episodes from this data"]
-        for error in wrong:
-            on_error(ValueError(f"episode {episode.name}: {error}"))
-        if not wrong:
+            on_error(ValueError(f"episode {episode.name}: {str(error).removeprefix(f'episode {episode.name}: ')}"))
+        else:
             readable.append(episode)
     return tuple(readable)
 

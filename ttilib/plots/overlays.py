@@ -174,9 +174,7 @@ def gradient_map(
     return drawn
 
 
-def feature_colours(
-    features: Float[Tensor, "N C h w"] | Float[np.ndarray, "N C h w"],
-) -> Float[np.ndarray, "N h w 3"]:
+def feature_colours(features: Float[Tensor, "N C h w"] | Float[np.ndarray, "N C h w"]) -> Float[np.ndarray, "N h w 3"]:
     """Features as RGB in [0, 1]: the first three principal components over all N h w cells.
 
     Each is stretched from its 1st to its 99th percentile. Its sign makes the largest entry of the direction positive.

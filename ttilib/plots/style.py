@@ -21,8 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from ttilib.files import atomic
 
 Style = dict[str, Any]
-Looks = Mapping[str, Style]
-"""Style by method, as returned by `styles`."""
+Looks = Mapping[str, Style]  # by method, as returned by `styles`
 
 STYLES: dict[str, Style] = {
     "fine-tune": {"color": "#E69F00", "marker": "^", "linestyle": ":"},
@@ -43,8 +42,7 @@ SPARE = (
 )
 """Styles of other methods, in order of appearance."""
 
-MARKERS = "ph8vP<>X^"
-"""Markers of further methods, which are all grey: more colours are hard to distinguish."""
+MARKERS = "ph8vP<>X^"  # of further methods, which are all grey: more colours are hard to distinguish
 
 
 def styles(methods: Iterable[str]) -> dict[str, Style]:
@@ -96,33 +94,17 @@ def short(name: str, most: int = 30) -> str:
     return name if len(name) <= most else f"{name[: most - 1].rstrip()}\u2026"
 
 
-COLUMN, PAGE = 3.35, 6.9
-"""Width of one column and of a page, inches."""
+COLUMN, PAGE = 3.35, 6.9  # width of one column and of a page, inches
 
 STYLE: Any = {
-    "font.size": 8,
-    "figure.titlesize": 8.5,
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "grid.linewidth": 0.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.minor.size": 1.5,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 4,
-    "figure.dpi": 150,
-    "figure.constrained_layout.use": True,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 8),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7.5),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 2.5),
+    **{"figure.titlesize": 8.5, "axes.titlelocation": "left", "legend.frameon": False, "axes.axisbelow": True},
+    **{"grid.linewidth": 0.5, "xtick.minor.size": 1.5, "lines.linewidth": 1.3, "lines.markersize": 4},
+    **{"figure.dpi": 150, "figure.constrained_layout.use": True, "svg.fonttype": "none"},
     "pdf.fonttype": 42,  # searchable text; journals refuse type 3 fonts
-    "svg.fonttype": "none",
 }
 """Changes to matplotlib's defaults: eight points and thin lines, for print."""
 

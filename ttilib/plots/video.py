@@ -109,15 +109,13 @@ def side_by_side(frame: Image, mask: Mask, truth: Mask | None = None) -> Pixels:
     panels = {"input": overlay(frame, zoom=zoom), "prediction": overlay(frame, mask, truth, zoom=zoom)}
     if truth is not None:
         panels["ground truth"] = overlay(frame, truth=truth, zoom=zoom)
-    joined = np.hstack([np.vstack([_name_strip(name, each.shape[1]), each]) for name, each in panels.items()])
+    for name, each in panels.items():
+        strip = np.full((STRIP, each.shape[1], 3), 24, np.uint8)
+        cv2.putText(strip, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (240, 240, 240), 1, cv2.LINE_AA)
+        panels[name] = np.vstack([strip, each])
+    joined = np.hstack(list(panels.values()))
     height, width = joined.shape[:2]
     return np.pad(joined, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # codecs need even sizes
-
-
-def _name_strip(name: str, width: int) -> Pixels:
-    """A dark strip with a panel's name."""
-    strip = np.full((STRIP, width, 3), 24, np.uint8)
-    return cv2.putText(strip, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (240, 240, 240), 1, cv2.LINE_AA)
 
 
 def _write_mp4(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float) -> None:

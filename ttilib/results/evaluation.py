@@ -43,8 +43,7 @@ from ttilib.results.records import (
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import Method
 
-Members = Sequence[tuple[int, Episode]]
-"""Episodes that are solved together, each with its index in the run."""
+Members = Sequence[tuple[int, Episode]]  # episodes that are solved together, with their index in the run
 
 
 @dataclass(frozen=True)

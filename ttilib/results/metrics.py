@@ -18,7 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 NAN = float("nan")
@@ -28,7 +28,6 @@ BOUND = 0.008  # DAVIS: contour tolerance, share of the image diagonal
 Masks = Bool[np.ndarray, "T H W"] | Bool[Tensor, "T H W"]
 PerFrame = Float64[np.ndarray, "T"]
 Counts = Int64[np.ndarray, "T"]
-Frames = UInt8[np.ndarray, "T H W 3"] | Float[Tensor, "T 3 H W"]
 Flow = Float32[np.ndarray, "H W 2"]
 
 
@@ -101,9 +100,7 @@ def _contour_f(predicted: np.ndarray, true: np.ndarray, kernel: np.ndarray) -> f
     return float(2 * exact * complete / (exact + complete)) if exact + complete else 0.0
 
 
-def boundary_f(
-    masks: Masks, truth: Masks, valid: Masks | None = None, bound: float | int = BOUND
-) -> PerFrame:
+def boundary_f(masks: Masks, truth: Masks, valid: Masks | None = None, bound: float | int = BOUND) -> PerFrame:
     """F: contour accuracy of each frame, 2PR / (P + R), in [0, 1].
 
     P: share of the predicted contour within `bound` of the true one; R: the reverse. `bound` below 1 is a share of the
@@ -170,16 +167,6 @@ def released_video_consistency(
     return {name: float(np.mean(shares[:n])) if n > 0 else 0.0 for name, n in starts.items()}
 
 
-def _grey(frames: Frames) -> UInt8[np.ndarray, "T H W"]:
-    """RGB frames (0..255, or a tensor in [0, 1]) as grey images."""
-    if isinstance(frames, Tensor):
-        rgb = frames.detach().cpu().float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-    else:
-        rgb = frames
-    grey = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in rgb]
-    return np.array(grey, dtype=np.uint8).reshape(rgb.shape[:3])
-
-
 def _pull(image: np.ndarray, flow: Flow, how: int) -> np.ndarray:
     """Warp an image by the flow: value at y is image(y + flow(y)), 0 outside the image."""
     height, width = flow.shape[:2]
@@ -195,21 +182,20 @@ def _trusted(forward: Flow, backward: Flow) -> Bool[np.ndarray, "H W"]:
     return inside & (((there + backward) ** 2).sum(axis=-1) < 0.01 * size + 0.5)
 
 
-def warped_consistency(masks: Masks, frames: Frames, valid: Masks | None = None) -> float:
+def warped_consistency(masks: Masks, frames: UInt8[np.ndarray, "T H W 3"], valid: Masks | None = None) -> float:
     """Mean IoU of each mask, warped to the next frame, with the next mask; in [0, 1]. Needs no ground truth.
 
     Dense inverse-search flow (OpenCV, medium preset). IoU over the pixels where forward and backward flow agree and
     that are `valid` in frame t + 1; two empty masks score 1. Pairs without such pixels (a cut) are left out; nan if
-    none is left. A constant mask with a static camera scores 1: read it beside IoU. `frames`: RGB, uint8 [T, H, W, 3]
-    or a tensor [T, 3, H, W] in [0, 1]. Raises ValueError if they do not fit the masks or are below 24 x 24.
+    none is left. A constant mask with a static camera scores 1. `frames`: RGB. Raises ValueError if they do not fit the
+    masks or are below 24 x 24.
     """
     predicted, counts = as_masks(masks, masks if valid is None else valid)
-    grey = _grey(frames)
-    if grey.shape != predicted.shape or min(grey.shape[1:]) < 24:
-        found = f"frames {list(grey.shape)}, masks {list(predicted.shape)}"
+    if frames.shape[:3] != predicted.shape or min(predicted.shape[1:]) < 24:
+        found = f"frames {list(frames.shape)}, masks {list(predicted.shape)}"
         raise ValueError(f"frames and masks must agree in [T, H, W], with H and W at least 24; found {found}")
     motion: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # the stubs of `calc` lack None
-    scores = []
+    grey, scores = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames], []
     for t in range(len(grey) - 1):
         backward = motion.calc(grey[t + 1], grey[t], None)
         sure = _trusted(motion.calc(grey[t], grey[t + 1], None), backward)
@@ -291,10 +277,6 @@ def _contours(masks: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> dict[s
     return {"f": _mean(values), "f_frames": values.tolist()}
 
 
-def _vc(masks: np.ndarray, truth: np.ndarray, valid: np.ndarray, k: int) -> float:
-    return video_consistency(masks, truth, k, valid)
-
-
 def _shared(column: str) -> Callable[[Table, str], Sums]:
     return lambda rows, _: (rows["intersection"], rows[column])
 
@@ -312,7 +294,7 @@ METRICS: dict[str, Metric] = {
         Metric("J", lambda *masks: _mean(region_similarity(*masks)), pool=over_frames),
         Metric("F", _contours, pool=over_frames),
         Metric("J&F", mean_of=("J", "F")),
-        *(Metric(f"VC_{k}", partial(_vc, k=k)) for k in WINDOWS),
+        *(Metric(f"VC_{k}", lambda m, t, valid, k=k: video_consistency(m, t, k, valid)) for k in WINDOWS),
         *(Metric(f"VC_{k} released", partial(released_video_consistency, k=k), f"released_vc_{k}", grouped=True)
           for k in WINDOWS),
     )

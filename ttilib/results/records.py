@@ -270,17 +270,13 @@ def metrics_digest() -> str:
 
 
 def _parsed(name: str) -> ast.Module:
-    """A module of the library as a syntax tree without docstrings."""
+    """A module of the library as a syntax tree without docstrings and texts under constants."""
     tree = ast.parse(HOME.joinpath(*name.split(".")).with_suffix(".py").read_bytes())
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            node.body = [part for part in node.body if not _is_text(part)]
+            texts = [part for part in node.body if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)]
+            node.body = [part for part in node.body if part not in texts]
     return tree
-
-
-def _is_text(node: ast.stmt) -> bool:
-    """Whether a statement is a docstring, or the like under a constant."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _imported(start: str) -> dict[str, ast.Module]:

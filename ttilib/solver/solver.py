@@ -206,9 +206,7 @@ def _has_valid_cell(task: Task) -> Bool[Tensor, " T"]:
     return task.query_valid.flatten(1).any(dim=1)
 
 
-def _without_padding_frames(
-    task: Task, prior: Float[Tensor, " T"] | None
-) -> tuple[Task, Float[Tensor, " n"] | None]:
+def _without_padding_frames(task: Task, prior: Float[Tensor, " T"] | None) -> tuple[Task, Float[Tensor, " n"] | None]:
     """The task and its oracle prior without frames that are only padding."""
     valid = _has_valid_cell(task)
     if valid.all():

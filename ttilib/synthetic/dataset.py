@@ -136,13 +136,13 @@ def write_tables(root: Path, classes: int, records: Mapping[str, Sequence[dict]]
     content = {"videos": videos, "annotations": annotations, "categories": categories}
     write_json(root / "ytvis/train/train.json", content)
     lists = [f"{corpus}/{split}.txt" for corpus in ("pascal", "vspw") for split in ("train", "val")]
-    tables = [f"{corpus}/lists.json" for corpus in CORPORA]
+    tables = [f"{corpus}/lists.json" for corpus in DATASETS]
     return [*tables, *lists, "vspw/label_num_dic_final.json", "ytvis/train/train.json"]
 
 
 VERSION = 2  # increase when the same request gives other bytes
 MARKER, LIST = "mini.json", "mini.txt"  # written last: request, and names of all files
-CORPORA = ("pascal", "ytvis", "vspw")
+DATASETS = ("pascal", "ytvis", "vspw")
 VIDEO, IMAGE = 1, 2  # kinds of random streams
 SIZE = (180, 320)  # height, width of a video frame
 
@@ -215,9 +215,9 @@ def _finished(root: Path, request: Request) -> bool:
 
 def _complete(root: Path, request: Request, records: list[dict]) -> None:
     """Write the tables, refuse foreign files, and write the marker last."""
-    by_dataset = {corpus: [record[corpus] for record in records if corpus in record] for corpus in CORPORA}
+    by_dataset = {corpus: [record[corpus] for record in records if corpus in record] for corpus in DATASETS}
     files = write_tables(root, request.classes, by_dataset)
-    files += [f"{corpus}/{file}" for corpus in CORPORA for record in by_dataset[corpus] for file in record["files"]]
+    files += [f"{corpus}/{file}" for corpus in DATASETS for record in by_dataset[corpus] for file in record["files"]]
     files.sort()
     foreign = sorted(name for name in _present(root) - set(files) if name.endswith((".jpg", ".png", ".pkl")))
     if foreign:
@@ -228,7 +228,7 @@ def _complete(root: Path, request: Request, records: list[dict]) -> None:
 
 def _present(root: Path) -> set[str]:
     """All files of the three datasets under `root`, without hidden ones."""
-    files = (path for corpus in CORPORA for path in (root / corpus).rglob("*") if path.is_file())
+    files = (path for corpus in DATASETS for path in (root / corpus).rglob("*") if path.is_file())
     return {path.relative_to(root).as_posix() for path in files if not path.name.startswith(".")}
 
 

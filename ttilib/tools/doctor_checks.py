@@ -83,7 +83,7 @@ def check_frame(frame: FrameFiles, thorough: bool = False) -> list[Finding]:
     `thorough`: decode the image; otherwise sizes come from the headers, and a complete JPEG has its end mark.
     """
     findings, sizes = [], {}
-    files = {"image": frame.picture} | ({"mask": frame.mask} if frame.mask else {})
+    files = {"image": frame.image} | ({"mask": frame.mask} if frame.mask else {})
     for what, path in files.items():
         if not path.exists():
             about, fix = "though it is listed", "copy it, or fix the list"
@@ -100,7 +100,7 @@ def check_frame(frame: FrameFiles, thorough: bool = False) -> list[Finding]:
     for other, size in (("annotations", frame.size), ("mask", sizes.get("mask"))):
         if size and sizes.get("image", size) != size:
             about = "image is {} x {} pixels, {} {} x {}".format(*sizes["image"], other, *size)
-            findings.append(Finding(ERROR, str(frame.picture), about, f"fetch image and {other} of one edition"))
+            findings.append(Finding(ERROR, str(frame.image), about, f"fetch image and {other} of one edition"))
     return findings
 
 
