@@ -36,7 +36,9 @@ def marks(page):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_citations_point_to_headings_and_rows(path):
-    for name, pointers in CITATION.findall(re.sub(r"\n\s*(?:# )?", " ", path.read_text())):  # they may be wrapped
+    text = re.sub(r"\n\s*(?:# )?", " ", path.read_text())  # a citation may be wrapped
+    assert not re.search(r"[Pp]rotocol,?[ ](?:sections?[ ])?\d|[Qq]uirks?[ ]Q?\d", text), "cite docs/protocol.md"
+    for name, pointers in CITATION.findall(text):
         page = REPOSITORY / "docs" / f"{name}.md"
         assert page.is_file() and set(re.findall(POINTER, pointers)) <= marks(page), (name, pointers)
     if path.is_relative_to(REPOSITORY / "ttilib"):  # further numbers after words, as in "5.1 (schedule), S4"
