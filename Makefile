@@ -8,7 +8,7 @@ READY  := $(VENV)/ready
 export GOMP_SPINCOUNT := 3000
 
 # One process per core; tests of one file stay in one process, which share their fixtures.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 define CHECKS
 $(BIN)/ruff check .
