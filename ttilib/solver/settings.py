@@ -49,11 +49,11 @@ def kinds(settings: type) -> dict[str, Kind]:
 
 def check(settings: Any, positive: Collection[str] = (), signed: Collection[str] = ()) -> None:
     """Raise ValueError, naming the field, for a value that the annotation forbids, or a number not finite or below 0.
-    Fields in `positive` must be above 0; fields in `signed` may be negative.
+    Fields in `positive` must be above 0; fields in `signed` may be negative. Values of other types check themselves.
     """
     for field, kind in kinds(type(settings)).items():
         value = getattr(settings, field)
-        if kind.simple and not (value is None and kind.optional):  # other types check themselves
+        if kind.simple and not (value is None and kind.optional or value == "" and kind.type is str):
             for each in value if kind.many else (value,):
                 _check_type(field, each, kind)
                 number = not kind.choices and kind.type is not str and field not in signed
@@ -63,13 +63,13 @@ def check(settings: Any, positive: Collection[str] = (), signed: Collection[str]
 
 
 def _check_type(field: str, value: Any, kind: Kind) -> None:
-    """Raise ValueError for an unknown choice, an empty name in a list, or a number not finite or not of the type."""
+    """Raise ValueError for an unknown choice, an empty name, or a number not finite or not of the type."""
     if kind.choices:
         if value not in kind.choices:
             raise ValueError(f"{field}={value} is not known; {suggest(str(value), kind.choices)}")
         return
     if kind.type is str:
-        fits = isinstance(value, str) and (value != "" or not kind.many)
+        fits = isinstance(value, str) and value != ""
     else:
         number = isinstance(value, Integral if kind.type is int else Real) and not isinstance(value, bool)
         fits = number and math.isfinite(value)
