@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from ttilib.files import write_json, write_text
+from ttilib.files import read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
 
 HEIGHT, WIDTH = 18, 32
@@ -74,6 +75,15 @@ def ytvis(root: Path, shows: dict[str, list[list[int]]], classes: int = 5) -> Pa
     content = {"videos": videos[::-1], "annotations": annotations, "categories": categories}
     write_json(root / "train" / "train.json", content)
     return root
+
+
+def rewrite(root: Path, change: Callable[[dict], object]) -> Path:
+    """Rewrite train.json after `change` has edited its content in place; returns its path."""
+    path = root / "train" / "train.json"
+    content = read_json(path)
+    change(content)
+    write_json(path, content)
+    return path
 
 
 def pascal(root: Path, stills: dict[str, np.ndarray], val: tuple[str, ...], min_pixels: int = 20) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from coco_corpus import box, coco, instance
 from coco_corpus import name as coco_name
-from corpora import block, broken_png, davis, davis_2016, davis_2017, flow, minivspw, pascal, vspw, ytvis
+from corpora import block, broken_png, davis, davis_2016, davis_2017, flow, minivspw, pascal, rewrite, vspw, ytvis
 
 from ttilib.datasets.catalog import DATASETS, TABLES
 from ttilib.datasets.coco import make_masks
@@ -138,23 +138,16 @@ def videos(root):
     return ytvis(root, shows)
 
 
-def edit(root, change):
-    path = root / "train" / "train.json"
-    content = read_json(path)
-    change(content)
-    write_json(path, content)
-
-
 RLE = {"size": [5, 5], "counts": [25]}
 YTVIS = {
     "image missing": (lambda r: (r / "train/JPEGImages/v0/00000.jpg").unlink(), "00000.jpg", "no such image"),
     "broken JSON": (lambda r: (r / "train/train.json").write_text('{"videos": ['), "train.json", "not valid JSON"),
-    "another form": (lambda r: edit(r, lambda c: c["videos"][0].pop("width")), "train.json", "width"),
-    "number of outlines": (lambda r: edit(r, lambda c: c["annotations"][0]["segmentations"].pop()), "train.json",
+    "another form": (lambda r: rewrite(r, lambda c: c["videos"][0].pop("width")), "train.json", "width"),
+    "number of outlines": (lambda r: rewrite(r, lambda c: c["annotations"][0]["segmentations"].pop()), "train.json",
                            "annotation 1 has 1 segmentations"),
-    "outline of another size": (lambda r: edit(r, lambda c: c["annotations"][0].update(segmentations=[RLE, None])),
+    "outline of another size": (lambda r: rewrite(r, lambda c: c["annotations"][0].update(segmentations=[RLE, None])),
                                 "train.json", "size is [5, 5]"),
-    "another edition": (lambda r: edit(r, lambda c: c["categories"][4].update(name="cup")), "train.json",
+    "another edition": (lambda r: rewrite(r, lambda c: c["categories"][4].update(name="cup")), "train.json",
                         "category 5 is 'cup', the class table says 'kind_5'"),
 }  # fmt: skip
 
@@ -171,7 +164,7 @@ def test_each_defect_of_videos_is_found(tmp_path, defect):
 
 
 def test_a_track_in_no_frame_and_leaking_videos_are_warned_of(tmp_path):
-    edit(videos(tmp_path), lambda c: c["annotations"][-1].update(segmentations=[None, None]))
+    rewrite(videos(tmp_path), lambda c: c["annotations"][-1].update(segmentations=[None, None]))
     report = examine("ytvis-v1", tmp_path, folds=(1,), shots=(1,))
     track, objects, shared = of(report, "warning")
     assert "annotation 7 of video w is in no frame" in track.found

@@ -3,11 +3,10 @@
 
 import numpy as np
 import pytest
-from corpora import HEIGHT, WIDTH, block, compressed, polygon, run_lengths, ytvis
+from corpora import HEIGHT, WIDTH, block, compressed, polygon, rewrite, run_lengths, ytvis
 
 from ttilib.datasets.catalog import read_fold, read_table
 from ttilib.datasets.youtube_vis import YtvisReader, scan_ytvis, split_videos, ytvis_index
-from ttilib.files import read_json, write_json
 
 SHOWS = {
     "aa": [[1], [1, 3], [3], [1]],
@@ -20,15 +19,6 @@ SHOWS = {
 @pytest.fixture
 def root(tmp_path):
     return ytvis(tmp_path, SHOWS)
-
-
-def change(root, edit):
-    """Rewrite train.json after `edit` has changed its content in place."""
-    path = root / "train" / "train.json"
-    content = read_json(path)
-    edit(content)
-    write_json(path, content)
-    return path
 
 
 def scan(root, on_error, fold=0):
@@ -64,7 +54,7 @@ def test_the_ninety_percent_rule_by_hand():
 def test_a_track_may_mix_all_kinds_and_be_null_in_between(root):
     box = block(1, 4, 6, 7, 9).astype(bool)
     kinds = [polygon(4, 6, 7, 9), None, run_lengths(box), compressed(box)]
-    change(root, lambda content: content["annotations"][0].update(segmentations=kinds))
+    rewrite(root, lambda content: content["annotations"][0].update(segmentations=kinds))
     fold, reader = read_fold("ytvis", 0, root), YtvisReader(root)
     assert fold.presence[1]["aa"] == ("aa/00000", "aa/00010", "aa/00015")  # it leaves and comes back
     for frame in fold.presence[1]["aa"]:
@@ -79,7 +69,7 @@ def test_instances_that_overlap_are_one_mask_and_one_presence(root):
         near = [None, polygon(4, 5, 6, 6), polygon(0, 0, 2, 2), None]  # over the first one by 4 x 4 pixels
         content["annotations"].append({**content["annotations"][0], "id": 80, "iscrowd": 1, "segmentations": near})
 
-    change(root, crowd)
+    rewrite(root, crowd)
     fold, reader = read_fold("ytvis", 0, root), YtvisReader(root)
     assert fold.presence[1]["aa"] == ("aa/00000", "aa/00005", "aa/00010", "aa/00015")
     mask = reader.mask("aa/00005", 1)  # squares of 36 pixels at (2, 3) and (4, 5)
@@ -92,7 +82,7 @@ def test_later_annotations_lie_over_earlier_ones_and_novel_classes_are_backgroun
         over = {"id": 91, "category_id": 2, "segmentations": [polygon(2, 9, 6, 3)] * 4}
         content["annotations"].append({**content["annotations"][0], **over})
 
-    change(root, cover)
+    rewrite(root, cover)
     expected = block(2, 2, 9, 6, 6)  # class 3 is second of the base classes
     expected[2:8, 9:12] = 1
     np.testing.assert_array_equal(YtvisReader(root).labels("aa/00005", (2, 3, 4)), expected)
@@ -115,7 +105,7 @@ def test_everything_that_cannot_be_used_is_reported_and_left_out(root):
         ]
         content["categories"].append({"id": 41, "name": "sofa"})
 
-    path, errors = change(root, spoil), []
+    path, errors = rewrite(root, spoil), []
     assert scan(root, errors.append) == complete
     for error, *words in zip(
         map(str, errors),
@@ -130,7 +120,7 @@ def test_everything_that_cannot_be_used_is_reported_and_left_out(root):
 
 
 def test_another_edition_is_noticed(root):
-    change(root, lambda content: content["categories"][2].update(name="another"))
+    rewrite(root, lambda content: content["categories"][2].update(name="another"))
     errors = []
     found = scan(root, errors.append)
     assert found.presence[3] == {} and list(found.presence[1]) == ["aa", "cc"]
@@ -154,5 +144,5 @@ def test_the_file_is_parsed_once_and_again_when_it_changes(root):
     index = ytvis_index(root)
     reader = YtvisReader(root)
     assert ytvis_index(str(root)) is index
-    change(root, lambda content: content["annotations"].pop(0))
+    rewrite(root, lambda content: content["annotations"].pop(0))
     assert ytvis_index(root) is not index and not reader.mask("aa/00000", 1).any()
