@@ -4,7 +4,12 @@ import errno
 import hashlib
 import json
 import os
+import pathlib
+import socket
 import stat
+import subprocess
+import sys
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +17,8 @@ from hypothesis import strategies as st
 
 from ttilib.files import (
     atomic,
+    check_writable,
+    convert,
     digest,
     file_names,
     file_stamp,
@@ -76,19 +83,71 @@ def test_json_keeps_the_order_and_refuses_nan(tmp_path):
     assert json.loads(path.read_text()) == {"b": 1, "a": [1, 2]}
 
 
-def test_damaged_text_is_reported_with_its_place(tmp_path):
+@dataclass
+class Video:
+    id: int
+    names: list[str]
+
+
+@pytest.mark.parametrize(
+    "content, word",
+    [
+        (b'{"a": [], "b": }', "byte 15"), (b"\xff\xfe{", "JSON"),
+        (b'{"a": ' + b"[" * 10**5, "array|recursion"),
+        (b'{"id": NaN}', "id|byte 7|array"),
+        (b'{"videos": [{"id": 1, "names": ["a", 5]}]}', r"\[0\]\.names\[1\]"), (b"null", "null"),
+        (b'{"videos": [{"names": []}]}', "id"), (b'{"videos": [{"id": %s, "names": []}]}' % (b"9" * 5000), "id"),
+    ],
+)  # fmt: skip
+def test_wrong_json_is_one_sentence_with_file_and_value(tmp_path, content, word):
     path = tmp_path / "broken.json"
-    path.write_text('{"a": 1,\n "b": }\n')
-    with pytest.raises(ValueError, match=r"broken\.json: .*line 2, column 7"):
-        read_json(path)
-    path.write_bytes(b"\xff\xfe{")
-    for read in (read_json, read_lines):
-        with pytest.raises(ValueError, match=r"broken\.json: not UTF-8"):
-            read(path)
-    with pytest.raises(FileNotFoundError, match=r"absent\.json: no such file"):
-        read_json(tmp_path / "absent.json")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"broken\.json: .*{word}") as caught:
+        read_json(path, dict[str, list[Video]])
+    assert "\n" not in str(caught.value)
+    assert convert({"id": 1, "names": ["a"]}, Video, "here") == Video(1, ["a"])
+
+
+def test_text_is_read_without_its_mark_and_refused_if_not_utf8(tmp_path):
+    path = tmp_path / "names.txt"
     path.write_bytes(b"\xef\xbb\xbfa\r\nb\n")
     assert read_lines(path) == ["a", "b"]
+    path.write_bytes(b"\xff\xfe{")
+    with pytest.raises(ValueError, match=r"names\.txt: not UTF-8"):
+        read_lines(path)
+    with pytest.raises(FileNotFoundError, match=r"absent\.json"):
+        read_json(tmp_path / "absent.json")
+
+
+def test_the_next_process_removes_what_a_killed_one_left(tmp_path):
+    script = """if True:
+        import os, sys
+        from ttilib.files import atomic
+        with atomic(sys.argv[1]) as temporary:
+            temporary.write_text("half")
+            os._exit(9)
+    """
+    for name in ("a.txt", "b"):
+        subprocess.run([sys.executable, "-c", script, tmp_path / "run" / name], check=False)
+    alive = tmp_path / "run" / f".c.{socket.gethostname()}-{os.getppid()}-0123abcd.txt"
+    alive.touch()
+    assert len(os.listdir(alive.parent)) == 2  # the second process has removed the file of the first
+    write_text(alive.parent / "d.txt", "new")
+    assert sorted(os.listdir(alive.parent)) == [alive.name, "d.txt"]
+
+
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path, monkeypatch):
+    check_writable(tmp_path / "deep" / "a.txt")
+    assert not os.listdir(tmp_path / "deep")
+    with pytest.raises(ValueError, match="UTF-8"):
+        check_writable(tmp_path / "o\udcfe.txt")
+
+    def refuse(path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "touch", refuse)  # root may write into any folder
+    with pytest.raises(OSError, match=r"/a\.txt: cannot be written .*folder"):
+        check_writable(tmp_path / "a.txt")
 
 
 def test_digests_are_known(tmp_path):

@@ -1,4 +1,4 @@
-"""Atomic file writing, JSON, content hashes, natural order, parallel map, and suggestions for mistyped names."""
+"""Atomic file writing, JSON of declared types, content hashes, natural order, parallel map, hints for mistyped names."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import socket
 import sys
-import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,29 +35,71 @@ def lists_folder() -> Path:
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path`, with the same suffix, that replaces `path` when the block succeeds.
-    If the block raises, the temporary file is removed and `path` stays as it was. Parent folders are created.
-    Raises IsADirectoryError if `path` is a folder, FileNotFoundError if nothing was written, OSError on a full disk.
+    If the block raises, the temporary file is removed and `path` stays as it was; if the process was killed, the next
+    one on this machine that writes into the folder removes it. Parent folders are created. Raises OSError if the disk
+    is full or the folder read-only, IsADirectoryError if `path` is a folder, FileNotFoundError if nothing was written.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give the name of a file to write")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    temporary.unlink()
+    own = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.stem[:40]}.{own}{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path.parent.resolve())
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask says; safetensors would write a private file
+        temporary.unlink()
         yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"{path}: nothing was written; write to the path that atomic() gives")
+        temporary.chmod(mode)
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            about, advice = "the old file is unchanged", "free some space and run the same command again"
+        elif error.errno in (errno.EROFS, errno.EACCES) and error.filename in map(str, (temporary, *path.parents)):
+            about, advice = "its folder is not writable", "choose another folder, or change its permissions"
+        else:
             raise
-        about = f"{path}: cannot be written ({error.strerror}); the old file is unchanged"
-        raise OSError(f"{about}; free some space and run the same command again") from error
+        raise type(error)(f"{path}: cannot be written ({error.strerror}); {about}; {advice}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _remove_leftovers(folder: Path) -> None:
+    """Remove, once per process, the temporary files of processes of this machine that do not run any more."""
+    host = re.escape(socket.gethostname())
+    for left in folder.iterdir() if os.name == "posix" else ():
+        found = re.fullmatch(rf"\..*\.{host}-([0-9]+)-[0-9a-f]{{8}}(\..*)?", left.name)
+        if found and not _runs(int(found[1])):
+            left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise OSError or ValueError now, before the work, if the file `path` could not be written at its end."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{str(path)!r}: the name is not UTF-8 text; choose another name") from error
+    with suppress(_Tried), atomic(path):
+        raise _Tried
+
+
+class _Tried(Exception):
+    """Ends `check_writable` without a file."""
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -71,19 +117,41 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, text + "\n")
 
 
-def read_json(path: Path | str, hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
-    """Read a JSON file; `hook` is the `object_hook` of `json.loads`.
-    Raises FileNotFoundError if it is missing, ValueError with line and column if it is not UTF-8 JSON.
+def read_json(path: Path | str, form: Any = Any) -> Any:
+    """Read a JSON file as `form`, a type such as a dataclass or `dict[str, list[int]]`; see `convert`.
+    Raises FileNotFoundError if it is missing, ValueError if it is not UTF-8 JSON or not of the form.
     """
     path = Path(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {found}; expected a JSON file")
+    return parse_json(path.read_bytes(), form, str(path))
+
+
+def parse_json(content: bytes | str, form: Any, where: str) -> Any:
+    """Parse JSON as `form`. Raises ValueError that starts with `where` and names the value at fault."""
+    with _one_sentence(where):
+        return msgspec.json.decode(content, type=form)
+
+
+def convert(value: Any, form: Any, where: str) -> Any:
+    """A parsed JSON value as `form`. Raises ValueError that starts with `where` and names the value at fault."""
+    with _one_sentence(where):
+        return msgspec.convert(value, form)
+
+
+@contextmanager
+def _one_sentence(where: str) -> Iterator[None]:
+    """Turn errors of msgspec into one sentence."""
     try:
-        return json.loads(_read_text(path), object_hook=hook)
-    except json.JSONDecodeError as error:
-        about = f"not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})"
-        raise ValueError(f"{path}: {about}; download or write it again") from error
+        yield
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).replace("`", "").partition(" - at ")
+        inside = place.removeprefix("$").removeprefix(".")
+        about = f"{inside}: {text[0].lower()}{text[1:]}" if inside else f"{text[0].lower()}{text[1:]}"
+        raise ValueError(f"{where}: {about}; correct it, or download or write it again") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"{where}: not valid JSON ({error}); download or write it again") from error
 
 
 def read_lines(path: Path | str) -> list[str]:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from array import array
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import lru_cache, partial
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -95,7 +94,7 @@ def coco_annotations(root: Path, split: str) -> Annotations:
     """Read the annotations of "train" or "val" (train2014: 10 s, 1 GB). ValueError if they are not of COCO 2014."""
     path = _file(root, split)
     problems: list[Exception] = []
-    content = read_json(path, _compact)
+    content = read_json(path)
     try:
         labels = {category["id"]: label for label, category in enumerate(content["categories"], start=1)}
         names = tuple(category["name"] for category in content["categories"])
@@ -120,15 +119,6 @@ def coco_annotations(root: Path, split: str) -> Annotations:
 
 def _file(root: Path, split: str) -> Path:
     return root / "annotations" / f"instances_{split}2014.json"
-
-
-def _compact(entry: dict[str, Any]) -> dict[str, Any]:
-    """JSON object hook: polygons as arrays and without the box, half of the memory."""
-    if isinstance(entry.get("segmentation"), list):
-        with suppress(TypeError):  # not numbers: reported when it is drawn
-            entry["segmentation"] = [array("d", polygon) for polygon in entry["segmentation"]]
-    entry.pop("bbox", None)
-    return entry
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ttilib.datasets.base import Dataset, FrameFiles, FramesByClass, Ids, Names, OnError, ResizeRule, Scan, Table
-from ttilib.datasets.masks import decode, rle_error, rle_to_array
+from ttilib.datasets.masks import decode, rle_error
 from ttilib.datasets.transforms import letterbox
 from ttilib.files import Stamp, file_stamp, read_json
 from ttilib.images import read_image
@@ -43,7 +43,7 @@ def ytvis_index(root: Path | str) -> dict[str, Any]:
 
 @lru_cache(maxsize=4)
 def _ytvis_index(path: Path, stamp: Stamp | None) -> dict[str, Any]:
-    content, problems = read_json(path, rle_to_array), []
+    content, problems = read_json(path), []
     try:
         categories = {entry["id"]: entry["name"] for entry in content["categories"]}
         entries = sorted(content["videos"], key=lambda entry: entry["id"])
