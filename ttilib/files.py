@@ -1,4 +1,4 @@
-"""Atomic file writing, JSON of declared types, content hashes, natural order, parallel map, hints for mistyped names."""
+"""Atomic writing of files, JSON of declared types, content hashes, natural order, parallel map, name suggestions."""
 
 from __future__ import annotations
 
