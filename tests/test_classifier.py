@@ -68,8 +68,3 @@ def test_a_support_without_background_starts_from_its_foreground(task):
     expected = scores[task.support_valid].mean().expand(6)
     for midpoint in (None, 0.0, 1.0):
         torch.testing.assert_close(start(everything, 20.0, "support-midpoint", midpoint).bias, expected)
-
-
-def test_support_without_foreground_names_the_episode_and_the_images(task):
-    with pytest.raises(ValueError, match=r"test/f0/blob/v0.*image0, image1"):
-        start(replace(task, support_masks=torch.zeros_like(task.support_masks)))

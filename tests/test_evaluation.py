@@ -28,7 +28,7 @@ from ttilib.results.records import (
 )
 from ttilib.results.tables import score_table
 from ttilib.solver.extraction import FeatureExtractor
-from ttilib.solver.methods import read_method
+from ttilib.solver.methods import METHODS, read_method
 from ttilib.sweep.tasks import Task, finish, is_done
 
 MADE = {"ttilib": "0.1.0", "code": "c0de", "weights": "beef"}
@@ -80,7 +80,8 @@ def test_rows_by_hand(windows_of_two, tmp_path):
     assert row == {
         "benchmark": "ytvis-v1", "encoder": "resnet50", "method": "TTI window=5", "fold": 2, "run": 1, "shots": 2,
         "seed": 2020, "episode": "ytvis/f2/cat/A", "index": 4, "key": first().episode.key, "class_id": 7,
-        "class_name": "cat", "video": "A", "frames": 3, "intersection": 5, "union": 6, "predicted": 5, "true": 6,
+        "class_name": "cat", "video": "A", "frames": 3,
+        "support_vanished": False, "intersection": 5, "union": 6, "predicted": 5, "true": 6,
         "intersections": [2, 1, 2], "unions": [2, 2, 2], "j": pytest.approx(5 / 6), "f": 1.0,
         "f_frames": [1.0, 1.0, 1.0], "vc_2": 0.5, "released_vc_2": pytest.approx(0.5), "seconds": 1.5,
         "memory_mb": 64.0, "made": MADE,
@@ -207,19 +208,44 @@ def test_recorded_rows_are_returned_and_not_made_again(sampled, tmp_path, monkey
     assert list(evaluated(sampled, rows=path)[0]) == rows
 
 
-def test_an_unreadable_episode_is_reported_and_left_out(sampled, monkeypatch):
+def test_an_episode_that_cannot_be_read_or_solved_is_reported_and_left_out(sampled, monkeypatch):
     def load(episode, *rest):
         if episode == sampled[1][2]:
             raise OSError("v.jpg: broken")
         return tti.load_clip(episode, *rest)
 
+    class Failing:
+        name, pipeline = "failing", read_method("TTI").pipeline
+
+        def predict(self, clip, extractor, truth):
+            if clip.name == sampled[1][1].name:
+                raise RuntimeError("out of memory")
+            return read_method("fine-tune").predict(clip, extractor)
+
     monkeypatch.setattr(evaluation, "load_clip", load)
-    with pytest.raises(ValueError, match=sampled[1][2].name):
-        list(evaluated(sampled, texts=TEXTS[:1])[0])
+    monkeypatch.setitem(METHODS, "failing", Failing())
+    with pytest.raises(ValueError, match=sampled[1][1].name):
+        list(evaluated(sampled, texts=("failing",))[0])
     problems = []
-    rows = list(evaluated(sampled, texts=TEXTS[:1], on_problem=problems.append)[0])
-    assert [row["index"] for row in rows] == [0, 1]
-    assert len(problems) == 1 and str(problems[0]).startswith(f"episode {sampled[1][2].name}: ")
+    rows = list(evaluated(sampled, texts=(TEXTS[0], "failing"), on_problem=problems.append)[0])
+    assert [row["index"] for row in rows] == [0, 0]
+    found = zip(problems, sampled[1][1:], ("out of memory", "v.jpg"), strict=True)
+    assert all(str(error).startswith(f"episode {e.name}: ") and word in str(error) for error, e, word in found)
+
+
+def test_an_episode_whose_support_vanishes_counts_with_background_only(sampled, monkeypatch):
+    def load(episode, *rest):
+        clip = tti.load_clip(episode, *rest)
+        tiny = torch.zeros_like(clip.support_masks)
+        tiny[:, 1, 1] = True  # between the pixels that make the mask at feature size
+        return replace(clip, support_masks=tiny) if episode == sampled[1][0] else clip
+
+    monkeypatch.setattr(evaluation, "load_clip", load)
+    first, second, _ = evaluated(sampled, texts=TEXTS[1:2])[0]
+    assert (first["support_vanished"], first["predicted"], first["j"]) == (True, 0, 0.0) and first["true"] > 0
+    assert not second["support_vanished"] and second["predicted"] > 0
+    with pytest.raises(ValueError, match=f"{sampled[1][0].name}.*feature size"):
+        list(evaluated(sampled, texts=("TTI vanished_support=refuse",))[0])
 
 
 # ---- scoring again -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from ttilib.solver.classifier import Classifier, prototype, start
 from ttilib.solver.losses import marginal
 from ttilib.solver.settings import CONFIGS, SolverConfig
 from ttilib.solver.solver import cell_counts, choose_keyframe, iterate, pseudo_mask, refine, solve
+from ttilib.solver.task import unit
 
 KEYFRAME = CONFIGS["TTI+keyframe"]
 
@@ -90,6 +91,34 @@ def test_every_method_and_every_named_alternative_has_a_result_of_its_own(task):
         assert all(largest_difference(one, other) > 1e-6 for other in found[:i]), i
     none = solve(task, SolverConfig(local_weight=0.0, global_weight=0.0))
     torch.testing.assert_close(none.classifier.weight, solve(task, CONFIGS["RePRI"]).classifier.weight)
+
+
+# --- a support without foreground ---
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), SolverConfig.frozen()])
+def test_a_vanished_support_is_answered_by_background_or_refused(task, config):
+    padding = task.query_valid.clone()
+    padding[1] = False
+    task = replace(task, support_valid=~task.support_masks & task.support_valid, query_valid=padding)
+    found = solve(task, config, torch.full((6,), 0.3) if config.keyframe else None)
+    assert not found.probabilities().any() and found.keyframe is None and len(found.history) == 1
+    assert all(torch.as_tensor(value).isfinite().all() for value in vars(found.history[0].terms()).values())
+    with pytest.raises(ValueError, match=r"test/f0/blob/v0.*image0, image1"):
+        solve(task, replace(config, vanished_support="refuse"))
+
+
+def test_the_release_answers_a_vanished_support_by_background_too():
+    """Its cosine is f w / (|f| |w| + 1e-10): the first step from w = 0 is huge, away from the support's mean."""
+    task = random_task(frames=3, grid=(8, 9), noise=1.0)
+    support, query = (unit(features.relu())[0] for features in (task.support, task.query))  # an encoder ends in a ReLU
+    weight = torch.zeros(support.shape[1], dtype=torch.float64, requires_grad=True)
+    for step in range(2):
+        cosine = torch.einsum("kchw,c->khw", support, weight) / (weight.norm() + 1e-10)
+        loss = -(1 - torch.sigmoid(20 * cosine) + 1e-10).log().mean()  # cross-entropy with background only
+        weight = (weight - 0.025 * torch.autograd.grad(loss, weight)[0]).detach().requires_grad_()
+        assert weight.norm() > 1e8
+        assert (torch.einsum("tchw,c->thw", query, weight) < 0).all(), step
 
 
 # --- keyframe ---

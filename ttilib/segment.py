@@ -40,6 +40,7 @@ def segment(
     extractor = load_extractor(encoder, means=means, device=device)
     if chosen.pipeline.centring == "pool" and not extractor.means_file and "centring=" not in chosen.name:
         chosen = read_method(f"{chosen.name} centring=episode")
+    extractor.task(clip, chosen.pipeline).check_support()
     prediction = chosen.predict(clip, extractor)
     height, width = frames[0].shape[:2]
     placement = letterbox(height, width, size)

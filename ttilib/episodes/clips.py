@@ -126,9 +126,9 @@ def load_clip(
     support_root = root if support_root is None else support_root
     support = labelled_frames(episode.support_dataset, support_root, episode.support, episode.support_id, size)
     images, masks, valid = support.load_all(workers)
-    if not masks.any():
-        about = f"no support frame contains class {episode.support_id} at {size[0]} x {size[1]}"
-        raise ValueError(f"episode {episode.name}: {about}; sample other episodes or take a larger size")
+    if not masks.any() and not any((support.read(index)[1] == 1).any() for index in range(len(support))):
+        about = f"no support frame contains class {episode.support_id}"  # an object may vanish only by resizing
+        raise ValueError(f"episode {episode.name}: {about}; sample the episodes again from this dataset")
     query = labelled_frames(episode.corpus, root, episode.query, episode.class_id, size)
     frames, truth, query_valid = query.load_all(workers)
     batch = None if episode.batch is None else BATCH

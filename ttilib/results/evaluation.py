@@ -48,7 +48,9 @@ Members = Sequence[tuple[int, Episode]]  # episodes that are solved together, wi
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """Prediction of one method for one episode. `index`: position in the run; `memory_mb`: None if unknown."""
+    """Prediction of one method for one episode. `index`: position in the run; `memory_mb`: None if unknown.
+    `support_vanished`: no support image had foreground at feature size.
+    """
 
     episode: Episode
     index: int
@@ -56,6 +58,7 @@ class EpisodeResult:
     masks: Bool[Tensor, "T H W"]
     seconds: float
     memory_mb: float | None = None
+    support_vanished: bool = False
 
 
 def evaluate(
@@ -74,7 +77,8 @@ def evaluate(
     `episodes`: by index in the run; `extractors`, `data`: by fold; `size`: height and width of the network input;
     `name`, `encoder`: benchmark and encoder in the rows. "seconds" is feature extraction plus prediction, "memory_mb"
     the query features plus the peak of prediction. With a file `rows`, new rows and masks are appended, existing rows
-    returned unchanged; the file is locked meanwhile. Unreadable episodes are passed to `on_problem` (default: raise).
+    returned unchanged; the file is locked meanwhile. An episode that cannot be read or solved is left out for all
+    methods, and its error passed to `on_problem` (default: raise).
     """
     with file_lock(rows) if rows else nullcontext():
         done = {key_of(row): row for row in read_rows(rows)} if rows and Path(rows).is_file() else {}
@@ -103,23 +107,38 @@ def _predict_group(
     size: tuple[int, int],
     on_problem: OnError,
 ) -> dict[str, list[EpisodeResult]]:
-    """Predictions of each method for the readable episodes of a group."""
+    """Predictions of each method for the episodes of a group that can be read and solved."""
     results: dict[str, list[EpisodeResult]] = {method.name: [] for method in methods}
     for index, episode in members if methods else ():
-        roots, extractor = data[episode.fold], extractors[episode.fold]
         try:
-            clip = load_clip(episode, roots.query_root, size, roots.support_root)
-        except (ValueError, OSError) as error:
+            found = _predict(index, episode, methods, extractors[episode.fold], data[episode.fold], size)
+        except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
             on_problem(ValueError(f"episode {episode.name}: {str(error).removeprefix(f'episode {episode.name}: ')}"))
             continue
-        for method in methods:
-            before = extractor.seconds
-            task = extractor.task(clip, method.pipeline)
-            extraction = extractor.seconds - before
-            with measured(extractor.device) as cost:
-                masks = method.predict(clip, extractor, clip.truth).masks
-            memory = None if cost.memory_mb is None else cost.memory_mb + task.query.nbytes / MEGABYTE
-            results[method.name].append(EpisodeResult(episode, index, clip, masks, extraction + cost.seconds, memory))
+        for name, result in found.items():
+            results[name].append(result)
+    return results
+
+
+def _predict(
+    index: int,
+    episode: Episode,
+    methods: Sequence[Method],
+    extractor: FeatureExtractor,
+    roots: BenchmarkData,
+    size: tuple[int, int],
+) -> dict[str, EpisodeResult]:
+    """Prediction of each method for one episode."""
+    clip, results = load_clip(episode, roots.query_root, size, roots.support_root), {}
+    for method in methods:
+        before = extractor.seconds
+        task = extractor.task(clip, method.pipeline)
+        extraction = extractor.seconds - before
+        with measured(extractor.device) as cost:
+            masks = method.predict(clip, extractor, clip.truth).masks
+        memory = None if cost.memory_mb is None else cost.memory_mb + task.query.nbytes / MEGABYTE
+        spent = extraction + cost.seconds, memory
+        results[method.name] = EpisodeResult(episode, index, clip, masks, *spent, task.support_vanished)
     return results
 
 
@@ -178,6 +197,7 @@ def _episode_fields(result: EpisodeResult) -> dict[str, Any]:
         "fold": episode.fold, "run": episode.run, "shots": episode.shots, "seed": episode.seed,
         "episode": episode.name, "index": result.index, "key": episode.key, "class_id": episode.class_id,
         "class_name": episode.class_name, "video": episode.video, "frames": len(result.masks),
+        "support_vanished": result.support_vanished,
     }  # fmt: skip
 
 
@@ -229,8 +249,8 @@ def _rescore_group(
             clip = load_clip(episode, roots[0], size, roots[1])
         for method in methods:
             row, stored = rows[episode.key, index, method], masks_of(masks[episode.key, index, method])
-            cost = row["seconds"], row["memory_mb"]
-            results.setdefault(method, []).append(EpisodeResult(episode, index, clip, stored, *cost))
+            kept = row["seconds"], row["memory_mb"], row.get("support_vanished", False)
+            results.setdefault(method, []).append(EpisodeResult(episode, index, clip, stored, *kept))
     found = {}
     for method, group in results.items():
         for new in score_group("", "", method, group, {}):

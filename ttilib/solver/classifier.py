@@ -41,17 +41,10 @@ class Classifier:
 
 
 def prototype(task: Task) -> Float[Tensor, " C"]:
-    """Mean support feature over the foreground cells of all shots: w = sum_i y_i f_i / sum_i y_i.
-    Shots are pooled, not averaged one by one. Raises ValueError naming the episode and its support images if no cell is
-    foreground. Source: docs/protocol.md 5.1, S11.
+    """Mean support feature over the foreground cells of all shots: w = sum_i y_i f_i / sum_i y_i; 0 without any.
+    Shots are pooled, not averaged one by one. Source: docs/protocol.md 5.1, S11, S14.
     """
     foreground = task.support_masks & task.support_valid
-    if not foreground.any():
-        images = ", ".join(task.support_names) or f"{task.shots} unnamed"
-        raise ValueError(
-            f"episode {task.name}: no foreground is left in the support ({images}) at feature size "
-            f"{tuple(foreground.shape[1:])}; choose support images that contain more of the object"
-        )
     weights = foreground * torch.as_tensor(task.support_norm, dtype=task.support.dtype)
     total = torch.einsum("kchw,khw->c", task.support, weights)
     return total / (foreground.sum() + EPSILON)
@@ -66,8 +59,11 @@ def start(
     "support-midpoint": b = z0 + midpoint (z1 - z0) for all frames; z1 and z0 are the mean support scores of foreground
     and background, z0 = z1 without background. Initial proportions may differ between frames. midpoint None is
     1/2 - 1/(5K), because the support scores higher under its own prototype than other images, most with few shots.
+    Without foreground in the support, the bias is infinite: probability 0 everywhere (C3).
     """
     weight = prototype(task).expand(len(task.query), -1).contiguous()
+    if task.support_vanished:
+        return Classifier(weight, weight.new_full((len(weight),), float("inf")), temperature)
     unbiased = Classifier(weight, weight.new_zeros(len(weight)), temperature)
     if bias_start == "query-mean":
         return Classifier(weight, unbiased.scores(task.query).mean(dim=(1, 2)), temperature)

@@ -118,6 +118,7 @@ class SolverConfig:
     refine_steps: int = 9  # the release is configured for 10 and runs 9 (S1)
     refine_learning_rate: float = 0.0025
     ring: float = 0.2  # width of the ignored ring around the pseudo-mask, in image diagonals
+    vanished_support: Literal["background", "refuse"] = "background"  # no foreground at feature size: all background
     added_terms: tuple[str, ...] = ()  # new terms, from losses.TERMS
     added_weights: tuple[float, ...] = ()  # 1 each if empty
 

@@ -144,12 +144,14 @@ def upsampled_probabilities(
 def iterate(
     task: Task, config: SolverConfig | None = None, prior: Float[Tensor, " T"] | None = None
 ) -> Iterator[State]:
-    """The state before every step and after the last: config.steps + 1 states.
+    """The state before every step and after the last: config.steps + 1 states, one if the support vanished (C3).
     `prior` is an oracle foreground proportion, fixed; without it the prior is the marginal at the start, and again
     after `prior_update` steps. Frames without a valid cell are left out. Added terms use autograd, with a warning.
-    Raises ValueError naming the episode if the support has no foreground or the query no valid cell.
+    Raises ValueError naming the episode if the query has no valid cell, or the support vanished and is to be refused.
     """
     config = config or SolverConfig()
+    if config.vanished_support == "refuse":
+        task.check_support()
     if config.added_terms:
         about = "no closed form, so its gradient is computed by autograd, which is slower"
         warnings.warn(f"added_terms={'+'.join(config.added_terms)}: {about}", stacklevel=2)
@@ -161,14 +163,15 @@ def iterate(
     chosen = config.ce_weight, config.kl_weight, config.entropy_weight, config.temporal_weight
     weights = Weights(*(1 / task.shots if weight is None else weight for weight in chosen))
     temporal_start = _temporal_start(config, oracle)
-    for step in range(config.steps + 1):
+    steps = 0 if task.support_vanished else config.steps
+    for step in range(steps + 1):
         if not oracle and weights.kl and step == config.prior_update:
             prior = losses.marginal(classifier.probabilities(task.query), task.query_valid)
             weights = weights._replace(kl=weights.kl + config.kl_boost)
         now = weights if step >= temporal_start else weights._replace(temporal=0.0)
         objective = Objective(task, prior, now, config)
         yield State(step, classifier, objective)
-        if step < config.steps:
+        if step < steps:
             weight, bias = objective.gradient(classifier)
             weight = classifier.weight - config.learning_rate * weight
             classifier = Classifier(weight, classifier.bias - config.learning_rate * bias, config.temperature)

@@ -47,6 +47,18 @@ class Task:
         return self.query.shape[-2], self.query.shape[-1]
 
     @property
+    def support_vanished(self) -> bool:
+        """Whether no support image has a foreground cell, because its object is too small for the grid."""
+        return not (self.support_masks & self.support_valid).any()
+
+    def check_support(self) -> None:
+        """Raise ValueError naming the episode and its support images if the support vanished."""
+        if self.support_vanished:
+            images = ", ".join(self.support_names) or f"{self.shots} unnamed"
+            about = f"no foreground is left in the support ({images}) at feature size {self.grid}"
+            raise ValueError(f"episode {self.name}: {about}; choose support images that contain more of the object")
+
+    @property
     def query_weight(self) -> Float[Tensor, "T h w"]:
         """Weight of each query cell in a prototype: its length where valid, else 0."""
         return self.query_valid * torch.as_tensor(self.query_norm, dtype=self.query.dtype)
