@@ -16,7 +16,7 @@ $(BIN)/mypy
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help env study test check lab size clean
+.PHONY: help env study test check lab site size clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,14 +35,17 @@ check: $(READY)  ## the quick part of `make test`, without the notebooks
 	$(PYTEST) -m "not study"
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+
+site: $(READY)  ## outputs/site: the study, its notebooks and the documents as web pages, after `make study`
+	$(BIN)/python docs/site.py
 
 size:  ## lines and modules of the library
 	@git ls-files 'ttilib/*.py' | xargs cat | wc -l | awk '{print $$1 " lines"}'
 	@git ls-files 'ttilib/*.py' | grep -cv '__init__.py' | awk '{print $$1 " modules"}'
 
 clean:  ## remove what the commands above write: environment, synthetic dataset, runs (tables stay)
-	rm -rf $(VENV) data/mini outputs/mini .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) data/mini outputs/mini outputs/site .pytest_cache .ruff_cache .hypothesis
 
 # The environment is made if it is missing, and again if the list of packages has changed.
 $(READY): pyproject.toml

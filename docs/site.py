@@ -1,0 +1,255 @@
+"""Makes the static site: executed notebooks, tables, overlay, documents and the public names of the library.
+
+    python docs/site.py                   # after `make study`; --help lists the paths
+
+The pages need no network. An executed notebook whose cells differ from the committed ones is refused.
+"""
+
+import argparse
+import html
+import inspect
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import nbformat
+import pandas as pd
+from latex2mathml.converter import convert as mathml
+from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+import ttilib as tti
+from ttilib.files import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+# Committed notebook, executed copy in the run folder. Of the evaluations, the first task of the sweep.
+COPIES = {
+    "01_data": "01_data.ipynb", "02_train": "02_train-f0.ipynb", "03_episode": "03_episode.ipynb",
+    "04_evaluate": "tasks/*.ipynb", "05_tables": "05_tables-mini.ipynb",
+}  # fmt: skip
+TABLES = {
+    "mini": ["shots", "method", "episodes", "mIoU", "precision", "recall", "J", "F", "VC_3", "VC_5", "s/episode"],
+    "mini-paired": ["shots", "method", "mIoU", "mIoU low", "mIoU high", "better", "worse"],
+}
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "GLOSSARY.md", ROOT / "CONTRIBUTING.md",
+             ROOT / "CHANGELOG.md", ROOT / "lists" / "README.md"]  # fmt: skip
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --link: light-dark(#0b57d0, #8ab4f8); }
+body { margin: 0 auto; max-width: 62rem; padding: 0 1rem 4rem; font: 16px/1.55 system-ui, sans-serif; }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 1rem 0; border-bottom: 1px solid var(--line); }
+a { color: var(--link); }
+img, video { max-width: 100%; height: auto; }
+img { background: white; }
+table { border-collapse: collapse; font-size: .9em; display: block; overflow-x: auto; margin: 1rem 0; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
+pre { overflow-x: auto; padding: .7rem 1rem; background: var(--soft); border-radius: 4px; font-size: .85em; }
+code { font-size: .9em; } pre code { font-size: 1em; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.2rem; }
+.cards a { border: 1px solid var(--line); border-radius: 6px; padding: .8rem; text-decoration: none; color: inherit; }
+.cards img { height: 11rem; width: 100%; object-fit: contain; }
+.anchor-link, .prompt { display: none; }
+math[display="block"] { margin: 1rem 0; overflow: auto hidden; }
+dt { margin-top: 1.5rem; }
+"""
+
+
+def page(title: str, body: str, up: str = "") -> str:
+    """A complete page; `up` leads to the folder of the site."""
+    links = {"Overview": "index", "README": "README", "Method": "docs/method", "Results": "docs/results", "API": "api"}
+    menu = "".join(f'<a href="{up}{target}.html">{name}</a>' for name, target in links.items())
+    return (
+        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><link rel="stylesheet" href="{up}style.css">'
+        f"<nav>{menu}</nav><main>{body}</main></html>\n"
+    )
+
+
+def with_formulas(text: str) -> str:
+    """Markdown whose LaTeX formulas are MathML; code stays as it is."""
+
+    def formula(found: re.Match[str]) -> str:
+        code, block, inline = found.groups()
+        return code or mathml(block or inline, display="block" if block else "inline")
+
+    pattern = r"(```.*?```|`[^`\n]+`)|\$\$(.+?)\$\$|(?<![\w$])\$([^$\n]+)\$(?![\w$])"
+    return re.sub(pattern, formula, text, flags=re.DOTALL)
+
+
+# ---- notebooks -----------------------------------------------------------------------------------------
+
+
+def executed(run: Path, name: str) -> nbformat.NotebookNode:
+    """The executed copy of a notebook. Raises FileNotFoundError, or ValueError if the committed one is another."""
+    paths = sorted(run.glob(COPIES[name]))
+    if not paths:
+        raise FileNotFoundError(f"{run / COPIES[name]}: no executed notebook; run make study first")
+    copy = nbformat.read(paths[0], as_version=4)
+    copy.cells = [cell for cell in copy.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    committed = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    if [cell.source for cell in copy.cells] != [cell.source for cell in committed.cells]:
+        raise ValueError(f"{paths[0]}: made from another version of notebooks/{name}.ipynb; run make study again")
+    return copy
+
+
+def notebook_body(notebook: nbformat.NotebookNode) -> str:
+    """The cells with their outputs as HTML."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = with_formulas(cell.source)
+        # Progress bars and warnings are of the run, not of the result.
+        cell.get("outputs", [])[:] = [o for o in cell.get("outputs", []) if o.get("name") != "stderr"]
+    return HTMLExporter(template_name="basic").from_notebook_node(notebook)[0]
+
+
+def first_lines(notebook: nbformat.NotebookNode) -> tuple[str, str]:
+    """Title and first sentence of a notebook."""
+    title, _, text = notebook.cells[0].source.partition("\n")
+    return title.strip("# "), text.strip().replace("*", "").replace("\n", " ").split(". ")[0] + "."
+
+
+def thumbnail(notebook: nbformat.NotebookNode) -> str:
+    """The largest picture of a notebook as an <img>, or nothing."""
+    pictures = [output.data["image/png"] for cell in notebook.cells for output in cell.get("outputs", [])
+                if "image/png" in output.get("data", {})]  # fmt: skip
+    return f'<img alt="" src="data:image/png;base64,{max(pictures, key=len)}">' if pictures else ""
+
+
+# ---- documents and names -------------------------------------------------------------------------------
+
+
+def document_body(path: Path, out: Path) -> str:
+    """A document as HTML; what it links to is copied into the site."""
+    body = markdown2html(with_formulas(path.read_text(encoding="utf-8")))
+    here = path.relative_to(ROOT).parent
+
+    def link(found: re.Match[str]) -> str:
+        kind, target, anchor = found.groups()
+        if re.match(r"\w+:", target) or not target:
+            return found[0]
+        file = (path.parent / target).resolve()
+        if not file.is_relative_to(ROOT) or not file.exists():
+            raise FileNotFoundError(f"{path}: {target} is linked and not there; correct the link")
+        name = "/".join([*[".."] * len(here.parts), site_name(file, out)])
+        return f'{kind}="{name}{anchor or ""}"'
+
+    return re.sub(r'(href|src)="([^"#]*)(#[^"]*)?"', link, body)
+
+
+def site_name(file: Path, out: Path) -> str:
+    """Path in the site of a file of the repository: a page for documents, folders, Python, notebooks; else a copy."""
+    name = PurePosixPath(file.relative_to(ROOT).as_posix())
+    if file in DOCUMENTS:
+        return f"{name.with_suffix('.html')}"
+    if name.parent.name == "notebooks" and name.stem in COPIES:
+        return f"notebooks/{name.stem}.html"
+    if file.is_dir():
+        listed = "".join(f"<li><code>{html.escape(each.name)}</code>" for each in sorted(file.glob("[!_.]*")))
+        body, up = f"<h1>{name}</h1><ul>{listed}</ul>", "../" * (len(name.parts) + 1)
+        write_text(out / "source" / name / "index.html", page(str(name), body, up))
+        return f"source/{name}/index.html"
+    if name.suffix == ".py":
+        code = highlight(file.read_text(encoding="utf-8"), PythonLexer(), HtmlFormatter())
+        write_text(out / "source" / f"{name}.html", page(str(name), f"<h1>{name}</h1>{code}", "../" * len(name.parts)))
+        return f"source/{name}.html"
+    target = out / "source" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, target)
+    return f"source/{name}"
+
+
+def names_body() -> str:
+    """Signature and docstring of every public name of the library."""
+    entries = []
+    for name in tti.__all__:
+        thing: Any = getattr(tti, name)
+        signature, text = "", ", ".join(thing) if isinstance(thing, dict) else inspect.getdoc(thing) or ""
+        if callable(thing):  # annotations are text, which inspect puts in quotes
+            signature = re.sub(r"(: |-> )[\"'](.+?)[\"'](?=,| =|\)|$)", r"\1\2", str(inspect.signature(thing)))
+        heading = f'<dt id="{name}"><code><b>tti.{name}</b>{html.escape(signature)}</code>'
+        entries.append(f"{heading}<dd><pre>{html.escape(text)}</pre>")
+    return f"<h1>Public names</h1><p><code>import ttilib as tti</code></p><dl>{''.join(entries)}</dl>"
+
+
+# ---- the site ------------------------------------------------------------------------------------------
+
+
+def overview(run: Path, out: Path, notebooks: dict[str, nbformat.NotebookNode]) -> str:
+    """Tables, overlay, gallery, and a card for each notebook and document."""
+
+    def table(name: str) -> str:
+        content = pd.read_csv(run / "tables" / f"{name}.csv")[TABLES[name]]
+        return content.to_html(index=False, float_format="{:.1f}".format, na_rep="", border=0)
+
+    cards = []
+    for name, notebook in notebooks.items():
+        title, sentence = first_lines(notebook)
+        text = f"<h3>{html.escape(title)}</h3>{html.escape(sentence)}"
+        cards.append(f'<a href="notebooks/{name}.html">{thumbnail(notebook)}{text}</a>')
+    overlay = next(iter(sorted(run.glob("overlay.*"))))
+    gallery = run / "figures" / "05_mini-gallery.png"
+    for file in (overlay, gallery):
+        shutil.copy(file, out / file.name)
+    documents = "".join(f'<li><a href="{site_name(path, out)}">{path.relative_to(ROOT)}</a>' for path in DOCUMENTS)
+    return (
+        "<h1>Few-shot video segmentation by temporal transductive inference</h1>"
+        "<p>Everything below was computed on the synthetic dataset by <code>make study</code>.</p>"
+        f'<h2>One episode</h2><video controls loop muted src="{overlay.name}"></video>'
+        "<p>Mask of TTI and ground truth.</p>"
+        f"<h2>Results</h2><p>Percent, mean over classes, runs and folds.</p>{table('mini')}"
+        f"<p>Differences of two methods on the same episodes, with the ends of 95% intervals.</p>{table('mini-paired')}"
+        f'<h2>Notebooks</h2><div class="cards">{"".join(cards)}</div>'
+        f'<h2>Best, median and worst episodes</h2><img alt="gallery" src="{gallery.name}">'
+        f"<h2>Documents</h2><ul>{documents}</ul>"
+    )
+
+
+def pages(run: Path, out: Path) -> Iterator[tuple[str, str]]:
+    """Name and text of every page."""
+    notebooks = {name: executed(run, name) for name in COPIES}
+    yield "index.html", page("ttilib", overview(run, out, notebooks))
+    for name, notebook in notebooks.items():
+        yield f"notebooks/{name}.html", page(first_lines(notebook)[0], notebook_body(notebook), "../")
+    for path in DOCUMENTS:
+        name = site_name(path, out)
+        yield name, page(path.name, document_body(path, out), "../" * name.count("/"))
+    yield "api.html", page("Public names", names_body())
+
+
+def make_site(run: Path, out: Path) -> Path:
+    """Write the site of a run of the study into `out`, in place of an earlier site, and return its first page."""
+    if out.exists() and not (out / "style.css").is_file() and any(out.iterdir()):
+        raise FileExistsError(f"{out}: holds other files than a site; give an empty folder")
+    shutil.rmtree(out, ignore_errors=True)
+    code = "".join(
+        f"@media (prefers-color-scheme: {scheme}) {{{HtmlFormatter(style=style).get_style_defs('.highlight')}}}"
+        for scheme, style in (("light", "default"), ("dark", "github-dark"))
+    )
+    write_text(out / "style.css", STYLE + code)
+    for name, text in pages(run, out):
+        write_text(out / name, text)
+    return out / "index.html"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", default="outputs/mini", type=Path, help="run folder of the study")
+    parser.add_argument(
+        "--out", default="outputs/site", type=Path, help="folder of the site; an earlier one is replaced"
+    )
+    options = parser.parse_args()
+    try:
+        print(make_site(options.run, options.out))
+    except (OSError, ValueError) as error:
+        print(f"site: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
