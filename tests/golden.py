@@ -168,7 +168,7 @@ def check_supports(path: Path | str) -> Report:
         shots, size = len(arrays["network_input"]), tuple(int(side) for side in arrays["size"])
         given = [(arrays[f"image_{shot}"], arrays[f"mask_{shot}"]) for shot in range(shots)]
         names = tuple(f"support {shot}" for shot in range(shots))
-        images, masks, _ = Frames(names, given.__getitem__, size, YtvisReader.episode_rule).load_all()
+        images, masks, _ = Frames(names, given.__getitem__, size, YtvisReader.episode_rule).as_support().load_all()
         report.compare("network input", "network input", normalise(images), arrays["network_input"])
         report.compare("network mask", "exact", masks, arrays["network_mask"])
     return report

@@ -7,7 +7,20 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from corpora import HEIGHT, WIDTH, block, broken_png, davis, palette_png, pascal, picture, run_lengths, vspw, ytvis
+from corpora import (
+    HEIGHT,
+    WIDTH,
+    block,
+    broken_png,
+    davis,
+    palette_png,
+    pascal,
+    picture,
+    rewrite,
+    run_lengths,
+    vspw,
+    ytvis,
+)
 from folds import cross, fold
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +31,6 @@ from ttilib.datasets.catalog import read_fold
 from ttilib.datasets.transforms import MEAN, STD, letterbox, normalise
 from ttilib.episodes.clips import Frames, check_episodes, clip_from_files, load_clip, pool_frames, synthetic_clip
 from ttilib.episodes.episode import Episode
-from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image, write_labels
 from ttilib.solver.task import extract
 
@@ -65,9 +77,9 @@ def test_an_episode_across_datasets_uses_both_folders_and_both_ids(tmp_path):
         load_clip(episode, root)
 
 
-def released(picture, mask, size, rule):
-    """The test transforms of docs/protocol.md 2, on one frame; padding included."""
-    (height, width), picture, mask = mask.shape, np.float32(picture), np.float32(mask)
+def released(picture, mask, size, rule, like=None):
+    """The test transforms of docs/protocol.md 2, on one frame by the size of `like`; padding included."""
+    (height, width), picture, mask = (mask if like is None else like).shape, np.float32(picture), np.float32(mask)
     if rule == "video":
         factor = min(size[0] / height, size[1] / width)
         new_height, new_width = int(factor * height), int(factor * width)
@@ -81,6 +93,21 @@ def released(picture, mask, size, rule):
     image[rows, columns] = cv2.resize(picture, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
     labels[rows, columns] = cv2.resize(mask, (new_width, new_height), interpolation=cv2.INTER_NEAREST)
     return (image / 255.0 - np.float32(MEAN)) / np.float32(STD), labels
+
+
+def ytvis_of(tmp_path, masks):
+    """A YouTube-VIS folder with videos of the sizes and masks given, of class 1; frames are called 8, 9, ..."""
+    root = ytvis(tmp_path, {video: [[1]] * len(frames) for video, frames in masks.items()})
+
+    def change(content):
+        for about, entry in zip(content["videos"][::-1], content["annotations"], strict=True):
+            video = about["file_names"][0].split("/")[0]
+            about["file_names"] = [f"{video}/{8 + t}.jpg" for t in range(len(masks[video]))]
+            about["height"], about["width"] = masks[video][0].shape
+            entry["segmentations"] = [run_lengths(mask) for mask in masks[video]]
+
+    rewrite(root, change)
+    return root
 
 
 @pytest.mark.parametrize(
@@ -97,12 +124,7 @@ def test_every_pixel_of_a_clip_is_the_released_one(tmp_path, corpus, rule, numbe
         stills = {"8": stored[0], "9": stored[1]}
         root, names, files = pascal(tmp_path, stills, val=("8", "9")), ("8", "9"), "JPEGImages/{}.jpg"
     else:
-        root = ytvis(tmp_path, {"s": [[1], [1]]})
-        content = read_json(root / "train" / "train.json")
-        content["videos"][0] |= {"height": height, "width": width, "file_names": ["s/8.jpg", "s/9.jpg"]}
-        content["annotations"][0]["segmentations"] = [run_lengths(labels == number) for labels in stored]
-        write_json(root / "train" / "train.json", content)
-        names, files = ("s/8", "s/9"), "train/JPEGImages/s/{}.jpg"
+        root, names, files = ytvis_of(tmp_path, {"s": stored == 1}), ("s/8", "s/9"), "train/JPEGImages/s/{}.jpg"
     for frame in "89":
         noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         write_image(root / files.format(frame), noise)
@@ -116,6 +138,30 @@ def test_every_pixel_of_a_clip_is_the_released_one(tmp_path, corpus, rule, numbe
         np.testing.assert_array_equal(clip.truth[place].numpy(), labels == 1)
         np.testing.assert_array_equal(clip.query_valid[place].numpy(), labels != 255)
     assert torch.equal(clip.support[0], clip.query[0]) and torch.equal(clip.support_valid[0], clip.query_valid[0])
+
+
+@pytest.mark.parametrize("shapes", [((48, 86), (86, 48), (96, 172)), ((60, 45), (45, 60)), ((40, 72), (18, 20))])
+def test_ytvis_supports_are_resized_and_padded_like_the_first(tmp_path, shapes):
+    rng, size = np.random.default_rng(1), (41, 73)
+    stored = {f"v{n}": rng.random((1, *shape)) < 0.4 for n, shape in enumerate(shapes)}
+    root, names, pictures = ytvis_of(tmp_path, stored), tuple(f"{video}/8" for video in stored), []
+    for name, (mask,) in zip(names, stored.values(), strict=True):
+        path = root / f"train/JPEGImages/{name}.jpg"
+        write_image(path, rng.integers(0, 256, (*mask.shape, 3), dtype=np.uint8))
+        pictures.append(read_image(path))
+    masks, episode = [mask for (mask,) in stored.values()], Episode("ytvis", 0, 1, "kind", names, names[1:2], 0)
+    for supports, like in (("released", masks[:1] * len(masks)), ("own", masks)):
+        clip = load_clip(episode, root, size, workers=2, supports=supports)
+        for place, (shown, mask, first) in enumerate(zip(pictures, masks, like, strict=True)):
+            image, labels = released(shown, mask, size, "video", first)
+            np.testing.assert_array_equal(normalise(clip.support)[place].numpy(), image.transpose(2, 0, 1))
+            np.testing.assert_array_equal(clip.support_masks[place].numpy(), labels == 1)
+        image, _ = released(pictures[1], masks[1], size, "video")  # a query, and a single support, by their own
+        np.testing.assert_array_equal(normalise(clip.query)[0].numpy(), image.transpose(2, 0, 1))
+        alone = load_clip(replace(episode, support=names[1:2]), root, size, supports=supports)
+        assert torch.equal(alone.support, clip.query) and torch.equal(alone.support_masks, clip.truth)
+    with pytest.raises(ValueError, match="supports"):
+        load_clip(episode, root, size, supports="first")
 
 
 def test_opencv_and_pillow_decode_a_jpeg_to_the_same_pixels(tmp_path):

@@ -209,10 +209,10 @@ def test_recorded_rows_are_returned_and_not_made_again(sampled, tmp_path, monkey
 
 
 def test_an_episode_that_cannot_be_read_or_solved_is_reported_and_left_out(sampled, monkeypatch):
-    def load(episode, *rest):
+    def load(episode, *rest, **more):
         if episode == sampled[1][2]:
             raise OSError("v.jpg: broken")
-        return tti.load_clip(episode, *rest)
+        return tti.load_clip(episode, *rest, **more)
 
     class Failing:
         name, pipeline = "failing", read_method("TTI").pipeline
@@ -234,8 +234,8 @@ def test_an_episode_that_cannot_be_read_or_solved_is_reported_and_left_out(sampl
 
 
 def test_an_episode_whose_support_vanishes_counts_with_background_only(sampled, monkeypatch):
-    def load(episode, *rest):
-        clip = tti.load_clip(episode, *rest)
+    def load(episode, *rest, **more):
+        clip = tti.load_clip(episode, *rest, **more)
         tiny = torch.zeros_like(clip.support_masks)
         tiny[:, 1, 1] = True  # between the pixels that make the mask at feature size
         return replace(clip, support_masks=tiny) if episode == sampled[1][0] else clip

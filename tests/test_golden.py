@@ -18,7 +18,6 @@ def test_every_quantity_is_within_its_allowance(name):
     assert not report.failures, str(report)
 
 
-@pytest.mark.xfail(strict=True, reason="each support has its own geometry here; the release takes that of the first")
 @pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("supports")))
 def test_supports_are_resized_and_padded_as_released(name):
     report = check(FILES[name])

@@ -46,11 +46,15 @@ class Scan(NamedTuple):
 
 
 class ResizeRule(NamedTuple):
-    """How to resize and pad; whether padding is background; `rounded`: resize images in bytes, not float32."""
+    """How to resize and pad; whether padding is background; `rounded`: resize images in bytes, not float32.
+
+    `supports_like_first`: several supports of an episode all get the size and place of the first (C1).
+    """
 
     placement: Callable[[int, int, tuple[int, int]], Placement]
     padding_is_background: bool
     rounded: bool = False
+    supports_like_first: bool = False
 
 
 @runtime_checkable

@@ -105,7 +105,7 @@ class YtvisReader:
     """YouTube-VIS 2019: segmentations in train/train.json, images train/JPEGImages/<video>/<frame>.jpg."""
 
     # Padding is background in the release: in support, query and training.
-    episode_rule = training_rule = ResizeRule(letterbox, True)
+    episode_rule = training_rule = ResizeRule(letterbox, True, supports_like_first=True)
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)

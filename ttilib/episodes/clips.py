@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -74,6 +74,14 @@ class Frames:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         return (self[index] for index in range(len(self)))
 
+    def as_support(self) -> Frames:
+        """The frames as the supports of one episode: all with the size and place of the first, if that is the rule."""
+        if not self.rule.supports_like_first or len(self) < 2:
+            return self
+        height, width = self.read(0)[1].shape
+        first = self.rule.placement(height, width, self.size)
+        return replace(self, rule=self.rule._replace(placement=lambda *_: first))
+
     def load_all(
         self, workers: int = 1
     ) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
@@ -114,18 +122,23 @@ def load_clip(
     size: tuple[int, int] = (241, 425),
     support_root: Path | str | None = None,
     workers: int = 1,
+    supports: str = "released",
 ) -> Clip:
     """Read the frames of one episode at the network input `size` (height, width) in `workers` threads.
 
     `root`, `support_root`: folders of the query dataset and of another support dataset. Frames are resized and padded
-    as released (docs/protocol.md 2); padding is background in ytvis and vspw (Q5). Raises ValueError or OSError.
+    as released (docs/protocol.md 2); padding is background in ytvis and vspw (Q5). `supports`: "released", in ytvis
+    all get the size and place of the first, so another aspect ratio is stretched (C1); "own", each keeps its aspect
+    ratio. Raises ValueError or OSError.
     """
+    if supports not in ("released", "own"):
+        raise ValueError(f'supports {supports!r} is not known; choose "released" or "own"')
     if episode.support_dataset != episode.corpus and support_root is None:
         about = f"support comes from {episode.support_dataset}"
         raise ValueError(f"episode {episode.name}: {about}; give support_root as well")
     support_root = root if support_root is None else support_root
     support = labelled_frames(episode.support_dataset, support_root, episode.support, episode.support_id, size)
-    images, masks, valid = support.load_all(workers)
+    images, masks, valid = (support.as_support() if supports == "released" else support).load_all(workers)
     if not masks.any() and not any((support.read(index)[1] == 1).any() for index in range(len(support))):
         about = f"no support frame contains class {episode.support_id}"  # an object may vanish only by resizing
         raise ValueError(f"episode {episode.name}: {about}; sample the episodes again from this dataset")

@@ -71,6 +71,7 @@ def evaluate(
     encoder: str,
     rows: Path | str | None = None,
     on_problem: OnError = raise_first,
+    supports: str = "released",
 ) -> Iterator[dict[str, Any]]:
     """Predict and score every episode with every method; yield the rows of `score_group`.
 
@@ -78,7 +79,8 @@ def evaluate(
     `name`, `encoder`: benchmark and encoder in the rows. "seconds" is feature extraction plus prediction, "memory_mb"
     the query features plus the peak of prediction. With a file `rows`, new rows and masks are appended, existing rows
     returned unchanged; the file is locked meanwhile. An episode that cannot be read or solved is left out for all
-    methods, and its error passed to `on_problem` (default: raise).
+    methods, and its error passed to `on_problem` (default: raise). `supports`: see
+    `load_clip`.
     """
     with file_lock(rows) if rows else nullcontext():
         done = {key_of(row): row for row in read_rows(rows)} if rows and Path(rows).is_file() else {}
@@ -87,7 +89,8 @@ def evaluate(
             members = [(indices[n], episodes[indices[n]]) for n in group]
             keys = [(episode.key, index, method.name) for method in methods for index, episode in members]
             missing = [method for method in methods if any(key not in done for key in keys if key[2] == method.name)]
-            for method, results in _predict_group(members, missing, extractors, data, size, on_problem).items():
+            about = extractors, data, size, on_problem, supports
+            for method, results in _predict_group(members, missing, *about).items():
                 extractor = extractors[members[0][1].fold]
                 made = records.provenance_fields(extractor.device, extractor.fingerprint)
                 for row, result in zip(score_group(name, encoder, method, results, made), results, strict=True):
@@ -106,12 +109,13 @@ def _predict_group(
     data: Mapping[int, BenchmarkData],
     size: tuple[int, int],
     on_problem: OnError,
+    supports: str,
 ) -> dict[str, list[EpisodeResult]]:
     """Predictions of each method for the episodes of a group that can be read and solved."""
     results: dict[str, list[EpisodeResult]] = {method.name: [] for method in methods}
     for index, episode in members if methods else ():
         try:
-            found = _predict(index, episode, methods, extractors[episode.fold], data[episode.fold], size)
+            found = _predict(index, episode, methods, extractors[episode.fold], data[episode.fold], size, supports)
         except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
             on_problem(ValueError(f"episode {episode.name}: {str(error).removeprefix(f'episode {episode.name}: ')}"))
             continue
@@ -127,9 +131,10 @@ def _predict(
     extractor: FeatureExtractor,
     roots: BenchmarkData,
     size: tuple[int, int],
+    supports: str,
 ) -> dict[str, EpisodeResult]:
     """Prediction of each method for one episode."""
-    clip, results = load_clip(episode, roots.query_root, size, roots.support_root), {}
+    results, clip = {}, load_clip(episode, roots.query_root, size, roots.support_root, supports=supports)
     for method in methods:
         before = extractor.seconds
         task = extractor.task(clip, method.pipeline)

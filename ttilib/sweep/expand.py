@@ -164,7 +164,7 @@ def _encoder(setting: Setting, fold: int, paths: SweepPaths) -> tuple[str, str]:
 
 
 SETTING_PARAMETERS = ("folds", "runs", "seed", "draws")
-NOTEBOOK_PARAMETERS = ("only", "keep_going")
+NOTEBOOK_PARAMETERS = ("only", "keep_going", "supports")
 HINTS = {"limit": "--limit", "device": "--device", "out": "--out", "root": "--root", "encoder": "--encoders"}
 
 
