@@ -133,7 +133,7 @@ def test_a_damaged_file_is_read_or_refused(data: st.DataObject, tmp_path: Path, 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and no more", b"weights", b"\x80\x02}", b"\x80\x02]."])
 def test_what_is_no_file_of_tensors_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "best.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"best.pth: (not a file of tensors|holds a list)"):
+    with pytest.raises(ValueError, match=r"best.pth: (not a file of tensors|a damaged archive|holds a list)"):
         read_foreign(tmp_path / "best.pth")
     for missing in (tmp_path, tmp_path / "other.pth"):
         with pytest.raises(FileNotFoundError, match=str(missing)):
@@ -182,9 +182,9 @@ def test_an_encoder_may_be_a_function_of_a_file_or_module(tmp_path: Path, monkey
         (f"{tmp_path}/other.py:load", FileNotFoundError, "other.py: no such file"),
         ("my_encoder:lood", ValueError, "'lood'; did you mean load"),
         ("my_encoder:number", ValueError, "number: returned a int"),
-        ("no_such_package.net:load", ValueError, "'no_such_package.net' cannot be imported"),
-        ("needy_encoder:load", ModuleNotFoundError, "no_such_thing_at_all"),
-        (f"{tmp_path}/needy_encoder.py:load", ModuleNotFoundError, "no_such_thing_at_all"),
+        ("no_such_package.net:load", ValueError, "no_such_package.net:load: .*install"),
+        ("needy_encoder:load", ValueError, "needy_encoder:load: ModuleNotFoundError.*no_such_thing_at_all"),
+        (f"{tmp_path}/needy_encoder.py:load", ValueError, "no_such_thing_at_all"),
         ("resnet5O", ValueError, "'resnet5O' is not known; did you mean resnet50"),
     ):
         with pytest.raises(kind, match=found):

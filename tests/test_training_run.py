@@ -331,7 +331,7 @@ def test_too_few_samples_and_damaged_states_are_refused(data: Path, fold: Fold, 
     with pytest.raises(ValueError, match="0 to validate"):
         next(fit(build_encoder(TINY, 3), Squares(24, 0), Squares(0, 1), tmp_path, QUICK, {}))
     (tmp_path / "last.pt").write_bytes(b"half a file")
-    with pytest.raises(ValueError, match="last.pt: not a readable"):
+    with pytest.raises(ValueError, match="last.pt: "):
         next(train(fold, data, tmp_path, FRAMES, SIZE))
 
 

@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,22 +28,38 @@ from ttilib.encoders.external import (
     differences,
     is_plugin,
     load_plugin,
+    naming,
+    one_line,
     plain,
     read_foreign,
     state_of,
 )
 from ttilib.encoders.pspnet import ARCHITECTURES, Architecture, PSPNet, build_encoder, find_architecture
 from ttilib.files import atomic, read_json, write_json
+from ttilib.files import convert as as_form
 
 HEAD = "cl_proj_head."  # head of the auxiliary contrastive loss in training; not used in episodes
+MOST = 10_000  # classes
 
 
-def check_fold(spec: str, metadata: Mapping[str, Any], fold: Fold) -> None:
+class Metadata(msgspec.Struct):
+    """The metadata of a checkpoint, as far as they are used; `base`: names of the base classes, in order."""
+
+    architecture: Architecture
+    classes: Annotated[int, msgspec.Meta(ge=1, le=MOST)]  # with background
+    fingerprint: str
+    corpus: str = "an unnamed dataset"
+    fold: int | str = "?"
+    base: list[str] = []
+    metrics: dict[str, Any] = {}
+
+
+def check_fold(spec: str, metadata: Metadata, fold: Fold) -> None:
     """Raise ValueError if the encoder's base classes include a novel class of the fold, or differ only in their order.
-    `metadata`: "corpus", "fold" and "base" (names of the base classes, in order). Without "base" nothing is checked.
+    Without base classes nothing is checked.
     """
-    trained = [coco_name(name) for name in metadata.get("base", ())]
-    about = f"{spec}: trained on {metadata.get('corpus', 'an unnamed dataset')} fold {metadata.get('fold', '?')}"
+    trained = [coco_name(name) for name in metadata.base]
+    about = f"{spec}: trained on {metadata.corpus} fold {metadata.fold}"
     here = f"{fold.corpus} fold {fold.index}"
     if novel := [fold.names[c] for c in fold.novel if coco_name(fold.names[c]) in trained]:
         raise ValueError(
@@ -67,9 +84,11 @@ def read_published(path: Path | str, architecture: str | Architecture | None = N
     left_out = sorted(name for name in tensors if name.startswith(HEAD))
     for name in left_out:
         del tensors[name]
-    if "classifier.weight" not in tensors or tensors["classifier.weight"].ndim != 4:
-        raise ValueError(f"{path}: no classifier.weight with 4 axes; give the weights of a complete encoder")
-    classes = len(tensors["classifier.weight"])
+    last = tensors.get("classifier.weight", torch.zeros(()))
+    if last.ndim != 4 or not 1 <= (classes := len(last)) <= MOST:
+        raise ValueError(
+            f"{path}: no classifier.weight with 4 axes and 1 to {MOST} classes; give the weights of a complete encoder"
+        )
     network = on_meta_device(_recognise(path, tensors, classes, architecture), classes)
     filled = {}
     for name, value in network.state_dict().items():  # cast to the network's types; missing counters are 0
@@ -142,48 +161,54 @@ def load_encoder(
     if is_plugin(spec):
         encoder = load_plugin(spec)
     elif "/" in spec or "\\" in spec or Path(spec).suffix or Path(spec).exists():
-        encoder = load_checkpoint(spec, architecture)
-        if fold is not None:
-            check_fold(spec, _metadata(_tensors_path(spec)), fold)
+        encoder, metadata, _ = read_checkpoint(spec, architecture)
+        if fold is not None and metadata is not None:
+            check_fold(spec, metadata, fold)
     else:
         encoder = build_encoder(spec, pretrained=pretrained)
         if not pretrained:
             warnings.warn(f"encoder {spec!r} has untrained weights, for trials only", stacklevel=2)
     if isinstance(encoder, nn.Module):
-        encoder.eval().requires_grad_(False)
+        with naming(encoder):
+            encoder.eval().requires_grad_(False)
     return encoder
 
 
-def load_checkpoint(path: Path | str, architecture: str | None = None) -> PSPNet:
-    """Read a network from its checkpoint and metadata file; a published .pth may have no metadata file.
-    Raises FileNotFoundError, or ValueError if metadata, tensors and `architecture` do not match.
+def read_checkpoint(
+    path: Path | str, architecture: str | None = None
+) -> tuple[PSPNet, Metadata | None, dict[str, Any]]:
+    """The network of a checkpoint, its metadata in form, and all entries of its metadata file.
+    A published .pth may have none: then None, and what the file itself says. Raises FileNotFoundError, or ValueError if
+    metadata, tensors and `architecture` do not match.
     """
     path = _tensors_path(path)
-    metadata, wanted = _metadata(path), None if architecture is None else find_architecture(architecture)
-    if not metadata and path.suffix in SUFFIXES:
-        return read_published(path, wanted)[0]
-    try:
-        values = ((name, tuple(v) if isinstance(v, list) else v) for name, v in metadata["architecture"].items())
-        found = Architecture(**dict[str, Any](values))
-        network = on_meta_device(found, int(metadata["classes"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path.with_suffix('.json')}: does not describe an encoder ({error!r}); save it again"
-        ) from error
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; train one, or give the folder of a best.safetensors")
+    wanted, beside = None if architecture is None else find_architecture(architecture), path.with_suffix(".json")
+    published = path.suffix in SUFFIXES
+    values = read_json(beside) if beside.is_file() or not published else {}
+    if published and not (isinstance(values, dict) and "architecture" in values):  # none, or of another tool
+        network, values = read_published(path, wanted)
+        return network, None, values
+    metadata = as_form(values, Metadata, str(beside))
+    found = metadata.architecture
+    if unknown := values["architecture"].keys() - dataclasses.asdict(found).keys():
+        raise ValueError(f"{beside}: unknown {', '.join(sorted(unknown))} in architecture; save it again")
     if wanted not in (None, found):
         raise ValueError(f"{path}: holds a {found.name!r} encoder, not {architecture!r}; give its own name")
+    network = on_meta_device(found, metadata.classes)
     try:
-        if path.suffix in SUFFIXES:
+        if published:
             network = read_published(path, found)[0]
         else:
             network.load_state_dict(load_file(path), assign=True)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise ValueError(
-            f"{path}: not the tensors of a {found.name!r} encoder ({_one_line(error)}); save it again"
+            f"{path}: not the tensors of a {found.name!r} encoder ({one_line(error)}); save it again"
         ) from error
-    if metadata.get("fingerprint") != fingerprint(network):
+    if metadata.fingerprint != fingerprint(network):
         raise ValueError(f"{path}: its fingerprint is not the one in its .json; a copy went wrong, fetch both again")
-    return network
+    return network, metadata, values
 
 
 def convert(source: Path | str, target: Path | str, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -195,8 +220,7 @@ def convert(source: Path | str, target: Path | str, about: Mapping[str, Any] | N
     source, target, about = Path(source), Path(target), dict(about or {})
     if (source.suffix in SUFFIXES) == (target.suffix in SUFFIXES):
         raise ValueError(f"{source} to {target}: one has to be a .pth, the other a .safetensors; rename one")
-    metadata = _metadata(_tensors_path(source))
-    network, found = (load_checkpoint(source), metadata) if metadata else read_published(source)
+    network, _, found = read_checkpoint(source)
     about = {**found, **about}
     if "base" in about and len(about["base"]) + 1 != network.classes:
         raise ValueError(
@@ -214,9 +238,10 @@ def convert(source: Path | str, target: Path | str, about: Mapping[str, Any] | N
 def fingerprint(network: nn.Module) -> str:
     """Identifies the weights: 16 hex digits of SHA-256 over names, shapes, types and bytes of the tensors."""
     found = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        found.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    with naming(network):  # parameters of a user's function may be anything
+        for name, value in sorted(network.state_dict().items()):
+            found.update(f"{name} {tuple(value.shape)} {value.dtype};".encode())
+            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:16]
 
 
@@ -228,10 +253,7 @@ def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
 
 def load_state(path: Path | str) -> dict[str, Any]:
     """Read what `save_state` wrote, onto the CPU. Raises ValueError if the file is damaged or would run code."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many undocumented exceptions for damaged archives
-        raise ValueError(f"{path}: not a readable training state; remove it to start again") from error
+    return read_foreign(path, "remove it to start again")
 
 
 @contextmanager
@@ -241,13 +263,9 @@ def _writing(path: Path) -> Iterator[Path]:
             yield temporary
     except (RuntimeError, safetensors.SafetensorError) as error:  # these writers hide the OSError
         raise OSError(
-            f"{path}: cannot be written ({_one_line(error)}); the previous file stays; free some space and give the "
+            f"{path}: cannot be written ({one_line(error)}); the previous file stays; free some space and give the "
             "same command again"
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:150]
 
 
 def _tensors_path(path: Path | str, suffixes: tuple[str, ...] = (".safetensors", *SUFFIXES)) -> Path:
@@ -257,14 +275,3 @@ def _tensors_path(path: Path | str, suffixes: tuple[str, ...] = (".safetensors",
     if path.suffix not in suffixes:
         raise ValueError(f"{path}: not the file name of an encoder; give one that ends in {' or '.join(suffixes)}")
     return path
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    """The metadata of a checkpoint; empty for a published file without any."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint; train one, or give the folder of a best.safetensors")
-    beside = path.with_suffix(".json")
-    if path.suffix not in SUFFIXES:
-        return read_json(beside)
-    found = read_json(beside) if beside.is_file() else {}
-    return found if isinstance(found, dict) and "architecture" in found else {}  # may be a .json of other tools

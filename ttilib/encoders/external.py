@@ -9,15 +9,19 @@ from __future__ import annotations
 import importlib
 import math
 import re
+import struct
 import sys
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ttilib.files import digest, suggest
 
@@ -31,16 +35,19 @@ class _Namespace:
 
 CONTAINERS = {"CfgNode": dict, "Namespace": _Namespace}  # by class name, whatever the module
 MOST = 8  # settings classes in one file, at most
+AGAIN = "fetch it again"
 
 
-def read_foreign(path: Path | str) -> dict[str, Any]:
+def read_foreign(path: Path | str, advice: str = AGAIN) -> dict[str, Any]:
     """Content of a .pth or .pt file, on the CPU, without running code; settings (CfgNode, Namespace) become dicts.
-    Raises FileNotFoundError, or ValueError if the file is damaged, holds no dict, or needs other classes.
+    Raises FileNotFoundError, or ValueError if the file is damaged (and then `advice`), holds no dict, or needs other
+    classes.
     """
     path = Path(path)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {found}; give a file of tensors as torch.save writes it")
+    _check_archive(path, advice)
     settings: dict[str, type] = {}  # by full class name in the file; never imported
     while True:
         try:
@@ -48,7 +55,7 @@ def read_foreign(path: Path | str) -> dict[str, Any]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
             break
         except Exception as error:  # torch raises many undocumented exceptions for damaged archives
-            name = _refused_class(path, error)
+            name = _refused_class(path, error, advice)
             kind = CONTAINERS.get(name.rpartition(".")[2])
             if kind is None or name in settings or len(settings) == MOST:
                 raise ValueError(
@@ -61,38 +68,82 @@ def read_foreign(path: Path | str) -> dict[str, Any]:
     return {name: vars(value) if isinstance(value, _Namespace) else value for name, value in content.items()}
 
 
-def _refused_class(path: Path, error: Exception) -> str:
+def _check_archive(path: Path, advice: str) -> None:
+    """Compare the checksums inside the archive, which torch does not; formats from before 2020 have none."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = not any(each.compress_type for each in archive.infolist())  # as torch.save does
+            damaged = archive.testzip() if stored else "its compression"
+    except (zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: a damaged archive ({one_line(error)}); {advice}") from error
+    if damaged:
+        raise ValueError(f"{path}: a damaged archive ({damaged} is not as torch.save wrote it); {advice}")
+
+
+def _refused_class(path: Path, error: Exception, advice: str) -> str:
     """Full name of the class at which the unpickler stopped. Raises ValueError if the file is damaged."""
     if refused := re.search(r"GLOBAL (\S+)", str(error)):
         return refused[1]
-    reason = " ".join(str(error).rpartition("WeightsUnpickler error: ")[-1].split())[:120]
+    reason = one_line(error, 10**4).rpartition("WeightsUnpickler error: ")[-1][:150]
     raise ValueError(
-        f"{path}: not a file of tensors and built-in types ({reason or 'it is cut short'}); fetch it again"
+        f"{path}: not a file of tensors and built-in types ({reason or 'it is cut short'}); {advice}"
     ) from error
 
 
-def plain(value: Any, depth: int = 16) -> Any:
-    """Settings as JSON values: tuples and sets become lists; other types, and values nested too deep, a description."""
-    if isinstance(value, _Namespace):
-        value = vars(value)
-    if isinstance(value, Mapping | list | tuple | set) and depth == 0:  # it may contain itself
-        return type(value).__name__
-    if isinstance(value, Mapping):
-        return {str(name): plain(inner, depth - 1) for name, inner in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(inner, depth - 1) for inner in value]
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
-        return value
-    return f"{type(value).__name__} {tuple(value.shape)}" if isinstance(value, Tensor) else str(value)
+def one_line(error: BaseException, most: int = 150) -> str:
+    """The message of an error in one line of at most `most` characters."""
+    return " ".join(str(error).split())[:most]
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON values: tuples and sets become lists; other types, what is nested too deep (it may contain
+    itself) and what follows the first thousands of values become a description.
+    """
+    left = iter(range(10_000))
+
+    def simple(value: Any, depth: int) -> Any:
+        value = vars(value) if isinstance(value, _Namespace) else value
+        nested = isinstance(value, Mapping | list | tuple | set)
+        if next(left, None) is None or (nested and depth == 0):
+            return type(value).__name__
+        if isinstance(value, Mapping):
+            return {_text(name): simple(inner, depth - 1) for name, inner in value.items()}
+        if nested:
+            return [simple(inner, depth - 1) for inner in value]
+        if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**63):
+            return value
+        if isinstance(value, float) and math.isfinite(value):
+            return value
+        return f"{type(value).__name__} {tuple(value.shape)}" if isinstance(value, Tensor) else _text(value)
+
+    return simple(value, 16)
+
+
+def _text(value: Any) -> str:
+    """As text that can be written as UTF-8."""
+    text = f"int of {value.bit_length()} bits" if isinstance(value, int) and abs(value) >= 2**63 else str(value)
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def state_of(path: Path | str, found: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors by name, of "state_dict" if present, without a common "module.". Raises ValueError if there are none."""
     tensors = found.get("state_dict", found)
-    if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
+    if not isinstance(tensors, Mapping) or not tensors or not all(map(_is_dense, tensors.values())):
         raise ValueError(f'{path}: holds no network; expected tensors by name, alone or under "state_dict"')
     prefixed = all(str(name).startswith("module.") for name in tensors)
     return {str(name)[len("module.") * prefixed :]: value.detach() for name, value in tensors.items()}
+
+
+def _is_dense(value: Any) -> bool:
+    """Whether it is a tensor of real numbers that are in memory; others cannot be weights."""
+    return (
+        isinstance(value, Tensor)
+        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and not (value.is_complex() or value.is_quantized)
+    )
 
 
 def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
@@ -120,33 +171,45 @@ def is_plugin(spec: str) -> bool:
 
 
 def load_plugin(spec: str) -> Encoder:
-    """The encoder that the function in `spec` returns. Raises ValueError or FileNotFoundError."""
+    """The encoder that the function in `spec` returns; its attribute `plugin` is `spec`, for messages.
+    Raises ValueError, also for whatever module and function raise, or FileNotFoundError.
+    """
     source, _, function = spec.rpartition(":")
-    module = vars(_module_of_file(Path(source)) if source.endswith(".py") else _module(source))
+    if source.endswith(".py") and not Path(source).is_file():
+        raise FileNotFoundError(f"encoder file {source}: no such file; give path/to/file.py:function")
+    with naming(spec):
+        module = vars(_module_of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source))
     if function not in module:
         hint = suggest(function, module, "name one that returns an encoder", most=1)
         raise ValueError(f"encoder {spec}: {source} has no function {function!r}; {hint}")
-    encoder = module[function]()
+    with naming(spec):
+        encoder = module[function]()
     if not callable(encoder):
         found = type(encoder).__name__
         raise ValueError(f"encoder {spec}: returned a {found}; return a callable from images to features")
+    encoder = encoder if isinstance(encoder, nn.Module) else partial(encoder)  # which can have attributes
+    encoder.plugin = spec
     return encoder
 
 
-def _module(name: str) -> ModuleType:
+@contextmanager
+def naming(plugin: str | Encoder) -> Iterator[None]:
+    """Report whatever a user's function raises, or its sys.exit, as a ValueError that names it.
+    `plugin`: its name, or an encoder, whose errors pass unless it comes from `load_plugin`.
+    """
+    spec = plugin if isinstance(plugin, str) else getattr(plugin, "plugin", "")
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise  # the module exists, but one of its imports does not
+        yield
+    except (Exception, SystemExit) as error:
+        if not spec:
+            raise
+        found = f"{type(error).__name__}: {one_line(error, 500)}".removesuffix(": ")
         raise ValueError(
-            f"encoder module {name!r} cannot be imported: install it, or give path/to/file.py:function"
+            f"encoder {spec}: {found}; correct it or install what it needs, or give another path/to/file.py:function"
         ) from error
 
 
 def _module_of_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(f"encoder file {path}: no such file; give path/to/file.py:function")
     name = f"encoder_{digest(str(path.resolve()))}"
     module = sys.modules[name] = ModuleType(name)  # dataclasses look their module up by name
     module.__file__ = str(path)

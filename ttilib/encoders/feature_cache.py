@@ -1,15 +1,18 @@
 """Feature cache on disk: each batch of images is encoded once, for all methods, shots and settings.
 
-Cached features are bit-identical to computed ones. Files may be removed at any time, also by other processes.
+Cached features are bit-identical to computed ones: every file carries its checksum, and one that does not match is
+computed again. Files may be removed at any time, also by other processes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 import time
 import warnings
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from ttilib.files import atomic
 
+END = struct.Struct("<dI")  # behind the array, where other readers of .npy do not look: seconds, CRC-32 of all before
 SLACK = 0.1  # of the limit: freed in addition, and written before the folder size is checked again
 EXACT = (torch.float32, torch.float16, torch.bfloat16)  # types that float32 holds without rounding
 
@@ -53,7 +57,7 @@ class CachedEncoder:
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         """Features of a batch of normalised images."""
         path = self.folder / f"{cache_key(images)}.npy"
-        cached = _read(path, len(images))
+        cached = _read(path)
         if cached is not None:
             self.hits, self.seconds = self.hits + 1, self.seconds + cached[1]
             return torch.from_numpy(cached[0]).to(images.device, images.dtype)
@@ -68,11 +72,14 @@ class CachedEncoder:
         return features
 
     def _write(self, path: Path, features: np.ndarray, seconds: float) -> None:
-        """Write the features, then the seconds in 8 bytes that other .npy readers ignore; on failure warn once."""
+        """Write the features, then seconds and checksum; on failure warn once."""
+        content = io.BytesIO()
+        np.lib.format.write_array(content, features, version=(1, 0), allow_pickle=False)
+        content.write(struct.pack("<d", seconds))
+        content.write(struct.pack("<I", _checksum(path, content.getbuffer())))
         try:
-            with atomic(path) as temporary, temporary.open("wb") as file:
-                np.lib.format.write_array(file, features, allow_pickle=False)
-                file.write(struct.pack("<d", seconds))
+            with atomic(path) as temporary:
+                temporary.write_bytes(content.getbuffer())
         except FileNotFoundError:  # removed by another process in the meantime
             return
         except OSError as error:
@@ -112,16 +119,25 @@ def cache_key(images: Tensor) -> str:
     return found.hexdigest()
 
 
-def _read(path: Path, count: int) -> tuple[np.ndarray, float] | None:
-    """Features and computing time in the file; None if it is missing or unusable."""
+def _read(path: Path) -> tuple[np.ndarray, float] | None:
+    """Features and computing time in the file; None if it is missing, or not what was written under this name."""
     try:
-        with path.open("rb") as file:
-            features = np.lib.format.read_array(file, allow_pickle=False)
-            (seconds,) = struct.unpack("<d", file.read())
-    except Exception:  # a damaged file can raise anything; it is written again
+        content = np.fromfile(path, np.uint8)
+    except OSError:
         return None
-    if features.dtype != np.float32 or features.ndim != 4 or len(features) != count:
+    if len(content) < END.size:
         return None
+    seconds, checksum = END.unpack(content[-END.size :].tobytes())
+    if _checksum(path, content[:-4].data) != checksum:
+        return None
+    begin = io.BytesIO(content[:1024].tobytes())
+    np.lib.format.read_magic(begin)
+    shape, _, _ = np.lib.format.read_array_header_1_0(begin)
     with suppress(OSError):  # in a read-only folder, or removed in the meantime
         os.utime(path)
-    return features, seconds
+    return content[begin.tell() : -END.size].view(np.float32).reshape(shape), seconds
+
+
+def _checksum(path: Path, content: memoryview) -> int:
+    """CRC-32 of the names of folder (encoder) and file (batch), and of the content: half a second per gigabyte."""
+    return zlib.crc32(content, zlib.crc32("/".join(path.parts[-2:]).encode()))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 from torchvision.models import resnet50 as published
 
-from ttilib.encoders.external import differences
+from ttilib.encoders.external import differences, naming
 from ttilib.encoders.pspnet import imagenet_tensors, resize, seeded
 from ttilib.files import suggest
 
@@ -28,12 +28,15 @@ class MultiLayerEncoder:
     `layers` are names of submodules ("layer2", "layer3.5"); without any, the output of the encoder, which may be any
     callable. Smaller maps are resized to the largest grid (bilinear, corners aligned). If a layer runs several times,
     its last output is used. `channels` per layer are found with one image of zeros.
-    Raises ValueError if a layer does not exist, is named twice or is not used, or its output is not [N, C, h, w].
+    Raises ValueError if a layer does not exist, is named twice or is not used, if its output is not [N, C, h, w] with
+    the same C, h, w for images of one size, or for whatever a user's function (see `load_plugin`) raises.
     """
 
     def __init__(self, encoder: Callable[[Tensor], Tensor], layers: Sequence[str] = ()) -> None:
         self.encoder, self.layers = encoder, tuple(layers)
-        self.modules = _find_layers(encoder, self.layers) if self.layers else {}
+        self.name = getattr(encoder, "plugin", type(encoder).__name__)
+        self.modules = self._find_layers() if self.layers else {}
+        self.grids: dict[torch.Size, torch.Size] = {}  # by size of the images
         with _eval_mode(encoder), torch.no_grad():
             self.channels = tuple(each.shape[1] for each in self._maps(_zero_image(encoder)))
 
@@ -41,6 +44,10 @@ class MultiLayerEncoder:
         """Features of normalised images."""
         maps = self._maps(images)
         grid = max((each.shape[-2:] for each in maps), key=lambda size: size[0] * size[1])
+        expected = self.channels, self.grids.setdefault(images.shape[-2:], grid)
+        if (found := (tuple(each.shape[1] for each in maps), grid)) != expected:
+            texts = [f"{channels} channels on {h} x {w} cells" for channels, (h, w) in (found, expected)]
+            raise ValueError(f"encoder {self.name}: gives {texts[0]} after {texts[1]}; give the same for every image")
         return torch.cat([each if each.shape[-2:] == grid else resize(each, grid) for each in maps], dim=1)
 
     def _maps(self, images: Float[Tensor, "N 3 H W"]) -> list[Tensor]:
@@ -53,38 +60,43 @@ class MultiLayerEncoder:
                     found[name] = output.clone() if isinstance(output, Tensor) else output
 
                 hooks.callback(module.register_forward_hook(keep).remove)
-            output = self.encoder(images)
+            with naming(self.encoder):
+                output = self.encoder(images)
         if not self.layers:
-            return [_feature_map("its output", output)]
+            return [self._feature_map("its output", output, images)]
         if unused := [name for name in self.layers if name not in found]:
             raise ValueError(f"layer {unused[0]!r}: the encoder does not use it; name one that its forward pass calls")
-        return [_feature_map(f"layer {name!r}", found[name]) for name in self.layers]
+        return [self._feature_map(f"layer {name!r}", found[name], images) for name in self.layers]
 
+    def _find_layers(self) -> dict[str, nn.Module]:
+        """The submodules of these names."""
+        named = self.encoder.named_modules() if isinstance(self.encoder, nn.Module) else ()
+        known, texts = {name: each for name, each in named if name}, ", ".join(self.layers)
+        if not known:
+            raise ValueError(
+                f"layers {texts}: encoder {self.name} has no layers inside, as a torch.nn.Module has; leave them out"
+            )
+        for name in self.layers:
+            if name not in known:
+                top = ", ".join(each for each in known if "." not in each)
+                hint = suggest(name, known, f"name one of {top}, or one inside them")
+                raise ValueError(f"layer {name!r}: encoder {self.name} has no such submodule; {hint}")
+        if len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layers {texts}: one is named twice; name it once")
+        return {name: known[name] for name in self.layers}
 
-def _find_layers(encoder: Callable[[Tensor], Tensor], layers: tuple[str, ...]) -> dict[str, nn.Module]:
-    """The submodules of these names."""
-    kind = type(encoder).__name__
-    known = {name: each for name, each in encoder.named_modules() if name} if isinstance(encoder, nn.Module) else {}
-    if not known:
+    def _feature_map(self, what: str, output: object, images: Tensor) -> Float[Tensor, "N C h w"]:
+        """The output, if it is a feature map of the images; else ValueError."""
+        if not isinstance(output, Tensor):
+            found = f"a {type(output).__name__}"
+        elif output.ndim == 4 and len(output) == len(images) and output.is_floating_point() and output.numel():
+            return output
+        else:
+            found = f"{str(output.dtype).removeprefix('torch.')} {list(output.shape)}"
         raise ValueError(
-            f"layers {', '.join(layers)}: encoder {kind} has no layers inside, as a torch.nn.Module has; leave them out"
+            f"encoder {self.name}: {what} is {found}, not a feature map [N, C, h, w] of {len(images)} images; "
+            "correct it, or name another layer"
         )
-    for name in layers:
-        if name not in known:
-            top = ", ".join(each for each in known if "." not in each)
-            hint = suggest(name, known, f"name one of {top}, or one inside them")
-            raise ValueError(f"layer {name!r}: encoder {kind} has no such submodule; {hint}")
-    if len(set(layers)) < len(layers):
-        raise ValueError(f"layers {', '.join(layers)}: one is named twice; name it once")
-    return {name: known[name] for name in layers}
-
-
-def _feature_map(what: str, output: object) -> Float[Tensor, "N C h w"]:
-    """The output, if it is a tensor with 4 axes; else ValueError."""
-    if isinstance(output, Tensor) and output.ndim == 4:
-        return output
-    found = f"of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    raise ValueError(f"{what} is {found}, not a feature map [N, C, h, w]; name another layer")
 
 
 def _zero_image(encoder: Callable[[Tensor], Tensor]) -> Float[Tensor, "1 3 H W"]:

@@ -13,36 +13,45 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from msgspec import Meta
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_weight
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-from ttilib.encoders.external import SUFFIXES, differences, read_foreign, state_of
+from ttilib.encoders.external import SUFFIXES, differences, one_line, read_foreign, state_of
 from ttilib.files import suggest
 
 LEVELS = (1, 2, 3, 6)  # cells per side of the pooled maps; Zhao et al. 2017, section 3.2
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}  # torchvision's, with the stride in the 3x3 convolution
 
+Count = Annotated[int, Meta(ge=1, le=200)]
+Channels = Annotated[int, Meta(ge=2, le=2**14)]
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """All numbers that determine the shape of a network.
+    """All numbers that determine the shape of a network, bounded where metadata files give them.
     Source: docs/protocol.md 3; He et al. 2016, table 1; Simonyan and Zisserman 2015, table 1, column D (vgg).
     """
 
     name: str
     block: Literal["basic", "bottleneck", "vgg"]  # vgg: one convolution with bias, not residual
-    blocks: tuple[int, int, int, int]  # per stage, after the stem
-    widths: tuple[int, int, int, int] = (64, 128, 256, 512)  # channels inside the blocks of each stage
+    blocks: tuple[Count, Count, Count, Count]  # per stage, after the stem
+    widths: tuple[Channels, Channels, Channels, Channels] = (
+        64,
+        128,
+        256,
+        512,
+    )  # inside the blocks of each stage
     stem: Literal["deep", "plain", "vgg"] = "deep"  # three 3x3 convolutions (the paper's), one 7x7 or two 3x3
-    pyramid: int = 512  # channels per pooled map: a quarter of the input channels
-    features: int = 512  # channels of the bottleneck, the C of the solver
-    dropout: float = 0.1  # of entire channels, in training only
+    pyramid: Channels = 512  # channels per pooled map: a quarter of the input channels
+    features: Channels = 512  # channels of the bottleneck, the C of the solver
+    dropout: Annotated[float, Meta(ge=0, le=1)] = 0.1  # of entire channels, in training only
     weights: str | None = None  # torchvision's name of the ImageNet weights, if any
     stride: Literal[8, 16] = 8  # in pixels; always 8 for ResNets
 
@@ -182,15 +191,19 @@ def resize(x: Float[Tensor, "N C h w"], size: Sequence[int]) -> Float[Tensor, "N
 
 
 def imagenet_tensors(weights: WeightsEnum) -> dict[str, Tensor]:
-    """torchvision's weights, from torch's cache or downloaded. Raises FileNotFoundError naming file and folder."""
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise FileNotFoundError(
-            f"ImageNet weights {weights} could not be read or fetched ({reason}): put {weights.url} into "
-            f"{torch.hub.get_dir()}/checkpoints by hand"
-        ) from error
+    """torchvision's weights, from torch's cache or downloaded. Raises FileNotFoundError naming file and folder, or
+    ValueError if the file is damaged.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+    if not path.is_file():
+        try:
+            weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:
+            raise FileNotFoundError(
+                f"ImageNet weights {weights} could not be fetched ({one_line(error)}): put {weights.url} into "
+                f"{path.parent} by hand"
+            ) from error
+    return state_of(path, read_foreign(path))
 
 
 def load_initial(network: PSPNet, path: Path | str) -> None:

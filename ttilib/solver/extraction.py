@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import safetensors
 import torch
 from jaxtyping import Bool, Float
@@ -22,11 +24,11 @@ from ttilib.datasets.catalog import Fold
 from ttilib.datasets.transforms import normalise
 from ttilib.encoders import checkpoints
 from ttilib.encoders.checkpoints import load_encoder
-from ttilib.encoders.external import SUFFIXES
+from ttilib.encoders.external import SUFFIXES, one_line
 from ttilib.encoders.feature_cache import CachedEncoder
 from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.episodes.clips import Clip, Frames, unlabelled_frames
-from ttilib.files import atomic, digest
+from ttilib.files import atomic, digest, parse_json
 from ttilib.images import image_files, read_image
 from ttilib.solver.settings import PipelineConfig
 from ttilib.solver.task import CHUNK, Task, downsample, extract, unit
@@ -47,6 +49,16 @@ class FeatureMean:
     channels: tuple[int, ...]
     values: Float[Tensor, " C"]
     images: int
+
+
+class MeansMetadata(msgspec.Struct):
+    """The metadata in a file of means; `checksum`: of the values, "" in files of earlier versions."""
+
+    encoder: str
+    layers: tuple[str, ...]
+    channels: tuple[Annotated[int, msgspec.Meta(ge=1, le=2**20)], ...]
+    images: Annotated[int, msgspec.Meta(ge=2)]
+    checksum: str = ""
 
 
 class MeanCentered:
@@ -111,11 +123,17 @@ def measure_means(
 
 
 def save_means(path: Path | str, means: FeatureMean) -> None:
-    """Write the means with their metadata to a .safetensors file, atomically. Raises ValueError for another ending."""
-    path = means_path("", path)
+    """Write the means with their metadata to a .safetensors file, atomically; equal means give equal bytes.
+    Raises ValueError for another ending.
+    """
+    path, values = means_path("", path), means.values.cpu()
     about = {"encoder": means.encoder, "layers": means.layers, "channels": means.channels, "images": means.images}
+    page = json.dumps({**about, "checksum": digest(values.tolist())})
+    content = save({"values": values}, {"kind": KIND, "page": page})
+    end = 8 + int.from_bytes(content[:8], "little")  # of the header, whose entries safetensors orders at random
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
     with atomic(path) as temporary:
-        temporary.write_bytes(save({"values": means.values.cpu()}, {"kind": KIND, "page": json.dumps(about)}))
+        temporary.write_bytes(content[:8] + header.ljust(end - 8) + content[end:])
 
 
 def load_means(path: Path | str, fingerprint: str | None = None, layers: Sequence[str] | None = None) -> FeatureMean:
@@ -126,20 +144,28 @@ def load_means(path: Path | str, fingerprint: str | None = None, layers: Sequenc
         raise FileNotFoundError(f"{path}: no such file of means; measure them by python -m ttilib means")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata, values = file.metadata() or {}, file.get_tensor("values")
-        about = json.loads(metadata["page"])
-        names, channels = tuple(about["layers"]), tuple(int(number) for number in about["channels"])
-        means = FeatureMean(about["encoder"], names, channels, values, int(about["images"]))
-        if metadata["kind"] != KIND or values.shape != (sum(channels),) or len(channels) != max(len(names), 1):
-            raise ValueError("metadata and values do not match")
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a file of means ({' '.join(str(error).split())[:120]}); {AGAIN}") from error
+            metadata = file.metadata() or {}
+            values = file.get_tensor("values") if "values" in file.keys() else torch.zeros(0)  # noqa: SIM118
+    except (safetensors.SafetensorError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a file of means ({one_line(error)}); {AGAIN}") from error
+    if metadata.get("kind") != KIND:
+        raise ValueError(f"{path}: not a file of means; {AGAIN}")
+    about = parse_json(metadata.get("page", ""), MeansMetadata, f"{path}: not a file of means")
+    fits = values.shape == (sum(about.channels),) and len(about.channels) == max(len(about.layers), 1)
+    if not fits or about.checksum not in ("", digest(values.tolist())) or not _are_means(values, about.channels):
+        raise ValueError(f"{path}: not a file of means (the values are damaged, or of other layers); {AGAIN}")
+    means = FeatureMean(about.encoder, about.layers, about.channels, values, about.images)
     found = means.encoder, means.layers
     expected = found[0] if fingerprint is None else fingerprint, found[1] if layers is None else tuple(layers)
     if found != expected:
         texts = [f"encoder {encoder or '(no fingerprint)'}, {_describe(names)}" for encoder, names in (found, expected)]
         raise ValueError(f"{path}: means of {texts[0]}, not of {texts[1]}; {AGAIN}")
     return means
+
+
+def _are_means(values: Float[Tensor, " C"], channels: Sequence[int]) -> bool:
+    """Whether these can be means of unit features: finite, and not longer than 1 in any layer."""
+    return bool(values.isfinite().all()) and all(part.norm() < 1.001 for part in values.split(list(channels)))
 
 
 def means_path(spec: str, out: Path | str = "") -> Path:
