@@ -71,9 +71,11 @@ def test_labels_by_hand(tmp_path):
     assert labels.unique().tolist() == [0, 2, 255]  # class 3 is the second base class; padding below row 16
     assert (labels[16:] == 255).all() and (labels[:16] != 255).all()
     expected = block(1, 2, 3, 8, 8)
-    expected[12:17, 20:25] = expected[0] = 255  # a novel class and void are both ignored
-    _, stored = TrainingFrames(fold, root, "train", (18, 32)).read("t0")
-    np.testing.assert_array_equal(stored.numpy(), expected)
+    expected[12:17, 20:25] = 255  # a novel class is ignored; void is background, or as an option ignored
+    for void, label in (("background", 0), ("ignored", 255)):
+        expected[0] = label
+        _, stored = TrainingFrames(fold, root, "train", (18, 32), void=void).read("t0")
+        np.testing.assert_array_equal(stored.numpy(), expected)
 
 
 def test_images_of_vspw_are_rounded_after_scaling_and_others_are_not(tmp_path):
@@ -183,6 +185,15 @@ def test_a_clip_of_a_long_video_is_sampled_with_replacement(tmp_path):
     contained = {0: [0, 1], 3: [0, 3], 6: [0, 2]}
     for images, labels in (clips[n] for n in range(10)):
         assert [mask.unique().tolist() for mask in labels] == [contained[t] for t in times(images)]
+
+
+def test_every_nth_frame_is_taken_in_the_order_of_a_set(tmp_path):
+    """Of the numbers of the frames, as CPython orders them: frames 20 to 35 give 32, 21, 26, 31."""
+    root = ytvis(tmp_path, {"a": [[]] * 20 + [[2, 3, 4]] * 16, "b": [[]] * 6 + [[2]] * 3}, classes=4)
+    fold = replace(read_fold("ytvis", 0, root), train=("a", "b"))
+    for order, due in (("set", [[32, 21, 26, 31], [8]]), ("time", [[20, 25, 30, 35], [6]])):
+        pools = TrainingClips(fold, root, "train", SIZE, order=order).pools
+        assert [[int(frame[2:]) // 5 for frame in pools[video]] for video in "ab"] == due
 
 
 def test_a_short_video_is_followed_by_repeats(tmp_path):

@@ -224,8 +224,12 @@ def test_mixup_mixes_images_and_losses() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"project": False, "weight": 2.0}, {"features": "bottleneck", "temperature": 1.0}, {"pooled": True}]
-)
+    "options",
+    [
+        {}, {"project": False, "weight": 2.0, "pooled": True}, {"features": "bottleneck", "temperature": 1.0},
+        {"pooled": True},
+    ],
+)  # fmt: skip
 @torch.no_grad()
 def test_the_contrast_step_by_step(options: dict) -> None:
     """First frame against the second, features of the layer asked for, the mean over its valid cells, weighted."""
@@ -236,12 +240,29 @@ def test_the_contrast_step_by_step(options: dict) -> None:
     maps = []
     for frame in batch.pairs.unbind(1):
         found = model.network.stage3(frame) if settings.features == "stage3" else model.network(frame)
-        found = F.adaptive_avg_pool2d(found, 7) if settings.pooled else found
-        maps.append(model.head(found) if settings.project else found)
+        if settings.project:  # pooling acts through the head only
+            found = model.head(F.adaptive_avg_pool2d(found, 7) if settings.pooled else found)
+        maps.append(found)
     valid = valid_cells(batch.valid[:, 0], maps[0].shape[-2:])
     assert (model.head is not None) == settings.project and not valid.all()
     torch.testing.assert_close(parts["contrast"], contrastive(*maps, settings.temperature)[valid].mean())
     torch.testing.assert_close(loss, parts["ce"] + settings.weight * parts["contrast"])
+
+
+@pytest.mark.parametrize("statistics", ["all", "features"])
+def test_unlabelled_frames_move_the_statistics_of_the_complete_network(statistics: str) -> None:
+    """By labelled and unlabelled images in turn, as by calling the network twice; later layers get no gradient."""
+    batch, model = make_batch(pairs=True), learner(contrast=ContrastConfig(width=5, statistics=statistics)).train()
+    due = learner().train().network
+    with torch.no_grad():
+        due(batch.images)
+        (due if statistics == "all" else due.stage3)(batch.pairs.flatten(0, 1))
+    model.contrast(batch).backward()
+    assert model.network.layer4[0].conv1.weight.grad is None and model.network.layer3[0].conv1.weight.grad.any()
+    model = learner(contrast=ContrastConfig(width=5, statistics=statistics)).train()
+    model(batch, 1000.0)
+    for name, value in due.named_buffers():
+        torch.testing.assert_close(model.network.get_buffer(name), value, msg=name)
 
 
 @torch.no_grad()
@@ -326,3 +347,15 @@ def test_rates_are_those_of_torch(schedule: str, epochs: int, per_epoch: int, en
         if schedule == "cosine" or step % per_epoch == 0:
             reference.step()
     assert [learning_rate(step, per_epoch, config) for step in range(steps)] == pytest.approx(expected, rel=1e-9)
+
+
+def test_rates_of_new_layers_fall_to_the_same_end() -> None:
+    """As torch's cosine does for every group; as an option to ten times it."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 10 * CONFIG.learning_rate)
+    cosine = lr_scheduler.CosineAnnealingLR(optimizer, 8, CONFIG.last_learning_rate)
+    for step in range(9):
+        assert learning_rate(step, 2, CONFIG, 10.0) == pytest.approx(cosine.get_last_lr()[0], rel=1e-9)
+        optimizer.step(), cosine.step()
+    scaled = replace(CONFIG, last_rates="scaled")
+    for step in range(9):
+        assert learning_rate(step, 2, scaled, 10.0) == pytest.approx(10 * learning_rate(step, 2, CONFIG), rel=1e-9)

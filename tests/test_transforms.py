@@ -12,6 +12,7 @@ from ttilib.datasets.transforms import (
     MEAN,
     STD,
     Placement,
+    affine_matrix,
     augment,
     augment_clip,
     denormalise,
@@ -181,28 +182,41 @@ def film(length, height=120, width=200):
     return [image for image, _ in frames], [mask for _, mask in frames]
 
 
+def test_the_affine_matrix_is_the_published_one_of_imgaug():
+    """`Affine(shear=(10, 10))`; and scale and rotation about the middle of the image."""
+    np.testing.assert_allclose(affine_matrix(60, 90, 1.0, 10, 0)[:, :2], [[0.969, -0.176], [0.176, 1.0]], atol=5e-4)
+    matrix = affine_matrix(61, 91, 1.5, 0, 90)
+    np.testing.assert_allclose(matrix @ [[45, 55], [30, 30], [1, 1]], [[45, 45], [30, 45]], atol=1e-9)
+    rng, turned, stretched = np.random.default_rng(0), [], []
+    for _ in range(20000):
+        left, right, above, below = rng.uniform(0, 0.1, 4)
+        affine = affine_matrix(60, 90, 1.0, *rng.uniform((-10, -15), (10, 15)))[:, :2]
+        across, down = affine[:, 0] / (1 - left - right), affine[:, 1] / (1 - above - below)
+        turned.append(np.degrees(np.arctan2(across[1], across[0])))
+        longest, shortest = np.linalg.svd(np.stack([across, down], 1))[1]
+        stretched.append(longest / shortest)
+    assert np.std(turned) == pytest.approx(10.5, abs=0.15) and np.mean(stretched) == pytest.approx(1.055, abs=0.002)
+    np.testing.assert_allclose(np.percentile(turned, (5, 95)), (-17.3, 17.0), atol=0.5)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_random_numbers_of_one_frame_in_their_order(seed):
-    """Crop of four sides, scale, shear and angle, contrast, offset, mirror: trained networks depend on this order."""
-    image, labels = disc()
-    noisy = image_tensor(np.random.default_rng(seed).integers(0, 256, (120, 200, 3), dtype=np.uint8))
+    """Crop of four sides, scale, shear and angle, contrast, offset, mirror; crop and warp resample bytes."""
+    pixels, labels = noise(120, 200, seed), disc()[1]
     rng = np.random.default_rng(seed)
-    top, bottom, left, right = rng.uniform(0, 0.1, 4)
-    scale, (shear, angle) = rng.uniform(0.95, 1.05), np.deg2rad(rng.uniform((-10, -15), (10, 15)))
-    corners = np.array([[0.0, 0.0], [200.0, 0.0], [0.0, 120.0]])
-    there = (corners - (200 * left, 120 * top)) / (1 - left - right, 1 - top - bottom) - (100, 60)  # cropped
-    there = scale * np.stack([there[:, 0] + np.tan(shear) * there[:, 1], there[:, 1]], axis=1)
-    cos, sin = np.cos(angle), np.sin(angle)
-    there = there @ np.array([[cos, sin], [-sin, cos]]) + (100, 60)
-    matrix = np.linalg.solve(np.hstack([corners, np.ones((3, 1))]), there).T
-    due = cv2.warpAffine(np.float32(to_numpy_hwc(noisy)), matrix, (200, 120), flags=cv2.INTER_LINEAR)
-    due = due * rng.uniform(0.97, 1.03) + rng.uniform(-5, 5)
-    moved = cv2.warpAffine(labels.numpy(), matrix, (200, 120), flags=cv2.INTER_NEAREST)
+    above, below, left, right = np.round(rng.uniform(0, 0.1, 4) * (120, 120, 200, 200)).astype(int)
+    scale, (shear, angle) = rng.uniform(0.95, 1.05), rng.uniform((-10, -15), (10, 15))
+    inside, matrix = np.s_[above : 120 - below, left : 200 - right], affine_matrix(120, 200, scale, shear, angle)
+    due = cv2.warpAffine(cv2.resize(pixels[inside], (200, 120), interpolation=cv2.INTER_AREA), matrix, (200, 120))
+    moved = cv2.resize(labels.numpy()[inside], (200, 120), interpolation=cv2.INTER_NEAREST)
+    moved = cv2.warpAffine(moved, matrix, (200, 120), flags=cv2.INTER_NEAREST)
+    due = due * np.float32(rng.uniform(0.97, 1.03)) + np.float32(rng.uniform(-5, 5))
     if rng.random() < 0.5:
         due, moved = due[:, ::-1], moved[:, ::-1]
-    new, shown = augment(noisy, labels, np.random.default_rng(seed))
-    assert np.abs(to_numpy_hwc(new) - due).mean() < 1e-3
-    assert (shown.numpy() != moved).mean() < 1e-3
+    new, shown = augment(image_tensor(pixels), labels, np.random.default_rng(seed))
+    np.testing.assert_allclose(to_numpy_hwc(new), due, atol=1e-4)
+    np.testing.assert_array_equal(shown.numpy(), moved)
+    assert new.dtype == torch.float32 and not np.array_equal(moved, labels.numpy())
 
 
 @pytest.mark.parametrize("seed", range(4))

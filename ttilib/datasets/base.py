@@ -63,6 +63,7 @@ class Reader(Protocol):
 
     episode_rule: ResizeRule
     training_rule: ResizeRule
+    void: int  # training label of the ignore label
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
         """The RGB image of a frame."""

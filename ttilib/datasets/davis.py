@@ -14,7 +14,18 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ttilib.datasets import vspw
-from ttilib.datasets.base import Dataset, FrameFiles, Ids, LabelRule, OnError, ResizeRule, Scan, Table, class_labels
+from ttilib.datasets.base import (
+    IGNORE_LABEL,
+    Dataset,
+    FrameFiles,
+    Ids,
+    LabelRule,
+    OnError,
+    ResizeRule,
+    Scan,
+    Table,
+    class_labels,
+)
 from ttilib.datasets.masks import Counts, large_labels
 from ttilib.datasets.pascal import PascalReader, classes_in
 from ttilib.datasets.transforms import letterbox
@@ -68,8 +79,9 @@ def _object(number: int, found: Counts, table: Table) -> set[int]:
 class DavisReader(PascalReader):
     """DAVIS: JPEGImages and Annotations by sequence; an official mask names no class, so it is returned for any."""
 
-    # Not in the release: letterboxed like other videos, padding is ignored.
+    # Not in the release: letterboxed like other videos, padding and void are ignored.
     episode_rule = training_rule = ResizeRule(letterbox, False)
+    void = IGNORE_LABEL
     colours = None
 
     def __init__(self, root: Path | str) -> None:

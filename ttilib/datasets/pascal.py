@@ -125,6 +125,8 @@ class PascalReader:
     """Colour to label, for label maps saved as RGB; None if colours have no meaning."""
     others = IGNORE_LABEL
     """The training label of classes that are not base."""
+    void = 0
+    """The training label of void (255): background, as released (docs/protocol.md C2)."""
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
@@ -166,6 +168,7 @@ class PascalReader:
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
         table = np.full(256, self.others, dtype=np.uint8)
         table[[0, *base]] = range(len(base) + 1)
+        table[IGNORE_LABEL] = self.void
         return table[read_labels(self.mask_path(frame), self.colours)]
 
 

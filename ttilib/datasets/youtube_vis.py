@@ -106,6 +106,7 @@ class YtvisReader:
 
     # Padding is background in the release: in support, query and training.
     episode_rule = training_rule = ResizeRule(letterbox, True, supports_like_first=True)
+    void = 0  # there is none
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)

@@ -25,7 +25,9 @@ class ContrastConfig:
     weight: float = 0.1  # relative to the supervised loss
     temperature: float = 0.1  # as released
     features: Literal["stage3", "bottleneck"] = "stage3"
-    pooled: bool = False  # average the features to 7 x 7 cells first
+    statistics: Literal["all", "features"] = "all"  # batch norm layers whose running statistics see the unlabelled
+    # frames: all, as released, or those before the features
+    pooled: bool = False  # average the features to 7 x 7 cells before the head; as released, no effect without
     project: bool = True  # projection head: two 1x1 convolutions, not used in episodes
     width: int = 128  # channels of the projection head
     window: int = 2  # consecutive frames at this stride, of which the first two are compared; as released
@@ -50,12 +52,15 @@ class TrainConfig:
     batch: int = 6  # samples per step, summed over all processes
     clip_frames: int = 5  # frames of a clip, which is one sample; 0: every frame is a sample
     every: int = 5  # frame stride
+    frame_order: Literal["set", "time"] = "set"  # in which every n-th is taken: of Python's set, as released
+    void: Literal["background", "ignored"] = "background"  # label 255 of Pascal's label maps; background as released
     repeats: int = 10  # clips per video and epoch; only with clip_frames
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"  # sgd with Nesterov momentum
     learning_rate: float = 2.5e-3  # initial value
     new_layers_rate: float = 1.0  # learning rate factor of the layers outside the backbone
     schedule: Literal["cosine", "step", "multi-step"] = "cosine"  # cosine: per step; others: times decay_factor
     last_learning_rate: float = 1e-6  # final value of the cosine schedule
+    last_rates: Literal["equal", "scaled"] = "equal"  # for all layers, as released, or times new_layers_rate
     decay_factor: float = 0.1
     step_epochs: int = 30  # step: after every n epochs
     milestones: tuple[int, ...] = (40, 70)  # multi-step: after these epochs

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,14 +23,19 @@ from ttilib.datasets.transforms import AUGMENTATIONS, augment_clip, image_tensor
 from ttilib.episodes.clips import check_same_size
 
 Frame = tuple[Image, Mask]
+Order, Void = Literal["set", "time"], Literal["background", "ignored"]
 
 
 class _Samples(Dataset):
     """Frames of a dataset: augmented, resized and padded by its rules."""
 
-    def __init__(self, fold: Fold, root: Path | str, size: tuple[int, int], seed: int) -> None:
+    def __init__(
+        self, fold: Fold, root: Path | str, size: tuple[int, int], seed: int, void: Void = "background"
+    ) -> None:
         dataset = find_dataset(fold.corpus)
         self.reader, self.augmentation = dataset.reader(root), dataset.augmentation
+        if void == "ignored":
+            self.reader.void = IGNORE_LABEL
         self.size, self.seed, self.epoch = size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -53,17 +59,31 @@ class _Samples(Dataset):
 
 
 class _Labelled(_Samples):
-    """Labelled frames of a split: of each video, every `every`-th of the frames that contain a base class."""
+    """Labelled frames of a split: of each video, every `every`-th of the frames that contain a base class.
+
+    `order` of these frames: "time", or for datasets of clips "set", as released: that of their numbers in a Python set.
+    """
 
     def __init__(
-        self, fold: Fold, root: Path | str, split: str, size: tuple[int, int], seed: int = 2020, every: int = 1
+        self,
+        fold: Fold,
+        root: Path | str,
+        split: str,
+        size: tuple[int, int],
+        seed: int = 2020,
+        every: int = 1,
+        order: Order = "set",
+        void: Void = "background",
     ) -> None:
-        super().__init__(fold, root, size, seed)
+        super().__init__(fold, root, size, seed, void)
         self.base, self.training = fold.base, split == "train"
         listed = {"train": fold.train, "val": fold.val}[split]
         frames = {c: {frame for video in fold.presence[c].values() for frame in video} for c in fold.base}
         usable = set().union(*frames.values())
-        self.pools = {video: tuple([f for f in fold.frames[video] if f in usable][::every]) for video in listed}
+        numbers = {video: [n for n, f in enumerate(fold.frames[video]) if f in usable] for video in listed}
+        if order == "set" and self.augmentation == "clip":
+            numbers = {video: list(set(found)) for video, found in numbers.items()}
+        self.pools = {video: tuple(fold.frames[video][n] for n in found[::every]) for video, found in numbers.items()}
         self.videos = tuple(video for video in listed if self.pools[video])
         self.frames = tuple(frame for video in self.videos for frame in self.pools[video])
         missing = [fold.names[c] for c in fold.base if frames[c].isdisjoint(self.frames)]
@@ -90,9 +110,10 @@ class _Labelled(_Samples):
 class TrainingFrames(_Labelled):
     """Labelled frames of the base classes. Sample: normalised image [3, H, W] float, labels [H, W] int64.
 
-    Labels are 0 background, index in `fold.base` plus one, 255 ignored. `split` "train" is augmented, "val" is not.
+    Labels are 0 background, index in `fold.base` plus one, 255 ignored; `void` (255) of a label map is background, as
+    released, or ignored. `split` "train" is augmented, "val" is not.
     Raises ValueError if no frame contains a base class, or if a base class is in no frame of "train".
-    Source: docs/protocol.md 1.3, 1.5 (labels) and 2 (augmentation).
+    Source: docs/protocol.md 1.3, 1.5, C2 (labels) and 2 (augmentation).
     """
 
     def __len__(self) -> int:
@@ -109,11 +130,11 @@ class TrainingFrames(_Labelled):
 class TrainingClips(_Labelled):
     """Clips of one video. Sample: images [n, 3, H, W], labels [n, H, W], as in `TrainingFrames`; n is `frames`.
 
-    An epoch has `repeats` clips of each video. Of the frames with a base class, every `every`-th is used, and n of
-    these are sampled with replacement. If there are at most n, all come first, in order, followed by random repeats.
+    An epoch has `repeats` clips of each video. Of the frames with a base class, every `every`-th in `order` is used,
+    and n of these are sampled with replacement. If there are at most n, all come first, followed by random repeats.
     "train" augments the frames of video datasets with common parameters (first frame not warped), other datasets
     frame by frame; "val" is not augmented.
-    Raises ValueError as `TrainingFrames`. Source: docs/protocol.md 1.3 (sampling) and 2 (augmentation), Q16.
+    Raises ValueError as `TrainingFrames`. Source: docs/protocol.md 1.3 (sampling) and 2 (augmentation), Q16, C6.
     """
 
     def __init__(
@@ -126,8 +147,10 @@ class TrainingClips(_Labelled):
         every: int = 5,
         frames: int = 5,
         repeats: int = 10,
+        order: Order = "set",
+        void: Void = "background",
     ) -> None:
-        super().__init__(fold, root, split, size, seed, every)
+        super().__init__(fold, root, split, size, seed, every, order, void)
         self.length, self.repeats = frames, repeats
 
     def __len__(self) -> int:

@@ -233,13 +233,19 @@ class Learner(nn.Module):
         return {name: (term(logits, labels, smoothing) * weight).sum() / pixels for name, term in terms.items()}
 
     def contrast(self, batch: Batch) -> Float[Tensor, ""]:
-        """Contrastive loss of the first two frames of each window: mean over the valid cells of all processes."""
+        """Contrastive loss of the first two frames of each window: mean over the valid cells of all processes.
+        Source: docs/protocol.md 4, C4 (running statistics) and C7 (pooling).
+        """
         settings, pairs, valid = self.config.contrast, batch.pairs, batch.valid
         frames = pairs.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        network = self.network
         with self.autocast(pairs.device):
-            features = self.network.stage3(frames) if settings.features == "stage3" else self.network(frames)
-            features = F.adaptive_avg_pool2d(features, POOL) if settings.pooled else features
-            features = features if self.head is None else self.head(features)
+            features = network.stage3(frames) if settings.features == "stage3" else network(frames)
+            if settings.features == "stage3" and settings.statistics == "all":
+                with torch.no_grad():  # only moves the running statistics of the later layers
+                    network.bottleneck(network.ppm(network.layer4(features)))
+            if self.head is not None:
+                features = self.head(F.adaptive_avg_pool2d(features, POOL) if settings.pooled else features)
         features = features.unflatten(0, pairs.shape[:2])
         losses = contrastive(features[:, 0], features[:, 1], settings.temperature)
         counted = valid_cells(valid[:, 0], features.shape[-2:])
@@ -273,18 +279,20 @@ def build_optimizer(network: nn.Module, head: nn.Module | None, config: TrainCon
     return kind(groups, rate, weight_decay=decay)
 
 
-def learning_rate(step: int, per_epoch: int, config: TrainConfig) -> float:
-    """Learning rate of a step, counted from 0; multiply by each group's `scale`.
+def learning_rate(step: int, per_epoch: int, config: TrainConfig, scale: float = 1.0) -> float:
+    """Learning rate of a step, counted from 0, of a group of parameters with the factor `scale`.
 
-    cosine: from the first to `last_learning_rate` at the end of the last epoch; step: times `decay_factor` every
-    `step_epochs`; multi-step: after each of the `milestones`. A resumed run continues it (differs from Q30).
+    cosine: from the first to `last_learning_rate` at the end of the last epoch, whatever the factor, as released (C7),
+    or with `last_rates` "scaled" times it; step: times `decay_factor` every `step_epochs`; multi-step: after each of
+    the `milestones`. A resumed run continues it (differs from Q30).
     """
-    epoch = step // per_epoch
+    epoch, first = step // per_epoch, config.learning_rate * scale
     if config.schedule == "cosine":
         fall = (1 + math.cos(math.pi * step / (per_epoch * config.epochs))) / 2
-        return config.last_learning_rate + (config.learning_rate - config.last_learning_rate) * fall
+        last = config.last_learning_rate * (scale if config.last_rates == "scaled" else 1.0)
+        return last + (first - last) * fall
     if config.schedule == "step":
         passed = epoch // config.step_epochs
     else:
         passed = sum(epoch >= end for end in config.milestones)
-    return config.learning_rate * config.decay_factor**passed
+    return first * config.decay_factor**passed

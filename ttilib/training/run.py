@@ -100,7 +100,7 @@ class Run:
         self._check(step + 1, loss)
         rate = learning_rate(step, self.per_epoch, config)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
+            group["lr"] = learning_rate(step, self.per_epoch, config, group["scale"])
         if config.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.learner.parameters(), config.clip_norm)

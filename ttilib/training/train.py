@@ -189,9 +189,11 @@ def show(run: Run, items: Dataset, held_out: Dataset, board: log.Board = None) -
 
 
 def _labelled(fold: Fold, root: Path | str, split: str, size: tuple[int, int], config: TrainConfig) -> Dataset:
+    rules: dict[str, Any] = {"seed": config.seed, "every": config.every, "order": config.frame_order}
     if not config.clip_frames:
-        return TrainingFrames(fold, root, split, size, config.seed, config.every)
-    return TrainingClips(fold, root, split, size, config.seed, config.every, config.clip_frames, config.repeats)
+        return TrainingFrames(fold, root, split, size, void=config.void, **rules)
+    length, repeats = config.clip_frames, config.repeats
+    return TrainingClips(fold, root, split, size, void=config.void, frames=length, repeats=repeats, **rules)
 
 
 def _validate_classes(
