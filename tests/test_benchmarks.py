@@ -216,6 +216,6 @@ def test_a_class_with_too_few_videos_is_raised_or_reported_once():
         assert {e.class_id for e in draw_episodes(data, 2, run=3, draws=draws, on_error=errors.append)} == {1}
         assert len(errors) == 1
     assert draw_episodes(data, 3, on_error=errors.append) == () and "(kind_1, kind_5)" in str(errors[-1])
-    for wrong in ({"shots": 0}, {"run": -1}, {"draws": "random"}):
+    for wrong in ({"shots": 0}, {"run": -1}, {"run": 2**31}, {"seed": -1}, {"draws": "random"}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             draw_episodes(data, **{"shots": 1, **wrong})

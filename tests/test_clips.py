@@ -1,6 +1,7 @@
 """Episodes become the released pixels, for every dataset and a user's own files; unreadable episodes are left out."""
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import cv2
@@ -262,17 +263,31 @@ def own(tmp_path, stored, frames=2):
 
 
 @pytest.mark.parametrize(
-    ("value", "label", "void"), [(255, None, False), (1, None, True), (6, None, False), (6, 6, True)]
+    ("value", "label", "void"), [(255, None, False), (6, None, False), (6, 6, True), (6, None, True)]
 )
 def test_own_masks_of_every_kind(tmp_path, value, label, void):
     stored = block(value, 2, 3, 6, 6)
     stored[0] = 255 if void else 0
     images, masks, frames = own(tmp_path, stored)
-    clip = clip_from_files(images, masks, frames, SIZE, label=label)
+    told = pytest.warns(UserWarning, match="255 as not judged") if void and label is None else nullcontext()
+    with told:
+        clip = clip_from_files(images, masks, frames, SIZE, label=label)
     np.testing.assert_array_equal(clip.support_masks[0].numpy(), block(1, 2, 3, 6, 6).astype(bool))
     assert clip.support_valid[0, 0].any() == (not void) and clip.support_valid[0, 1:].all()
     assert clip.truth is None and clip.query.shape == (2, 3, *SIZE) and clip.query_valid.all()
     np.testing.assert_allclose(clip.query[1].permute(1, 2, 0).numpy() * 255, picture(1), atol=1e-3)
+
+
+@pytest.mark.parametrize("edge", [{1: 1}, {254: 1}, {128: 30}, {100: 30}, {40: 8, 180: 12, 220: 12}])
+def test_black_and_white_masks_with_stray_or_soft_values_are_thresholded(edge):
+    mask = block(255, 2, 3, 6, 6)
+    mask[10, : sum(edge.values())] = np.repeat(list(edge), list(edge.values()))
+    with pytest.warns(UserWarning, match="array 0.*128"):
+        clip = clip_from_files([picture(0)], [mask], [picture(0)], SIZE)
+    np.testing.assert_array_equal(clip.support_masks[0].numpy(), mask > 127)
+    assert clip.support_valid.all()
+    chosen = clip_from_files([picture(0)], [mask], [picture(0)], SIZE, label=max(edge))
+    np.testing.assert_array_equal(chosen.support_masks[0].numpy(), mask == max(edge))
 
 
 def test_own_arrays_with_ground_truth():
@@ -299,6 +314,15 @@ def test_unusable_own_files_are_named(tmp_path):
     np.testing.assert_array_equal(clip.support_masks[0].numpy(), block(1, 10, 10, 4, 4).astype(bool))
     with pytest.raises(ValueError, match="0 frames"):
         clip_from_files(images, empty, [], SIZE)
+    for mask in (np.full(SIZE, 0.5), np.full(SIZE, -1), np.full(SIZE, 256), np.full((*SIZE, 1), 1)):
+        with pytest.raises(ValueError, match="array 0: .*0 to 255"):
+            clip_from_files(images, [mask], frames, SIZE)
+    for label in (0, -1, 256):
+        with pytest.raises(ValueError, match=f"label is {label}"):
+            clip_from_files(images, [palette], frames, SIZE, label=label)
+    for size in ((0, 9), (9, -1), (100_000, 100_000)):
+        with pytest.raises(ValueError, match=f"{size[0]} x {size[1]}"):
+            clip_from_files(images, [palette], frames, size, label=5)
 
 
 def test_a_synthetic_clip_moves_and_is_a_function_of_its_seed():

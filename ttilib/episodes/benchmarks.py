@@ -9,7 +9,7 @@ from typing import Any
 from ttilib.datasets.base import OnError, raise_first
 from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, read_table
 from ttilib.episodes.episode import Episode, episode_of
-from ttilib.episodes.sampling import group_into_batches, sample_independent, sampler, samples_of_run
+from ttilib.episodes.sampling import check_request, group_into_batches, sample_independent, sampler, samples_of_run
 from ttilib.files import suggest
 
 
@@ -152,8 +152,7 @@ def draw_episodes(
     frames of the repeated list. "independent": each video (and class), image or sequence is a query once, its support
     depends on no other episode. `on_error` gets a class with too few videos for `shots`; the default raises ValueError.
     """
-    if shots < 1 or run < 0:
-        raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
+    check_request(shots=shots, run=run, seed=seed)
     plan, reported = data.benchmark, set()
 
     def report(error: Exception) -> None:

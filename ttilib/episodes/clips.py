@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ USER_VIDEO_RULE = ResizeRule(letterbox, False)
 
 BATCH = 100
 """Frames solved together in the release. Source: docs/protocol.md 5.2."""
+
+LONGEST_SIDE = 4096
+"""Of the network input, in pixels; a typing error above it would take all memory."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class Frames:
     read: Callable[[int], tuple[np.ndarray, np.ndarray]]
     size: tuple[int, int]
     rule: ResizeRule
+
+    def __post_init__(self) -> None:
+        check_input_size(self.size)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -107,6 +114,12 @@ class Frames:
         scaled = placement.scale(image_tensor(stored), self.rule.rounded)
         torch.div(scaled, 255, out=image[:, placement.inside[0], placement.inside[1]])
         labels[:] = placement.fit(mask_tensor(mask), padding=0 if self.rule.padding_is_background else IGNORE_LABEL)
+
+
+def check_input_size(size: tuple[int, int]) -> None:
+    """Raise ValueError if the network input has an impossible or a huge side."""
+    if not all(1 <= side <= LONGEST_SIDE for side in size):
+        raise ValueError(f"network input of {size[0]} x {size[1]} pixels; give sides of 1 to {LONGEST_SIDE}")
 
 
 def check_same_size(name: str, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
@@ -212,7 +225,8 @@ def clip_from_files(
     """A clip from files or arrays: images uint8 [h, w, 3], masks bool or uint8 [h, w].
 
     Masks contain 0 and 255, 0 and 1, or palette indices; `label` selects one object of several, 255 is then the ignore
-    label. Raises ValueError naming the file if a mask has colours, several labels, or no foreground pixel.
+    label. Without `label`, masks with 255 and other values are taken as described in `_find_object`, with a warning.
+    Raises ValueError naming the file if a mask has colours, several labels, or no foreground pixel.
     """
     if not support_images or not frames:
         about = f"{len(support_images)} support images and {len(frames)} frames"
@@ -251,25 +265,54 @@ def _object_masks(
     """Masks of one object with values 0, 1 and IGNORE_LABEL."""
     if len(items) != due:
         raise ValueError(f"{name}: {due} {what} have {len(items)} masks; give one mask for each, in order")
-    stored = [item.astype(np.uint8) if isinstance(item, np.ndarray) else read_labels(item) for item in items]
+    if label is not None and not 0 < label <= IGNORE_LABEL:
+        about = f"label is {label}" + (", the background" if label == 0 else "")
+        raise ValueError(f"{name}: {about}; give the value of the object in the masks, 1 to {IGNORE_LABEL}")
+    names = [_name(item, index) for index, item in enumerate(items)]
+    stored = [_labels(item, name) for item, name in zip(items, names, strict=True)]
     if label is None:
-        label = _only_label([_name(item, index) for index, item in enumerate(items)], stored)
+        stored, label = _find_object(names, stored)
     if label == IGNORE_LABEL:
         return [(mask == label).astype(np.uint8) for mask in stored]
     return [np.where(mask == IGNORE_LABEL, IGNORE_LABEL, mask == label).astype(np.uint8) for mask in stored]
 
 
-def _only_label(names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]]) -> int:
-    """The single label besides background; 255 only if there is no other."""
+def _labels(item: File, name: str) -> UInt8[np.ndarray, "h w"]:
+    """The values of a mask."""
+    if not isinstance(item, np.ndarray):
+        return read_labels(item)
+    if item.ndim != 2 or not ((item >= 0) & (item <= 255) & (item == np.floor(item))).all():
+        about = f"a mask of shape {item.shape} and type {item.dtype}"
+        raise ValueError(f"{name}: {about}; give whole numbers of 0 to 255 in an array [h, w]")
+    return item.astype(np.uint8)
+
+
+def _find_object(
+    names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]]
+) -> tuple[Sequence[UInt8[np.ndarray, "_ _"]], int]:
+    """The masks and the value of their object: the single label besides background, 255 only if there is no other.
+
+    With 255, other values are soft edges or strays if they have fewer pixels than 255, or if one is above 127; then
+    the masks are thresholded at half. Otherwise 255 is the ignore label. Warns in both cases.
+    """
     found = {int(value): name for name, mask in zip(names, masks, strict=True) for value in np.unique(mask)}
     labels = sorted(set(found) - {0, IGNORE_LABEL})
+    shown = ", ".join(map(str, labels[:8])) + (", ..." if len(labels) > 8 else "")
+    if labels and IGNORE_LABEL in found:
+        white, marked = (sum(np.count_nonzero(mask >= least) for mask in masks) for least in (IGNORE_LABEL, 1))
+        if labels[-1] > 127 or 2 * white > marked:
+            about = f"the mask has the values 0, 255 and {shown}; those of 128 and more are taken as the object"
+            warnings.warn(f"{found[labels[-1]]}: {about}; give label= if 255 means not judged", stacklevel=4)
+            return [np.where(mask > 127, IGNORE_LABEL, 0).astype(np.uint8) for mask in masks], IGNORE_LABEL
     if len(labels) > 1:
-        shown = ", ".join(map(str, labels[:8])) + (", ..." if len(labels) > 8 else "")
         raise ValueError(
             f"{found[labels[-1]]}: the masks contain {len(labels)} labels ({shown}); say which one is "
             "the object with label=, or save black-and-white masks without soft edges"
         )
-    return labels[0] if labels else IGNORE_LABEL
+    if labels and IGNORE_LABEL in found:
+        about = f"{shown} is taken as the object, 255 as not judged"
+        warnings.warn(f"{found[labels[0]]}: {about}; give label= to choose", stacklevel=4)
+    return masks, labels[0] if labels else IGNORE_LABEL
 
 
 def synthetic_clip(seed: int = 0, frames: int = 8, shots: int = 1, size: tuple[int, int] = (121, 217)) -> Clip:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from pathlib import Path
+from typing import Annotated
 
-from ttilib.datasets.catalog import Fold, find_dataset
-from ttilib.episodes.sampling import Sample, sampler, samples_of_run, shared_classes
-from ttilib.files import digest, read_json, suggest, write_text
+from msgspec import Meta
+
+from ttilib.datasets.catalog import DATASETS, Fold, find_dataset
+from ttilib.episodes.sampling import Sample, check_request, sampler, samples_of_run, shared_classes
+from ttilib.files import convert, digest, read_json, suggest, write_text
+
+Count = Annotated[int, Meta(ge=0)]
+FrameNames = Annotated[tuple[str, ...], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -23,16 +29,16 @@ class Episode:
     """
 
     corpus: str
-    fold: int
-    class_id: int
+    fold: Count
+    class_id: Count
     class_name: str
-    support: tuple[str, ...]
-    query: tuple[str, ...]
-    seed: int
+    support: FrameNames
+    query: FrameNames
+    seed: Count
     support_corpus: str | None = None
-    support_class: int | None = None
-    run: int = 0
-    batch: int | None = None
+    support_class: Count | None = None
+    run: Count = 0
+    batch: Count | None = None
 
     @property
     def support_dataset(self) -> str:
@@ -77,8 +83,7 @@ def sample_episodes(
     per listed video, `fold.repeats` times. pascal, coco: one per image. Others: one per video and novel class in it.
     Raises ValueError naming a class with too few videos for `shots`. Source: docs/protocol.md 1.1, 1.3 and 1.5.
     """
-    if shots < 1 or run < 0:
-        raise ValueError(f"shots is {shots} and run is {run}; ask for shots >= 1 and run >= 0")
+    check_request(shots=shots, run=run, seed=seed)
     if protocol not in ("v1", "v2"):
         raise ValueError(f'protocol {protocol!r} is not known; choose "v1" or "v2"')
     sampling = find_dataset(fold.corpus).sampling
@@ -139,23 +144,27 @@ def write_episodes(path: Path | str, episodes: Sequence[Episode]) -> None:
     write_text(path, f'{{"hash": "{digest(*rows)}",\n"episodes": [\n{lines}\n]}}\n')
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """The file of `write_episodes`; without a hash if it was edited on purpose."""
+
+    episodes: tuple[Episode, ...]
+    hash: str | None = None
+
+
 def read_episodes(path: Path | str) -> tuple[Episode, ...]:
     """Read a manifest. ValueError if its "hash" (delete it to accept edits) or an entry of an episode is wrong."""
     content = read_json(path)
-    if not isinstance(content, dict) or "episodes" not in content:
-        raise ValueError(f'{path}: no "episodes" in it; expected a manifest of write_episodes')
-    rows = content["episodes"]
-    found = digest(*rows)
-    if content.get("hash", found) != found:
-        about = f"hash is {content['hash']}, the episodes give {found}"
+    manifest = convert(content, Manifest, str(path))
+    known = {field.name for field in fields(Episode)}
+    for index, (episode, row) in enumerate(zip(manifest.episodes, content["episodes"], strict=True)):
+        if unknown := row.keys() - known:
+            about = f"{min(unknown)!r} is no entry of an episode; {suggest(min(unknown), sorted(known))}"
+            raise ValueError(f"{path}: episodes[{index}]: {about}")
+        for corpus in {episode.corpus, episode.support_dataset} - DATASETS.keys():
+            raise ValueError(f"{path}: episodes[{index}]: dataset {corpus!r} is not known; {suggest(corpus, DATASETS)}")
+    found = digest(*content["episodes"])
+    if manifest.hash not in (None, found):
+        about = f"hash is {manifest.hash}, the episodes give {found}"
         raise ValueError(f'{path}: {about}; write it again, or delete the "hash" entry if you changed it on purpose')
-    episodes = []
-    for index, row in enumerate(rows):
-        try:
-            episode = Episode(**{**row, "support": tuple(row["support"]), "query": tuple(row["query"])})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: episode {index} is not valid ({error}); write the manifest again") from error
-        if not episode.support or not episode.query:
-            raise ValueError(f"{path}: episode {index} names no support or no query frames; write it again")
-        episodes.append(episode)
-    return tuple(episodes)
+    return manifest.episodes

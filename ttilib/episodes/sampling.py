@@ -37,6 +37,18 @@ class Sample(NamedTuple):
         return self.query[0].split("/")[0]
 
 
+LIMITS = {"shots": (1, 1000), "run": (0, 999), "seed": (0, 2**32 - 1)}
+"""Least and most; a run is sampled after all before it."""
+
+
+def check_request(**request: int) -> None:
+    """Raise ValueError if shots, run or seed are out of range."""
+    for name, value in request.items():
+        least, most = LIMITS[name]
+        if not least <= value <= most:
+            raise ValueError(f"{name} is {value}; ask for {least} to {most}")
+
+
 EpisodeStream = Callable[[], Iterator[Sample]]
 
 

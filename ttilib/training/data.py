@@ -20,7 +20,7 @@ from torchvision.tv_tensors import Image, Mask
 from ttilib.datasets.base import IGNORE_LABEL
 from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, read_table
 from ttilib.datasets.transforms import AUGMENTATIONS, augment_clip, image_tensor, mask_tensor, normalise
-from ttilib.episodes.clips import check_same_size
+from ttilib.episodes.clips import check_input_size, check_same_size
 
 Frame = tuple[Image, Mask]
 Order, Void = Literal["set", "time"], Literal["background", "ignored"]
@@ -36,6 +36,7 @@ class _Samples(Dataset):
         self.reader, self.augmentation = dataset.reader(root), dataset.augmentation
         if void == "ignored":
             self.reader.void = IGNORE_LABEL
+        check_input_size(size)
         self.size, self.seed, self.epoch = size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
