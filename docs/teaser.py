@@ -15,13 +15,12 @@ from PIL import Image, ImageDraw, ImageFont
 import ttilib as tti
 from ttilib.encoders.external import Encoder
 from ttilib.episodes.clips import Clip
-from ttilib.plots.overlays import as_rgb, overlay
+from ttilib.plots.overlays import SUPPORT, as_rgb, overlay
 from ttilib.plots.style import styles
 
 SIZE = (121, 217)  # network input, pixels
 STRIP = 18  # height of the line of text above an image, pixels
 GAP = 4
-TRUTH = "#FFD400"  # support masks
 
 
 def panel(text: str, pixels: np.ndarray, colour: str = "#FFFFFF") -> np.ndarray:
@@ -37,7 +36,7 @@ def animate(clip: Clip, encoder: Encoder, frames: int) -> list[np.ndarray]:
     task = tti.extract(encoder, clip)
     masks = {name: tti.solve(task, tti.METHODS[name]).masks(clip.size) for name in ("RePRI", "TTI")}
     looks = styles(masks)
-    labelled = overlay(clip.support[0], clip.support_masks[0], colour=TRUTH)
+    labelled = overlay(clip.support[0], clip.support_masks[0], colour=SUPPORT)
     support = panel(f"support: {clip.class_name}, 1 image", labelled)
     rows = []
     for t in np.linspace(0, len(clip.query) - 1, frames).round().astype(int):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from dataclasses import replace
+from io import BytesIO
 
 import cv2
 import ipywidgets
@@ -10,10 +12,12 @@ import numpy as np
 import pytest
 import torch.nn.functional as F
 from matplotlib.figure import Figure
+from PIL import Image
 
 from ttilib.episodes.clips import synthetic_clip
 from ttilib.plots import browser
 from ttilib.plots.overlays import overlay, zoom_for
+from ttilib.plots.style import styles
 from ttilib.solver.solver import SolverConfig, solve
 from ttilib.solver.task import extract
 
@@ -66,12 +70,22 @@ def test_the_image_shows_the_mask_of_the_controls(episode):
     for method, frame, step in [("RePRI", 0, 0), ("RePRI", 2, 6), ("TTI+keyframe", 3, 7)]:
         widget.method.value, widget.frame.value, widget.step.value = method, frame, step
         mask = browser.mask_at(task, solutions[method], step, frame)
-        expected = overlay(clip.query[frame], mask, clip.truth[frame], zoom=zoom_for(clip.query[frame], 640))
-        np.testing.assert_array_equal(shown(widget), expected)
+        colour, zoom = styles([method])[method]["color"], zoom_for(clip.query[frame], browser.SHARP)
+        np.testing.assert_array_equal(shown(widget), overlay(clip.query[frame], mask, clip.truth[frame], colour, zoom))
         assert all(part in widget.caption.value for part in (method, f"frame {frame} of 3", "IoU 0."))
     assert f"refined on keyframe {solutions['TTI+keyframe'].keyframe}" in widget.caption.value
+    widget.step.value = 3
+    assert "equal to RePRI" in widget.caption.value  # the temporal terms start with this step
+    widget.step.value = 4
+    assert "equal" not in widget.caption.value
     blind = browser.EpisodeBrowser(replace(clip, truth=None), task, solutions)
     assert "IoU" not in blind.caption.value
+
+
+def test_viewers_without_widgets_get_a_picture(episode):
+    bundle = browser.EpisodeBrowser(*episode)._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert Image.open(BytesIO(b64decode(bundle["image/png"]))).width > 1000
 
 
 def test_steps_follow_the_method(episode):
@@ -98,5 +112,6 @@ def test_headless_is_a_figure_and_makes_no_widget(episode):
     titles = [ax.get_title() for ax in figure.axes]
     assert titles[0] == "step 0, frame 2" and titles[5] == "step 6, frame 3" and titles[8] == "refined, frame 0"
     mask = browser.mask_at(task, solutions["RePRI"], 0, 2)
-    expected = overlay(clip.query[2], mask, clip.truth[2], zoom=zoom_for(clip.query[2]))
+    colour = styles(["RePRI"])["RePRI"]["color"]
+    expected = overlay(clip.query[2], mask, clip.truth[2], colour, zoom_for(clip.query[2]))
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), expected)

@@ -191,7 +191,7 @@ def test_a_sheet_scores_and_shows_predictions_where_the_ground_truth_is_valid(re
         figure = overlays.sample_sheet(*sample(), ["background", "bird", "fish", "frog"], "one")
         figure.canvas.draw()
     image, truth, found = (ax.images[0].get_array() for ax in figure.axes[:3])
-    assert "88%" in figure.axes[2].get_title("left") + figure.axes[2].get_title()  # 7 of 8 pixels
+    assert "IoU 50%" in figure.axes[2].get_title("left") + figure.axes[2].get_title()  # half of the bird
     zoom = truth.shape[0] // 48
     assert (found[: 24 * zoom] == overlays.UNKNOWN).all() and (truth[: 24 * zoom] == overlays.UNKNOWN).all()
     region = found[24 * zoom : 36 * zoom, : 18 * zoom]
@@ -199,7 +199,7 @@ def test_a_sheet_scores_and_shows_predictions_where_the_ground_truth_is_valid(re
     assert (image == 102).all()
     nothing = torch.full((1, 8, 9), 255)
     sheet = overlays.sample_sheet(torch.rand(1, 3, 8, 9), nothing, 0 * nothing, ["background"])
-    assert " 0%" in sheet.axes[2].get_title()
+    assert "IoU" not in sheet.axes[2].get_title()
 
 
 def test_names_lie_inside_their_regions_or_in_the_legend():
@@ -258,7 +258,7 @@ def test_values_per_frame_and_the_prior_reach_their_artists():
     prior, marginal, truth = torch.tensor([0.2, 0.3]), torch.tensor([0.1, 0.1]), np.array([0.2, 0.4])
     curves.prior_trace(lines, prior, marginal, truth)
     assert legend(lines) == ["ground truth", "prior π", "predicted"]
-    np.testing.assert_array_equal(lines.lines[2].get_ydata(), truth)
+    np.testing.assert_array_equal(lines.lines[2].get_ydata(), 100 * truth)
 
 
 def test_consistency_curves_have_the_style_of_each_method():
@@ -288,13 +288,13 @@ def test_the_training_figure_shows_loss_validation_rate_and_waiting():
     assert len(loss.lines) == 2  # a single part is the loss itself
     assert loss.lines[1].get_xydata()[0].tolist() == pytest.approx([2, 3.0 - 1.5 / 20])  # mean of steps 1 and 2
     by_name = {line.get_label(): line.get_xydata().tolist() for line in miou.lines}
-    assert by_name == {"held out": [[20, 0.2], [40, 0.4]], "training": [[20, 0.3]]}
+    assert by_name == {"validation": [[20, 20.0], [40, 40.0]], "training": [[20, 30.0]]}
     np.testing.assert_allclose(rate.lines[0].get_ydata(), 0.1)
-    np.testing.assert_allclose(waiting.lines[0].get_ydata(), 0.25)  # half a second of two
+    np.testing.assert_allclose(waiting.lines[0].get_ydata(), 25)  # half a second of two
     uneven = log()
     uneven[-1] |= {"seconds": 78.0 + 8.0, "waited": 8.0}
     (waiting,) = curves.training_figure(uneven).axes[3].lines
-    assert waiting.get_ydata()[-1] == pytest.approx((0.5 + 8.0) / (2.0 + 8.0))  # of the time, not a mean of shares
+    assert waiting.get_ydata()[-1] == pytest.approx(85)  # of the time, not a mean of shares
 
 
 def test_parts_of_the_loss_and_logs_of_older_runs():

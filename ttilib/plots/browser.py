@@ -1,25 +1,31 @@
-"""Interactive view of a solved episode, with sliders for frame and step; a static figure in a headless run."""
+"""Interactive view of a solved episode, with sliders for frame and step, and the same as a static figure."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache
+from io import BytesIO
+from typing import Any
 
 import cv2
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from jaxtyping import Bool
 from matplotlib.figure import Figure
 
 from ttilib.episodes.clips import Clip
 from ttilib.plots.overlays import evenly_spaced, filmstrip, overlay, zoom_for
+from ttilib.plots.style import styles
 from ttilib.results.metrics import region_similarity
 from ttilib.solver.classifier import Classifier
 from ttilib.solver.solver import Solution, upsampled_probabilities
 from ttilib.solver.task import Task
 
-CACHED = 64  # cached PNG images, about 20 MB
+CACHED = 64  # cached PNG images, about 40 MB
+SHARP = 960  # pixels of the longer side, about the width of a cell
 
 
 def stages(solution: Solution) -> int:
@@ -47,7 +53,8 @@ def mask_at(task: Task, solution: Solution, stage: int, frame: int) -> Bool[np.n
 class EpisodeBrowser(ipywidgets.VBox):
     """Method buttons, frame and step sliders, and the frame with its mask and the ground truth as a line.
 
-    `image.value` holds the PNG shown; `method`, `frame` and `step` are the controls and can be set from code.
+    `image.value` holds the PNG shown; `method`, `frame` and `step` are the controls and can be set from code. Viewers
+    without widgets show `static_view`.
     """
 
     def __init__(self, clip: Clip, task: Task, solutions: Mapping[str, Solution]) -> None:
@@ -55,12 +62,13 @@ class EpisodeBrowser(ipywidgets.VBox):
         self._render = lru_cache(maxsize=CACHED)(self._encoded)
         names = list(self.solutions)
         last = len(clip.query) - 1
+        wide = ipywidgets.Layout(width="420px")
         self.method = ipywidgets.ToggleButtons(options=names, value=names[-1], description="method")
-        self.frame = ipywidgets.IntSlider(0, 0, last, description="frame")
-        self.step = ipywidgets.IntSlider(0, 0, 0, description="step")
+        self.frame = ipywidgets.IntSlider(0, 0, last, description="frame", layout=wide)
+        self.step = ipywidgets.IntSlider(0, 0, 0, description="step", layout=wide)
         self.player = ipywidgets.Play(min=0, max=last, interval=200, description="frames")
         ipywidgets.jslink((self.player, "value"), (self.frame, "value"))
-        self.image = ipywidgets.Image(format="png")
+        self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", object_fit="contain"))
         self.caption = ipywidgets.HTML()
         self._follow_method()
         self.method.observe(self._follow_method, names="value")
@@ -86,15 +94,31 @@ class EpisodeBrowser(ipywidgets.VBox):
         mask = mask_at(self.task, self.solutions[method], stage, frame)
         steps, keyframe = len(self.solutions[method].history), self.solutions[method].keyframe
         at = f"refined on keyframe {keyframe}" if stage == steps else f"step {stage} of {steps - 1}"
-        parts = [method, at, f"frame {frame} of {len(self.clip.query) - 1}"]
+        parts = [method, at, f"frame {frame} of {len(self.clip.query) - 1}", *self._equal(method, stage)]
         truth = None if self.clip.truth is None else self.clip.truth[frame]
         if truth is not None:
             valid = self.clip.query_valid[frame].cpu().numpy()
             score = region_similarity(mask[None], truth[None].cpu().numpy(), valid[None])[0]
             parts.append(f"IoU {score:.2f}")
         image = self.clip.query[frame]
-        pixels = cv2.cvtColor(overlay(image, mask, truth, zoom=zoom_for(image, 640)), cv2.COLOR_RGB2BGR)
+        colour = styles(self.solutions)[method]["color"]
+        pixels = cv2.cvtColor(overlay(image, mask, truth, colour, zoom_for(image, SHARP)), cv2.COLOR_RGB2BGR)
         return cv2.imencode(".png", pixels)[1].tobytes(), " \u00b7 ".join(parts)
+
+    def _equal(self, method: str, stage: int) -> list[str]:
+        """Which other methods have the same classifier at this stage, as before the first temporal step."""
+        if stage >= len(self.solutions[method].history):
+            return []
+        weight = self.solutions[method].history[stage].classifier.weight
+        others = [(name, other.history[stage].classifier.weight) for name, other in self.solutions.items()
+                  if name != method and stage < len(other.history)]  # fmt: skip
+        equal = [name for name, other in others if torch.equal(weight, other)]
+        return [f"equal to {' and '.join(equal)}"] if equal else []
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        png = BytesIO()
+        static_view(self.clip, self.task, self.solutions).savefig(png, format="png", dpi=150)
+        return {**super()._repr_mimebundle_(**kwargs), "image/png": b64encode(png.getvalue()).decode()}
 
 
 def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width: float = 9.5) -> Figure:
@@ -102,6 +126,7 @@ def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width
     frames = evenly_spaced(len(clip.query), 4)
     early = frames[len(frames) // 2]
     figure = plt.figure(figsize=(width, 0.2 + 1.07 * len(solutions)), layout="compressed")
+    looks = styles(solutions)
     plt.close(figure)  # shown once, as the value of the cell
     grid = figure.subplots(len(solutions), 2 + len(frames), squeeze=False)
     for row, (method, solution) in zip(grid, solutions.items(), strict=True):
@@ -110,7 +135,8 @@ def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width
         shown = [frame for _, frame in moments]
         titles = [f"{'refined' if s == refined else f'step {s}'}, frame {frame}" for s, frame in moments]
         masks = [mask_at(task, solution, *moment) for moment in moments]
-        filmstrip(row, clip.query[shown], masks, None if clip.truth is None else clip.truth[shown], titles)
+        truths = None if clip.truth is None else clip.truth[shown]
+        filmstrip(row, clip.query[shown], masks, truths, titles, looks[method]["color"])
         name = {"rotation": 90, "va": "center", "ha": "right", "fontsize": 9}
         row[0].text(-0.04, 0.5, method, transform=row[0].transAxes, **name)
     return figure

@@ -29,16 +29,18 @@ def loss_terms(
     """Terms of the objective over the steps: mean over frames, and the middle half of the frames as a band.
 
     `terms`: one `Terms` per step, from the start. `names`: by default all terms present, and the total. A single axes
-    shows all lines without bands; several show one term each, and surplus axes are blanked. A dashed line marks the
-    update of the prior. Raises ValueError if several axes are fewer than `names`.
+    shows all lines without bands; several show one term each, and the first surplus one explains the lines. A dashed
+    line marks the update of the prior. Raises ValueError if several axes are fewer than `names`.
     """
     names = names or [*(name for name in TERMS if name in vars(terms[0])), "total"]
     values = {name: np.stack([array(getattr(at, name)) for at in terms]) for name in names}
     single, row = isinstance(axes, Axes), each_of(axes)
     if not single and len(row) < len(names):
         raise ValueError(f"{len(names)} terms for {len(row)} axes; give one each, or a single one for all")
-    for ax in row[len(names) :]:
+    for n, ax in enumerate(row[len(names) :]):
         ax.set_axis_off()
+        if n == 0:
+            ax.text(0, 1, "line: mean over frames\nband: middle half of the frames", va="top", color="0.35")
     for ax, (name, value) in zip(row * len(names) if single else row, values.items(), strict=False):
         term = TOTAL if name == "total" else TERMS[name]
         ax.plot(value.mean(axis=1), color=term.colour, linewidth=2, label=term.label.removesuffix(" [nats]"))
@@ -64,7 +66,7 @@ def per_frame(ax: Axes, values: Series, label: str, colour: str = "#0072B2", tit
 
 
 def prior_trace(ax: Axes, prior: Series, marginal: Series, truth: Series | None = None) -> None:
-    """Foreground proportion of each frame: prior, prediction, and ground truth."""
+    """Foreground proportion of each frame in percent: prior, prediction, and ground truth, given as fractions."""
     lines = [
         (prior, "prior \u03c0", {"color": "#CC79A7", "linestyle": "--"}),
         (marginal, "predicted", {"color": STYLES["TTI"]["color"], "linestyle": "-"}),
@@ -72,9 +74,9 @@ def prior_trace(ax: Axes, prior: Series, marginal: Series, truth: Series | None 
     ]
     for values, name, look in lines:
         if values is not None:
-            ax.plot(array(values), linewidth=2, label=name, **look)
+            ax.plot(100 * array(values), linewidth=2, label=name, **look)
     ax.set_ylim(bottom=0)
-    tidy(ax, "query frame", "foreground proportion")
+    tidy(ax, "query frame", "foreground [percent]", "Foreground proportion of each frame")
     line_legend(ax)
 
 
@@ -84,30 +86,32 @@ def vc_curve(
     released: Mapping[str, Mapping[int, float]] | None = None,
     looks: Looks | None = None,
 ) -> None:
-    """VC_k over the window k for every method; `released`: values as the released code computes them, as thin lines."""
+    """VC_k in percent over the window k for every method; `released`: as the release computes it, as thin lines."""
     looks = looks or styles(values)
     for method, curve in values.items():
         ax.plot(*zip(*sorted(curve.items()), strict=True), label=method, **looks[method])
         if released and method in released:
             thin = {"color": looks[method]["color"], "linewidth": 0.6, "alpha": 0.8}
             ax.plot(*zip(*sorted(released[method].items()), strict=True), **thin)
-    tidy(ax, "window k [frames]", "VC$_k$", integers=False)
+    if released:
+        ax.annotate("thin: as released", (1, 1), xycoords="axes fraction", ha="right", va="top", color="0.35")
+    tidy(ax, "window k [frames]", "VC$_k$ [percent]", integers=False)
     ax.set_xticks(sorted({k for curve in values.values() for k in curve}))
     line_legend(ax)
 
 
 def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:
-    """VC of every window of k frames, at its first frame; nan (no common ground truth) leaves a gap."""
+    """VC in percent of every window of k frames, at its first frame; nan (no common ground truth) leaves a gap."""
     for method, look in styles(values).items():
         vc = array(values[method])
         marks = {"markersize": 5, "markevery": max(1, len(vc) // 12)}
         ax.plot(vc, linewidth=2, label=method, clip_on=False, **marks, **look)
-    ax.set_ylim(top=1)
-    tidy(ax, "first frame of the window", f"VC of {k} frames")
+    ax.set_ylim(0, 100)
+    tidy(ax, "first frame of the window", f"VC$_{k}$ [percent]", f"Consistency of every {k} frames")
     line_legend(ax)
 
 
-HELD_OUT = "#D55E00"
+VALIDATION = "#D55E00"
 PARTS = ("#0072B2", "#56B4E9", "#009E73")
 
 
@@ -133,12 +137,12 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, np.ones(span) / span, mode="valid") if len(values) else values
 
 
-def _measured(ax: Axes, log: Log, key: str, label: str, colour: str, marker: str) -> None:
-    """A marked line through the rows that have `key`."""
+def _measured(ax: Axes, log: Log, key: str, label: str, colour: str, marker: str, scale: float = 1) -> None:
+    """A marked line through the rows that have `key`, times `scale`."""
     known = np.isfinite(_column(log, key))
     if known.any():
         look: Any = {"color": colour, "marker": marker, "linewidth": 2, "markersize": 5, "clip_on": False}
-        ax.plot(_column(log, "step")[known], _column(log, key)[known], label=label, **look)
+        ax.plot(_column(log, "step")[known], scale * _column(log, key)[known], label=label, **look)
 
 
 def _losses(ax: Axes, log: Log) -> None:
@@ -152,7 +156,7 @@ def _losses(ax: Axes, log: Log) -> None:
     for n, name in enumerate(names if several else ()):
         part = _smoothed(_column(parts, name))
         ax.plot(step[-len(part) :], part, color=PARTS[n % len(PARTS)], linewidth=2, label=name)
-    _measured(ax, log, "val_loss", "held out", HELD_OUT, "o")
+    _measured(ax, log, "val_loss", "validation, labels not smoothed", VALIDATION, "o")
     what = "training loss, and its parts before weighting" if several else "training loss [nats]"
     tidy(ax, "step", title=what + (f", mean of {len(log) // 20} steps" if len(log) >= 40 else ""))
     if len(ax.lines) > 2:
@@ -160,12 +164,12 @@ def _losses(ax: Axes, log: Log) -> None:
 
 
 def _validation(ax: Axes, log: Log) -> None:
-    """mIoU over all outputs on held-out and on training images."""
-    _measured(ax, log, "val_miou", "held out", HELD_OUT, "o")
-    _measured(ax, log, "train_miou", "training", "0.4", "s")
-    top = np.nanmax([0, *_column(log, "val_miou"), *_column(log, "train_miou")])
-    ax.set(xlim=(0, max([1, *_column(log, "step")])), ylim=(0, 1.1 * top or 1.0))
-    tidy(ax, "step", title="mIoU while training")
+    """mIoU over all outputs on validation and on training images, in percent."""
+    _measured(ax, log, "val_miou", "validation", VALIDATION, "o", 100)
+    _measured(ax, log, "train_miou", "training", "0.4", "s", 100)
+    top = 100 * np.nanmax([0, *_column(log, "val_miou"), *_column(log, "train_miou")])
+    ax.set(xlim=(0, max([1, *_column(log, "step")])), ylim=(0, 1.1 * top or 100.0))
+    tidy(ax, "step", title="mIoU [percent]")
     if ax.lines:
         line_legend(ax)
 
@@ -178,10 +182,10 @@ def _learning_rate(ax: Axes, log: Log) -> None:
 def _waiting(ax: Axes, log: Log) -> None:
     """Share of the time spent waiting for images."""
     took = _smoothed(np.diff(_column(log, "seconds"), prepend=0.0))
-    share = _smoothed(_column(log, "waited")) / np.maximum(took, 1e-9)
+    share = 100 * _smoothed(_column(log, "waited")) / np.maximum(took, 1e-9)
     ax.plot(_column(log, "step")[-len(share) :], share, color="#CC79A7", linewidth=2)
-    ax.set_ylim(0, 1)
-    tidy(ax, "step", title="share of the time waiting for data")
+    ax.set_ylim(0, 100)
+    tidy(ax, "step", title="time waiting for data [percent]")
 
 
 def training_figure(rows: Iterable[Mapping[str, Any]], title: str = "") -> Figure:

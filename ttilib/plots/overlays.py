@@ -25,6 +25,7 @@ from torch import Tensor
 from ttilib.episodes.clips import IGNORE_LABEL, Clip
 
 PREDICTION = "#E6007E"  # magenta, a rare colour in natural images
+SUPPORT = "#FFD400"  # masks that are given
 FILL = 0.45  # opacity of the colour inside a mask
 SHARP = 360  # pixels: smaller images are enlarged, so that contours stay thin
 
@@ -141,36 +142,50 @@ def filmstrip(
 
 
 def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> None:
-    """Support above, `frames` query frames below, ground truth in white; for 9.5 x 2.8 inches, layout "compressed"."""
+    """The support with its masks, and `frames` query frames with the ground truth in white; for 11 x 3.2 inches.
+    A single support image is as high as two rows of frames.
+    """
     shots, chosen = len(clip.support), evenly_spaced(len(clip.query), frames)
-    grid = figure.subplots(2, max(shots, len(chosen)), squeeze=False)
-    filmstrip(grid[0], clip.support, truths=clip.support_masks)
+    if shots == 1:
+        columns = math.ceil(len(chosen) / 2)
+        grid = figure.add_gridspec(2, 2 + columns)
+        support = [figure.add_subplot(grid[:, :2])]
+        query = [figure.add_subplot(grid[row, 2 + column]) for row in range(2) for column in range(columns)]
+    else:
+        support, query = figure.subplots(2, max(shots, len(chosen)), squeeze=False)
+    filmstrip(support, clip.support, clip.support_masks, colour=SUPPORT)
     truths = None if clip.truth is None else clip.truth[chosen]
-    filmstrip(grid[1], clip.query[chosen], truths=truths, titles=[f"frame {t}" for t in chosen])
-    grid[0, 0].set_title(f"support: {shots} labelled, {clip.class_name}", loc="left", fontsize=10, pad=3)
-    line = "" if clip.truth is None else ", ground truth outlined"
+    filmstrip(query, clip.query[chosen], truths=truths, titles=[f"frame {t}" for t in chosen])
+    support[0].set_title(f"support: {shots} labelled, {clip.class_name}", loc="left", fontsize=10, pad=3)
+    line = "" if clip.truth is None else ", ground truth in white"
     figure.suptitle(f"{clip.name}: {len(clip.query)} query frames{line}", fontsize=11)
 
 
 def gradient_map(
-    ax: Axes, image: Image, gradient: Map, label: str = "gradient", limit: float | None = None
+    ax: Axes, image: Image, gradient: Map, label: str = "gradient", truth: Mask | None = None
 ) -> AxesImage:
     """A signed map at feature size over the grey image, with a colour bar: blue negative, white zero, red positive.
 
-    Its corner cells are centred on the corner pixels. The colour range is +-`limit`, by default the largest magnitude.
+    `truth` is outlined. The corner cells of the map are centred on the corner pixels.
     """
     values = array(gradient)
     grey = cv2.cvtColor(as_rgb(image), cv2.COLOR_RGB2GRAY)
     (height, width), (rows, columns) = grey.shape, values.shape
     dy, dx = (height - 1) / max(rows - 1, 1) / 2, (width - 1) / max(columns - 1, 1) / 2
-    limit = limit or float(np.abs(values).max()) or 1.0  # an all-zero map still needs a scale
-    ax.imshow(grey, cmap="gray", vmin=-60, vmax=255)
+    limit = float(np.abs(values).max()) or 1.0  # an all-zero map still needs a scale
+    ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
     extent = (-dx, width - 1 + dx, height - 1 + dy, -dy)
-    look: Any = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "alpha": 0.65, "interpolation": "bilinear"}
+    look: Any = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit, "alpha": 0.55, "interpolation": "bilinear"}
     drawn = ax.imshow(values, extent=extent, **look)
+    if truth is not None and array(truth).any():
+        ax.contour(array(truth), [0.5], colors="black", linewidths=0.8)
     ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     ax.set_axis_off()
-    ax.figure.colorbar(drawn, cax=ax.inset_axes((1.02, 0, 0.04, 1)), label=label).outline.set_visible(False)
+    power = math.floor(math.log10(limit))
+    beside: Any = {"cax": ax.inset_axes((1.02, 0, 0.04, 1)), "format": lambda value, _: f"{value / 10**power:g}"}
+    bar = ax.figure.colorbar(drawn, **beside)
+    bar.set_label(f"{label} [$10^{{{power}}}$]" if power else label)
+    bar.outline.set_visible(False)
     return drawn
 
 
@@ -225,17 +240,20 @@ def sample_sheet(
     """Image, ground truth and prediction side by side, with class names on large regions, others in a legend.
 
     Images are in [0, 1]; `names` are those of labels 0, 1, 2, ..., background first. Predictions are blanked where the
-    ground truth is ignored; titles give the share of the other pixels that is correct.
+    ground truth is ignored; titles give the mean IoU of the classes in the ground truth.
     """
     truth = labels.cpu()
     shown = found.cpu().where(truth != IGNORE_LABEL, IGNORE_LABEL)
-    blocks = 1 if len(images) < 4 else 2
-    figure, grid = _sheet(math.ceil(len(images) / blocks), 3 * blocks, images.shape[-2] / images.shape[-1], title)
+    block, ratio = [1.0, 1.0, 1.0], images.shape[-2] / images.shape[-1]
+    widths = block if len(images) < 4 else [*block, 0.1, *block]
+    figure, grid = _sheet(math.ceil(3 * len(images) / sum(widths)), widths, ratio, title)
     for axes, image, true, guess in zip(grid.reshape(-1, 3), images.cpu(), truth, shown, strict=False):
-        right = (true == guess)[true != IGNORE_LABEL].double().mean().nan_to_num()
+        pairs = [(true == n, guess == n) for n in true.unique().tolist() if 0 < n < IGNORE_LABEL]
+        iou = [float((a & b).sum() / (a | b).sum()) for a, b in pairs]
+        score = f", IoU {100 * np.mean(iou):.0f}%" if iou else ""
         show(axes[0], image, "image")
         unnamed = _named_regions(axes[1], image, true, names, "ground truth")
-        unnamed |= _named_regions(axes[2], image, guess, names, f"prediction, {100 * right:.0f}% correct")
+        unnamed |= _named_regions(axes[2], image, guess, names, f"prediction{score}")
         if unnamed:  # where no name is in the way
             patches = [Patch(color=COLOURS[(n - 1) % len(COLOURS)], label=names[n]) for n in sorted(unnamed)]
             look: Any = {"frameon": True, "framealpha": 0.8, "handlelength": 1, "borderpad": 0.3}
@@ -262,9 +280,11 @@ def _named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str
     return unnamed
 
 
-def _sheet(rows: int, columns: int, ratio: float, title: str) -> tuple[Figure, np.ndarray]:
-    """A figure of equal cells for images of height / width `ratio`, without a layout engine, which would be slow."""
-    head, above, height = (0.28 if title else 0.05), 0.3, WIDTH / columns * ratio  # inches; above: title of a cell
+def _sheet(rows: int, widths: Sequence[float], ratio: float, title: str) -> tuple[Figure, np.ndarray]:
+    """A figure of cells for images of height / width `ratio`, without a layout engine, which would be slow.
+    Columns narrower than 1 are gaps, and not in the grid that is returned.
+    """
+    head, above, height = (0.28 if title else 0.05), 0.3, WIDTH / sum(widths) * ratio  # inches; above: title of a cell
     total = head + rows * (height + above)
     figure = Figure(figsize=(WIDTH, total), dpi=120)
     figure.set_layout_engine("none")
@@ -273,14 +293,19 @@ def _sheet(rows: int, columns: int, ratio: float, title: str) -> tuple[Figure, n
     place = {"left": 0.002, "right": 0.998, "bottom": 0.02 / total, "top": 1 - (head + above) / total}
     blank = {"frame_on": False, "xticks": (), "yticks": ()}
     spaces = {"wspace": 0.03, "hspace": above / height}
-    return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=blank, gridspec_kw=place | spaces)
+    sizes = place | spaces | {"width_ratios": widths}
+    grid = figure.subplots(rows, len(widths), squeeze=False, subplot_kw=blank, gridspec_kw=sizes)
+    gaps = np.array(widths) < 1
+    for ax in grid[:, gaps].flat:
+        ax.remove()
+    return figure, grid[:, ~gaps]
 
 
 def pairs_sheet(images: Float[Tensor, "n 2 3 H W"], title: str = "") -> Figure:
     """The contrasted pairs: a frame above, its counterpart below. Images are in [0, 1]; at most six pairs are shown."""
     shown = images[:6].cpu()
-    figure, grid = _sheet(2, max(4, len(shown)), images.shape[-2] / images.shape[-1], title)
+    figure, grid = _sheet(2, [1.0] * max(4, len(shown)), images.shape[-2] / images.shape[-1], title)
     for column, pair in enumerate(shown):
         show(grid[0, column], pair[0], f"frame of pair {column + 1}")
-        show(grid[1, column], pair[1], "compared with")
+        show(grid[1, column], pair[1], "its counterpart")
     return figure

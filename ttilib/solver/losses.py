@@ -142,17 +142,17 @@ class Term:
 
 TERMS = {
     "ce": Term(
-        "support fit CE [nats]", "#0072B2",
+        "cross-entropy CE [nats]", "#0072B2",
         r"\mathrm{CE}_t = -\frac{1}{|V|} \sum_{i \in V} y_i \log p_{ti} + (1 - y_i) \log (1 - p_{ti})",
         lambda at: ce(at.support_p, at.task.support_masks, at.task.support_valid),
     ),
     "entropy": Term(
-        "query entropy H [nats]", "#56B4E9",
+        "entropy H [nats]", "#56B4E9",
         r"H_t = -\frac{1}{|V_t|} \sum_{i \in V_t} p_i \log p_i + (1 - p_i) \log (1 - p_i)",
         lambda at: entropy(at.p, at.task.query_valid),
     ),
     "kl": Term(
-        "distance to prior KL [nats]", "#D55E00",
+        "KL divergence KL [nats]", "#D55E00",
         r"\mathrm{KL}_t = m_t \log \frac{m_t}{\pi_t} + (1 - m_t) \log \frac{1 - m_t}{1 - \pi_t}, \qquad "
         r"m_t = \frac{1}{|V_t|} \sum_{i \in V_t} p_i",
         lambda at: kl(at.marginal, at.prior),
