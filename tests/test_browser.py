@@ -1,18 +1,13 @@
-"""The image follows the controls, and a headless run gets a figure."""
+"""The image follows the controls, and a figure shows the same."""
 
 from __future__ import annotations
 
-from base64 import b64decode
 from dataclasses import replace
-from io import BytesIO
 
 import cv2
-import ipywidgets
 import numpy as np
 import pytest
 import torch.nn.functional as F
-from matplotlib.figure import Figure
-from PIL import Image
 
 from ttilib.episodes.clips import synthetic_clip
 from ttilib.plots import browser
@@ -66,7 +61,7 @@ def test_frames_that_are_all_padding_have_no_object(episode):
 
 def test_the_image_shows_the_mask_of_the_controls(episode):
     clip, task, solutions = episode
-    widget = browser.browse(clip, task, solutions, headless=False)
+    widget = browser.EpisodeBrowser(clip, task, solutions)
     for method, frame, step in [("RePRI", 0, 0), ("RePRI", 2, 6), ("TTI+keyframe", 3, 7)]:
         widget.method.value, widget.frame.value, widget.step.value = method, frame, step
         mask = browser.mask_at(task, solutions[method], step, frame)
@@ -82,12 +77,6 @@ def test_the_image_shows_the_mask_of_the_controls(episode):
     assert "IoU" not in blind.caption.value
 
 
-def test_viewers_without_widgets_get_a_picture(episode):
-    bundle = browser.EpisodeBrowser(*episode)._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert Image.open(BytesIO(b64decode(bundle["image/png"]))).width > 1000
-
-
 def test_steps_follow_the_method(episode):
     widget = browser.EpisodeBrowser(*episode)
     assert (widget.method.value, widget.step.value, widget.step.max) == ("TTI+keyframe", 7, 7)
@@ -99,16 +88,9 @@ def test_steps_follow_the_method(episode):
     assert "step 2 of 6" in widget.caption.value
 
 
-def test_headless_is_a_figure_and_makes_no_widget(episode):
+def test_the_static_view_has_a_row_per_method(episode):
     clip, task, solutions = episode
-    made = []
-    ipywidgets.Widget.on_widget_constructed(made.append)
-    try:
-        figure = browser.browse(clip, task, solutions, headless=True)
-    finally:
-        ipywidgets.Widget.on_widget_constructed(None)
-    assert isinstance(figure, Figure)
-    assert made == []
+    figure = browser.static_view(clip, task, solutions)
     titles = [ax.get_title() for ax in figure.axes]
     assert titles[0] == "step 0, frame 2" and titles[5] == "step 6, frame 3" and titles[8] == "refined, frame 0"
     mask = browser.mask_at(task, solutions["RePRI"], 0, 2)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache
-from io import BytesIO
-from typing import Any
 
 import cv2
 import ipywidgets
@@ -53,8 +50,8 @@ def mask_at(task: Task, solution: Solution, stage: int, frame: int) -> Bool[np.n
 class EpisodeBrowser(ipywidgets.VBox):
     """Method buttons, frame and step sliders, and the frame with its mask and the ground truth as a line.
 
-    `image.value` holds the PNG shown; `method`, `frame` and `step` are the controls and can be set from code. Viewers
-    without widgets show `static_view`.
+    `image.value` holds the PNG shown; `method`, `frame` and `step` are the controls and can be set from code.
+    It needs a running kernel; a saved notebook keeps `static_view`.
     """
 
     def __init__(self, clip: Clip, task: Task, solutions: Mapping[str, Solution]) -> None:
@@ -115,11 +112,6 @@ class EpisodeBrowser(ipywidgets.VBox):
         equal = [name for name, other in others if torch.equal(weight, other)]
         return [f"equal to {' and '.join(equal)}"] if equal else []
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        png = BytesIO()
-        static_view(self.clip, self.task, self.solutions).savefig(png, format="png", dpi=150)
-        return {**super()._repr_mimebundle_(**kwargs), "image/png": b64encode(png.getvalue()).decode()}
-
 
 def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width: float = 9.5) -> Figure:
     """The browser as a figure, a row per method: one frame at two early steps, then frames at the last stage."""
@@ -140,8 +132,3 @@ def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width
         name = {"rotation": 90, "va": "center", "ha": "right", "fontsize": 9}
         row[0].text(-0.04, 0.5, method, transform=row[0].transAxes, **name)
     return figure
-
-
-def browse(clip: Clip, task: Task, solutions: Mapping[str, Solution], headless: bool) -> EpisodeBrowser | Figure:
-    """An `EpisodeBrowser`, or a static figure if `headless`, as the last value of a notebook cell."""
-    return static_view(clip, task, solutions) if headless else EpisodeBrowser(clip, task, solutions)
