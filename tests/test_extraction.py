@@ -158,8 +158,9 @@ def test_too_few_images_and_features_that_are_not_finite_are_refused() -> None:
     for images, count in (([], 0), ([(image, valid), padding], 1)):
         with pytest.raises(ValueError, match=f"means of {count} images"):
             measure_means(MultiLayerEncoder(Stages()), "", images)
-    with pytest.raises(ValueError, match="infinite"):
-        measure_means(MultiLayerEncoder(lambda images: images / 0), "", [(image, valid)] * 2)
+    for length in (float("nan"), float("inf"), 1e30):  # the last would be divided by an infinite length
+        with pytest.raises(ValueError, match="encoder function: gives infinity or NaN"):
+            measure_means(MultiLayerEncoder(lambda images, length=length: length * images), "", [(image, valid)] * 2)
 
 
 # --- subtracting it ---

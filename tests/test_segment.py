@@ -126,7 +126,8 @@ def test_a_mean_is_read_from_the_named_file_or_the_one_beside_the_checkpoint(fol
         summary, masks = run(folder, "frozen steps=9", str(spec), **options)
         assert summary["method"] == "frozen steps=9" and summary["means"] == str(path)
         assert np.array_equal(masks, by_steps(folder, "frozen steps=9", spec, path)[0])
-    assert run(folder, "TTI steps=1", str(spec), means=named)[0]["means"] is None  # not read
+    with pytest.raises(ValueError, match=r"named\.means\.safetensors: no mean is subtracted by TTI"):
+        run(folder, "TTI", str(spec), means=named)
     save_means(named, replace(means, encoder="0123456789abcdef"))
     with pytest.raises(ValueError, match=r"named\.means\.safetensors: .*0123456789abcdef"):
         run(folder, "frozen", str(spec), means=named)

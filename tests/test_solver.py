@@ -93,6 +93,14 @@ def test_every_method_and_every_named_alternative_has_a_result_of_its_own(task):
     torch.testing.assert_close(none.classifier.weight, solve(task, CONFIGS["RePRI"]).classifier.weight)
 
 
+@pytest.mark.parametrize("config", [CONFIGS["fine-tune"], KEYFRAME])
+def test_an_optimization_that_is_not_finite_ends_in_an_error(task, config):
+    support = task.support.clone()
+    support[0, 0, -1, -1] = float("nan")
+    with pytest.raises(FloatingPointError, match="test/f0/blob/v0"):
+        solve(replace(task, support=support), config)
+
+
 # --- a support without foreground ---
 
 

@@ -235,23 +235,17 @@ def convert(options: argparse.Namespace) -> None:
 )
 def means(options: argparse.Namespace) -> None:
     """Compute the mean feature of an encoder over a folder of images."""
-    import torch
     from tqdm import tqdm
 
-    from ttilib.encoders.checkpoints import fingerprint, load_encoder
-    from ttilib.encoders.layers import MultiLayerEncoder
     from ttilib.solver import extraction
 
     out = extraction.means_path(options.encoder, options.out or "")
     frames = extraction.image_folder(options.folder, tuple(options.size), options.limit)
-    encoder = load_encoder(options.encoder)
-    weights = ""
-    if isinstance(encoder, torch.nn.Module):
-        weights, encoder = fingerprint(encoder), encoder.to(options.device)
-    layered = MultiLayerEncoder(encoder, options.layers)
+    extractor = extraction.load_extractor(options.encoder, device=options.device)
+    encoder = extractor.with_layers(tuple(options.layers))
     with tqdm(frames, unit=" images") as bar:
         images = ((image[None], valid[None]) for image, _, valid in bar)
-        found = extraction.measure_means(layered, weights, images, options.device)
+        found = extraction.measure_means(encoder, extractor.fingerprint, images, options.device)
     extraction.save_means(out, found)
     layers = " ".join(found.layers) or "its output"
     print(f"mean of {layers}, {len(found.values)} channels, over {found.images} images: {out}")

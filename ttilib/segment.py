@@ -13,7 +13,7 @@ from ttilib.episodes.clips import clip_from_files
 from ttilib.files import write_json
 from ttilib.plots.video import frame_names, read_frames, write_masks, write_overlay
 from ttilib.solver.extraction import load_extractor
-from ttilib.solver.methods import read_method
+from ttilib.solver.methods import check_means, read_method
 
 
 def segment(
@@ -34,6 +34,7 @@ def segment(
     object), an overlay video and summary.json to `out`; returns the summary. Raises ValueError, FileNotFoundError.
     """
     chosen, out = read_method(method), Path(out)
+    check_means(means, [chosen])
     frames = list(read_frames(video))
     names = frame_names(video, len(frames))
     clip = clip_from_files(support_images, support_masks, frames, size, Path(video).stem, label=label)

@@ -29,12 +29,12 @@ class MultiLayerEncoder:
     callable. Smaller maps are resized to the largest grid (bilinear, corners aligned). If a layer runs several times,
     its last output is used. `channels` per layer are found with one image of zeros.
     Raises ValueError if a layer does not exist, is named twice or is not used, if its output is not [N, C, h, w] with
-    the same C, h, w for images of one size, or for whatever a user's function (see `load_plugin`) raises.
+    the same C, h, w for images of one size or not finite, or for whatever a user's function (see `load_plugin`) raises.
     """
 
     def __init__(self, encoder: Callable[[Tensor], Tensor], layers: Sequence[str] = ()) -> None:
         self.encoder, self.layers = encoder, tuple(layers)
-        self.name = getattr(encoder, "plugin", type(encoder).__name__)
+        self.name = getattr(encoder, "plugin", getattr(encoder, "spec", type(encoder).__name__))
         self.modules = self._find_layers() if self.layers else {}
         self.grids: dict[torch.Size, torch.Size] = {}  # by size of the images
         with _eval_mode(encoder), torch.no_grad():
@@ -48,7 +48,10 @@ class MultiLayerEncoder:
         if (found := (tuple(each.shape[1] for each in maps), grid)) != expected:
             texts = [f"{channels} channels on {h} x {w} cells" for channels, (h, w) in (found, expected)]
             raise ValueError(f"encoder {self.name}: gives {texts[0]} after {texts[1]}; give the same for every image")
-        return torch.cat([each if each.shape[-2:] == grid else resize(each, grid) for each in maps], dim=1)
+        features = torch.cat([each if each.shape[-2:] == grid else resize(each, grid) for each in maps], dim=1)
+        if not features.norm(dim=1).isfinite().all():  # too long a feature would become 0 when it is normalised
+            raise ValueError(f"encoder {self.name}: gives infinity or NaN; check its weights and the images")
+        return features
 
     def _maps(self, images: Float[Tensor, "N 3 H W"]) -> list[Tensor]:
         """Outputs in the order of `layers`, each at its own size."""

@@ -24,7 +24,7 @@ from ttilib.datasets.catalog import Fold
 from ttilib.datasets.transforms import normalise
 from ttilib.encoders import checkpoints
 from ttilib.encoders.checkpoints import load_encoder
-from ttilib.encoders.external import SUFFIXES, one_line
+from ttilib.encoders.external import SUFFIXES, naming, one_line
 from ttilib.encoders.feature_cache import CachedEncoder
 from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.episodes.clips import Clip, Frames, unlabelled_frames
@@ -102,7 +102,7 @@ def measure_means(
 ) -> FeatureMean:
     """Mean unit feature per layer over all valid cells of all images: sum f_l/|f_l| / cells, summed in float64.
     `images` yields batches in [0, 1] with their valid pixels; `fingerprint` is the encoder's. Raises ValueError if
-    fewer than two images have valid pixels, or the mean is not finite.
+    fewer than two images have valid pixels.
     """
     total = torch.zeros(sum(encoder.channels), dtype=torch.float64, device=device)
     count = cells = 0
@@ -116,10 +116,7 @@ def measure_means(
             cells += int(valid.sum())
     if count < 2:
         raise ValueError(f"means of {count} images: give at least two, better a hundred")
-    values = (total / cells).float().cpu()
-    if not values.isfinite().all():
-        raise ValueError("means: features of these images are infinite or NaN; check encoder and images")
-    return FeatureMean(fingerprint, encoder.layers, encoder.channels, values, count)
+    return FeatureMean(fingerprint, encoder.layers, encoder.channels, (total / cells).float().cpu(), count)
 
 
 def save_means(path: Path | str, means: FeatureMean) -> None:
@@ -201,6 +198,16 @@ def _describe(layers: tuple[str, ...]) -> str:
     return f"layers {' '.join(layers)}" if layers else "the output"
 
 
+def find_device(name: str | torch.device) -> torch.device:
+    """The device, if torch can compute on it here; else ValueError."""
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        about = f"device {str(name)!r}: torch cannot compute on it here ({one_line(error)})"
+        raise ValueError(f"{about}; give cpu, or use a machine with such a device and its driver") from error
+    return torch.device(name)
+
+
 class FeatureExtractor:
     """A frozen encoder whose features are computed once for all pipelines.
     `fingerprint` identifies its weights. `folder` caches features and means; None caches nothing. The mean that
@@ -240,7 +247,7 @@ class FeatureExtractor:
 
     def _extract(self, clip: Clip, pipeline: PipelineConfig) -> tuple[Task, float]:
         """The task, and its extraction time without that of the mean."""
-        plain = self._encoder(pipeline.layers)
+        plain = self.with_layers(pipeline.layers)
         encoder: Callable[[Tensor], Tensor] = plain
         if pipeline.features != PipelineConfig().features:
             means = None if pipeline.centring == "none" else self.means(pipeline, clip)
@@ -251,7 +258,7 @@ class FeatureExtractor:
 
     def means(self, pipeline: PipelineConfig, clip: Clip) -> FeatureMean:
         """The mean that the pipeline subtracts: over the episode's images, or the encoder's own."""
-        encoder = self._encoder(pipeline.layers)
+        encoder = self.with_layers(pipeline.layers)
         if pipeline.centring == "episode":  # the batches of `extract`, whose features are cached
             images = [(clip.support, clip.support_valid), (clip.query, clip.query_valid)]
             return measure_means(encoder, self.fingerprint, images, self.device)
@@ -277,7 +284,7 @@ class FeatureExtractor:
             save_means(path, means)
         return means
 
-    def _encoder(self, layers: tuple[str, ...]) -> MultiLayerEncoder | CachedEncoder:
+    def with_layers(self, layers: tuple[str, ...]) -> MultiLayerEncoder | CachedEncoder:
         """The encoder with these layers as output, cached if there is a folder."""
         if layers not in self._encoders:
             encoder = MultiLayerEncoder(self.encoder, layers)
@@ -298,9 +305,11 @@ def load_extractor(
     Without `means`, a best.means.safetensors beside the checkpoint is used. Features are cached only for a
     torch.nn.Module, whose weights have a fingerprint.
     """
+    device = find_device(device)
     encoder, fingerprint = load_encoder(spec, fold=fold), ""
     if isinstance(encoder, nn.Module):
-        encoder, fingerprint = encoder.eval().to(device), checkpoints.fingerprint(encoder)
+        with naming(encoder):
+            encoder, fingerprint = encoder.eval().to(device), checkpoints.fingerprint(encoder)
     checkpoint = _checkpoint_file(str(spec))
     if not means and checkpoint is not None and checkpoint.with_suffix(ENDING).is_file():
         means = checkpoint.with_suffix(ENDING)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool
@@ -18,7 +20,7 @@ from ttilib.episodes.clips import Clip
 from ttilib.files import suggest
 from ttilib.solver.edges import grabcut_refine, guided_filter
 from ttilib.solver.extraction import FeatureExtractor
-from ttilib.solver.settings import CONFIGS, Kind, PipelineConfig, SolverConfig, check, kinds, read_value
+from ttilib.solver.settings import CONFIGS, LARGEST, Kind, PipelineConfig, SolverConfig, check, kinds, read_value
 from ttilib.solver.solver import Solution, solve
 from ttilib.solver.task import oracle_prior
 
@@ -63,7 +65,7 @@ class TransductiveMethod:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        check(self, signed=("noise",))
+        check(self, signed=("noise",), largest=LARGEST)
         if self.noise < -1:
             raise ValueError(f"noise={self.noise} makes proportions negative; give -1 or more")
         if self.noise and not self.prior:
@@ -72,7 +74,9 @@ class TransductiveMethod:
     def predict(
         self, clip: Clip, extractor: FeatureExtractor, ground_truth: Bool[Tensor, "T H W"] | None = None
     ) -> Prediction:
-        """The masks and the solution. Raises ValueError naming the episode if an oracle has no ground truth."""
+        """The masks and the solution. Raises ValueError naming the episode if an oracle has no ground truth;
+        FloatingPointError naming method and episode if the optimization runs into infinity or NaN.
+        """
         if self.prior and ground_truth is None:
             about = f"{self.name} needs the ground truth, which this clip does not have"
             raise ValueError(f"episode {clip.name}: {about}; choose another method")
@@ -80,7 +84,10 @@ class TransductiveMethod:
         prior = None
         if self.prior and ground_truth is not None:
             prior = oracle_prior(ground_truth, task, self.noise)
-        solution = solve(task, self.config, prior)
+        try:
+            solution = solve(task, self.config, prior)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"method {self.name!r}: {error}") from error
         return Prediction(refine_masks(solution, clip, self.pipeline).cpu(), solution)
 
 
@@ -92,6 +99,13 @@ def refine_masks(solution: Solution, clip: Clip, pipeline: PipelineConfig | None
     if radius:
         masks = guided_filter(solution.probabilities(), clip.query, radius, pipeline.guided_eps) > 0.5
     return grabcut_refine(masks, clip.query, band) if band else masks
+
+
+def check_means(means: Path | str, methods: Sequence[Method]) -> None:
+    """Raise ValueError if there is a file `means` and none of the methods subtracts a mean that it could hold."""
+    if means and not any(method.pipeline.centring == "pool" for method in methods):
+        names = ", ".join(method.name for method in methods)
+        raise ValueError(f"{means}: no mean is subtracted by {names}; leave the file out, or add centring=pool")
 
 
 ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_weight=0.0)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any, Literal
 
 from ttilib.files import suggest
@@ -18,6 +19,8 @@ Centring = Literal["none", "pool", "episode"]
 EXPECTED = {
     int: "a whole number; give one such as 3", float: "a number; give one such as 0.5", str: "a name; such as layer2"
 }  # fmt: skip
+MOST_STEPS = 10_000  # the state before each is kept
+LARGEST = 1e6  # weight or rate: larger ones overflow float32 or make the other terms ineffective
 
 
 class Kind(typing.NamedTuple):
@@ -47,19 +50,29 @@ def kinds(settings: type) -> dict[str, Kind]:
     return found
 
 
-def check(settings: Any, positive: Collection[str] = (), signed: Collection[str] = ()) -> None:
+def check(
+    settings: Any,
+    positive: Collection[str] = (),
+    signed: Collection[str] = (),
+    most: Mapping[str, float] = MappingProxyType({}),
+    largest: float = math.inf,
+) -> None:
     """Raise ValueError, naming the field, for a value that the annotation forbids, or a number not finite or below 0.
-    Fields in `positive` must be above 0; fields in `signed` may be negative. Values of other types check themselves.
+    Fields in `positive` must be above 0; fields in `signed` may be negative; `most` has upper limits, `largest` is that
+    of all other numbers with a fraction. Values of other types check themselves.
     """
     for field, kind in kinds(type(settings)).items():
         value = getattr(settings, field)
         if kind.simple and not (value is None and kind.optional or value == "" and kind.type is str):
             for each in value if kind.many else (value,):
                 _check_type(field, each, kind)
-                number = not kind.choices and kind.type is not str and field not in signed
-                if number and (each < 0 or each == 0 and field in positive):
+                if kind.choices or kind.type is str:
+                    continue
+                if field not in signed and (each < 0 or each == 0 and field in positive):
                     least = "a number above 0" if field in positive else "0 or more"
                     raise ValueError(f"{field}={each} is too small; give {least}")
+                if each > (limit := most.get(field, largest if kind.type is float else math.inf)):
+                    raise ValueError(f"{field}={each} is too large; give at most {limit:g}")
 
 
 def _check_type(field: str, value: Any, kind: Kind) -> None:
@@ -123,7 +136,8 @@ class SolverConfig:
     added_weights: tuple[float, ...] = ()  # 1 each if empty
 
     def __post_init__(self) -> None:
-        check(self, positive=("temperature", "window"))
+        most = {"steps": MOST_STEPS, "refine_steps": MOST_STEPS, "midpoint": 1, "ring": 1}
+        check(self, positive=("temperature", "window"), most=most, largest=LARGEST)
         new = [term for term in TERMS if term not in BUILT_IN]
         for name in self.added_terms:
             if name not in new:
@@ -169,7 +183,9 @@ class PipelineConfig:
     cut: float = 0.0
 
     def __post_init__(self) -> None:
-        check(self, positive=("guided_eps",))
+        check(self, positive=("guided_eps",), most={"guided": 1, "cut": 1}, largest=LARGEST)
+        if self.guided_eps < 1e-10:
+            raise ValueError(f"guided_eps={self.guided_eps} is too small for float32; give at least 1e-10")
 
     @property
     def features(self) -> tuple[Centring, tuple[str, ...], tuple[float, ...]]:

@@ -181,7 +181,7 @@ def iterate(
 def solve(task: Task, config: SolverConfig | None = None, prior: Float[Tensor, " T"] | None = None) -> Solution:
     """The solution of a task: the last state of `iterate`, then keyframe refinement if configured.
     Frames that are only padding get the prototype, an infinite bias (probability 0) and prior 0. Raises ValueError as
-    `iterate` does.
+    `iterate` does, FloatingPointError naming the episode if the optimization runs into infinity or NaN.
     """
     config = config or SolverConfig()
     history = tuple(iterate(task, config, prior))
@@ -192,7 +192,12 @@ def solve(task: Task, config: SolverConfig | None = None, prior: Float[Tensor, "
         weight[valid], bias[valid], full_prior[valid] = classifier.weight, classifier.bias, final_prior
         classifier, final_prior = Classifier(weight, bias, classifier.temperature), full_prior
     solution = Solution(classifier, final_prior, classifier.scores(task.query), task.size, history)
-    return solution if config.keyframe is None else _refined(task, solution, config)
+    solution = solution if config.keyframe is None else _refined(task, solution, config)
+    lengths, bias = solution.classifier.weight[valid].norm(dim=1), solution.classifier.bias[valid]
+    if not task.support_vanished and not (lengths.isfinite() & bias.isfinite()).all():
+        about = f"the optimization of episode {task.name} ran into infinity or NaN"
+        raise FloatingPointError(f"{about}; check the encoder, or give a smaller learning rate")
+    return solution
 
 
 def _temporal_start(config: SolverConfig, oracle: bool) -> float:

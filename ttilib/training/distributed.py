@@ -16,14 +16,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ttilib.solver.extraction import find_device
+
 
 @contextmanager
 def process_group(device: torch.device | str = "cpu") -> Iterator[torch.device]:
     """Join the process group of torchrun, if any, and leave it at the end; yields the device of this process."""
-    device = torch.device(device)
     if not dist.is_torchelastic_launched() or dist.is_initialized():
-        yield device
+        yield find_device(device)
         return
+    device = torch.device(device)
     if device.type == "cuda":
         device = torch.device("cuda", dist.get_node_local_rank())
         torch.cuda.set_device(device)
