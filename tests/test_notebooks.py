@@ -167,7 +167,7 @@ def test_the_notebook_of_the_recipe_takes_it_apart_and_reads_what_was_measured(r
     rows = [
         {"benchmark": "pascal2davis", "shots": 1, "encoder": "mine", "method": method, "fold": fold, "run": 0,
          "episode": "a", "key": f"{fold}", "index": 0, "class_id": fold, "class_name": "x", "video": f"v{fold}",
-         "frames": 2, "intersection": 10 + gain, "union": 20, "predicted": 20, "true": 18 + gain, "j": 0.5, "f": 0.25}
+         "frames": 2, "intersection": 10 + gain, "union": 20, "predicted": 20, "true": 10 + gain, "j": 0.5, "f": 0.25}
         for method, gain in (("TTI", 0), ("frozen", 8)) for fold in (0, 1)
     ]  # fmt: skip
     measured = tmp_path / "real"

@@ -1,4 +1,4 @@
-"""Rows and masks come back as written, several writers or a killed one lose nothing, and provenance is exact."""
+"""Rows and masks come back as written or are refused, several writers lose nothing, and provenance is exact."""
 
 import json
 import shutil
@@ -13,31 +13,46 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ttilib.files import digest
+from ttilib.files import digest, write_json
 from ttilib.results import records
-from ttilib.results.records import append_masks, append_row, read_masks, read_rows
+from ttilib.results.records import append_masks, append_row, read_index, read_masks, read_rows
+from ttilib.results.tables import score_table
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def row(**more):
+    return {
+        "benchmark": "mine", "shots": 1, "encoder": "toy", "method": "TTI", "fold": 0, "run": 0, "episode": "e",
+        "key": "abc", "index": 0, "class_id": 7, "class_name": "giant panda/ü", "video": "v", "frames": 2,
+        "intersection": 3, "union": 9, "predicted": 4, "true": 8, "intersections": [1, 2], "unions": [4, 5],
+        "j": 0.1 + 0.2, "seconds": 1.5, "made": {"code": "c"}, **more,
+    }  # fmt: skip
+
+
+def rows_file(tmp_path, *rows):
+    path = tmp_path / "rows" / "r.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{each if isinstance(each, str) else json.dumps(each)}\n" for each in rows))
+    return path
 
 
 # ---- rows ----------------------------------------------------------------------------------------------
 
 
-def test_rows_come_back_as_plain_json(tmp_path):
+def test_rows_come_back_as_plain_json_with_fields_of_any_name(tmp_path):
     path = tmp_path / "new" / "folder" / "rows.jsonl"
-    row = {
-        "name": "giant panda/ü", "iou": 0.1 + 0.2, "i": np.int64(3), "f": np.float32(0.5), "b": np.bool_(True),
-        "nan": float("nan"), "inf": np.float64("inf"), "tensor": torch.tensor([1.0, float("nan")]),
-        "path": Path("a") / "b", 5: (1, 2), "a": {"b": None},
+    given = {
+        "i": np.int64(3), "g": np.float32(0.5), "b": np.bool_(True), "nan": float("nan"), "inf": np.float64("inf"),
+        "tensor": torch.tensor([1.0, float("nan")]), "path": Path("a") / "b", 5: (1, 2), "a": {"b": None},
     }  # fmt: skip
-    append_row(path, row)
-    append_row(path, {"second": 1})
-    first = {
-        "name": "giant panda/ü", "iou": 0.1 + 0.2, "i": 3, "f": 0.5, "b": True, "nan": None, "inf": None,
-        "tensor": [1.0, None], "path": str(Path("a") / "b"), "5": [1, 2], "a": {"b": None},
+    expected = {
+        "i": 3, "g": 0.5, "b": True, "nan": None, "inf": None, "tensor": [1.0, None], "path": str(Path("a") / "b"),
+        "5": [1, 2], "a": {"b": None},
     }  # fmt: skip
-    assert read_rows(path) == [first, {"second": 1}]
-    assert path.read_bytes().count(b"\n") == 2 and path.read_bytes().endswith(b"\n")
+    append_row(path, row() | given)
+    append_row(path, row(index=1))
+    assert read_rows(path) == [row(**expected), row(index=1)]
     with pytest.raises(TypeError, match=r"rows\.jsonl"):
         append_row(path, {"a": 1j})
     assert len(read_rows(path)) == 2
@@ -45,39 +60,100 @@ def test_rows_come_back_as_plain_json(tmp_path):
         read_rows(tmp_path / "none.jsonl")
 
 
-LONG = b'{"a": "' + b"x" * 10_000
-
-
-@pytest.mark.parametrize("torn", [b'{"a": 2, "b": [1,', '{"a": "ü'.encode()[:-1], b"12", LONG])
-@pytest.mark.parametrize("before", [b'{"a": 1}\n\n', b""])
+@pytest.mark.parametrize("torn", [b'{"a": 2, "b": [1,', '{"a": "ü'.encode()[:-1], b"null", b'{"a": "' + b"x" * 10_000])
+@pytest.mark.parametrize("before", [records.as_line(row()).encode() + b"\n", b""])
 def test_an_incomplete_last_line_is_left_out_and_removed(tmp_path, torn, before):
-    path = tmp_path / "rows.jsonl"
+    path = rows_file(tmp_path)
     path.write_bytes(before + torn)
-    first = [{"a": 1}] if before else []
-    with pytest.warns(UserWarning, match=r"rows\.jsonl: line"):
-        assert read_rows(path) == first
+    with pytest.warns(UserWarning, match=r"r\.jsonl: line"):
+        assert read_rows(path) == [row()] * bool(before)
     with pytest.warns(UserWarning, match=f"{len(torn)} bytes"):
         append_row(path, {"a": 3})
     assert path.read_bytes() == before + b'{"a": 3}\n'
+    path.write_bytes(records.as_line(row()).encode()[:-1])  # only the line end is missing
+    append_row(path, row(index=1))
+    assert read_rows(path) == [row(), row(index=1)]
 
 
-def test_a_complete_row_without_line_end_stays_and_a_broken_line_is_named(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"a": 1}\n{"a": 2}')
-    append_row(path, {"a": 3})
-    assert read_rows(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
-    path.write_text('{"a": 1}\n{"a": \n{"a": 3}\n')
-    with pytest.raises(ValueError, match=r"rows\.jsonl: line 2"):
-        read_rows(path)
+@pytest.mark.parametrize(
+    "change, found",
+    [({"union": -5}, "union.*-5"), ({"intersection": 10**15}, "intersection.*10{15}"), ({"j": 1e15}, "j: .*10{15}"),
+     ({"j": float("inf")}, "JSON"), ({"fold": "0"}, "fold: .*str"), ({"intersection": None}, "intersection.*null"),
+     ({"true": 10}, "'true': 10"), ({"unions": [4, 4]}, "'union': 8"), ({"frames": 0}, "frames: .*0")],
+)  # fmt: skip
+def test_an_impossible_row_is_refused_with_file_line_and_value(tmp_path, change, found):
+    with pytest.raises(ValueError, match=rf"r\.jsonl: line 2: .*{found}"):
+        read_rows(rows_file(tmp_path, row(), row(**change)))
+    if not {"j", "unions"} & change.keys():
+        with pytest.raises(ValueError, match=f"row 2: .*{found}"):
+            score_table([row(), row(episode="f", **change)])
 
 
-# says that it is there, waits for the lock, writes its rows
+@pytest.mark.parametrize(
+    "line", ["null", "[]", '{"a": ', json.dumps({k: v for k, v in row().items() if k != "method"})]
+)
+def test_a_line_that_is_no_row_is_named(tmp_path, line):
+    path = rows_file(tmp_path, row(), line, row())
+    for form in (records.Row, records.Counted):
+        with pytest.raises(ValueError, match=r"r\.jsonl: line 2"):
+            read_rows(path, form)
+
+
+ANY = st.recursive(
+    st.sampled_from([None, True, -1, 0, 3, 10**15, 1e300, 0.5, "", "a", "../x", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2), max_leaves=3,
+)  # fmt: skip
+
+
+def mutated(data, value):
+    """The value with one part replaced by anything, or left out."""
+    if isinstance(value, (dict, list)) and value and data.draw(st.integers(0, 4)):
+        copy = value.copy()
+        at = data.draw(st.sampled_from(range(len(copy)) if isinstance(copy, list) else list(copy)))
+        if data.draw(st.integers(0, 3)):
+            copy[at] = mutated(data, copy[at])
+        else:
+            del copy[at]
+        return copy
+    return data.draw(ANY)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_mutated_files_are_read_or_refused_in_one_sentence(tmp_path_factory, data):
+    out = tmp_path_factory.mktemp("out")
+    masks = {"key": "abc", "index": 0, "method": "TTI", "size": [1, 3], "frames": ["12", "03"]}
+    index = {"title": "", "lines": [row()], "files": ["rows/r.jsonl"], "masks": {"rows/r.jsonl": "masks/r.jsonl"},
+             "manifests": {"rows/r.jsonl": {"path": "m.json", "benchmark": "b", "size": [9, 9]}}, "code": "",
+             "weights": {"toy": "0"}}  # fmt: skip
+    kind = data.draw(st.sampled_from(["rows", "masks", "index"]))
+    content = json.dumps(mutated(data, {"rows": row(), "masks": masks, "index": index}[kind])).encode()
+    if data.draw(st.booleans()):
+        cut = data.draw(st.integers(0, len(content)))
+        content = (
+            content[:cut] + data.draw(st.sampled_from([b"", b"\x00", b"\xff", b"[" * 9999, b"9" * 999])) + content[cut:]
+        )
+    path = out / "rows" / "r.json"
+    path.parent.mkdir()
+    path.write_bytes(content + b"\n")
+    try:
+        if kind == "index":
+            read_index(out, "r")
+        elif kind == "masks":
+            read_masks(path, "abc", 0, "TTI")
+        else:
+            score_table(read_rows(path))
+    except ValueError as error:
+        assert "\n" not in str(error) and (str(error).startswith(str(out)) or "no rows" in str(error))
+
+
+# ---- locks ---------------------------------------------------------------------------------------------
+
+# waits for the lock, writes its rows
 WRITER = """
 import sys
-from pathlib import Path
 from ttilib.results.records import append_row, file_lock
 path, name, count = sys.argv[1:]
-Path(f"{path}.{name}").touch()
 with file_lock(path):
     for i in range(int(count)):
         append_row(path, {"writer": name, "i": i, "filling": "x" * (i * 97 % 9000)})
@@ -98,34 +174,32 @@ with file_lock(sys.argv[1]), open(sys.argv[1], "ab") as file:
 
 def start(code, *arguments):
     """Another Python process that can import ttilib."""
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-def await_file(path):
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path.name} never came"
-        time.sleep(0.02)
-
-
-def test_writers_wait_for_each_other_and_take_over_from_a_killed_one(tmp_path):
+def test_writers_name_the_one_they_wait_for_and_take_over_when_it_is_killed(tmp_path):
     path = tmp_path / "rows.jsonl"
     append_row(path, {"writer": "first", "i": 0})
     stuck = start(STUCK, path)
     try:
-        await_file(tmp_path / "rows.jsonl.stuck")
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "rows.jsonl.stuck").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         torn = path.read_bytes()
         waiting = [start(WRITER, path, name, 20) for name in "ab"]
-        for name in "ab":
-            await_file(tmp_path / f"rows.jsonl.{name}")
-        with pytest.raises(subprocess.TimeoutExpired):
-            waiting[0].wait(timeout=0.5)
-        assert path.read_bytes() == torn
+        for writer in waiting:
+            said = writer.stderr.readline()
+            assert f"rows.jsonl: in use by process {stuck.pid} on " in said
+        assert path.read_bytes() == torn and [writer.poll() for writer in waiting] == [None, None]
     finally:
         stuck.kill()
-        stuck.wait(timeout=120)
-    assert [writer.wait(timeout=120) for writer in waiting] == [0, 0]  # the lock died with its holder
-    rows = [(row["writer"], row["i"]) for row in read_rows(path)]
+        stuck.communicate(timeout=120)
+    for writer in waiting:  # the lock died with its holder
+        writer.communicate(timeout=120)
+        assert writer.returncode == 0
+    rows = [(each["writer"], each["i"]) for each in map(json.loads, path.read_text().splitlines())]
     a, b = ([(name, i) for i in range(20)] for name in "ab")
     assert rows in ([("first", 0), *a, *b], [("first", 0), *b, *a])
 
@@ -158,7 +232,7 @@ def test_masks_of_any_size_come_back(tmp_path_factory, shape, seed, fill):
     path = tmp_path_factory.mktemp("masks") / "masks.jsonl"
     masks = noise(seed, *shape) if fill is None else torch.full(shape, fill)
     append_masks(path, named(), masks.numpy() if seed % 2 else masks)
-    found = read_masks(path, "abc", 0, "TTI")
+    found = read_masks(path, "abc", 0, "TTI", shape)
     assert found.dtype == torch.bool and torch.equal(found, masks)
 
 
@@ -177,16 +251,34 @@ def test_each_episode_and_method_has_its_own_masks_and_the_last_line_counts(tmp_
     for key, index in (("abd", 0), ("abc", 3), ("", 0)):
         with pytest.raises(ValueError, match=r"masks\.jsonl: no masks"):
             read_masks(path, key, index, "TTI")
-
-
-def test_only_lines_of_the_episode_are_parsed(tmp_path):
-    path = tmp_path / "masks.jsonl"
-    append_masks(path, named(), noise(0, 2, 6, 7))
-    line = path.read_bytes()
-    path.write_bytes(line[:-9] + b"\n" + line.replace(b"abc", b"xyz"))
+    with pytest.raises(ValueError, match=r"masks\.jsonl: .*\[2, 6, 7\].*\[3, 6, 7\]"):
+        read_masks(path, **named(), shape=(3, 6, 7))
+    line = path.read_bytes().splitlines(keepends=True)[0]
+    path.write_bytes(line[:-9] + b"\n" + line.replace(b"abc", b"xyz"))  # only lines of the episode are parsed
     with pytest.raises(ValueError, match=r"masks\.jsonl: line 1"):
         read_masks(path, "abc", 0, "TTI")
     assert torch.equal(read_masks(path, "xyz", 0, "TTI"), noise(0, 2, 6, 7))
+
+
+@pytest.mark.parametrize("outside", ["name", "link", "index"])
+def test_nothing_leads_outside_the_run_folder(tmp_path, outside):
+    out = tmp_path / "out"
+    source = records.RowsFile(rows_file(tmp_path), tmp_path / "m.json", "ytvis-v1", (9, 9))
+    if outside == "link":
+        (out / "rows").mkdir(parents=True)
+        (out / "masks").symlink_to(tmp_path)
+        with pytest.raises(ValueError, match=r"masks.*outside"):
+            records.masks_beside(out / "rows" / "r.jsonl")
+    elif outside == "name":
+        for name in ("../../../x", "a/b", "..", "", "a\\b", "a\0"):
+            with pytest.raises(ValueError, match="name"):
+                records.write_index(out, name, "", [], [], {})
+    else:
+        write_json(out / "rows" / "t.json", {"title": "", "lines": [row()], "files": ["../rows/r.jsonl"], "masks": {},
+                                             "manifests": {}, "code": "", "weights": {}})  # fmt: skip
+        with pytest.raises(ValueError, match=r"r\.jsonl.*outside"):
+            read_index(out, "t")
+    assert [path.name for path in tmp_path.rglob("*.json")] == ["t.json"] * (outside == "index") and source
 
 
 # ---- provenance ----------------------------------------------------------------------------------------
@@ -195,8 +287,7 @@ def test_only_lines_of_the_episode_are_parsed(tmp_path):
 def test_provenance_is_plain_json_and_never_fails(tmp_path, monkeypatch):
     found = records.provenance()
     assert found["torch"] == torch.__version__ and found["python"] == ".".join(map(str, sys.version_info[:3]))
-    append_row(tmp_path / "rows.jsonl", found)
-    assert read_rows(tmp_path / "rows.jsonl") == [found]
+    assert json.loads(records.as_line(found)) == found
     monkeypatch.setenv("PATH", str(tmp_path))  # no git, and no such device
     lost = records.provenance(torch.device("cuda", 99))
     assert lost["commit"] is None and lost["modified"] is None
@@ -237,6 +328,8 @@ def append(path, text):
 
 
 def test_the_code_digest_covers_what_predicts_masks_and_nothing_else(copy):
+    covered = {"files", "datasets.transforms", "solver.solver", "results.evaluation"}
+    assert covered <= records._imported(records.START).keys() - set(records.SCORING)
     before = records.code_digest()
     for name in (
         "plots/overlays.py", "results/metrics.py", "results/records.py", "results/tables.py", "training/data.py",
@@ -244,10 +337,8 @@ def test_the_code_digest_covers_what_predicts_masks_and_nothing_else(copy):
     ):  # fmt: skip
         append(copy / name, "\nMORE = 1\n")
     assert records.code_digest() == before
-    for name in ("files.py", "datasets/transforms.py", "solver/solver.py", "results/evaluation.py"):
-        append(copy / name, "\nMORE = 1\n")
-        assert records.code_digest() != before
-        before = records.code_digest()
+    append(copy / "solver" / "solver.py", "\nMORE = 1\n")
+    assert records.code_digest() != before
 
 
 def test_the_digest_ignores_docstrings_and_line_ends_and_follows_imports(copy):

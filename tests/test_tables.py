@@ -113,8 +113,8 @@ def made(*versions, about="code"):
     "rows, message",
     [
         ([], "no rows"),
-        ([{k: v for k, v in ROWS[0].items() if k != "union"}], "'union'"),
-        ([*ROWS, row(fold=None, episode="z")], "'fold'"),
+        ([{k: v for k, v in ROWS[0].items() if k != "union"}], "row 1: .*union"),
+        ([*ROWS, row(fold=None, episode="z")], "row 6: fold"),
         ([*ROWS, ROWS[0]], r"episode a is recorded twice.*TTI.*fold 0.*run 0"),
         (made("ab", "cd", "ab", "ab", "ab"), "versions of the code.*ab: 4 rows, cd: 1 rows"),
         (made("ab", "ab", "ab", "ab", None), "unknown: 1 rows"),

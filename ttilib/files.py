@@ -130,23 +130,29 @@ def read_json(path: Path | str, form: Any = Any) -> Any:
 
 def parse_json(content: bytes | str, form: Any, where: str) -> Any:
     """Parse JSON as `form`. Raises ValueError that starts with `where` and names the value at fault."""
-    with _one_sentence(where):
+    with _one_sentence(where, lambda: msgspec.json.decode(content)):
         return msgspec.json.decode(content, type=form)
 
 
 def convert(value: Any, form: Any, where: str) -> Any:
     """A parsed JSON value as `form`. Raises ValueError that starts with `where` and names the value at fault."""
-    with _one_sentence(where):
+    with _one_sentence(where, lambda: value):
         return msgspec.convert(value, form)
 
 
 @contextmanager
-def _one_sentence(where: str) -> Iterator[None]:
-    """Turn errors of msgspec into one sentence."""
+def _one_sentence(where: str, content: Callable[[], Any]) -> Iterator[None]:
+    """Turn errors of msgspec into one sentence, with the number found if it is outside its range."""
     try:
         yield
     except msgspec.ValidationError as error:
         text, _, place = str(error).replace("`", "").partition(" - at ")
+        if re.search(r" [<>]=? ", text) and "[...]" not in place:
+            with suppress(msgspec.DecodeError, RecursionError):  # what follows may not be JSON
+                found = content()
+                for name, number in re.findall(r"\.([^.\[]+)|\[([0-9]+)\]", place):
+                    found = found[name or int(number)]
+                text += f", found {found}"
         inside = place.removeprefix("$").removeprefix(".")
         about = f"{inside}: {text[0].lower()}{text[1:]}" if inside else f"{text[0].lower()}{text[1:]}"
         raise ValueError(f"{where}: {about}; correct it, or download or write it again") from error

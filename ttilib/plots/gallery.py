@@ -81,7 +81,7 @@ def recorded(
         raise ValueError(f"{manifest['path']}: episode {row['index']} is not {row['episode']} of the row; run it again")
     query_root, support_root = find_roots(manifest["benchmark"], root)
     clip = load_clip(episodes[row["index"]], query_root, tuple(manifest["size"]), support_root)
-    found = read_masks(Path(out) / masks, row["key"], row["index"], row["method"])
+    found = read_masks(Path(out) / masks, row["key"], row["index"], row["method"], clip.query_valid.shape)
     pixels = [int(part.sum()) for part in intersection_union(found, clip.truth, clip.query_valid)]
     if pixels != [row["intersection"], row["union"]]:
         scored = f"{pixels[0]} of {pixels[1]} pixels, the row {row['intersection']} of {row['union']}"

@@ -25,7 +25,7 @@ from ttilib.datasets.base import OnError, raise_first
 from ttilib.episodes.benchmarks import BenchmarkData, find_roots
 from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import Episode, group_by_batch, read_episodes
-from ttilib.files import read_json, write_text
+from ttilib.files import write_text
 from ttilib.results import records
 from ttilib.results.metrics import METRICS, as_masks
 from ttilib.results.records import (
@@ -38,6 +38,7 @@ from ttilib.results.records import (
     masks_beside,
     masks_of,
     plain,
+    read_index,
     read_rows,
 )
 from ttilib.solver.extraction import FeatureExtractor
@@ -214,7 +215,7 @@ def rescore(out: Path | str, name: str, root: Path | str) -> int:
     without a row.
     """
     out, count = Path(out), 0
-    for file, about in read_json(out / "rows" / f"{name}.json")["manifests"].items():
+    for file, about in read_index(out, name)["manifests"].items():
         if not (out / file).is_file():
             continue  # this line of the table has not been run
         episodes = read_episodes(out / about["path"])
@@ -225,7 +226,7 @@ def rescore(out: Path | str, name: str, root: Path | str) -> int:
             _check_pairs(out / file, rows, masks, episodes)
             for group in group_by_batch(episodes):
                 members = [(index, episodes[index]) for index in group]
-                rows |= _rescore_group(members, rows, masks, roots, tuple(about["size"]))
+                rows |= _rescore_group(members, rows, masks, roots, tuple(about["size"]), out / file)
             write_text(out / file, "".join(map(as_line, rows.values())))
         count += len(rows)
     return count
@@ -245,7 +246,7 @@ def _check_pairs(path: Path, rows: Mapping, masks: Mapping, episodes: Sequence[E
 
 
 def _rescore_group(
-    members: Members, rows: Mapping, masks: Mapping, roots: tuple[Path, Path], size: tuple[int, int]
+    members: Members, rows: Mapping, masks: Mapping, roots: tuple[Path, Path], size: tuple[int, int], path: Path
 ) -> dict[tuple, dict[str, Any]]:
     """Rows of one group of episodes, scored by the current metrics."""
     results: dict[str, list[EpisodeResult]] = {}
@@ -253,14 +254,16 @@ def _rescore_group(
         if methods := [method for key, place, method in rows if (key, place) == (episode.key, index)]:
             clip = load_clip(episode, roots[0], size, roots[1])
         for method in methods:
-            row, stored = rows[episode.key, index, method], masks_of(masks[episode.key, index, method])
-            kept = row["seconds"], row["memory_mb"], row.get("support_vanished", False)
+            row, shape = rows[episode.key, index, method], clip.query_valid.shape
+            stored = masks_of(masks[episode.key, index, method], masks_beside(path), shape)
+            seconds = float("nan") if row.get("seconds") is None else row["seconds"]
+            kept = seconds, row.get("memory_mb"), row.get("support_vanished", False)
             results.setdefault(method, []).append(EpisodeResult(episode, index, clip, stored, *kept))
     found = {}
     for method, group in results.items():
         for new in score_group("", "", method, group, {}):
             row = rows[key_of(new)]
-            made = row["made"] | {"metrics": records.metrics_digest()}
+            made = (row.get("made") or {}) | {"metrics": records.metrics_digest()}
             found[key_of(new)] = row | new | {name: row[name] for name in ("benchmark", "encoder")} | {"made": made}
     return found
 

@@ -2,8 +2,9 @@
 
 Evaluation only appends, under a lock, so it can be stopped, resumed and shared by processes. Readers skip an incomplete
 last line and the next writer removes it, both with a warning. Masks are stored as COCO run lengths. The index
-<out>/rows/<name>.json gives rows, masks and manifests of a table by paths relative to the run folder. `made` is the
-provenance of a row. Rows of different code (`code_digest`, `metrics_digest`) are not mixed in one table.
+<out>/rows/<name>.json gives rows, masks and manifests of a table by paths relative to the run folder. The formats are
+declared by `Row`, `MaskLine` and `Index`; other fields of a row are kept. `made` is the provenance of a row. Rows of
+different code (`code_digest`, `metrics_digest`) are not mixed in one table.
 """
 
 from __future__ import annotations
@@ -13,27 +14,108 @@ import json
 import math
 import os
 import platform
+import re
+import socket
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import cv2
+import msgspec
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from jaxtyping import Bool
 from pycocotools import mask as runs
 from torch import Tensor
 
 from ttilib.datasets.masks import decode
-from ttilib.files import digest, write_json
-from ttilib.results.metrics import Masks, as_masks
+from ttilib.files import convert, digest, parse_json, read_json, write_json
+from ttilib.results.metrics import METRICS, Masks, as_masks
+
+Number = Annotated[int, msgspec.Meta(ge=0)]
+Pixels = Annotated[int, msgspec.Meta(ge=0, le=10**12)]  # no video has more
+Side = Annotated[int, msgspec.Meta(ge=1, le=2**15)]  # pixels
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)] | None
+Cost = Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None
+Shape = Sequence[int] | None  # of masks: T, H, W
+
+
+class Counted(msgspec.Struct, kw_only=True):
+    """What the pooled IoU of a method is made from."""
+
+    method: str
+    intersection: Pixels
+    union: Pixels
+
+
+class _Episode(Counted, kw_only=True):
+    benchmark: str
+    shots: Number
+    encoder: str
+    fold: Number
+    run: Number
+    episode: str
+    class_id: Number
+    class_name: str
+    frames: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+
+
+_KNOWN: list[Any] = [
+    ("index", Number | None, None), ("video", str | None, None), ("made", dict[str, Any] | None, None),
+    ("support_vanished", bool, False), *((name, Pixels | None, None) for name in ("predicted", "true")),
+    *((name, list[Pixels] | None, None) for name in ("intersections", "unions")),
+    *((name, Cost, None) for name in ("seconds", "memory_mb")), ("f_frames", list[Share] | None, None),
+    *((metric.key, Share, None) for metric in METRICS.values() if metric.key.isidentifier()),
+]  # fmt: skip
+Tabulated = msgspec.defstruct("Tabulated", _KNOWN, bases=(_Episode,), kw_only=True)
+"""What a row needs for `results.tables`; costs and metrics (in [0, 1]) may be missing or None."""
+Row = msgspec.defstruct("Row", [("key", str), ("index", Number), ("video", str)], bases=(Tabulated,), kw_only=True)
+"""A line of a file of rows: an episode, solved by a method and scored."""
+
+
+class MaskLine(msgspec.Struct):
+    """A line of a file of masks: compressed run lengths of each frame."""
+
+    key: str
+    index: Number
+    method: str
+    size: tuple[Side, Side]
+    frames: list[str]
+
+
+class _Line(msgspec.Struct):
+    benchmark: str
+    shots: Number
+    encoder: str
+    method: str
+    label: str = ""
+    why: str | None = None
+
+
+class _Manifest(msgspec.Struct):
+    path: str
+    benchmark: str
+    size: tuple[Side, Side]
+
+
+class Index(msgspec.Struct):
+    """<out>/rows/<name>.json, see `write_index`."""
+
+    title: str
+    lines: Annotated[list[_Line], msgspec.Meta(min_length=1)]
+    files: list[str]
+    manifests: dict[str, _Manifest]
+    masks: dict[str, str]
+    code: str
+    weights: dict[str, str]
 
 
 def plain(value: Any) -> Any:
@@ -54,13 +136,30 @@ def as_line(row: Mapping[str, Any]) -> str:
     return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def file_lock(path: Path | str) -> FileLock:
+PATIENCE = 1.0  # seconds of waiting for a lock, before it is reported
+
+
+@contextmanager
+def file_lock(path: Path | str) -> Iterator[None]:
     """Lock a file against other processes: `with file_lock(path):`. May be nested; creates the folder.
 
-    <path>.lock is never deleted: otherwise two processes could lock two files of that name.
+    Warns of the process it waits for; that of a killed process is free. <path>.lock is never deleted: otherwise two
+    processes could lock two files of that name.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(f"{path}.lock", is_singleton=True)
+    own, lock = Path(f"{path}.lock"), FileLock(f"{path}.lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=PATIENCE)
+    except Timeout:
+        holder = own.read_bytes().decode("ascii", "replace") or "another process"
+        warnings.warn(f"{path}: in use by {holder[:200]}; waiting until it has finished", stacklevel=3)
+        lock.acquire()
+    try:
+        if lock.lock_counter == 1 and re.fullmatch(b"(process .*)?", own.read_bytes()):  # no other text of a lock
+            own.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
 
 
 def append_row(path: Path | str, row: Mapping[str, Any]) -> None:
@@ -84,7 +183,7 @@ def _repaired(file: IO[bytes], path: Path) -> bytes:
         return b""
     file.seek(0)
     last = file.read().rpartition(b"\n")[2]
-    if _row(last) is not None:
+    if _is_complete(last):
         return b"\n"
     about = f"{path}: cut off {len(last)} bytes of an incomplete last line; that episode was not recorded"
     warnings.warn(about, stacklevel=3)
@@ -92,34 +191,46 @@ def _repaired(file: IO[bytes], path: Path) -> bytes:
     return b""
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
-    """The row of a line, or None if it is not a complete JSON object."""
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+def _is_complete(line: bytes) -> bool:
+    """Whether a line is a JSON object; one that was cut off is none."""
+    with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return isinstance(msgspec.json.decode(line), dict)
+    return False
 
 
-def _rows(path: Path | str, what: str, word: str = "") -> Iterator[dict[str, Any]]:
-    """The rows of the lines that contain `word`, one by one; files may be large."""
+def _rows(path: Path | str, what: str, form: type, word: str = "") -> Iterator[dict[str, Any]]:
+    """The rows of the lines that contain `word`, one by one, checked against `form`; files may be large."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file of {what}; run an evaluation that writes it first")
     with Path(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip() or word.encode() not in line:
                 continue
-            if (row := _row(line)) is not None:
-                yield row
-            elif line.endswith(b"\n"):
-                raise ValueError(f"{path}: line {number} is not a JSON object; remove that line and run again")
-            else:
+            if not line.endswith(b"\n") and not _is_complete(line):
                 warnings.warn(f"{path}: line {number} is incomplete and was left out", stacklevel=3)
+                continue
+            where = f"{path}: line {number}"
+            parse_json(line, form, where)
+            yield check_counts(parse_json(line, dict[str, Any], where), where)
 
 
-def read_rows(path: Path | str) -> list[dict[str, Any]]:
-    """All rows in order, without an incomplete last line. Raises FileNotFoundError; ValueError for a broken line."""
-    return list(_rows(path, "rows"))
+def read_rows(path: Path | str, form: type = Row) -> list[dict[str, Any]]:
+    """All rows in order with all their fields, without an incomplete last line.
+
+    Raises FileNotFoundError; ValueError with line and value for a row that is not of the form, or impossible.
+    """
+    return list(_rows(path, "rows", form))
+
+
+def check_counts(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """The row. Raises ValueError if its numbers of pixels contradict each other."""
+    known = {name: row[name] for name in ("intersection", "predicted", "true", "union") if row.get(name) is not None}
+    summed = {name: sum(row[f"{name}s"]) for name in known if row.get(f"{name}s") is not None}
+    first, *_, last = [*known.values()] or [0, 0]
+    if not all(first <= count <= last for count in known.values()) or summed != {name: row[name] for name in summed}:
+        about = f"pixels {known}" + (f", summed over frames {summed}" if summed else "")
+        raise ValueError(f"{where}: {about} contradict each other; remove that line and evaluate again")
+    return row
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[str, int, str]:
@@ -137,24 +248,25 @@ def append_masks(path: Path | str, row_key: Mapping[str, Any], masks: Masks) -> 
 
 def mask_rows(path: Path | str, key: str = "") -> Iterator[dict[str, Any]]:
     """Lines of a mask file, all or (only these are parsed) of one episode; broken lines as in `read_rows`."""
-    return (row for row in _rows(path, "masks", key) if not key or row.get("key") == key)
+    return (row for row in _rows(path, "masks", MaskLine, key) if not key or row["key"] == key)
 
 
-def masks_of(row: Mapping[str, Any]) -> Bool[Tensor, "T H W"]:
-    """Decode the masks of a line."""
-    masks = np.zeros((len(row["frames"]), *row["size"]), dtype=bool)
-    for frame, counts in zip(masks, row["frames"], strict=True):
-        frame[:] = decode({"size": row["size"], "counts": counts}, *row["size"])
-    return torch.from_numpy(masks)
+def masks_of(row: Mapping[str, Any], path: Path | str, shape: Sequence[int] | None = None) -> Bool[Tensor, "T H W"]:
+    """Decode the masks of a line of the file `path`. Raises ValueError if they are not of this shape [T, H, W]."""
+    where, size = f"{path}: masks of episode {row['key']} (index {row['index']}) by {row['method']!r}", row["size"]
+    if shape is not None and [len(row["frames"]), *size] != list(shape):
+        raise ValueError(f"{where} are {[len(row['frames']), *size]}, its frames {list(shape)}; evaluate it again")
+    frames = [decode({"size": size, "counts": counts}, *size, where) for counts in row["frames"]]
+    return torch.from_numpy(np.stack(frames) if frames else np.zeros((0, *size), dtype=bool))
 
 
-def read_masks(path: Path | str, key: str, index: int, method: str) -> Bool[Tensor, "T H W"]:
-    """Last masks of an episode and method. Raises FileNotFoundError; ValueError if they are missing or broken."""
+def read_masks(path: Path | str, key: str, index: int, method: str, shape: Shape = None) -> Bool[Tensor, "T H W"]:
+    """Last masks of an episode and method. Raises FileNotFoundError; ValueError if missing, broken or not `shape`."""
     found = {row["method"]: row for row in mask_rows(path, key) if key_of(row)[:2] == (key, index)}
     if method not in found:
         others = f"there are those of {', '.join(found)}" if found else "the episode is not in it"
         raise ValueError(f"{path}: no masks of episode {key} (index {index}) by {method!r}; {others}")
-    return masks_of(found[method])
+    return masks_of(found[method], path, shape)
 
 
 @dataclass(frozen=True)
@@ -168,8 +280,32 @@ class RowsFile:
 
 
 def masks_beside(rows: Path | str) -> Path:
-    """Path of the masks that belong to a file of rows."""
-    return Path(rows).parent.parent / "masks" / Path(rows).name
+    """Path of the masks that belong to a file of rows, in the same run folder."""
+    return _inside(Path(rows).parent.parent, Path("masks", Path(rows).name))
+
+
+def _inside(out: Path | str, file: Path | str) -> Path:
+    """The path of a file in the run folder. Raises ValueError if the name or a link leads outside."""
+    path = Path(out) / file
+    if not path.resolve().is_relative_to(Path(out).resolve()):
+        raise ValueError(f"{path}: leads outside the run folder {out}; use a folder inside, not a link or ..")
+    return path
+
+
+def check_name(name: str) -> str:
+    """The name, if files of a run can be called by it. Raises ValueError if it is empty or could lead elsewhere."""
+    if not re.fullmatch(r"[^\x00-\x1f/\\]+", name) or not name.strip(". "):
+        raise ValueError(f"name {name!r} is not a name for files; use letters, digits, - and _, without / or ..")
+    return name
+
+
+def read_index(out: Path | str, name: str) -> dict[str, Any]:
+    """The content of <out>/rows/<name>.json. Raises ValueError if it is not an `Index` of files in the run folder."""
+    about = read_json(path := Path(out) / "rows" / f"{check_name(name)}.json", dict[str, Any])
+    convert(about, Index, str(path))
+    for file in (*about["files"], *about["manifests"], *about["masks"].values()):
+        _inside(out, file)
+    return about
 
 
 def write_index(
@@ -181,6 +317,7 @@ def write_index(
     weights: Mapping[str, str],
 ) -> Path:
     """Write <out>/rows/<name>.json, with the code digest, and return its path. `weights`: by encoder."""
+    path = Path(out) / "rows" / f"{check_name(name)}.json"
     files = {_within(out, source.rows): source for source in sources}
     about = {
         "name": name, "title": title, "lines": [dict(line) for line in lines], "files": list(files),
@@ -191,7 +328,6 @@ def write_index(
         },
         "code": code_digest(), "weights": dict(weights),
     }  # fmt: skip
-    path = Path(out) / "rows" / f"{name}.json"
     write_json(path, about)
     return path
 
@@ -235,17 +371,13 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
 
     `commit` is None unless a git repository tracks the library; `modified`: tracked files differ from the commit.
     """
-    try:
+    installed = None
+    with suppress(PackageNotFoundError):
         installed = version("ttilib")
-    except PackageNotFoundError:
-        installed = None
     tracked = _git("ls-files", "--error-unmatch", str(HERE)) is not None
     changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
     return {
-        "ttilib": installed,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "cv2": cv2.__version__,
+        **{"ttilib": installed, "torch": str(torch.__version__), "numpy": np.__version__, "cv2": cv2.__version__},
         "python": platform.python_version(),
         "commit": _git("rev-parse", "--verify", "HEAD") if tracked else None,
         "modified": None if changes is None else bool(changes),

@@ -16,12 +16,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from ttilib.files import lists_folder, suggest
+from ttilib.files import convert, lists_folder, suggest
 from ttilib.results.metrics import METRICS, Metric
+from ttilib.results.records import Tabulated, check_counts, plain
 
 METHOD = ["benchmark", "shots", "encoder", "method"]  # identify a line of a table
 PASS = [*METHOD, "fold", "run"]  # identify one run (seed) of a fold
-NEEDED = [*PASS, "episode", "class_id", "class_name", "frames", "intersection", "union"]
 COST = {"seconds": "s/episode", "memory_mb": "MB/episode"}  # row key: column
 Rows: TypeAlias = "Iterable[Mapping[str, Any]] | pd.DataFrame"
 
@@ -34,18 +34,19 @@ def episode_keys(data: pd.DataFrame) -> list[str]:
 def episode_frame(rows: Rows) -> pd.DataFrame:
     """The rows as a checked table; missing values are nan, lists (one value per frame) are left out.
 
-    With an `index`, an episode may occur more than once in a run. Raises ValueError naming a missing key, a repeated
-    episode, or the versions if the rows come from different code.
+    With an `index`, an episode may occur more than once in a run. Raises ValueError for a row that is no
+    `records.Tabulated`, a repeated episode, or rows that come from different code.
     """
-    if isinstance(rows, pd.DataFrame):
-        data = rows.copy()
-    else:
-        data = pd.DataFrame([{k: v for k, v in row.items() if not isinstance(v, list)} for row in rows])
-    if data.empty:
+    if isinstance(rows, pd.DataFrame):  # a column with a gap has floats in place of integers
+        rows = [{k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in row.items()}
+                for row in rows.to_dict("records")]  # fmt: skip
+    checked = [plain({k: v for k, v in row.items() if not isinstance(v, list)}) for row in rows]
+    for number, row in enumerate(checked, start=1):
+        convert(row, Tabulated, f"row {number}")
+        check_counts(row, f"row {number}")
+    if not checked:
         raise ValueError("there are no rows to tabulate; evaluate at least one episode")
-    missing = [key for key in NEEDED if key not in data or data[key].isna().any()]
-    if missing:
-        raise ValueError(f"some rows have no {missing[0]!r}; each needs {', '.join(NEEDED)}")
+    data = pd.DataFrame(checked)
     for row in data[data.duplicated([*episode_keys(data), "method"])].itertuples():
         raise ValueError(
             f"episode {row.episode} is recorded twice for {row.method} (fold {row.fold}, run {row.run}); "
@@ -54,7 +55,10 @@ def episode_frame(rows: Rows) -> pd.DataFrame:
     for about, advice in {"code": "evaluate", "metrics": "score again (notebook 05, rescore)"}.items():
         _check_versions(data, about, advice)
     for key in ["predicted", "true", *(metric.key for metric in METRICS.values() if metric.score), *COST]:
-        data[key] = pd.to_numeric(data[key]) if key in data else float("nan")
+        try:
+            data[key] = pd.to_numeric(data[key]) if key in data else float("nan")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"some rows have a {key!r} that is no number ({error}); score them again") from error
     return data
 
 

@@ -19,7 +19,7 @@ from ttilib.datasets.base import OnError, raise_first
 from ttilib.episodes.benchmarks import benchmark
 from ttilib.files import digest, fingerprint, read_json
 from ttilib.results.export import write_all
-from ttilib.results.records import HOME, RowsFile, read_rows, write_index
+from ttilib.results.records import HOME, Counted, RowsFile, read_rows, write_index
 from ttilib.results.tables import METHOD, align_with_plan
 from ttilib.solver.methods import read_method
 from ttilib.sweep.expand import Expansion, SweepPaths, expand
@@ -132,7 +132,7 @@ def _result_line(outcome: Outcome) -> str:
 
 def pooled_iou(task: Task) -> dict[str, float]:
     """IoU of each method of a finished task: intersections over unions, both summed over its rows."""
-    rows = read_rows(task.rows) if task.rows else []
+    rows = read_rows(task.rows, Counted) if task.rows else []
     sums = {
         part: [sum(row[name] for row in rows if row["method"] == part) for name in ("intersection", "union")]
         for part in task.parts
