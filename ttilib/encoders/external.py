@@ -77,7 +77,7 @@ def _check_archive(path: Path, advice: str) -> None:
         with zipfile.ZipFile(path) as archive:
             stored = not any(each.compress_type for each in archive.infolist())  # as torch.save does
             damaged = archive.testzip() if stored else "its compression"
-    except (zipfile.BadZipFile, struct.error, EOFError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, struct.error, EOFError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: a damaged archive ({one_line(error)}); {advice}") from error
     if damaged:
         raise ValueError(f"{path}: a damaged archive ({damaged} is not as torch.save wrote it); {advice}")
