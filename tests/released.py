@@ -63,12 +63,12 @@ class ReleasedSequences:
 
 
 class ReleasedStills:
-    """The released data set of stills; it also draws the support of the frames of MiniVSPW."""
+    """The released data set of stills."""
 
     def __init__(self, data, shots, seed):
         self.data, self.shots = data, shots
         self.rng, self.legacy = random.Random(seed), np.random.RandomState(seed)
-        self.data_list = [] if data is None else list(data.shown)
+        self.data_list = list(data.shown)
 
     def build_support(self, data, chosen, query):
         files, places = list(data.presence[chosen]), []
@@ -84,52 +84,3 @@ class ReleasedStills:
         still = self.data_list[place]
         chosen = int(self.legacy.choice(sorted(self.data.shown[still])))
         return chosen, self.build_support(self.data, chosen, still), (still,)
-
-
-class ReleasedFrames(ReleasedStills):
-    """The released data set of Pascal -> MiniVSPW: sequence, class and support stay from item to item."""
-
-    def __init__(self, query, support, shots, seed):
-        super().__init__(support, shots, seed)
-        self.query, self.current_sequence = query, None
-        self.data_list = [frame for frames in query.frames.values() for frame in frames]
-        self.pascal = {name: number for number, name in support.names.items()}
-
-    def __getitem__(self, place):
-        if place >= len(self.data_list):
-            raise IndexError
-        frame = self.data_list[place]
-        name = frame.split("/")[0]
-        if name != self.current_sequence:
-            here = [c for c in sorted(self.query.novel) if frame in self.query.presence[c].get(name, ())]
-            self.chosen = int(self.legacy.choice(here))
-            self.support = self.build_support(self.data, self.pascal[self.query.names[self.chosen]], None)
-            self.turns = getattr(self, "turns", 0) + 1
-        self.current_sequence = name
-        return self.turns, self.chosen, self.support, frame
-
-
-class Driver:
-    """The released batched driver: an iterator that starts again whenever it ends, through all runs."""
-
-    def __init__(self, data):
-        self.data, self.iterator = data, iter(())
-
-    def next(self):
-        try:
-            return next(self.iterator)
-        except StopIteration:
-            self.iterator = iter(self.data)
-            return next(self.iterator)
-
-    def run(self, tasks, batch):
-        """Clips of a run: neighbours of one batch with one support."""
-        clips = []
-        for number in range(tasks // batch):
-            for place in range(batch):
-                turn, chosen, support, frame = self.next()
-                if place and clips[-1][0] == turn:
-                    clips[-1][3].append(frame)
-                else:
-                    clips.append((turn, chosen, support, [frame], number))
-        return [(chosen, support, tuple(frames), number) for _, chosen, support, frames, number in clips]
