@@ -114,9 +114,9 @@ PASCAL = {
                           "no such image, though it is listed", "fix the list"),
     "trained and asked": (lambda r: append(r / "val.txt", "JPEGImages/t.jpg SegmentationClassAug/t.png"),
                           "pascal fold 0", "1 image in both training and validation, first t", "train.txt"),
-    "class table": (lambda r: (r / "lists.json").write_text("{"), "lists.json", "not valid JSON at line 1", "again"),
-    "class table of lists": (lambda r: write_json(r / "lists.json", {"classes": [1], "novel": [[1]]}), None,
-                             "unexpected form", "fetch"),
+    "class table": (lambda r: (r / "lists.json").write_text("{"), "lists.json", "not valid JSON", "again"),
+    "class table of lists": (lambda r: write_json(r / "lists.json", {"classes": [1], "novel": [[1]]}),
+                             "lists.json", "expected object", "correct"),
 }  # fmt: skip
 
 
@@ -142,7 +142,7 @@ RLE = {"size": [5, 5], "counts": [25]}
 YTVIS = {
     "image missing": (lambda r: (r / "train/JPEGImages/v0/00000.jpg").unlink(), "00000.jpg", "no such image"),
     "broken JSON": (lambda r: (r / "train/train.json").write_text('{"videos": ['), "train.json", "not valid JSON"),
-    "another form": (lambda r: rewrite(r, lambda c: c["videos"][0].pop("width")), "train.json", "width"),
+    "another form": (lambda r: rewrite(r, lambda c: c.pop("videos")), "train.json", "videos"),
     "number of outlines": (lambda r: rewrite(r, lambda c: c["annotations"][0]["segmentations"].pop()), "train.json",
                            "annotation 1 has 1 segmentations"),
     "outline of another size": (lambda r: rewrite(r, lambda c: c["annotations"][0].update(segmentations=[RLE, None])),

@@ -101,7 +101,7 @@ def test_only_a_thorough_check_decodes(frame):
 
 def test_frames_are_checked_in_order_by_any_number_of_processes(tmp_path, monkeypatch):
     frames = [FrameFiles(tmp_path / f"{n}.jpg", tmp_path / f"{n}.png") for n in range(12)]
-    for number, (image, mask, _) in enumerate(frames):
+    for number, (image, mask, *_) in enumerate(frames):
         write_image(image, picture(number))
         write_labels(mask, block(3, 2, 2, 5, 5))
     broken_png(frames[2][0], "cut off")
@@ -140,13 +140,10 @@ def test_objects_of_youtube_vis(tmp_path):
     assert list(check_ytvis(ytvis_index(tmp_path), expected=2)) == []
     content = read_json(path)
     content["annotations"][1]["segmentations"] = [None, []]
-    content["annotations"][0]["segmentations"] = [{"size": [HEIGHT, WIDTH], "counts": "abc"}, None]
     write_json(path, content)
     number, track = check_ytvis(ytvis_index(tmp_path), expected=3)
     assert number.severity == track.severity == "warning" and number.found.startswith("2 usable videos")
     assert "annotation 2 of video aa" in track.found
-    (error, _) = check_ytvis(ytvis_index(tmp_path), thorough=True)  # only then are run lengths decoded
-    assert error.severity == "error" and "annotation 1 of video aa" in error.found and "aa/00000" in error.found
 
 
 def severities(findings):

@@ -1,14 +1,16 @@
 """Images survive writing and reading, label maps exactly; damaged and ambiguous files are refused by name."""
 
+import os
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from corpora import palette_png, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ttilib.images import image_files, read_image, read_labels, write_image, write_labels
 
@@ -35,11 +37,29 @@ def test_images_of_all_kinds_become_rgb(tmp_path):
         write_image(tmp_path / "image.xyz", image)
 
 
-def test_an_orientation_entry_is_ignored(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown rotated by 90 degrees
-    Image.fromarray(picture(0, 10, 20)).save(tmp_path / "rotated.jpg", exif=exif)
-    assert read_image(tmp_path / "rotated.jpg").shape == (10, 20, 3)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_and_label_maps_are_turned_as_viewers_and_opencv_show_them(tmp_path, orientation):
+    exif, image = Image.Exif(), np.repeat(np.repeat(picture(0, 3, 4) // 64 * 64, 8, axis=0), 8, axis=1)
+    exif[0x0112] = orientation
+    path, labels = tmp_path / "a.jpg", tmp_path / "a.png"
+    Image.fromarray(image).save(path, exif=exif, quality=95)
+    Image.fromarray(image[..., 0]).save(labels, exif=exif)
+    shown = ImageOps.exif_transpose(Image.open(path))
+    np.testing.assert_array_equal(read_image(path), np.asarray(shown))
+    np.testing.assert_array_equal(read_image(path), cv2.imread(str(path), cv2.IMREAD_COLOR_RGB))
+    np.testing.assert_array_equal(read_image(path, upright=False), np.asarray(Image.open(path)))
+    np.testing.assert_array_equal(read_labels(labels), np.asarray(ImageOps.exif_transpose(Image.open(labels))))
+    np.testing.assert_array_equal(read_labels(labels, upright=False), image[..., 0])
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_the_mask_where_there_is_one_colour(tmp_path, mode):
+    alpha = np.zeros((6, 7), np.uint8)
+    alpha[2:4, 3:] = 255
+    image = Image.fromarray(np.full((6, 7, 3), 255, np.uint8)).convert(mode)
+    image.putalpha(Image.fromarray(alpha))
+    image.save(tmp_path / "drawn.png")
+    np.testing.assert_array_equal(read_labels(tmp_path / "drawn.png"), alpha)
 
 
 def test_image_files_are_in_natural_order_without_hidden_ones(tmp_path):
@@ -52,6 +72,9 @@ def test_image_files_are_in_natural_order_without_hidden_ones(tmp_path):
         image_files(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="none: no such folder"):
         image_files(tmp_path / "none")
+    (tmp_path / "in" / os.fsdecode(b"o\xfe.png")).touch()
+    with pytest.raises(ValueError, match="UTF-8"):
+        image_files(tmp_path / "in")
 
 
 @settings(max_examples=30, deadline=None)
@@ -129,6 +152,9 @@ def test_missing_empty_and_other_files_are_named(tmp_path, read):
     ):  # fmt: skip
         with pytest.raises(error, match=f"{name}: .*{word}"):
             read(tmp_path / name)
+    png(tmp_path / "large.png", [bytes(20000)] * 20000, 8, 0)
+    with pytest.raises(ValueError, match=r"large\.png: .* pixels; save it smaller"):
+        read(tmp_path / "large.png")
 
 
 def test_a_truncated_jpeg_is_refused_and_trailing_bytes_are_not(tmp_path):

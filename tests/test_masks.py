@@ -3,6 +3,7 @@
 import json
 import os
 
+import msgspec
 import numpy as np
 import pytest
 from corpora import block, broken_png, compressed, palette_png, polygon, run_lengths
@@ -11,17 +12,25 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ttilib.datasets import masks as module
-from ttilib.datasets.masks import census, count, decode, large_labels, rle_error, rle_to_array
+from ttilib.datasets.masks import census, count, decode, large_labels
 from ttilib.images import write_labels
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12))))
 def test_both_run_lengths_of_any_mask_give_it_back(mask):
-    plain = run_lengths(mask)
-    read = json.loads(json.dumps({"outer": [plain, None]}), object_hook=rle_to_array)["outer"][0]
-    assert isinstance(read["counts"], np.ndarray) and read["size"] == list(mask.shape)
-    for segmentation in (plain, read, compressed(mask)):
+    for segmentation in (run_lengths(mask), compressed(mask)):
         np.testing.assert_array_equal(decode(segmentation, *mask.shape), mask)
+        np.testing.assert_array_equal(decode(msgspec.Raw(json.dumps(segmentation).encode()), *mask.shape), mask)
+
+
+@given(text=st.text(st.characters(min_codepoint=44, max_codepoint=115), max_size=9))
+def test_compressed_run_lengths_cover_the_image_or_are_refused(text):
+    """Too short, they would leave memory as it was found."""
+    try:
+        mask = decode({"size": [4, 5], "counts": text}, 4, 5)
+    except ValueError:
+        return
+    assert compressed(mask)["counts"] == compressed(decode(compressed(mask), 4, 5))["counts"] and mask.size == 20
 
 
 def test_polygons_by_hand():
@@ -33,23 +42,25 @@ def test_polygons_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("segmentation", "wrong"),
+    ("segmentation", "word"),
     [
-        ({"size": [4, 5], "counts": [20]}, ""),
-        ([[0.0, 0.0, 1.0]], ""),
         ({"size": [5, 4], "counts": [20]}, "size"),
         ({"size": [4, 5], "counts": [19]}, "add up to 19"),
-        ({"size": [4, 5], "counts": [25, -5]}, "whole numbers"),
-        ({"size": [4, 5], "counts": [19.5, 0.5]}, "whole numbers"),
-        ({"counts": [20]}, "expected polygons"),
+        ({"size": [4, 5], "counts": [2**32 + 10, 10]}, "counts"),
+        ({"size": [4, 5], "counts": "0"}, "add up to 0"),
+        ({"size": [4, 5], "counts": [25, -5]}, "counts"),
+        ({"counts": [20]}, "size"),
+        ([[0.0, 0.0, 1.0]], "corners"),
+        ([[[1, 2], [3, 4], [5, 6]]], "float"),
+        ([[1, 2, float("nan"), 4, 5, 6]], "outside"),
+        ([[1e9, 1, 2, 3, 4, 5]], "outside"),
+        ([[0, 0, 9, 9] * 10**5], "longer"),
+        (5, "int"),
     ],
 )
-def test_what_a_segmentation_must_fit(segmentation, wrong):
-    for form in (segmentation, rle_to_array(segmentation) if isinstance(segmentation, dict) else segmentation):
-        assert bool(rle_error(form, 4, 5)) == bool(wrong)
-        if wrong:
-            with pytest.raises(ValueError, match=f"^here: .*{wrong}"):
-                decode(form, 4, 5, "here")
+def test_segmentations_that_do_not_fit_are_refused(segmentation, word):
+    with pytest.raises(ValueError, match=f"^here: .*{word}"):
+        decode(segmentation, 4, 5, "here")
 
 
 def masks(folder, labels=(3, 5, 255)):
@@ -73,64 +84,48 @@ def test_large_labels_by_hand():
     assert large_labels(counts, {"min_pixels": 16}) == large_labels(counts, {"min_share": 0.2}) == {0, 1}
 
 
-def test_masks_are_counted_in_the_order_given(tmp_path, capfd):
+def test_masks_are_counted_in_order_and_unreadable_ones_reported(tmp_path):
     first, second, third = masks(tmp_path)
     palette_png(second, block(6, 0, 0, 2, 2))
     found = census([third, first, second, third])
     assert list(found.items()) == [(third, {0: 564, 255: 12}), (first, {0: 572, 3: 4}), (second, {0: 572, 6: 4})]
-    assert capfd.readouterr().err == "" and len(list(tmp_path.iterdir())) == 3  # no progress bar, no file
+    assert len(list(tmp_path.iterdir())) == 3  # no file
+    for how in ("cut off", "missing"):
+        broken_png(second, how)
+        with pytest.raises((ValueError, FileNotFoundError), match=r"1\.png"):
+            census([first, second])
+        errors = []
+        assert list(census([first, second, third], errors.append)) == [first, third] and len(errors) == 1
+    write_labels(second, block(8, 0, 0, 1, 1))  # repaired: the failure is not remembered
+    assert census([second])[second] == {0: 575, 8: 1}
 
 
-@pytest.mark.parametrize("how", ["missing", "cut off"])
-def test_an_unreadable_mask_is_raised_or_reported(tmp_path, how):
-    paths = masks(tmp_path)
-    broken_png(paths[1], how)
-    with pytest.raises((ValueError, FileNotFoundError), match=r"1\.png"):
-        census(paths)
-    errors = []
-    assert census(paths, errors.append) == {paths[0]: {0: 572, 3: 4}, paths[2]: {0: 564, 255: 12}}
-    assert len(errors) == 1 and str(errors[0]).startswith(f"{paths[1]}: ")
-    write_labels(paths[1], block(8, 0, 0, 1, 1))  # repaired: the failure is not remembered
-    assert census(paths)[paths[1]] == {0: 575, 8: 1}
-
-
-def test_a_changed_mask_is_counted_again_and_an_unchanged_one_is_not(tmp_path):
-    (path,) = masks(tmp_path, (3,))
-    census([path])
-    before = path.stat()
-    write_labels(path, block(4, 2, 3, 1, 4))  # the same size on disk
-    assert path.stat().st_size == before.st_size
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert census([path]) == {path: {0: 572, 4: 4}}
-    write_labels(path, block(5, 2, 3, 1, 4))
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))  # pretends to be unchanged
-    assert census([path]) == {path: {0: 572, 4: 4}}
-
-
-def test_saved_counts_are_used_while_size_and_time_agree_and_move_with_the_folder(tmp_path, monkeypatch):
+def test_saved_counts_are_used_while_the_file_is_unchanged_and_move_with_the_folder(tmp_path, monkeypatch):
     paths = masks(tmp_path / "here" / "data" / "a b")
     cached = tmp_path / "here" / "lists" / "census.json"
     counts = census(paths[:2], cached=cached, save=True)
-    content = json.loads(cached.read_text())
-    stamp = paths[1].stat()
-    assert content == {"../data/a b": content["../data/a b"]}
-    assert content["../data/a b"]["1.png"] == [stamp.st_size, stamp.st_mtime_ns, 0, 568, 5, 8]
+    assert [*json.loads(cached.read_text())] == ["../data/a b"]
     cached.write_text(cached.read_text().replace("568,5,8", "575,77,1"))  # so that it is seen which are read
     (tmp_path / "here").rename(tmp_path / "there")
     moved = [tmp_path / "there" / path.relative_to(tmp_path / "here") for path in paths]
     monkeypatch.setattr(module, "_counted", {})
     found = census(moved, cached=tmp_path / "there" / "lists" / "census.json")
     assert list(found.values()) == [counts[paths[0]], {0: 575, 77: 1}, {0: 564, 255: 12}]
-    os.utime(moved[1], ns=(0, 12345))
-    assert census(moved, cached=tmp_path / "there" / "lists" / "census.json")[moved[1]] == {0: 568, 5: 8}
+    before = moved[1].stat()
+    write_labels(moved[1], block(4, 2, 3, 2, 4))
+    os.utime(moved[1], ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert moved[1].stat()[6:9:2] == before[6:9:2]  # the same size and time: only the system's own time tells
+    for _ in range(2):
+        assert census(moved, cached=tmp_path / "there" / "lists" / "census.json")[moved[1]] == {0: 568, 4: 8}
+        monkeypatch.setattr(module, "_counted", {})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{".": {"0.png": 7}}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{".": {"0.png": 7}}', '{".": {"0.png": [1, 2, 3, "0", 576]}}'])
 def test_a_damaged_file_of_counts_is_reported_and_not_used(tmp_path, text):
     paths, errors = masks(tmp_path), []
     (tmp_path / "census.json").write_text(text)
     assert census(paths, errors.append, cached=tmp_path / "census.json")[paths[0]] == {0: 572, 3: 4}
-    assert len(errors) == 1 and "census.json" in str(errors[0]) and "delete" in str(errors[0])
+    assert "census.json" in str(*errors)
 
 
 def test_two_processes_count_like_one(tmp_path, monkeypatch):

@@ -128,7 +128,7 @@ def read_json(path: Path | str, form: Any = Any) -> Any:
     return parse_json(path.read_bytes(), form, str(path))
 
 
-def parse_json(content: bytes | str, form: Any, where: str) -> Any:
+def parse_json(content: bytes | str | msgspec.Raw, form: Any, where: str) -> Any:
     """Parse JSON as `form`. Raises ValueError that starts with `where` and names the value at fault."""
     with _one_sentence(where, lambda: msgspec.json.decode(content)):
         return msgspec.json.decode(content, type=form)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ttilib.files import atomic, natural_key
 
@@ -21,10 +21,26 @@ AS_INDICES = "save it as one channel of 8-bit indices (grey or palette PNG)"
 CODE = np.array([1 << 16, 1 << 8, 1], np.uint32)  # encodes a colour as one number
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
+UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: np.fliplr,
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+"""How to turn an image as its EXIF orientation says; 1 and other values: as stored."""
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is UTF-8 text, so that it can be written into JSON."""
+    return name.encode("utf-8", "ignore").decode() == name
+
 
 def image_files(folder: Path | str, recursive: bool = False) -> list[Path]:
     """Image files of a folder (`recursive`: and its subfolders) in natural order, without hidden ones.
-    Raises FileNotFoundError if there is no such folder, ValueError if it contains no image.
+    Raises FileNotFoundError if there is no such folder, ValueError if it contains no image, or a name is not UTF-8.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -33,40 +49,49 @@ def image_files(folder: Path | str, recursive: bool = False) -> list[Path]:
     names = [str(p) for p in inside if p.suffix.lower() in IMAGE_SUFFIXES and not any(x[0] == "." for x in p.parts)]
     if not names:
         raise ValueError(f"{folder}: no image in this folder; expected files in {', '.join(IMAGE_SUFFIXES)}")
+    if odd := [name for name in names if not is_utf8(name)]:
+        raise ValueError(f"{folder}: the name {odd[0]!r} is not UTF-8 text; rename it")
     return [folder / name for name in sorted(names, key=natural_key)]
 
 
-def read_image(path: Path | str) -> UInt8[np.ndarray, "H W 3"]:
-    """Read an image as RGB; an orientation entry in the file is ignored.
+def read_image(path: Path | str, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:
+    """Read an image as RGB; `upright`: turned as its EXIF orientation says, as viewers show it.
     Raises FileNotFoundError if it is missing, ValueError if it is empty, truncated, damaged or not an image.
     """
-    data, image = _decode(Path(path), "image")
+    data, image, orientation = _decode(Path(path), "image")
     pixels = None
     if image.mode not in ("RGB", *LABEL_MODES):  # e.g. 16 bits or CMYK: Pillow clips, OpenCV scales
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    return np.array(image.convert("RGB")) if pixels is None else pixels
+    return _turned(np.array(image.convert("RGB")) if pixels is None else pixels, orientation if upright else 1)
 
 
-def read_labels(path: Path | str, colours: Colours | None = None) -> UInt8[np.ndarray, "H W"]:
+def read_labels(path: Path | str, colours: Colours | None = None, upright: bool = True) -> UInt8[np.ndarray, "H W"]:
     """Read a label map: the stored index of every pixel, from palette, grey or black-and-white (0 and 1) files.
-    In a colour file, labels come from `colours` if it has them all, else from three equal channels; alpha is ignored.
-    Raises FileNotFoundError if it is missing, ValueError if it is damaged or its labels are ambiguous.
+
+    In a colour file, labels come from `colours` if it has them all, else from three equal channels; alpha is the label
+    where there is one colour only. `upright`: as in `read_image`. Raises FileNotFoundError if it is missing, ValueError
+    if it is damaged or its labels are ambiguous.
     """
     path = Path(path)
-    data, image = _decode(path, "label map")
+    data, image, orientation = _decode(path, "label map")
     if image.mode in ("RGB", "RGBA", "LA"):
-        return _labels_of_colours(path, image.convert("RGB"), colours or {})
+        labels = _labels_of_colours(path, image.convert("RGBA"), colours or {})
+        return _turned(labels, orientation if upright else 1)
     bits = data[24] if image.format == "PNG" else 8
     # Grey with 2 or 4 bits is ambiguous: an index, or brightness in steps of 85 or 17.
     if image.mode not in LABEL_MODES or (image.mode == "L" and bits < 8):
         kind = f"{bits}-bit grey" if image.mode == "L" else image.mode
         raise ValueError(f"{path}: label map has {kind} pixels; {AS_INDICES}")
-    return np.array(image, dtype=np.uint8)
+    return _turned(np.array(image, dtype=np.uint8), orientation if upright else 1)
 
 
-def _decode(path: Path, what: str) -> tuple[bytes, Image.Image]:
-    """Content of the file, and the decoded image; errors name the file."""
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    return np.ascontiguousarray(UPRIGHT[orientation](pixels)) if orientation in UPRIGHT else pixels
+
+
+def _decode(path: Path, what: str) -> tuple[bytes, Image.Image, int]:
+    """Content of the file, the image as it is stored, and its EXIF orientation; errors name the file."""
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {found}; expected an image")
@@ -77,16 +102,22 @@ def _decode(path: Path, what: str) -> tuple[bytes, Image.Image]:
         Image.open(BytesIO(data)).verify()  # compares a PNG's checksums, which load() does not
         image = Image.open(BytesIO(data))
         image.load()
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(f"{path}: {what} has more than {most} pixels; save it smaller") from error
     except Exception as error:  # Pillow's decoders raise many types
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         found = f"{path}: {what} cannot be decoded, it is truncated or damaged ({len(data)} bytes, {reason})"
         raise ValueError(f"{found}; copy it again") from error
-    return data, image
+    return data, image, orientation
 
 
 def _labels_of_colours(path: Path, image: Image.Image, colours: Colours) -> UInt8[np.ndarray, "H W"]:
-    """Labels of an RGB image from the colour table, or from three equal channels."""
-    rgb = np.array(image)
+    """Labels of an RGBA image from the colour table, from three equal channels, or from alpha."""
+    rgb, alpha = np.split(np.array(image), [3], axis=2)
+    if (rgb == rgb[0, 0]).all() and (alpha != alpha[0, 0]).any():
+        return alpha[..., 0].copy()
     codes = rgb.astype(np.uint32) @ CODE
     found = [(int(code) >> 16, int(code) >> 8 & 255, int(code) & 255) for code in np.unique(codes)]
     unknown = [colour for colour in found if colour not in colours]

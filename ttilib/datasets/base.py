@@ -11,8 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Required,
+    TypedDict,
+    runtime_checkable,
+)
 
+import msgspec
 import numpy as np
 from jaxtyping import UInt8
 
@@ -26,6 +37,25 @@ IGNORE_LABEL = 255
 Names = tuple[str, ...]
 Ids = Sequence[int]
 Table = Mapping[str, Any]
+ClassId = Annotated[int, msgspec.Meta(ge=1, le=IGNORE_LABEL - 1)]
+ClassName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\\x00]+$")]  # results of a class may be written to its folder
+ClassesByFold = Annotated[list[list[ClassId]], msgspec.Meta(min_length=1)]
+
+
+class ClassTable(TypedDict, total=False):
+    """The form of a class table, such as lists/pascal.json; other entries are possible."""
+
+    classes: Required[dict[ClassId, ClassName]]
+    novel: Required[ClassesByFold]
+    base: ClassesByFold
+    repeats: list[Annotated[int, msgspec.Meta(ge=1, le=1000)]]
+    min_pixels: Annotated[int, msgspec.Meta(ge=0)]
+    min_share: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    ignored: list[str]
+    sequences: dict[str, str]
+    expected: dict[str, int]
+
+
 FramesByClass = dict[int, dict[str, Names]]
 OnError = Callable[[Exception], object]
 
@@ -76,11 +106,15 @@ class Reader(Protocol):
 
 
 class FrameFiles(NamedTuple):
-    """Files of one frame: image, mask (None: it has no file of its own), and (height, width) if known."""
+    """Files of one frame: image, mask (None: it has no file of its own), and (height, width) if known.
+
+    `upright`: both are turned as their EXIF orientation says.
+    """
 
     image: Path
     mask: Path | None = None
     size: tuple[int, int] | None = None
+    upright: bool = True
 
 
 class LabelRule(NamedTuple):

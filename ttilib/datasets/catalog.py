@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ttilib.datasets.base import Dataset, Names, OnError, Table, raise_first
+from ttilib.datasets.base import ClassesByFold, ClassTable, Dataset, Names, OnError, Table, raise_first
 from ttilib.datasets.coco import COCO, COCO_FULL
 from ttilib.datasets.davis import DAVIS
 from ttilib.datasets.pascal import PASCAL
 from ttilib.datasets.vspw import MINIVSPW, VSPW
 from ttilib.datasets.youtube_vis import YTVIS
-from ttilib.files import lists_folder, read_json
+from ttilib.files import convert, lists_folder, read_json
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset for dataset in (YTVIS, PASCAL, COCO, COCO_FULL, VSPW, MINIVSPW, DAVIS)
@@ -88,18 +88,19 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
     path = TABLES / f"{dataset.table or corpus}.json"
     if root is not None and (own := Path(root) / "lists.json").is_file():
         path = own
-    table = read_json(path)
-    if not isinstance(table, dict) or not {"classes", "novel"} <= table.keys():
-        raise ValueError(f'{path}: a class table needs "classes" and "novel"; see lists/README.md')
-    table["classes"] = {int(number): name for number, name in table["classes"].items()}
+    table = read_json(path, dict[str, Any]) | read_json(path, ClassTable)
     if novel not in table:
         raise ValueError(f"{path}: no {novel!r} in it; add one list of class ids per fold, or use a benchmark without")
     if novel != "novel":
-        table["novel"] = table[novel]
+        table["novel"] = convert(table[novel], ClassesByFold, f"{path}: {novel}")
         table.pop("repeats", None)  # belongs to the entry "novel"
-    for numbers in table["novel"]:
-        if unknown := set(numbers) - table["classes"].keys():
-            raise ValueError(f"{path}: novel classes {sorted(unknown)} have no name; add them to classes")
+    folds = len(table["novel"])
+    for entry in ("novel", "base"):
+        if unknown := {number for numbers in table.get(entry, ()) for number in numbers} - table["classes"].keys():
+            raise ValueError(f"{path}: {entry} classes {sorted(unknown)} have no name; add them to classes")
+    for entry in ("base", "repeats"):
+        if len(table.get(entry, range(folds))) != folds:
+            raise ValueError(f"{path}: {entry} is for {len(table[entry])} folds, novel for {folds}; add the others")
     return table
 
 

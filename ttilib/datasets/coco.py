@@ -12,20 +12,21 @@ from contextlib import closing
 from functools import lru_cache, partial
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
+import msgspec
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import UInt8
 
 from ttilib.datasets.base import Dataset, Names, OnError, Table, raise_first
-from ttilib.datasets.masks import decode, map_masks
+from ttilib.datasets.masks import Numbered, Side, entries_by_id, fill, map_masks, read_entries, read_segmentation
 from ttilib.datasets.pascal import PascalReader, listed_files, published_names, read_list, scan_images
 from ttilib.files import Stamp, file_stamp, read_json
 from ttilib.images import write_labels
 
 Object = tuple[Any, int, Any]
-"""Annotation id, label, segmentation (polygons or run lengths)."""
+"""Annotation id, label, segmentation (JSON, polygons or run lengths)."""
 
 SPLITS = ("train", "val")
 
@@ -50,27 +51,47 @@ def coco_masks(
     for number, label, segmentation in objects:
         about = f"{where}: annotation {number}"
         try:
-            if isinstance(segmentation, list):
-                polygons = (segmentation or [None])[: 1 if rule == "first" else None]
-                corners = [_corners(polygon, about) for polygon in polygons]
-            if isinstance(segmentation, list) and rule == "first":
-                cv2.fillPoly(canvas, corners, label)
+            found = read_segmentation(segmentation, height, width, about)
+            if not found:
+                raise ValueError(f"{about}: no segmentation; fix the annotations or fetch them again")
+            if isinstance(found, list) and rule == "first":
+                cv2.fillPoly(canvas, [np.array(found[0]).reshape(-1, 2).astype(np.int32)], label)
             else:
-                canvas[decode(segmentation, height, width, about)] = label
+                canvas[fill(found, height, width)] = label
         except ValueError as error:
             on_error(error)
     return canvas
 
 
-def _corners(polygon: Any, where: str) -> Int32[np.ndarray, "n 2"]:
-    """Corners (x, y) of a polygon, truncated to integers."""
-    try:
-        numbers = np.array(polygon, dtype=np.float64)
-    except (TypeError, ValueError):
-        numbers = np.empty(0)
-    if numbers.ndim != 1 or numbers.size % 2 or not numbers.size or not (abs(numbers) < 1e6).all():
-        raise ValueError(f"{where}: found {str(polygon)[:40]!r}; expected the corners of a polygon, x1, y1, x2, ...")
-    return numbers.reshape(-1, 2).astype(np.int32)
+class CocoImage(Numbered):
+    """An entry of "images" of an annotation file."""
+
+    height: Side
+    width: Side
+    file_name: str
+
+
+class CocoObject(Numbered):
+    """An entry of "annotations"; the segmentation stays JSON until it is drawn."""
+
+    image_id: int
+    category_id: int
+    iscrowd: Literal[0, 1]
+    segmentation: msgspec.Raw
+
+
+class CocoCategory(Numbered):
+    """An entry of "categories"."""
+
+    name: str
+
+
+class CocoFile(msgspec.Struct):
+    """An annotation file. Labels are places in the list of categories, so all of these must be right."""
+
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+    categories: list[CocoCategory]
 
 
 class AnnotatedImage(NamedTuple):
@@ -91,29 +112,22 @@ class Annotations(NamedTuple):
 
 
 def coco_annotations(root: Path, split: str) -> Annotations:
-    """Read the annotations of "train" or "val" (train2014: 10 s, 1 GB). ValueError if they are not of COCO 2014."""
+    """Read the annotations of "train" or "val" (train2014: 5 s, 0.6 GB). ValueError if they are not of COCO 2014."""
     path = _file(root, split)
+    content = read_json(path, CocoFile)
     problems: list[Exception] = []
-    content = read_json(path)
-    try:
-        labels = {category["id"]: label for label, category in enumerate(content["categories"], start=1)}
-        names = tuple(category["name"] for category in content["categories"])
-        images = {}
-        for entry in content["images"]:
-            name, height, width = PurePosixPath(entry["file_name"]).stem, int(entry["height"]), int(entry["width"])
-            images[entry["id"]] = AnnotatedImage(name, height, width, [])
-        for entry in content["annotations"]:
-            if entry["image_id"] not in images or entry["category_id"] not in labels:
-                about = f"image {entry['image_id']}, category {entry['category_id']}"
-                about = f"annotation {entry['id']} is of {about}, not both listed"
-                problems.append(ValueError(f"{path}: {about}; fetch it again"))
-            elif not entry["iscrowd"]:
-                found = entry["id"], labels[entry["category_id"]], entry["segmentation"]
-                images[entry["image_id"]].objects.append(found)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the instances of COCO 2014 ({error!r}); fetch it again") from error
+    labels = {category.id: label for label, category in enumerate(content.categories, start=1)}
+    listed = entries_by_id(content.images, CocoImage, f"{path}: images", problems.append)
+    images = {n: AnnotatedImage(PurePosixPath(i.file_name).stem, i.height, i.width, []) for n, i in listed.items()}
+    for entry in read_entries(content.annotations, CocoObject, f"{path}: annotations", problems.append):
+        if entry.image_id not in images or entry.category_id not in labels:
+            about = f"is of image {entry.image_id}, category {entry.category_id}, not both listed"
+            problems.append(ValueError(f"{path}: annotation {entry.id} {about}; fetch it again"))
+        elif not entry.iscrowd:
+            images[entry.image_id].objects.append((entry.id, labels[entry.category_id], entry.segmentation))
     if odd := [image.name for image in images.values() if not image.name.startswith(f"COCO_{split}2014_")]:
         raise ValueError(f"{path}: an image is called {odd[0]}, not COCO_{split}2014_<id>; use the 2014 edition")
+    names = tuple(category.name for category in content.categories)
     return Annotations([image for image in images.values() if image.objects], names, problems)
 
 

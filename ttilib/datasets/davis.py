@@ -29,7 +29,6 @@ from ttilib.datasets.base import (
 from ttilib.datasets.masks import Counts, large_labels
 from ttilib.datasets.pascal import PascalReader, classes_in
 from ttilib.datasets.transforms import letterbox
-from ttilib.images import read_labels
 
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")
 """Folders of the official editions, preferred first."""
@@ -92,7 +91,7 @@ class DavisReader(PascalReader):
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
         if not self.edition:
             return super().mask(frame, class_id)
-        return (read_labels(self.mask_path(frame)) > 0).astype(np.uint8)
+        return (self.stored(frame) > 0).astype(np.uint8)
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
         if not self.edition:

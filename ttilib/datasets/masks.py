@@ -4,69 +4,146 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypeVar
 
+import msgspec
 import numpy as np
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as coco
 from tqdm import tqdm
 
 from ttilib.datasets.base import OnError, Table, raise_first
-from ttilib.files import Item, Result, Stamp, file_stamp, parallel_map, read_json, write_text
+from ttilib.files import Item, Result, convert, parallel_map, parse_json, read_json, write_text
 from ttilib.images import Colours, read_labels
 
+LONGEST = 10**6
+"""The most pixels along the outline of a polygon."""
 
-def decode(segmentation: Any, height: int, width: int, where: str = "mask") -> Bool[np.ndarray, "{height} {width}"]:
-    """The inside of polygons or of a (compressed) RLE. Raises ValueError, see `rle_error`, starting with `where`."""
-    if wrong := rle_error(segmentation, height, width):
+Length = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
+
+
+Side = Annotated[int, msgspec.Meta(ge=1, le=2**14)]
+"""Height or width of an image in pixels."""
+
+
+class RunLengths(msgspec.Struct):
+    """COCO's run lengths of an image of `size` (height, width), down its columns; text is their compressed form."""
+
+    size: tuple[int, int]
+    counts: str | list[Length]
+
+
+Polygons = list[list[float]]
+"""Corners x1, y1, x2, y2, ... of each part of an object."""
+
+
+
+class Numbered(msgspec.Struct):
+    """An entry of an annotation file."""
+
+    id: int
+
+
+Entry = TypeVar("Entry", bound=Numbered)
+
+
+def read_entries(parts: Iterable[msgspec.Raw], form: type[Entry], where: str, on_error: OnError) -> Iterator[Entry]:
+    """The entries of a list in an annotation file, as `form`; `on_error` gets those of another form."""
+    for place, part in enumerate(parts):
+        try:
+            yield parse_json(part, form, f"{where}[{place}]")
+        except ValueError as error:
+            on_error(error)
+
+
+def entries_by_id(parts: Iterable[msgspec.Raw], form: type[Entry], where: str, on_error: OnError) -> dict[int, Entry]:
+    """The entries by their `id`, the first of each; see `read_entries`."""
+    found: dict[int, Entry] = {}
+    for entry in read_entries(parts, form, where, on_error):
+        if found.setdefault(entry.id, entry) is not entry:
+            on_error(ValueError(f"{where}: id {entry.id} is there twice; fetch the file again"))
+    return found
+
+
+def read_segmentation(segmentation: object, height: int, width: int, where: str) -> RunLengths | Polygons:
+    """A segmentation of JSON, or of values parsed from it: run lengths as numbers, or polygons; [] if it is null.
+
+    Raises ValueError, starting with `where`, unless run lengths cover the image and corners are near it.
+    """
+    form = RunLengths | Polygons | None
+    raw = isinstance(segmentation, msgspec.Raw)
+    found = (parse_json(segmentation, form, where) if raw else convert(segmentation, form, where)) or []
+    if isinstance(found, RunLengths):
+        found.counts = _decompress(found.counts) if isinstance(found.counts, str) else found.counts
+        wrong, total = "", sum(found.counts)
+        if found.size != (height, width):
+            wrong = f"size is {list(found.size)}, the image's {[height, width]}"
+        elif total != height * width:
+            wrong = f"run lengths are damaged or add up to {total}, not {height * width}"
+    else:
+        wrong = next(filter(None, (_polygon_error(polygon, height, width) for polygon in found)), "")
+    if wrong:
         raise ValueError(f"{where}: {wrong}; fix the annotations or fetch them again")
-    outline = segmentation
-    if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # fewer corners have no inside
-        if not polygons:
-            return np.zeros((height, width), dtype=bool)
-        outline = coco.merge(coco.frPyObjects(polygons, height, width))
-    elif not isinstance(segmentation["counts"], str | bytes):
-        outline = coco.frPyObjects(segmentation, height, width)
-    return coco.decode(outline).astype(bool)
+    return found
 
 
-def rle_error(segmentation: Any, height: int, width: int) -> str:
-    """Why a segmentation is not valid for an image of this size; "" if it is."""
-    if isinstance(segmentation, list):
-        return ""
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        return f"found {str(segmentation)[:40]!r}, expected polygons or run lengths"
-    if list(segmentation["size"]) != [height, width]:
-        return f"size is {list(segmentation['size'])}, the image's {[height, width]}"
-    if isinstance(segmentation["counts"], str | bytes):
-        return ""
-    counts = np.asarray(segmentation["counts"])
-    if counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
-        return "run lengths are not whole numbers from 0 up"
-    total = int(counts.sum())
-    return "" if total == height * width else f"run lengths add up to {total}, not {height * width}"
+def _decompress(text: str) -> list[int]:
+    """Run lengths of their compressed form; [] if it is invalid.
+
+    Five bits per character, the lowest first; the sixth bit is set if more follow, the fifth of the last is the sign.
+    From the fourth number on, it is the difference from the last but one.
+    """
+    codes = np.frombuffer(text.encode(), np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(codes & 32 == 0)
+    first = np.append(0, last + 1)[:-1]
+    digits = np.diff(last, prepend=-1)
+    if not len(last) or last[-1] != len(codes) - 1 or digits.max() > 7 or not (codes >> 6 == 0).all():
+        return []
+    bits = (codes & 31) << 5 * (np.arange(len(codes)) - np.repeat(first, digits))
+    numbers = np.add.reduceat(bits, first) - ((codes[last] >> 4 & 1) << 5 * digits)
+    numbers[1::2] = numbers[1::2].cumsum()
+    numbers[2::2] = numbers[2::2].cumsum()
+    return numbers.tolist() if numbers.min() >= 0 else []
 
 
-def rle_to_array(entry: dict[str, Any]) -> dict[str, Any]:
-    """JSON object hook: run lengths as an array, a tenth of the memory of a list; anything else unchanged."""
-    if not isinstance(entry.get("counts"), list):
-        return entry
-    counts = np.asarray(entry["counts"])
-    fits = counts.dtype.kind == "i" and counts.min(initial=0) >= 0
-    return {**entry, "counts": counts.astype(np.uint32)} if fits else entry
+def _polygon_error(polygon: Sequence[float], height: int, width: int) -> str:
+    """Why these are not the corners of a polygon in an image of this size; "" if they are."""
+    if not polygon or len(polygon) % 2:
+        return f"found {str(polygon)[:40]}, expected the corners of a polygon, x1, y1, x2, ..."
+    corners, side = np.reshape(polygon, (-1, 2)), max(height, width)
+    if not (corners.min() >= -side and corners.max() <= 2 * side):  # nan too
+        return f"a corner of a polygon is far outside the image of {width} x {height} pixels"
+    if np.abs(np.diff(corners, axis=0)).max(axis=1, initial=0).sum() > LONGEST:  # pycocotools takes 100 bytes a pixel
+        return f"a polygon of {len(corners)} corners is longer than {LONGEST} pixels"
+    return ""
+
+
+def decode(segmentation: object, height: int, width: int, where: str = "mask") -> Bool[np.ndarray, "{height} {width}"]:
+    """The inside of polygons or of (compressed) run lengths; see `read_segmentation`."""
+    return fill(read_segmentation(segmentation, height, width, where), height, width)
+
+
+def fill(segmentation: RunLengths | Polygons, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
+    """The inside of a segmentation that `read_segmentation` has returned."""
+    if isinstance(segmentation, RunLengths):
+        inside = np.arange(len(segmentation.counts)) % 2 == 1
+        return np.repeat(inside, segmentation.counts).reshape((height, width), order="F")
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # fewer corners have no inside
+    if not polygons:
+        return np.zeros((height, width), dtype=bool)
+    return coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))).astype(bool)
 
 
 Counts = Mapping[int, int]
 """Pixels per label of one label map."""
 
-Mask = tuple[Path, Stamp | None]
-"""A file and its stamp, which changes with its content."""
+Mask = tuple[Path, tuple[int, ...]]
+"""A file, its size and its times of modification and of change (ns); () if it is missing."""
 
 MANY = 500
 """More masks than this are shown with a progress bar, and processed by several workers."""
@@ -87,7 +164,7 @@ def census(
 
     `cached`: JSON file of earlier counts; `save`: write it.
     """
-    masks = [(path, file_stamp(path)) for path in paths]
+    masks = [(path, _stamp(path)) for path in paths]
     if cached is not None and cached.is_file():
         _load(cached, [mask for mask in masks if mask not in _counted], on_error)
     due = [mask for mask in dict(masks).items() if mask not in _counted]
@@ -114,10 +191,10 @@ def map_masks(
 
 
 def _save(cached: Path, counts: Mapping[Mask, Counts]) -> None:
-    """By relative folder and mask: size, modification time (ns), label, pixels, label, pixels, ..."""
+    """By relative folder and mask: size, both times (ns), label, pixels, label, pixels, ..."""
     folders: dict[Path, dict[str, list[int]]] = {}
     for (path, stamp), found in counts.items():
-        folders.setdefault(path.parent, {})[path.name] = [*(stamp or ()), *chain.from_iterable(found.items())]
+        folders.setdefault(path.parent, {})[path.name] = [*stamp, *chain.from_iterable(found.items())]
     compact = partial(json.dumps, separators=(",", ":"), ensure_ascii=False)
     lines = [f"{json.dumps(_relative(cached, folder))}:{compact(masks)}" for folder, masks in folders.items()]
     write_text(cached, "{" + ",\n".join(lines) + "}\n")
@@ -126,13 +203,23 @@ def _save(cached: Path, counts: Mapping[Mask, Counts]) -> None:
 def _load(cached: Path, masks: Sequence[Mask], on_error: OnError) -> None:
     """Load the saved counts of masks that have not changed since."""
     try:
-        content = read_json(cached)
-        for path, stamp in masks:
-            entry = content.get(_relative(cached, path.parent), {}).get(path.name)
-            if entry and tuple(entry[:2]) == stamp:
-                _counted[path, stamp] = dict(zip(entry[2::2], entry[3::2], strict=True))
-    except (AttributeError, TypeError, ValueError) as error:
-        on_error(ValueError(f"{cached}: not a file of label counts ({error}); delete it, it will be made again"))
+        content = read_json(cached, dict[str, dict[str, list[int]]])
+    except ValueError as error:
+        on_error(error)
+        return
+    for path, stamp in masks:
+        entry = content.get(_relative(cached, path.parent), {}).get(path.name, [])
+        if stamp and entry[:3] == list(stamp) and len(entry) % 2 and min(entry[3:], default=0) >= 0:
+            _counted[path, stamp] = dict(zip(entry[3::2], entry[4::2], strict=True))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """See `Mask`; the time of change is the system's, it cannot be set back with the other."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @cache

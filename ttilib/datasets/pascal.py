@@ -123,6 +123,8 @@ class PascalReader:
     images, masks = "JPEGImages", "SegmentationClassAug"
     colours: Colours | None = VOC_COLOURS
     """Colour to label, for label maps saved as RGB; None if colours have no meaning."""
+    upright = True
+    """Whether images are turned as their EXIF orientation says: OpenCV does in the release, Pillow does not."""
     others = IGNORE_LABEL
     """The training label of classes that are not base."""
     void = 0
@@ -156,20 +158,25 @@ class PascalReader:
 
     def files(self, frames: Iterable[str]) -> dict[str, FrameFiles]:
         """The image and the label map of each frame."""
-        return {frame: FrameFiles(self.image_path(frame), self.mask_path(frame)) for frame in frames}
+        paths = ((frame, self.image_path(frame), self.mask_path(frame)) for frame in frames)
+        return {frame: FrameFiles(image, mask, upright=self.upright) for frame, image, mask in paths}
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        return read_image(self.image_path(frame))
+        return read_image(self.image_path(frame), self.upright)
+
+    def stored(self, frame: str) -> UInt8[np.ndarray, "h w"]:
+        """The label map of a frame."""
+        return read_labels(self.mask_path(frame), self.colours, self.upright)
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
-        stored = read_labels(self.mask_path(frame), self.colours)
+        stored = self.stored(frame)
         return np.where(stored == IGNORE_LABEL, IGNORE_LABEL, stored == class_id).astype(np.uint8)
 
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
         table = np.full(256, self.others, dtype=np.uint8)
         table[[0, *base]] = range(len(base) + 1)
         table[IGNORE_LABEL] = self.void
-        return table[read_labels(self.mask_path(frame), self.colours)]
+        return table[self.stored(frame)]
 
 
 def listed_files(kind: type[PascalReader], root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from jaxtyping import UInt8
 
 from ttilib.datasets.base import (
     IGNORE_LABEL,
+    ClassTable,
     Dataset,
     FrameFiles,
     FramesByClass,
@@ -31,7 +33,7 @@ from ttilib.datasets.masks import Counts, census, large_labels
 from ttilib.datasets.pascal import PascalReader, only_present, published_lines
 from ttilib.datasets.transforms import letterbox, resize_top_left
 from ttilib.files import file_names, lists_folder, natural_key, read_json, read_lines
-from ttilib.images import read_labels
+from ttilib.images import is_utf8
 
 
 def sequence_folders(root: Path, inside: str = "") -> list[str]:
@@ -50,7 +52,10 @@ def sequence_frames(root: Path, names: Iterable[str], inside: str, ending: str, 
     frames = {}
     for name in names:
         folder = root / name / inside
-        if files := file_names(folder, ending):
+        files = file_names(folder, ending)
+        if odd := [text for text in (name, *files) if not is_utf8(text)]:
+            on_error(ValueError(f"{folder}: the name {odd[0]!r} is not UTF-8 text; rename it"))
+        elif files:
             frames[name] = tuple(f"{name}/{file}" for file in files)
         else:
             on_error(FileNotFoundError(f"{folder}: no {ending} files of {name} here; check the data folder"))
@@ -160,7 +165,7 @@ class VspwReader(PascalReader):
 
     episode_rule = ResizeRule(letterbox, True)
     training_rule = ResizeRule(resize_top_left, False, rounded=True)
-    colours = None
+    colours, upright = None, False
     others = 0
 
     def __init__(self, root: Path | str) -> None:
@@ -175,12 +180,13 @@ class VspwReader(PascalReader):
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
         # The ignore label is background, as released.
-        return (read_labels(self.mask_path(frame)) == class_id).astype(np.uint8)
+        return (self.stored(frame) == class_id).astype(np.uint8)
 
 
 LABELS, VIDEOS = "label_num_dic_final.json", "vspw_videolist.txt"
 VSPW_TABLE = lists_folder() / "vspw.json"
 FLOW = ".pkl.pkl"
+LabelId = int | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")]
 
 
 def minivspw_table(root: Path, pascal_table: Table) -> dict[str, Any]:
@@ -209,13 +215,16 @@ def minivspw_table(root: Path, pascal_table: Table) -> dict[str, Any]:
 def _names(root: Path) -> tuple[Path, dict[int, str]]:
     """The file that names the ids of a folder, and these names by id."""
     path = next((root / name for name in (LABELS, "lists.json") if (root / name).is_file()), VSPW_TABLE)
-    content = read_json(path)
-    try:
-        if path.name == LABELS:
-            return path, {int(number): name for name, number in content.items()}
-        return path, {int(number): name for number, name in content["classes"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a file of names and ids ({error}); give the one VSPW ships") from error
+    return path, _label_names(path) if path.name == LABELS else read_json(path, ClassTable)["classes"]
+
+
+def _label_names(path: Path) -> dict[int, str]:
+    """The names of the ids in a label_num_dic_final.json, which has the ids of the names, as text."""
+    ids = read_json(path, dict[str, LabelId])
+    names = {int(number): name for name, number in ids.items()}
+    if len(names) < len(ids):
+        raise ValueError(f"{path}: two of its names have the same id; give the file VSPW ships")
+    return names
 
 
 def minivspw_listed(
@@ -259,6 +268,7 @@ class MiniVspwReader(VspwReader):
     """MiniVSPW: files as in VSPW; as released, frames are resized and padded like Pascal's images."""
 
     episode_rule = ResizeRule(resize_top_left, False)
+    upright = True
 
 
 def sequence_files(reader: PascalReader, names: Iterable[str]) -> dict[str, FrameFiles]:
@@ -274,7 +284,7 @@ def sequence_files(reader: PascalReader, names: Iterable[str]) -> dict[str, Fram
 def vspw_labels(root: Path, table: Table) -> LabelRule:
     """The ids that VSPW names; others only cause a warning, as readers treat them as background."""
     path = root / LABELS
-    named = [int(number) for number in read_json(path).values()] if path.is_file() else range(1, 125)
+    named = _label_names(path) if path.is_file() else range(1, 125)
     return LabelRule({0, *named, *table["classes"], IGNORE_LABEL}, severity="warning")
 
 

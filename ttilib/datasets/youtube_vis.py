@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, NamedTuple
 
+import msgspec
 import numpy as np
 from jaxtyping import UInt8
 
 from ttilib.datasets.base import Dataset, FrameFiles, FramesByClass, Ids, Names, OnError, ResizeRule, Scan, Table
-from ttilib.datasets.masks import decode, rle_error
+from ttilib.datasets.masks import Numbered, Side, decode, entries_by_id, read_entries, read_segmentation
 from ttilib.datasets.transforms import letterbox
 from ttilib.files import Stamp, file_stamp, read_json
 from ttilib.images import read_image
@@ -32,72 +33,132 @@ def split_videos(presence: FramesByClass, base: Ids) -> tuple[Names, Names]:
     return tuple(train), tuple(val)
 
 
-def ytvis_index(root: Path | str) -> dict[str, Any]:
-    """The parsed train/train.json, cached while the file is unchanged. Raises ValueError if it is another file.
+FRAME = r"^[^/\x00.][^/\x00]*/[^/\x00.][^/\x00]*$"
+"""<video>/<frame>.jpg, none of them hidden."""
 
-    "videos" (ascending id) and "annotations" (file order) by video name, "categories" by id, "problems" (left out).
-    """
+
+class Category(Numbered):
+    """An entry of "categories" in train.json."""
+
+    name: str
+
+
+class Video(Numbered):
+    """An entry of "videos"; `frames` are <video>/<frame>, in the file with an ending."""
+
+    height: Side
+    width: Side
+    frames: tuple[Annotated[str, msgspec.Meta(pattern=FRAME)], ...] = msgspec.field(name="file_names")
+
+    def __post_init__(self) -> None:
+        self.frames = tuple(str(PurePosixPath(file).with_suffix("")) for file in self.frames)
+        if len(set(self.frames)) < max(len(self.frames), 1) or len({frame.split("/")[0] for frame in self.frames}) > 1:
+            raise ValueError("file_names are not different files of one folder")
+
+    @property
+    def name(self) -> str:
+        """The folder of its frames."""
+        return self.frames[0].split("/")[0]
+
+
+class Annotation(Numbered):
+    """An entry of "annotations": an object, and its segmentation or null in each frame of its video."""
+
+    video_id: int
+    category_id: int
+    segmentations: list[msgspec.Raw]
+
+
+class TrainJson(msgspec.Struct):
+    """train.json; entries are parsed one by one, so that one that cannot be used can be left out."""
+
+    videos: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+    categories: list[msgspec.Raw]
+
+
+class Track(NamedTuple):
+    """An object: the JSON of its segmentation in each frame, None where it is not visible."""
+
+    id: int
+    category_id: int
+    segmentations: tuple[msgspec.Raw | None, ...]
+
+
+class YtvisIndex(NamedTuple):
+    """What can be used of a train.json: videos (ascending id) and their objects (file order) by name, and problems."""
+
+    path: Path
+    videos: dict[str, Video]
+    tracks: dict[str, list[Track]]
+    categories: dict[int, str]
+    problems: tuple[Exception, ...]
+
+
+def ytvis_index(root: Path | str) -> YtvisIndex:
+    """The parsed train/train.json, cached while the file is unchanged. Raises ValueError if it is another file."""
     path = Path(root) / "train" / "train.json"
     return _ytvis_index(path, file_stamp(path))
 
 
 @lru_cache(maxsize=4)
-def _ytvis_index(path: Path, stamp: Stamp | None) -> dict[str, Any]:
-    content, problems = read_json(path), []
-    try:
-        categories = {entry["id"]: entry["name"] for entry in content["categories"]}
-        entries = sorted(content["videos"], key=lambda entry: entry["id"])
-        names = {entry["id"]: entry["file_names"][0].split("/")[0] for entry in entries}
-        videos = {}
-        for entry in entries:
-            frames = tuple(str(PurePosixPath(file).with_suffix("")) for file in entry["file_names"])
-            videos[names[entry["id"]]] = {"frames": frames, "height": entry["height"], "width": entry["width"]}
-        annotations: dict[str, list[dict[str, Any]]] = {name: [] for name in videos}
-        for entry in content["annotations"]:
-            name = names.get(entry["video_id"], "")
-            wrong = _annotation_error(entry, videos[name], categories) if name else "is of no listed video"
-            if wrong:
-                problems.append(ValueError(f"{path}: annotation {entry['id']} {wrong}; fetch the file again"))
-            else:
-                annotations[name].append(entry)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not the train.json of YouTube-VIS 2019 ({error!r}); fetch it again") from error
-    keys = ("path", "videos", "annotations", "categories", "problems")
-    return dict(zip(keys, (path, videos, annotations, categories, tuple(problems)), strict=True))
+def _ytvis_index(path: Path, stamp: Stamp | None) -> YtvisIndex:
+    content = read_json(path, TrainJson)
+    problems: list[Exception] = []
+    named = entries_by_id(content.categories, Category, f"{path}: categories", problems.append)
+    categories = {number: category.name for number, category in named.items()}
+    listed = entries_by_id(content.videos, Video, f"{path}: videos", problems.append)
+    videos: dict[str, Video] = {}
+    for number, video in sorted(listed.items()):
+        if videos.setdefault(video.name, video) is not video:
+            del listed[number]
+            problems.append(ValueError(f"{path}: video {video.name} is there twice; fetch the file again"))
+    tracks: dict[str, list[Track]] = {name: [] for name in videos}
+    for entry in read_entries(content.annotations, Annotation, f"{path}: annotations", problems.append):
+        try:
+            track = _track(entry, listed.get(entry.video_id), categories, f"{path}: annotation {entry.id}")
+        except ValueError as error:
+            problems.append(error)
+        else:
+            tracks[listed[entry.video_id].name].append(track)
+    return YtvisIndex(path, videos, tracks, categories, tuple(problems))
 
 
-def _annotation_error(entry: Mapping[str, Any], video: Mapping[str, Any], categories: Mapping[int, str]) -> str:
-    """Why an annotation cannot be used; "" if it can."""
-    masks, frames = entry["segmentations"] or (), video["frames"]
-    if len(masks) != len(frames):
-        return f"has {len(masks)} segmentations, its video has {len(frames)} frames"
-    for frame, segmentation in zip(frames, masks, strict=True):
-        if segmentation and (wrong := rle_error(segmentation, video["height"], video["width"])):
-            return f"cannot be used in frame {frame} ({wrong})"
-    return "" if entry["category_id"] in categories else f"is of category {entry['category_id']}, which has no name"
+def _track(entry: Annotation, video: Video | None, categories: Container[int], where: str) -> Track:
+    """The object of an annotation. Raises ValueError if it cannot be used."""
+    if video is None or entry.category_id not in categories:
+        about = f"is of video {entry.video_id} and category {entry.category_id}, not both are listed"
+        raise ValueError(f"{where} {about}; fetch the file again")
+    parts, size = entry.segmentations, (video.height, video.width)
+    if len(parts) != len(video.frames):
+        about = f"has {len(parts)} segmentations, its video has {len(video.frames)} frames"
+        raise ValueError(f"{where} {about}; fetch the file again")
+    pairs = zip(parts, video.frames, strict=True)
+    found = (part if read_segmentation(part, *size, f"{where}, frame {frame}") else None for part, frame in pairs)
+    return Track(entry.id, entry.category_id, tuple(found))
 
 
 def scan_ytvis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError) -> Scan:
     """Frames where each class has a segmentation that is not null; any video may be for training or queries."""
     index = ytvis_index(root)
-    for problem in index["problems"]:
+    for problem in index.problems:
         on_error(problem)
     usable = set()
-    for number, name in index["categories"].items():
+    for number, name in index.categories.items():
         expected = table["classes"].get(number, "nothing")
         if name.replace(" ", "_").lower() == expected.replace(" ", "_").lower():
             usable.add(number)
         else:
             about = f"category {number} is {name!r}, the class table says {expected!r}; use the 2019 edition"
-            on_error(ValueError(f"{index['path']}: {about}, or give the folder its own lists.json"))
+            on_error(ValueError(f"{index.path}: {about}, or give the folder its own lists.json"))
     presence: FramesByClass = {number: {} for number in table["classes"]}
-    for video, entries in index["annotations"].items():
-        frames = index["videos"][video]["frames"]
-        for number in sorted({entry["category_id"] for entry in entries} & usable):
-            masks = [entry["segmentations"] for entry in entries if entry["category_id"] == number]
+    for video, entries in index.tracks.items():
+        frames = index.videos[video].frames
+        for number in sorted({entry.category_id for entry in entries} & usable):
+            masks = [entry.segmentations for entry in entries if entry.category_id == number]
             if visible := tuple(f for f, *found in zip(frames, *masks, strict=True) if any(found)):
                 presence[number][video] = visible
-    frames = {name: video["frames"] for name, video in index["videos"].items()}
+    frames = {name: video.frames for name, video in index.videos.items()}
     return Scan(frames, presence, *split_videos(presence, base))
 
 
@@ -114,8 +175,8 @@ class YtvisReader:
         ytvis_index(root)  # raises if train.json is missing or damaged; not an attribute: small pickles
 
     def image(self, frame: str) -> UInt8[np.ndarray, "h w 3"]:
-        """The RGB image of a frame."""
-        return read_image(self.folder / f"{frame}.jpg")
+        """The RGB image of a frame, as stored: the release reads it by Pillow, which does not turn it."""
+        return read_image(self.folder / f"{frame}.jpg", upright=False)
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
         """1 on every instance of the class, 0 elsewhere; there is no ignore label."""
@@ -127,23 +188,23 @@ class YtvisReader:
 
     def _draw(self, frame: str, labels: dict[int, int]) -> UInt8[np.ndarray, "h w"]:
         index, name = ytvis_index(self.root), frame.split("/")[0]
-        video = index["videos"].get(name)
-        if video is None or frame not in video["frames"]:
-            raise ValueError(f"{index['path']}: no frame {frame}; sample the episodes from this data")
-        time, (height, width) = video["frames"].index(frame), (video["height"], video["width"])
-        canvas = np.zeros((height, width), dtype=np.uint8, order="F")  # run lengths go column by column
-        for entry in index["annotations"][name]:
-            segmentation = entry["segmentations"][time]
-            if segmentation and entry["category_id"] in labels:
-                where = f"{index['path']}: annotation {entry['id']}, frame {frame}"
-                canvas[decode(segmentation, height, width, where)] = labels[entry["category_id"]]
+        video = index.videos.get(name)
+        if video is None or frame not in video.frames:
+            raise ValueError(f"{index.path}: no frame {frame}; sample the episodes from this data")
+        time, size = video.frames.index(frame), (video.height, video.width)
+        canvas = np.zeros(size, dtype=np.uint8, order="F")  # run lengths go column by column
+        for track in index.tracks[name]:
+            segmentation = track.segmentations[time]
+            if segmentation is not None and track.category_id in labels:
+                where = f"{index.path}: annotation {track.id}, frame {frame}"
+                canvas[decode(segmentation, *size, where)] = labels[track.category_id]
         return canvas
 
 
 def ytvis_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameFiles]:
     """Image and size of every frame in train.json; masks have no files."""
-    folder, videos = root / "train" / "JPEGImages", ytvis_index(root)["videos"].values()
-    return {f: FrameFiles(folder / f"{f}.jpg", None, (v["height"], v["width"])) for v in videos for f in v["frames"]}
+    folder, videos = root / "train" / "JPEGImages", ytvis_index(root).videos.values()
+    return {f: FrameFiles(folder / f"{f}.jpg", None, (v.height, v.width), False) for v in videos for f in v.frames}
 
 
 YTVIS = Dataset(

@@ -211,7 +211,7 @@ class _Examination:
                 self.add(findings)
             if name == "ytvis":
                 expected = table.get("expected", {}).get("videos")
-                self.add(checks.check_ytvis(ytvis_index(root), expected, self.thorough))
+                self.add(checks.check_ytvis(ytvis_index(root), expected))
             else:
                 self._masks(name, table, frames)
             if name == "minivspw":

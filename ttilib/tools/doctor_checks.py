@@ -12,15 +12,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from ttilib.datasets.base import Dataset, FrameFiles
 from ttilib.datasets.catalog import Fold, coco_name
-from ttilib.datasets.masks import decode
 from ttilib.datasets.vspw import FLOW
+from ttilib.datasets.youtube_vis import YtvisIndex
 from ttilib.episodes.sampling import Sample, shared_classes
 from ttilib.files import parallel_map
 from ttilib.images import read_image, read_labels
@@ -93,8 +92,10 @@ def check_frame(frame: FrameFiles, thorough: bool = False) -> list[Finding]:
             continue
         try:
             # What looks damaged is decoded, for the reader's error message.
-            header = _header_size(path) if what == "mask" or not thorough and _complete(path) else None
-            sizes[what] = header or (read_image if what == "image" else read_labels)(path).shape[:2]
+            complete = what == "mask" or not thorough and _complete(path)
+            header = _header_size(path, frame.upright) if complete else None
+            read = partial(read_image if what == "image" else read_labels, upright=frame.upright)
+            sizes[what] = header or read(path).shape[:2]
         except (ValueError, OSError) as error:
             findings.append(finding_of(error, path))
     for other, size in (("annotations", frame.size), ("mask", sizes.get("mask"))):
@@ -124,10 +125,11 @@ def _complete(path: Path) -> bool:
         return file.read() == b"\xff\xd9"
 
 
-def _header_size(path: Path) -> tuple[int, int] | None:
+def _header_size(path: Path, upright: bool) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
-            return image.height, image.width
+            turned = upright and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
     except (OSError, SyntaxError, ValueError):
         return None
 
@@ -162,26 +164,18 @@ def check_flow(folder: Path, frames: Mapping[str, Sequence[str]]) -> Iterator[Fi
         yield Finding(NOTE, str(folder), about, "nothing to do: as in the release")
 
 
-def check_ytvis(index: Mapping[str, Any], expected: int | None = None, thorough: bool = False) -> Iterator[Finding]:
-    """Objects in no frame, a wrong number of videos, `thorough`: undecodable masks. `index`: see `ytvis_index`."""
-    path = str(index["path"])
-    if expected is not None and len(index["videos"]) != expected:
-        about = f"{len(index['videos'])} usable videos, the 2019 edition has {expected}"
+def check_ytvis(index: YtvisIndex, expected: int | None = None) -> Iterator[Finding]:
+    """Objects in no frame, and a number of videos that is not `expected`."""
+    path = str(index.path)
+    if expected is not None and len(index.videos) != expected:
+        about = f"{len(index.videos)} usable videos, the 2019 edition has {expected}"
         fix = "use the train.json of the 2019 edition's train part, or expect other episodes than the published ones"
         yield Finding(WARNING, path, about, fix)
-    for name, tracks in index["annotations"].items():
-        video = index["videos"][name]
+    for name, tracks in index.tracks.items():
         for track in tracks:
-            about = f"annotation {track['id']} of video {name}"
-            if not any(track["segmentations"]):
-                yield Finding(WARNING, path, f"{about} is in no frame", "nothing to do: it is never sampled")
-                continue
-            for frame, outline in zip(video["frames"], track["segmentations"] if thorough else (), strict=False):
-                try:
-                    if outline:
-                        decode(outline, video["height"], video["width"])
-                except (ValueError, TypeError) as error:
-                    yield Finding(ERROR, path, f"{about} cannot be decoded in frame {frame} ({error})", FETCH)
+            if not any(track.segmentations):
+                about = f"annotation {track.id} of video {name} is in no frame"
+                yield Finding(WARNING, path, about, "nothing to do: it is never sampled")
 
 
 EVERY_CLASS = ("v1", "v2")  # sampling over classes; otherwise over videos, which skips a class without any
