@@ -14,16 +14,7 @@ from torch import Tensor
 
 from ttilib.encoders.pspnet import Architecture, PSPNet, find_architecture
 
-SETTINGS = """
-class CfgNode(dict):
-    def __getattr__(self, name):
-        if name in self:
-            return self[name]
-        raise AttributeError(name)
-
-    def __setattr__(self, name, value):
-        self[name] = value
-"""
+TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (4, 4, 8, 8), stem="plain", pyramid=2, features=6)
 HEAD = {
     **{"cl_proj_head.0.weight": (128, 1024, 1, 1), "cl_proj_head.3.weight": (128, 128, 1, 1)},
     **{f"cl_proj_head.1.{name}": (128,) for name in ("weight", "bias", "running_mean", "running_var")},
@@ -70,11 +61,9 @@ def initial(name: str | Architecture) -> dict[str, Tensor]:
 def save_with_settings(path: Path, contents: dict, settings: dict, nested: dict, legacy: bool = False) -> None:
     """Add "args", pickled as a class of somebody's module that is gone when the file is read."""
     module = ModuleType("somebodys_util")
-    exec(SETTINGS, module.__dict__)
-    module.CfgNode.__module__ = module.__name__
+    module.CfgNode = type("CfgNode", (dict,), {"__module__": module.__name__})
     sys.modules[module.__name__] = module
-    args = module.CfgNode(settings)
-    args.more = module.CfgNode(nested)
+    args = module.CfgNode(settings, more=module.CfgNode(nested))
     try:
         torch.save({**contents, "args": args}, path, _use_new_zipfile_serialization=not legacy)
     finally:

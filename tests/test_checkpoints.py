@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import random
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from folds import fold
-from foreign import HEAD, no_larger_file_than, numbers, save_with_settings, state
+from foreign import HEAD, TINY, no_larger_file_than, numbers, save_with_settings, state
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -24,9 +30,9 @@ from ttilib.encoders.checkpoints import (
     save_encoder,
     save_state,
 )
-from ttilib.encoders.pspnet import Architecture, PSPNet, build_encoder
+from ttilib.encoders.pspnet import PSPNet, build_encoder
+from ttilib.solver.extraction import FeatureMean, load_means, save_means
 
-TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (4, 4, 8, 8), stem="plain", pyramid=2, features=6)
 ABOUT = {"corpus": "ytvis", "fold": 2, "base": ["cat", "dog"], "metrics": {"val_miou": 0.5}}
 
 
@@ -51,6 +57,9 @@ def test_a_checkpoint_comes_back_as_it_was(saved: Path) -> None:
     assert ABOUT.items() <= metadata.items() and metadata["architecture"]["features"] == 6 and metadata["classes"] == 3
     assert metadata["fingerprint"] == fingerprint(expected) and metadata["versions"]["torch"] == torch.__version__
     assert sorted(p.name for p in saved.parent.iterdir()) == ["best.json", "best.safetensors"]
+    umask = os.umask(0o022)
+    os.umask(umask)
+    assert {path.stat().st_mode & 0o777 for path in saved.parent.iterdir()} == {0o666 & ~umask}  # readable alike
     del metadata["architecture"]["stride"]  # metadata files of earlier versions have none
     saved.with_suffix(".json").write_text(json.dumps(metadata))
     assert load_encoder(saved, architecture=None).architecture.stride == 8
@@ -74,37 +83,130 @@ def with_bias(path: Path) -> None:
     save_file(tensors, path)
 
 
-def with_features(path: Path) -> None:
-    metadata = json.loads(path.with_suffix(".json").read_text())
-    metadata["architecture"]["features"] = 7
-    path.with_suffix(".json").write_text(json.dumps(metadata))
+def with_metadata(*keys: str, value: Any) -> Callable[[Path], None]:
+    """A function that sets one value of the metadata file; without keys all of it."""
+
+    def change(path: Path) -> None:
+        metadata = inner = json.loads(path.with_suffix(".json").read_text())
+        for key in keys[:-1]:
+            inner = inner[key]
+        if keys:
+            inner[keys[-1]] = value
+        path.with_suffix(".json").write_text(json.dumps(metadata if keys else value))
+
+    return change
 
 
 @pytest.mark.parametrize(
-    ("spoil", "kind", "found"),
+    ("spoil", "found"),
     [
-        (with_bias, ValueError, "best.safetensors: .*fingerprint"),
-        (with_features, ValueError, "best.safetensors: .*'tiny'.*bottleneck"),
-        (lambda path: path.write_bytes(path.read_bytes()[:1000]), ValueError, "best.safetensors: not the tensors"),
-        (lambda path: path.with_suffix(".json").write_text("{}"), ValueError, "best.json: .*architecture"),
-        (lambda path: path.with_suffix(".json").unlink(), FileNotFoundError, "best.json"),
-        (lambda path: path.unlink(), FileNotFoundError, "best.safetensors: no such checkpoint"),
+        (with_bias, "best.safetensors: .*fingerprint"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "best.safetensors: not the tensors"),
+        (lambda path: path.with_suffix(".json").unlink(), "best.json"),
+        (lambda path: path.unlink(), "best.safetensors: no such checkpoint"),
+        (with_metadata("architecture", "features", value=7), "best.safetensors: .*'tiny'.*bottleneck"),
+        (with_metadata("architecture", "blocks", value=[1000000, 1, 1, 1]), r"best.json: architecture.blocks\[0\]"),
+        (with_metadata("architecture", "widths", value=[8, 8, 8]), "best.json: architecture.widths"),
+        (with_metadata("architecture", "dropout", value=-1), "best.json: architecture.dropout"),
+        (with_metadata("architecture", "groups", value=2), "best.json: .*groups"),
+        (with_metadata("classes", value=1e999), "best.json"), (with_metadata("base", value=None), "best.json: base"),
+        (with_metadata("base", value=["cat", 5]), r"best.json: base\[1\]"), (with_metadata(value=[]), "best.json"),
+        (with_metadata(value=None), "best.json"), (with_metadata(value={}), "best.json: .*architecture"),
     ],
-)
-def test_damaged_checkpoints_are_refused(saved: Path, spoil: Callable, kind: type[Exception], found: str) -> None:
+)  # fmt: skip
+def test_damaged_checkpoints_are_refused(saved: Path, spoil: Callable, found: str) -> None:
     with pytest.raises(ValueError, match="'tiny'.*not 'resnet50'"):
         load_encoder(saved, architecture="resnet50")
     spoil(saved)
-    with pytest.raises(kind, match=found):
-        load_encoder(saved)
+    for use in (load_encoder, lambda path: convert(path, path.with_name("made.pth"))):
+        with pytest.raises((ValueError, FileNotFoundError), match=found):
+            use(saved)
+    assert not list(saved.parent.glob("made*"))
 
 
-def test_only_known_endings(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"best.pth: .*\.safetensors"):
-        save_encoder(tmp_path / "best.pth", build_encoder(TINY, 2))
-    with pytest.raises(ValueError, match=r"last.bin: .*\.pth"):
-        load_encoder(tmp_path / "last.bin")
-    assert not list(tmp_path.iterdir())
+VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    3.5,
+    2**70,
+    1e308,
+    "",
+    "a",
+    [],
+    {},
+    [None],
+    [1] * 4,
+    [10**6, 1, 1, 1],
+    {"a": [1]},
+    "\ud800",
+)
+
+
+def changed(value: Any, rng: random.Random) -> Any:
+    """The JSON value with another value at a random place, or without it."""
+    if not value or not isinstance(value, dict | list) or rng.random() < 0.2:
+        return copy.deepcopy(rng.choice(VALUES))
+    value = copy.deepcopy(value)
+    key = rng.choice(list(value) if isinstance(value, dict) else range(len(value)))
+    if rng.random() < 0.2:
+        del value[key]
+    else:
+        value[key] = changed(value[key], rng)
+    return value
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """The file with flipped bits, cut short, or with another value in its JSON (a header in .safetensors)."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    if content[:1] == b"{" and rng.random() < 0.8:
+        return json.dumps(changed(json.loads(content), rng)).encode()
+    if end < len(content) and rng.random() < 0.5:
+        header = json.dumps(changed(json.loads(content[8:end]), rng)).encode()
+        return len(header).to_bytes(8, "little") + header + content[end:]
+    content = content[: rng.randrange(len(content))] if rng.random() < 0.2 else content
+    spoiled = bytearray(content)
+    for _ in range(min(rng.randrange(1, 4), len(content))):
+        spoiled[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return bytes(spoiled)
+
+
+@pytest.fixture(scope="module")
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file of each format."""
+    folder, network = tmp_path_factory.mktemp("valid"), build_encoder(TINY, 3, seed=1)
+    save_encoder(folder, network, ABOUT)
+    content = {"epoch": 3, "state_dict": network.state_dict()}
+    save_with_settings(folder / "best.pth", content, {"layers": 50}, {})
+    save_with_settings(folder / "best.pt", content, {"layers": 50}, {}, legacy=True)  # without a checksum of its own
+    save_means(folder / "means.safetensors", FeatureMean("", (), (6,), torch.full((6,), 0.1), 2))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["best.safetensors", "best.pth", "best.pt", "means.safetensors"]),
+    beside=st.booleans(), seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_a_changed_file_is_read_as_it_was_or_refused_in_one_sentence(
+    valid: Path, tmp_path: Path, name: str, beside: bool, seed: int
+) -> None:
+    rng, before = random.Random(seed), torch.full((6,), 0.1)
+    for each in (name, "best.json"):
+        (tmp_path / each).write_bytes((valid / each).read_bytes())
+    spoiled = tmp_path / ("best.json" if beside else name)
+    spoiled.write_bytes(damaged(spoiled.read_bytes(), rng))
+    try:
+        if name.startswith("means"):
+            assert torch.equal(load_means(tmp_path / name).values, before)
+            return
+        path = tmp_path / name
+        assert equal(load_encoder(path, fold=fold()), build_encoder(TINY, 3, seed=1))
+        convert(path, tmp_path / "made.pth" if path.suffix == ".safetensors" else tmp_path / "made.safetensors")
+    except (ValueError, FileNotFoundError) as error:
+        assert str(tmp_path) in str(error) and "\n" not in str(error)
 
 
 def test_state_files_cannot_run_code(tmp_path: Path) -> None:
@@ -116,6 +218,9 @@ def test_state_files_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="last.pt"):
         load_state(tmp_path / "last.pt")
     assert not (tmp_path / "ran").exists()
+    for write, name in ((save_encoder, "best.pth"), (lambda path, _: load_encoder(path), "last.bin")):
+        with pytest.raises(ValueError, match=f"{name}: .*safetensors"):
+            write(tmp_path / name, build_encoder(TINY, 2))
     save_state(tmp_path / "last.pt", {"step": 3, "tensor": torch.arange(3)})
     assert load_state(tmp_path / "last.pt")["tensor"].tolist() == [0, 1, 2]
 
@@ -235,7 +340,6 @@ def test_convert_keeps_an_architecture_without_a_name(saved: Path, tmp_path: Pat
             convert(saved, tmp_path / target)
     with pytest.raises(ValueError, match="3 classes.*1 base"):
         convert(saved, tmp_path / "new.pth", {"base": ["cat"]})
-    assert not list(tmp_path.glob("new*"))
 
 
 # --- base classes ---
@@ -246,8 +350,7 @@ def test_convert_keeps_an_architecture_without_a_name(saved: Path, tmp_path: Pat
     [
         (["cat", "dog"], "person", ""), (["cow", "dog", "cat"], "person", ""), (None, "cat", ""),
         (["dog", "cat"], "person", "another order"), (["person", "cat"], "person", "include person, novel"),
-        (["Tennis Racket", "tv"], "tennis_racket", "novel"), (["dining table", "couch"], "diningtable", "novel"),
-        (["motorcycle", "potted plant"], "pottedplant", "novel"), (["airplane"], "aeroplane", "novel"),
+        (["Tennis Racket", "tv"], "tennis_racket", "novel"), (["airplane"], "aeroplane", "novel"),
     ],
 )  # fmt: skip
 def test_encoders_trained_on_novel_classes_are_refused(

@@ -1,6 +1,8 @@
 """Cached features are bit-identical to computed ones, whatever happens to the folder."""
 
+import io
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from foreign import no_larger_file_than
+from foreign import TINY, no_larger_file_than
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,14 +61,14 @@ def test_what_was_computed_once_is_read_bit_by_bit(tmp_path):
 
 
 def test_the_task_is_the_same_with_and_without_a_cache(tmp_path):
-    network = build_encoder("resnet18-mini").eval().requires_grad_(False)
+    network = build_encoder(TINY).eval().requires_grad_(False)
     clip, several = synthetic_clip(frames=5, shots=2), MultiLayerEncoder(network, ("layer2", "layer3"))
     plain, cached = extract(several, clip, chunk=2), CachedEncoder(several, "w", tmp_path)
     for _ in range(2):
         task = extract(cached, clip, chunk=2)
         assert torch.equal(task.query, plain.query) and torch.equal(task.support, plain.support)
     assert (cached.hits, cached.misses) == (4, 4)  # one batch of support images, three of frames
-    assert cached.layers == several.layers and cached.channels == several.channels == (32, 64)
+    assert cached.layers == several.layers and cached.channels == several.channels == (4, 8)
 
 
 def test_other_weights_pixels_and_shapes_are_other_features(tmp_path):
@@ -100,32 +102,32 @@ def test_half_precision(tmp_path, dtype):
     assert mixed(batch()).dtype == mixed(batch()).dtype == dtype and mixed.misses == 2 and len(files(tmp_path)) == 1
 
 
-def damages(path: Path):
-    content = path.read_bytes()
-    yield from (b"", content[:40], content[:-1], content + b"x", content[:-8], b"PK\x03\x04" + content)
-    yield content[:10] + b"{'descr': (((" + content[23:]
-    for features in (np.zeros((2, 6, 8, 12)), np.zeros((3, 6, 8, 12), np.float32), np.zeros((2, 6), np.float32)):
-        np.save(path, features)
-        yield path.read_bytes() + bytes(8)
-    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    yield path.read_bytes()
+def flipped(content: bytes, bit: int) -> bytes:
+    return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
 
 
-def test_damaged_and_vanished_files_are_written_again(tmp_path):
+def test_a_file_that_is_not_as_written_is_computed_again(tmp_path):
+    """Cut, with any bit flipped, zeroed, of another batch, of another encoder, or of an earlier version."""
     encoder = Counting()
     cached = CachedEncoder(encoder, "w", tmp_path / "features")
     expected, (path,) = cached(batch()), files(tmp_path)
-    content = path.read_bytes()
-    for number, damage in enumerate(list(damages(path)), start=2):
+    content, other = path.read_bytes(), tmp_path / "features" / "v" / path.name
+    CachedEncoder(Counting(1), "v", tmp_path / "features")(batch())
+    cached(batch(1))
+    (second,) = set(files(tmp_path)) - {path, other}
+    earlier = io.BytesIO()
+    np.save(earlier, np.zeros((2, 6, 8, 12), np.float32))
+    damaged = [b"", content[:40], content[:-1], content + b"x", content[:128] + bytes(len(content) - 128)]
+    damaged += [other.read_bytes(), second.read_bytes(), earlier.getvalue() + bytes(8)]
+    damaged += [flipped(content, bit) for bit in range(3, 8 * len(content), 1567)]
+    for damage in damaged:
         path.write_bytes(damage)
-        assert torch.equal(cached(batch()), expected) and encoder.calls == number, damage[:30]
-        assert path.read_bytes()[:-12] == content[:-12]  # then the seconds and the checksum
-    before = encoder.calls
-    path.unlink()
-    path.parent.rmdir()
-    (tmp_path / "features").rmdir()
+        calls = encoder.calls
+        assert torch.equal(cached(batch()), expected) and encoder.calls == calls + 1, damage[:30]
+        assert path.read_bytes()[:-12] == content[:-12]  # then seconds and checksum
+    shutil.rmtree(tmp_path / "features")
     assert torch.equal(cached(batch()), expected) and torch.equal(cached(batch()), expected)
-    assert encoder.calls == before + 1
+    assert encoder.calls == calls + 2
 
 
 def test_the_least_recently_used_is_removed_first(tmp_path):
@@ -144,16 +146,6 @@ def test_the_least_recently_used_is_removed_first(tmp_path):
     for _ in range(2):  # four are too many; three are 86 % of the limit
         CachedEncoder(Counting(), "b", tmp_path, limit_gb=3.5 * size / 1e9)
         assert set(files(tmp_path)) == {names[0], names[2], names[3]} and note.exists()
-
-
-def test_a_small_limit_holds_while_writing(tmp_path):
-    plain, encoder = Counting(), Counting()
-    cached = CachedEncoder(encoder, "w", tmp_path, limit_gb=5 * (plain(batch()).numel() * 4 + 128) / 1e9)
-    for seed in range(20):
-        assert torch.equal(cached(batch(seed)), plain(batch(seed))) and len(files(tmp_path)) <= 5
-    calls = encoder.calls
-    cached(batch(19))
-    assert encoder.calls == calls  # the last one is still there
 
 
 def test_a_folder_that_cannot_be_written_is_reported_once(tmp_path):
@@ -198,13 +190,3 @@ def test_processes_may_empty_the_folder_for_each_other(tmp_path):
 def test_a_fingerprint_and_a_limit_are_needed(tmp_path, fingerprint, limit):
     with pytest.raises(ValueError, match="fingerprint.*limit_gb"):
         CachedEncoder(Counting(), fingerprint, tmp_path, limit)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_devices_have_features_of_their_own(tmp_path):
-    encoder, images = Counting(), batch()
-    cached = CachedEncoder(encoder, "w", tmp_path)
-    cached(images)
-    first = cached(images.to("cuda"))
-    assert first.is_cuda and encoder.calls == 2
-    assert torch.equal(cached(images.to("cuda")), first) and cached(images.to("cuda")).is_cuda and encoder.calls == 2

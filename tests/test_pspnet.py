@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign import initial, state
+from foreign import TINY, initial, state
 from torch import nn
 
 from ttilib.encoders.checkpoints import fingerprint, on_meta_device
@@ -23,8 +23,6 @@ from ttilib.encoders.pspnet import (
     resize,
     seeded,
 )
-
-TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (4, 4, 8, 8), stem="plain", pyramid=2, features=6)
 
 
 @cache
@@ -76,31 +74,23 @@ def vgg_shapes(classes: int) -> dict[str, tuple[int, ...]]:
     return shapes | decoder_shapes(512, 128, classes)
 
 
-@pytest.mark.parametrize(
-    ("name", "shapes"),
-    [
+def test_tensors_are_named_and_shaped_as_released() -> None:
+    for name, shapes in (
         ("resnet50", resnet_shapes((3, 4, 6, 3), 31)), ("resnet101", resnet_shapes((3, 4, 23, 3), 31)),
         ("vgg16", vgg_shapes(31)), ("vgg16-dilated", vgg_shapes(31)),
-    ],
-)  # fmt: skip
-def test_tensors_are_named_and_shaped_as_released(name: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    assert {key: tuple(value.shape) for key, value in on_meta(name).state_dict().items()} == shapes
+    ):  # fmt: skip
+        assert {key: tuple(value.shape) for key, value in on_meta(name).state_dict().items()} == shapes
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "grid", "stage3"),
-    [
-        ("resnet50", (241, 425), (31, 54), 1024), ("resnet101", (241, 425), (31, 54), 1024),
-        ("resnet18", (417, 417), (53, 53), 256), ("resnet18", (100, 64), (13, 8), 256),
-        ("resnet18-mini", (121, 217), (16, 28), 64), ("vgg16-dilated", (241, 425), (31, 54), 512),
-        ("vgg16", (417, 417), (27, 27), 512), ("vgg16", (241, 425), (16, 27), 512),
-    ],
-)  # fmt: skip
-def test_grid_of_cells(name: str, size: tuple[int, int], grid: tuple[int, int], stage3: int) -> None:
-    network, images = on_meta(name), torch.empty(2, 3, *size, device="meta")
-    assert network(images).shape == (2, find_architecture(name).features, *grid)
-    assert network.logits(images).shape == (2, 31, *size)
-    assert network.stage3(images).shape[:2] == (2, stage3) == (2, network.architecture.channels(3))
+def test_grid_of_cells() -> None:
+    for name, size, grid, stage3 in (
+        ("resnet50", (241, 425), (31, 54), 1024), ("resnet18", (100, 64), (13, 8), 256),
+        ("vgg16-dilated", (241, 425), (31, 54), 512), ("vgg16", (417, 417), (27, 27), 512),
+    ):  # fmt: skip
+        network, images = on_meta(name), torch.empty(2, 3, *size, device="meta")
+        assert network(images).shape == (2, find_architecture(name).features, *grid)
+        assert network.logits(images).shape == (2, 31, *size)
+        assert network.stage3(images).shape[:2] == (2, stage3) == (2, network.architecture.channels(3))
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet18-mini"])
@@ -138,16 +128,12 @@ def test_pyramid_adds_the_mean_of_the_image() -> None:
     expected = (x.mean((2, 3)) @ torch.tensor([1.0, 2.0, 3.0])) / (1 + 1e-5) ** 0.5  # batch norm as it starts
     torch.testing.assert_close(out[:, 3], expected.view(1, 1, 1).expand(1, 4, 5))
     assert [pooled[0].output_size for pooled in pyramid.features] == [1, 2, 3, 6]
-
-
-def test_resize_keeps_corners() -> None:
     torch.testing.assert_close(resize(torch.tensor([[[[0.0, 8.0]]]]), (1, 9)).flatten(), torch.arange(9.0))
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
     first, before = build_encoder(TINY, 3, seed=4), torch.get_rng_state()
-    second, other = build_encoder(TINY, 3, seed=4), build_encoder(TINY, 3, seed=5)
-    assert fingerprint(first) == fingerprint(second) != fingerprint(other)
+    assert fingerprint(first) == fingerprint(build_encoder(TINY, 3, seed=4)) != fingerprint(build_encoder(TINY, 3))
     with seeded(2**63 + 5):
         values = torch.rand(3)
     with pytest.raises(KeyError), seeded(2**63 + 5):
@@ -156,8 +142,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_initial_weights_of_convolutions() -> None:
-    """He et al. 2015, fan out; no offsets."""
+def test_convolutions_start_as_he_et_al_2015() -> None:
     layers = [m for m in build_encoder("vgg16", 2).layer4 if isinstance(m, nn.Conv2d)]
     assert not any(m.bias.any() for m in layers)
     assert layers[-1].weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)

@@ -18,7 +18,7 @@ from functools import partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +35,9 @@ class _Namespace:
 
 CONTAINERS = {"CfgNode": dict, "Namespace": _Namespace}  # by class name, whatever the module
 MOST = 8  # settings classes in one file, at most
-AGAIN = "fetch it again"
 
 
-def read_foreign(path: Path | str, advice: str = AGAIN) -> dict[str, Any]:
+def read_foreign(path: Path | str, advice: str = "fetch it again") -> dict[str, Any]:
     """Content of a .pth or .pt file, on the CPU, without running code; settings (CfgNode, Namespace) become dicts.
     Raises FileNotFoundError, or ValueError if the file is damaged (and then `advice`), holds no dict, or needs other
     classes.
@@ -131,17 +130,17 @@ def _text(value: Any) -> str:
 def state_of(path: Path | str, found: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors by name, of "state_dict" if present, without a common "module.". Raises ValueError if there are none."""
     tensors = found.get("state_dict", found)
-    if not isinstance(tensors, Mapping) or not tensors or not all(map(_is_dense, tensors.values())):
+    if not isinstance(tensors, Mapping) or not tensors or not all(map(is_dense, tensors.values())):
         raise ValueError(f'{path}: holds no network; expected tensors by name, alone or under "state_dict"')
     prefixed = all(str(name).startswith("module.") for name in tensors)
     return {str(name)[len("module.") * prefixed :]: value.detach() for name, value in tensors.items()}
 
 
-def _is_dense(value: Any) -> bool:
-    """Whether it is a tensor of real numbers that are in memory; others cannot be weights."""
+def is_dense(value: Any, device: str = "cpu") -> TypeGuard[Tensor]:
+    """Whether it is a tensor of real numbers in the memory of this kind of device."""
     return (
         isinstance(value, Tensor)
-        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and (value.layout, value.device.type) == (torch.strided, device)
         and not (value.is_complex() or value.is_quantized)
     )
 
@@ -180,7 +179,8 @@ def load_plugin(spec: str) -> Encoder:
     with naming(spec):
         module = vars(_module_of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source))
     if function not in module:
-        hint = suggest(function, module, "name one that returns an encoder", most=1)
+        public = [name for name in module if not name.startswith("_")]
+        hint = suggest(function, public, "name one that returns an encoder", most=1)
         raise ValueError(f"encoder {spec}: {source} has no function {function!r}; {hint}")
     with naming(spec):
         encoder = module[function]()
@@ -188,7 +188,7 @@ def load_plugin(spec: str) -> Encoder:
         found = type(encoder).__name__
         raise ValueError(f"encoder {spec}: returned a {found}; return a callable from images to features")
     encoder = encoder if isinstance(encoder, nn.Module) else partial(encoder)  # which can have attributes
-    encoder.plugin = spec
+    vars(encoder)["plugin"] = spec
     return encoder
 
 

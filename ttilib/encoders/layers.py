@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 from torchvision.models import resnet50 as published
 
-from ttilib.encoders.external import differences, naming
+from ttilib.encoders.external import differences, is_dense, naming
 from ttilib.encoders.pspnet import imagenet_tensors, resize, seeded
 from ttilib.files import suggest
 
 PROBE = 224  # pixels; also a multiple of the patch sizes 14 and 16
 WEIGHTS = ResNet50_Weights.IMAGENET1K_V1  # training recipe of He et al. 2016
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 CUT = ("layer4", "avgpool", "fc")  # parts that are specific to ImageNet's classes
 
 
@@ -90,12 +91,10 @@ class MultiLayerEncoder:
 
     def _feature_map(self, what: str, output: object, images: Tensor) -> Float[Tensor, "N C h w"]:
         """The output, if it is a feature map of the images; else ValueError."""
-        if not isinstance(output, Tensor):
-            found = f"a {type(output).__name__}"
-        elif output.ndim == 4 and len(output) == len(images) and output.is_floating_point() and output.numel():
+        usable = is_dense(output, images.device.type) and output.dtype in FLOATS
+        if isinstance(output, Tensor) and usable and output.ndim == 4 and len(output) == len(images) and output.numel():
             return output
-        else:
-            found = f"{str(output.dtype).removeprefix('torch.')} {list(output.shape)}"
+        found = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise ValueError(
             f"encoder {self.name}: {what} is {found}, not a feature map [N, C, h, w] of {len(images)} images; "
             "correct it, or name another layer"
