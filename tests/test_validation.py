@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ttilib.encoders.checkpoints import load_encoder
-from ttilib.encoders.pspnet import build_encoder
-from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
+from ttilib.encoders.pspnet import PSPNet, build_encoder
+from ttilib.episodes.benchmarks import BenchmarkData, draw_episodes, read_benchmark
 from ttilib.episodes.clips import load_clip
+from ttilib.episodes.episode import Episode
 from ttilib.files import read_json, write_json
+from ttilib.solver.methods import METHODS
 from ttilib.solver.settings import CONFIGS
 from ttilib.solver.solver import solve
 from ttilib.solver.task import extract
@@ -29,27 +32,20 @@ from ttilib.training.validation import EpisodicValidation, validate
 SIZE = (33, 57)
 
 
-def test_a_network_that_predicts_class_1_everywhere() -> None:
-    network, frames = build_encoder(TINY, 3), Squares(5, seed=3)
-    with torch.no_grad():
-        network.classifier.weight.zero_()
-        network.classifier.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
-    share = torch.stack([frames[i][1] == 1 for i in range(5)]).double().mean().item()
-    assert validate(network, frames, batch=2)[0].tolist() == pytest.approx([0, share, 0], rel=1e-9)
-    assert not network.training
-
-
-def test_the_loss_is_the_mean_over_valid_pixels() -> None:
-    """Logits of nothing but the bias: -log softmax of the true class, however images are batched."""
+def test_iou_and_loss_of_a_network_that_predicts_class_1_everywhere() -> None:
+    """Logits of nothing but the bias: the loss is -log softmax of the true class, however images are batched."""
     network, frames = build_encoder(TINY, 3), Squares(5, seed=3, ignored=4)
     bias = torch.tensor([0.5, 1.0, -0.5])
     with torch.no_grad():
         network.classifier.weight.zero_()
         network.classifier.bias.copy_(bias)
     labels = torch.cat([frames[i][1].flatten() for i in range(5)])
-    due = -bias.log_softmax(0)[labels[labels != 255]].mean().item()
+    labels = labels[labels != 255]
     for batch in (1, 2, 5):
-        assert validate(network, frames, batch)[1] == pytest.approx(due, rel=1e-6)
+        iou, loss = validate(network, frames, batch)
+        assert iou.tolist() == pytest.approx([0, (labels == 1).double().mean().item(), 0], rel=1e-9)
+        assert loss == pytest.approx(-bias.log_softmax(0)[labels].mean().item(), rel=1e-6)
+    assert not network.training
 
 
 def test_clips_count_as_their_images() -> None:
@@ -81,42 +77,53 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.parametrize("most", [20, 3])
-def test_episodic_validation_step_by_step(data: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RePRI with one support image on every fifth frame, at most n; mean over classes of pooled I / U."""
+def short_iou(plan: BenchmarkData, episodes: Sequence[Episode], network: PSPNet) -> float:
+    """RePRI with one support image on every fifth frame, at most `FRAMES`; mean over classes of pooled I / U."""
+    sums: dict[str, list[int]] = {}
+    for episode in episodes:
+        short = replace(episode, query=episode.query[0:23:5][: validation.FRAMES])
+        clip = load_clip(short, plan.query_root, SIZE)
+        masks = solve(extract(network.eval(), clip), CONFIGS["RePRI"]).masks(SIZE)
+        found = sums.setdefault(episode.class_name, [0, 0])
+        found[0] += int((masks & clip.truth).sum())
+        found[1] += int((masks | clip.truth).sum())
+    return float(np.mean([i / (u + 1e-10) for i, u in sums.values()]))
+
+
+def test_episodic_validation_step_by_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every epoch samples its own episodes; a limit takes them from beginning and end, so of several classes."""
     assert validation.FRAMES == 20
-    monkeypatch.setattr(validation, "FRAMES", most)
-    network = build_encoder(TINY, 3, seed=1).eval()
-    plan = read_benchmark("minivspw-val", 0, data)
-    for epoch in (0, 1):
-        sums: dict[str, list[int]] = {}
-        for episode in draw_episodes(plan, 1, 7, epoch):
-            short = replace(episode, query=episode.query[0:23:5][:most])
-            assert len(short.query) == min(5, most)
-            clip = load_clip(short, data, SIZE)
-            masks = solve(extract(network, clip), CONFIGS["RePRI"]).masks(SIZE)
-            found = sums.setdefault(episode.class_name, [0, 0])
-            found[0] += int((masks & clip.truth).sum())
-            found[1] += int((masks | clip.truth).sum())
-        assert len(sums) == 2
-        expected = np.mean([i / (u + 1e-10) for i, u in sums.values()])
-        episodic = EpisodicValidation(read_benchmark("minivspw-val", 0, data), SIZE, 7)
-        assert episodic(network.train(), epoch).miou == pytest.approx(expected, rel=1e-12)
-        assert not network.training
-        network.eval()
-    sampled = [[e.support for e in draw_episodes(plan, 1, 7, epoch)] for epoch in (0, 1)]
-    assert sampled[0] != sampled[1], "every epoch samples its own"
+    monkeypatch.setattr(validation, "FRAMES", 3)
+    network, plan = build_encoder(TINY, 3, seed=1), read_benchmark("minivspw-val", 0, data)
+    first, second = (draw_episodes(plan, 1, 7, epoch) for epoch in (0, 1))
+    assert first != second and first[0].class_id != first[-1].class_id
+    for epoch, limit, episodes in ((0, 0, first), (1, 99, second), (0, 1, first[:1]), (0, 2, [first[0], first[-1]])):
+        found = EpisodicValidation(plan, SIZE, 7, limit)(network.train(), epoch).miou
+        assert found == pytest.approx(short_iou(plan, episodes, network), rel=1e-12) and not network.training
 
 
-def test_a_limit_takes_episodes_from_beginning_and_end(data: Path) -> None:
-    network = build_encoder(TINY, 3, seed=1)
-    plan = read_benchmark("minivspw-val", 0, data)
-    sampled = draw_episodes(plan, 1, 7, 0)
-    values = {limit: EpisodicValidation(plan, SIZE, 7, limit)(network, 0).miou for limit in (0, 1, 2, len(sampled), 99)}
-    assert values[0] == values[len(sampled)] == values[99] != values[2]
-    alone = [iou_of(plan, sampled[index], network) for index in (0, -1)]
-    assert values[1] == pytest.approx(alone[0])
-    assert sampled[0].class_id != sampled[-1].class_id and values[2] == pytest.approx(np.mean(alone))
+class Failing:
+    """RePRI that fails in its first episodes."""
+
+    def __init__(self, errors: list[Exception]) -> None:
+        self.errors = errors
+
+    def predict(self, *arguments: object) -> object:
+        if self.errors:
+            raise self.errors.pop(0)
+        return METHODS["RePRI"].predict(*arguments)
+
+
+def test_episodes_that_fail_are_reported_and_end_no_training(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, plan = build_encoder(TINY, 3, seed=1), read_benchmark("minivspw-val", 0, data)
+    episodes = draw_episodes(plan, 1, 7, 0)
+    for failing in (2, len(episodes)):
+        errors = [ValueError("a sentence"), KeyError("of any kind"), *[MemoryError()] * failing][:failing]
+        monkeypatch.setattr(validation, "METHODS", {"RePRI": Failing(errors)})
+        with pytest.warns(UserWarning, match=f"{episodes[0].key} is left out .ValueError: a sentence"):
+            result = EpisodicValidation(plan, SIZE, 7)(network, 0)
+        due = short_iou(plan, episodes[2:], network) if failing == 2 else 0.0
+        assert result.failed == failing and result.miou == pytest.approx(due, rel=1e-12)
 
 
 def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,13 +141,7 @@ def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch) -
             sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0, 0)), summed, strict=True)]
     for one, shared in zip(*sums.values(), strict=True):
         torch.testing.assert_close(one, shared, rtol=1e-6, atol=0)
-    assert sums[1][0].shape == (2, 2) and sums[1][0].min() > 0
-
-
-def iou_of(plan, episode, network) -> float:
-    clip = load_clip(replace(episode, query=episode.query[::5][:20]), plan.query_root, SIZE)
-    masks = solve(extract(network.eval(), clip), CONFIGS["RePRI"]).masks(SIZE)
-    return float((masks & clip.truth).sum() / ((masks | clip.truth).sum() + 1e-10))
+    assert sums[1][0].shape == (3, 2) and sums[1][0][:2].min() > 0
 
 
 def test_a_run_may_be_validated_by_episodes(data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -85,7 +86,7 @@ def _check_type(field: str, value: Any, kind: Kind) -> None:
         fits = isinstance(value, str) and value != ""
     else:
         number = isinstance(value, Integral if kind.type is int else Real) and not isinstance(value, bool)
-        fits = number and math.isfinite(value)
+        fits = number and abs(value) <= sys.float_info.max  # isfinite raises for longer integers
     if not fits:
         raise ValueError(f"{field}={value} is not {EXPECTED[kind.type]}")
 

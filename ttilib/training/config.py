@@ -10,6 +10,11 @@ from ttilib.files import suggest
 from ttilib.solver.settings import check, kinds
 
 UNRELATED = ("workers", "save_seconds", "show_every")  # settings that do not influence the result
+MOST = {
+    "seed": 2**32 - 1, "workers": 1000, "epochs": 10**6, "batch": 10**6, "clip_frames": 1000, "repeats": 10**4,
+    "pairs": 1000, "window": 1000, "width": 10**4,
+}  # fmt: skip
+"""Largest values of settings that a typing error could turn into a full memory."""
 BASE: Final = "base"
 LEAK: Final = "LEAK-novel-test-videos"
 
@@ -127,7 +132,7 @@ class TrainConfig:
 
 
 def _check(config: Any, positive: Collection[str]) -> None:
-    check(config, positive)
+    check(config, positive, most=MOST, largest=1e18)
     for field, kind in kinds(type(config)).items():
         if kind.type is bool and not isinstance(getattr(config, field), bool):
             raise ValueError(f"{field}={getattr(config, field)} is not True or False")

@@ -7,14 +7,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from msgspec import Meta
 
-from ttilib.files import atomic, write_text
+from ttilib.files import atomic, parse_json, write_text
 from ttilib.images import read_image
+
+Count, Time = Annotated[int, Meta(ge=0, le=10**12)], Annotated[float, Meta(ge=0)]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a run after a step, a row of the log; the last five are None if not measured at this step."""
+
+    epoch: Count  # from 1
+    step: Count  # from 1, over all epochs
+    steps: Count  # of the whole run
+    loss: float  # of the batch
+    parts: dict[str, float]  # terms of the loss before weighting: ce, iou, contrast
+    learning_rate: float  # of this step
+    seconds: Time  # so far, including earlier calls
+    waited: Time  # seconds of this step spent waiting for data
+    eta: Time  # seconds left
+    val_miou: float | None = None
+    val_loss: float | None = None  # on held-out images, without smoothing; in nats
+    train_miou: float | None = None  # on the augmented images of this epoch
+    train_accuracy: float | None = None  # share of pixels
+    train_class_accuracy: float | None = None  # mean over classes
+
 
 LOG, EPOCHS, SAMPLES, TENSORBOARD = "log.jsonl", "epochs.csv", "samples", "tensorboard"
 Board = Any  # optional torch.utils.tensorboard.SummaryWriter, slow to import; or None
@@ -49,22 +74,21 @@ def tensorboard(folder: Path | str, step: int = 0) -> Board:
 
 def read_log(folder: Path | str) -> list[dict[str, Any]]:
     """The rows of the complete lines; none without a log. Raises ValueError for a damaged line before the last."""
-    path, rows = Path(folder) / LOG, _rows(folder)
-    if None in rows[:-1]:
-        raise ValueError(f"{path}: line {rows.index(None) + 1} is damaged; remove it and read again")
-    return [row for row in rows if row is not None]
+    rows = _rows(folder)
+    for row in rows[:-1]:
+        if isinstance(row, ValueError):
+            raise row
+    return [asdict(row) for row in rows if isinstance(row, Progress)]
 
 
-def _rows(folder: Path | str) -> list[dict[str, Any] | None]:
-    """The complete lines of the log; None for a damaged one."""
+def _rows(folder: Path | str) -> list[Progress | ValueError]:
+    """The complete lines of the log; the error of a damaged one."""
     path, rows = Path(folder) / LOG, []
-    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
-    for line in lines:
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else [], start=1):
         try:
-            row = json.loads(line)
-            rows.append(row if isinstance(row, dict) and "step" in row else None)
-        except ValueError:
-            rows.append(None)
+            rows.append(parse_json(line, Progress, f"{path}: line {number} is damaged"))
+        except ValueError as error:
+            rows.append(error)
     return rows
 
 
@@ -72,8 +96,8 @@ def trim(folder: Path | str, step: int, epochs: int) -> None:
     """Remove rows after `step`, table rows and plots after the first `epochs` epochs, and damaged lines."""
     folder = Path(folder)
     if (folder / LOG).is_file():
-        kept = [row for row in _rows(folder) if row is not None and row["step"] <= step]
-        write_text(folder / LOG, "".join(json.dumps(row) + "\n" for row in kept))
+        kept = [row for row in _rows(folder) if isinstance(row, Progress) and row.step <= step]
+        write_text(folder / LOG, "".join(json.dumps(asdict(row)) + "\n" for row in kept))
     if (folder / EPOCHS).is_file():
         write_epochs(folder, epochs)
     for path in (folder / SAMPLES).glob("*.png"):

@@ -14,41 +14,44 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from jaxtyping import Int64
+from msgspec import Meta, Struct
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ttilib.encoders.checkpoints import load_state, save_encoder, save_state
+from ttilib.encoders.checkpoints import load_state, read_checkpoint, save_encoder, save_state
 from ttilib.encoders.pspnet import PSPNet, seeded
+from ttilib.files import convert
 from ttilib.training import distributed, log
 from ttilib.training.config import UNRELATED, TrainConfig
+from ttilib.training.log import Progress
 from ttilib.training.model import Batch, Learner, build_optimizer, learning_rate, pixel_weights, training_scores
 from ttilib.training.validation import ValidationResult
 
+MOMENTS = {name: {"step", "exp_avg", "exp_avg_sq"} for name in ("adam", "adamw")} | {"sgd": {"momentum_buffer"}}
 
-@dataclass(frozen=True)
-class Progress:
-    """State of a run after a step; the last five are None if not measured at this step."""
 
-    epoch: int  # from 1
-    step: int  # from 1, over all epochs
-    steps: int  # of the whole run
-    loss: float  # of the batch
-    parts: dict[str, float]  # terms of the loss before weighting: ce, iou, contrast
-    learning_rate: float  # of this step
-    seconds: float  # so far, including earlier calls
-    waited: float  # seconds of this step spent waiting for data
-    eta: float  # seconds left
-    val_miou: float | None = None
-    val_loss: float | None = None  # on held-out images, without smoothing; in nats
-    train_miou: float | None = None  # on the augmented images of this epoch
-    train_accuracy: float | None = None  # share of pixels
-    train_class_accuracy: float | None = None  # mean over classes
+def _kinds(state: dict[str, Any]) -> dict[str, Any]:
+    """Shape and type of each tensor of a state, type of other values."""
+    return {name: (v.shape, v.dtype) if isinstance(v, Tensor) else type(v) for name, v in state.items()}
+
+
+class _State(Struct):
+    """The content of last.pt: what is compared, what is restored, and the states of `Run._parts`."""
+
+    identity: dict[str, Any]
+    best: Annotated[float, Meta(ge=-1, le=1)]
+    progress: Progress
+    counts: Any
+    learner: dict[str, Any]
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    averaged: dict[str, Any] = {}
 
 
 @dataclass
@@ -158,6 +161,8 @@ class Run:
         self.best = max(result.miou, self.best)
         metrics = {"val_miou": result.miou, "epoch": self.progress.epoch, "step": self.progress.step}
         metadata = {**self.about, "metrics": metrics, "config": asdict(self.config)}
+        if result.failed:
+            metrics["failed_episodes"] = result.failed
         for name in names if distributed.rank() == 0 else ():
             save_encoder(self.folder / f"{name}.safetensors", self.eval_network, metadata)
 
@@ -171,22 +176,60 @@ class Run:
             self.saved = time.perf_counter()
 
     def resume(self) -> Progress:
-        """Restore the last checkpoint, if any, and trim the log. Raises ValueError if damaged or from another run."""
+        """Restore the last checkpoint, if any, and trim the log. Raises ValueError if it is damaged or from another
+        run, or if the encoders that it says were saved are not there.
+        """
         path = self.folder / "last.pt"
         if path.is_file():
-            state, mine = load_state(path), self.identity()
-            saved = state["identity"]
+            state, mine = convert(load_state(path), _State, str(path)), self.identity()
+            saved = state.identity
             if other := [name for name in {**saved, **mine} if saved.get(name) != mine.get(name)]:
                 found = ", ".join(f"{name} {saved.get(name)!r}, not {mine.get(name)!r}" for name in other)
                 raise ValueError(f"{path}: belongs to a run with {found}; use another folder or its settings")
-            for name, part in self._parts().items():
-                part.load_state_dict(state[name])
-            self.best, self.progress = state["best"], Progress(**state["progress"])
-            self.counts = state["counts"].to(self.device)
-            self.began = time.perf_counter() - self.progress.seconds
+            self._restore(state, path)
+            self._check_encoder()
         if distributed.rank() == 0:
             log.trim(self.folder, self.progress.step, self.progress.step // self.per_epoch)
         return self.progress
+
+    def _restore(self, state: _State, path: Path) -> None:
+        """Continue from a saved state. Raises ValueError if it does not fit: names, types, shapes and numbers."""
+        done, parts, wrong = state.progress, self._parts(), ""
+        for name in parts.keys() - {"optimizer"}:
+            wrong = wrong if _kinds(getattr(state, name)) == _kinds(parts[name].state_dict()) else name
+        if not 0 < done.step <= done.steps == self.steps or done.epoch != -(-done.step // self.per_epoch):
+            wrong = f"step {done.step} of epoch {done.epoch}, {self.steps} steps"
+        if wrong or _kinds({"": state.counts}) != _kinds({"": self.counts}):
+            raise ValueError(f"{path}: {wrong or 'counts'} does not fit this run; remove the file to start again")
+        state.optimizer["param_groups"] = self.optimizer.state_dict()["param_groups"]  # they follow from the settings
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(getattr(state, name))
+            moments = list(self.optimizer.state.items())
+            fits = len(moments) in (0, sum(1 for _ in self.learner.parameters()))
+            for parameter, values in moments:
+                fits &= values.keys() == MOMENTS[self.config.optimizer]
+                fits &= all(value.shape in ((), parameter.shape) for value in values.values())
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError):  # of the optimizer's load_state_dict
+            fits = False
+        if not fits:
+            raise ValueError(f"{path}: optimizer does not fit this run; remove the file to start again")
+        self.best, self.progress, self.counts = state.best, done, state.counts.to(self.device)
+        self.began = time.perf_counter() - done.seconds
+
+    def _check_encoder(self) -> None:
+        """Raise ValueError if the best encoder is gone, or, at the end of the run, damaged."""
+        path = self.folder / "best.safetensors"
+        if self.best < 0 or distributed.rank() > 0:
+            return
+        try:
+            if self.progress.step == self.steps:
+                read_checkpoint(path)
+            elif not (path.is_file() and path.with_suffix(".json").is_file()):  # if killed, of two validations
+                raise FileNotFoundError(f"{path} or its .json is not there")
+        except (ValueError, OSError) as error:
+            advice = "restore it, or remove last.pt to train again"
+            raise ValueError(f"{self.folder}: the best encoder was saved, but {error}; {advice}") from error
 
     def _parts(self) -> dict[str, Any]:
         """Everything whose state the next step depends on."""

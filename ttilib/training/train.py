@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,7 +25,7 @@ from ttilib.datasets.catalog import Fold, find_root
 from ttilib.datasets.transforms import denormalise
 from ttilib.encoders.pspnet import PSPNet, build_encoder
 from ttilib.episodes.benchmarks import read_benchmark
-from ttilib.files import digest
+from ttilib.files import check_writable, digest
 from ttilib.plots.curves import training_figure
 from ttilib.plots.overlays import pairs_sheet, sample_sheet
 from ttilib.training import distributed, log
@@ -115,15 +118,21 @@ def fit(
     distributed.check_batch(config.batch, config.accumulate)
     validate_epoch = validate_epoch or partial(_validate_classes, held_out=held_out, config=config, device=device)
     run = Run(network, folder, config, about, len(items) // config.batch, device)
+    with only_process(folder):
+        yield from _steps(run, items, held_out, validate_epoch)
+
+
+def _steps(run: Run, items: Dataset, held_out: Dataset, validate_epoch: Validator) -> Iterator[Progress]:
+    """The steps that are left, logged, plotted and saved; of a finished run the last one."""
+    config, folder, first = run.config, run.folder, distributed.rank() == 0
     progress = run.resume()
     if progress.step == run.steps:
         yield progress
-    first = distributed.rank() == 0
     plotted = first and config.show_every > 0
     board = log.tensorboard(folder, progress.step) if plotted else None
     with board or nullcontext():
         while progress.step < run.steps:
-            for parts, waited in batches(items, config, *divmod(progress.step, run.per_epoch), device):
+            for parts, waited in batches(items, config, *divmod(progress.step, run.per_epoch), run.device):
                 progress = run.training_step(parts, waited)
                 epoch, rest = divmod(progress.step, run.per_epoch)
                 last = progress.step == run.steps
@@ -136,6 +145,28 @@ def fit(
                     show(run, items, held_out, board)
                 run.save()  # after the log, so that every saved step is logged
                 yield progress
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Let no other run train into a folder. Raises ValueError that names the process of the one that does, OSError if
+    the folder is not writable. The file stays: otherwise two processes could lock two files of that name.
+    """
+    if distributed.rank() > 0:
+        yield
+        return
+    check_writable(path := folder / "train.lock")
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        holder = path.read_bytes()[:200].decode("utf-8", "replace") or "another process"
+        raise ValueError(f"{folder}: {holder} trains into it; wait for its end, or use another folder") from error
+    try:
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
 
 
 def batches(

@@ -7,6 +7,7 @@ Source: docs/protocol.md 4.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import NamedTuple
@@ -34,6 +35,7 @@ class ValidationResult(NamedTuple):
 
     miou: float
     loss: float | None = None
+    failed: int = 0  # episodes that could not be evaluated and are left out
 
 
 @torch.no_grad()
@@ -70,18 +72,26 @@ class EpisodicValidation:
     device: torch.device | str = "cpu"
 
     def __call__(self, network: PSPNet, epoch: int) -> ValidationResult:
-        """Mean class IoU on the episodes of run number `epoch`. Leaves the network in eval mode."""
+        """Mean class IoU on the episodes of run number `epoch`. Leaves the network in eval mode.
+        Warns of episodes that raise an error, and leaves them out: a validation must not end days of training.
+        """
         method, extractor = METHODS["RePRI"], FeatureExtractor(network.eval(), device=self.device)
         sampled = draw_episodes(self.data, 1, self.seed, epoch)
         numbers = np.linspace(0, len(sampled) - 1, min(self.limit or len(sampled), len(sampled)))
         chosen = [sampled[round(number)] for number in numbers]  # evenly spaced: episodes are ordered by class
         classes = sorted({episode.class_id for episode in chosen})
-        sums = torch.zeros(len(classes), 2, dtype=torch.int64, device=self.device)
+        sums = torch.zeros(len(classes) + 1, 2, dtype=torch.int64, device=self.device)  # the last row: failures
         for episode in chosen[distributed.rank() :: distributed.count()]:
             short = replace(episode, query=episode.query[::STRIDE][:FRAMES])
-            clip = load_clip(short, self.data.query_root, self.size, self.data.support_root)
-            counts = intersection_union(method.predict(clip, extractor).masks, clip.truth, clip.query_valid)
+            try:
+                clip = load_clip(short, self.data.query_root, self.size, self.data.support_root)
+                counts = intersection_union(method.predict(clip, extractor).masks, clip.truth, clip.query_valid)
+            except Exception as error:  # any: see above
+                sums[-1] += 1
+                about = f"episode {episode.key} is left out ({type(error).__name__}: {error})"
+                warnings.warn(f"validation {epoch}: {about}", stacklevel=2)
+                continue
             sums[classes.index(episode.class_id)] += sums.new_tensor([int(each.sum()) for each in counts])
-        rows = distributed.total(sums).tolist()
+        *rows, (failed, _) = distributed.total(sums).tolist()
         iou = pooled_iou((number, *row) for number, row in zip(classes, rows, strict=True))
-        return ValidationResult(fmean(iou.values()))
+        return ValidationResult(fmean(iou.values()), failed=failed)
