@@ -37,9 +37,6 @@ def rows_file(tmp_path, *rows):
     return path
 
 
-# ---- rows ----------------------------------------------------------------------------------------------
-
-
 def test_rows_come_back_as_plain_json_with_fields_of_any_name(tmp_path):
     path = tmp_path / "new" / "folder" / "rows.jsonl"
     given = {
@@ -78,25 +75,18 @@ def test_an_incomplete_last_line_is_left_out_and_removed(tmp_path, torn, before)
 @pytest.mark.parametrize(
     "change, found",
     [({"union": -5}, "union.*-5"), ({"intersection": 10**15}, "intersection.*10{15}"), ({"j": 1e15}, "j: .*10{15}"),
-     ({"j": float("inf")}, "JSON"), ({"fold": "0"}, "fold: .*str"), ({"intersection": None}, "intersection.*null"),
-     ({"true": 10}, "'true': 10"), ({"unions": [4, 4]}, "'union': 8"), ({"frames": 0}, "frames: .*0")],
+     ({"fold": "0"}, "fold: .*str"), ({"intersection": None}, "intersection.*null"), ({"true": 10}, "'true': 10"),
+     ({"unions": [4, 4]}, "'union': 8"), ({"frames": 0}, "frames: .*0")],
 )  # fmt: skip
 def test_an_impossible_row_is_refused_with_file_line_and_value(tmp_path, change, found):
     with pytest.raises(ValueError, match=rf"r\.jsonl: line 2: .*{found}"):
         read_rows(rows_file(tmp_path, row(), row(**change)))
-    if not {"j", "unions"} & change.keys():
+    if "unions" not in change:
         with pytest.raises(ValueError, match=f"row 2: .*{found}"):
             score_table([row(), row(episode="f", **change)])
-
-
-@pytest.mark.parametrize(
-    "line", ["null", "[]", '{"a": ', json.dumps({k: v for k, v in row().items() if k != "method"})]
-)
-def test_a_line_that_is_no_row_is_named(tmp_path, line):
-    path = rows_file(tmp_path, row(), line, row())
-    for form in (records.Row, records.Counted):
+    for line in ("null", '{"a": ', '{"j": Infinity}', '{"intersection": 3, "union": 9}'):
         with pytest.raises(ValueError, match=r"r\.jsonl: line 2"):
-            read_rows(path, form)
+            read_rows(rows_file(tmp_path, row(), line, row()), records.Counted)
 
 
 ANY = st.recursive(
@@ -146,8 +136,6 @@ def test_mutated_files_are_read_or_refused_in_one_sentence(tmp_path_factory, dat
     except ValueError as error:
         assert "\n" not in str(error) and (str(error).startswith(str(out)) or "no rows" in str(error))
 
-
-# ---- locks ---------------------------------------------------------------------------------------------
 
 # waits for the lock, writes its rows
 WRITER = """
@@ -204,17 +192,6 @@ def test_writers_name_the_one_they_wait_for_and_take_over_when_it_is_killed(tmp_
     assert rows in ([("first", 0), *a, *b], [("first", 0), *b, *a])
 
 
-def test_an_error_releases_the_lock(tmp_path):
-    path = tmp_path / "new" / "rows.jsonl"
-    for _ in range(2):  # the second would wait for ever
-        with pytest.raises(ZeroDivisionError), records.file_lock(str(path)):
-            1 / 0  # noqa: B018
-    assert not path.exists() and (tmp_path / "new" / "rows.jsonl.lock").exists()
-
-
-# ---- masks ---------------------------------------------------------------------------------------------
-
-
 def noise(seed: int, *shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) < 0.4
 
@@ -224,16 +201,12 @@ def named(key="abc", index=0, method="TTI") -> dict:
 
 
 @settings(deadline=None, max_examples=25)
-@given(
-    shape=st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(1, 9)), seed=st.integers(0, 99),
-    fill=st.sampled_from([None, True, False]),
-)  # fmt: skip
-def test_masks_of_any_size_come_back(tmp_path_factory, shape, seed, fill):
+@given(shape=st.tuples(*(st.integers(n, 9) for n in (0, 1, 1))), seed=st.integers(0, 99))
+def test_masks_of_any_size_come_back(tmp_path_factory, shape, seed):
     path = tmp_path_factory.mktemp("masks") / "masks.jsonl"
-    masks = noise(seed, *shape) if fill is None else torch.full(shape, fill)
+    masks = noise(seed, *shape)
     append_masks(path, named(), masks.numpy() if seed % 2 else masks)
-    found = read_masks(path, "abc", 0, "TTI", shape)
-    assert found.dtype == torch.bool and torch.equal(found, masks)
+    assert torch.equal(read_masks(path, "abc", 0, "TTI", shape), masks)
 
 
 def test_each_episode_and_method_has_its_own_masks_and_the_last_line_counts(tmp_path):
@@ -243,45 +216,32 @@ def test_each_episode_and_method_has_its_own_masks_and_the_last_line_counts(tmp_
         append_masks(path, name | {"j": 0.5, "made": {}}, noise(seed, 2, 6, 7))
     for seed, name in enumerate(names):
         assert torch.equal(read_masks(path, **name), noise(seed, 2, 6, 7))
+    line = path.read_bytes().splitlines(keepends=True)[0]
+    assert json.loads(line).keys() == {"key", "index", "method", "size", "frames"}
     append_masks(path, named(), noise(9, 2, 6, 7))
     assert torch.equal(read_masks(path, **named()), noise(9, 2, 6, 7))
-    assert json.loads(path.read_text().splitlines()[0]).keys() == {"key", "index", "method", "size", "frames"}
     with pytest.raises(ValueError, match="'TTY'.*TTI, RePRI"):
         read_masks(path, "abc", 0, "TTY")
-    for key, index in (("abd", 0), ("abc", 3), ("", 0)):
-        with pytest.raises(ValueError, match=r"masks\.jsonl: no masks"):
-            read_masks(path, key, index, "TTI")
     with pytest.raises(ValueError, match=r"masks\.jsonl: .*\[2, 6, 7\].*\[3, 6, 7\]"):
         read_masks(path, **named(), shape=(3, 6, 7))
-    line = path.read_bytes().splitlines(keepends=True)[0]
     path.write_bytes(line[:-9] + b"\n" + line.replace(b"abc", b"xyz"))  # only lines of the episode are parsed
     with pytest.raises(ValueError, match=r"masks\.jsonl: line 1"):
         read_masks(path, "abc", 0, "TTI")
     assert torch.equal(read_masks(path, "xyz", 0, "TTI"), noise(0, 2, 6, 7))
 
 
-@pytest.mark.parametrize("outside", ["name", "link", "index"])
-def test_nothing_leads_outside_the_run_folder(tmp_path, outside):
+def test_nothing_leads_outside_the_run_folder(tmp_path):
     out = tmp_path / "out"
-    source = records.RowsFile(rows_file(tmp_path), tmp_path / "m.json", "ytvis-v1", (9, 9))
-    if outside == "link":
-        (out / "rows").mkdir(parents=True)
-        (out / "masks").symlink_to(tmp_path)
-        with pytest.raises(ValueError, match=r"masks.*outside"):
-            records.masks_beside(out / "rows" / "r.jsonl")
-    elif outside == "name":
-        for name in ("../../../x", "a/b", "..", "", "a\\b", "a\0"):
-            with pytest.raises(ValueError, match="name"):
-                records.write_index(out, name, "", [], [], {})
-    else:
-        write_json(out / "rows" / "t.json", {"title": "", "lines": [row()], "files": ["../rows/r.jsonl"], "masks": {},
-                                             "manifests": {}, "code": "", "weights": {}})  # fmt: skip
-        with pytest.raises(ValueError, match=r"r\.jsonl.*outside"):
-            read_index(out, "t")
-    assert [path.name for path in tmp_path.rglob("*.json")] == ["t.json"] * (outside == "index") and source
-
-
-# ---- provenance ----------------------------------------------------------------------------------------
+    for name in ("../../../x", "a/b", "..", "", "a\\b", "a\0"):
+        with pytest.raises(ValueError, match="name"):
+            records.write_index(out, name, "", [], [], {})
+    index = {"title": "", "lines": [row()], "masks": {}, "manifests": {}, "code": "", "weights": {}}
+    write_json(out / "rows" / "t.json", index | {"files": ["../r.jsonl"]})
+    with pytest.raises(ValueError, match=r"r\.jsonl.*outside"):
+        read_index(out, "t")
+    (out / "masks").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match=r"masks.*outside"):
+        records.masks_beside(out / "rows" / "r.jsonl")
 
 
 def test_provenance_is_plain_json_and_never_fails(tmp_path, monkeypatch):
@@ -292,26 +252,6 @@ def test_provenance_is_plain_json_and_never_fails(tmp_path, monkeypatch):
     lost = records.provenance(torch.device("cuda", 99))
     assert lost["commit"] is None and lost["modified"] is None
     assert lost["device"] == lost["device_name"] == "cuda:99"
-
-
-def test_the_commit_is_that_of_a_repository_that_tracks_the_library(tmp_path, monkeypatch):
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e@example.org"]
-    try:
-        subprocess.run([*git, "init", "-q"], check=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("no git here")
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "another project's"], check=True)
-    monkeypatch.setattr(records, "HOME", tmp_path)
-    assert records.provenance()["commit"] is None  # installed inside another project
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "records.py").touch()
-    subprocess.run([*git, "add", "results"], check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "ours"], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    found = records.provenance()
-    assert found["commit"] == head and found["modified"] is False
-    (tmp_path / "results" / "records.py").write_text("changed")
-    assert records.provenance()["modified"] is True
 
 
 @pytest.fixture
@@ -354,13 +294,6 @@ def test_the_digest_ignores_docstrings_and_line_ends_and_follows_imports(copy):
     found = records.code_digest()
     (copy / "solver" / "again.py").write_text("MORE = 2\n")
     assert len({before, found, records.code_digest()}) == 3
-
-
-def test_metrics_have_a_digest_of_their_own(copy):
-    before = records.metrics_digest()
-    path = copy / "results" / "metrics.py"
-    path.write_text(path.read_text(encoding="utf-8").replace("0.008", "0.009"), encoding="utf-8")
-    assert records.metrics_digest() != before and records.provenance_fields()["metrics"] != before
 
 
 def test_equal_work_has_equal_provenance(monkeypatch):

@@ -53,9 +53,6 @@ def only(table):
     return table.iloc[0]
 
 
-# ---- samples -------------------------------------------------------------------------------------------
-
-
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(statistics.UNITS))
 def test_a_sample_scores_as_its_rows_would_if_written_down(seed, unit):
@@ -68,31 +65,13 @@ def test_a_sample_scores_as_its_rows_would_if_written_down(seed, unit):
             assert found[name][n] == pytest.approx(written[name], nan_ok=True, abs=1e-6)
 
 
-def test_what_is_sampled_together():
-    mean = mean_of(random_rows(3))
-    weights = np.concatenate(list(mean.bootstrap(50, 0)))
-    sizes = np.diff([*mean.cells, len(mean.data)])  # every class of a run keeps its number of episodes
-    assert (np.add.reduceat(weights, mean.cells, axis=1) == sizes).all()
-    assert weights.shape == (50, len(mean.data)) and weights.min() == 0 and weights.max() > 1
-    whole = np.concatenate(list(mean.bootstrap(50, 0, within=False)))
-    assert (whole.sum(axis=1) == len(mean.data)).all()
-    assert np.add.reduceat(whole, mean.cells, axis=1).std(axis=0).min() > 0  # classes change size
-    mean = mean_of([row(run=run, episode=f"{v} {run}", video=v) for run in (0, 1, 2) for v in "abcde"])
-    weights = pd.DataFrame(np.concatenate(list(mean.bootstrap(40, 1, "video"))).T).groupby(mean.data["video"])
-    assert (weights.nunique() == 1).all().all() and (weights.first().sum() == 5).all()  # in all runs or in none
-
-
 def test_each_episode_is_sampled_once_on_average_however_many_at_once(monkeypatch):
     mean = mean_of([row(episode=str(n)) for n in range(7)])
     (weights,) = mean.bootstrap(4000, 11)
     assert weights.mean(axis=0) == pytest.approx(1, abs=0.08)
-    assert weights.var(axis=0) == pytest.approx(6 / 7, abs=0.12)  # multinomial: n p (1 - p)
     monkeypatch.setattr(statistics, "AT_ONCE", 1500 * 7)
     chunks = list(mean.bootstrap(4000, 11))
     assert [len(chunk) for chunk in chunks] == [1500, 1500, 1000] and (np.concatenate(chunks) == weights).all()
-
-
-# ---- intervals -----------------------------------------------------------------------------------------
 
 
 def test_values_are_those_of_the_table_and_bounds_those_of_the_samples():
@@ -109,15 +88,18 @@ def test_values_are_those_of_the_table_and_bounds_those_of_the_samples():
         assert line["mIoU high"] == pytest.approx(scores[9] - 0.9 * (scores[9] - scores[8]), abs=1e-6)
 
 
-def test_intervals_follow_from_rows_and_seed_alone():
+def test_rows_and_seed_decide_and_no_pixels_are_zero():
     rows = random_rows(4)
     np.random.seed(1)
     found = intervals(rows, samples=30)
-    np.random.seed(2)
     pd.testing.assert_frame_equal(found, intervals(rows[::-1], samples=30))
     assert not found.equals(intervals(rows, samples=30, seed=1))
-    among = intervals([*random_rows(8, "RePRI"), *rows], samples=30)
-    assert only(among[among["method"] == "TTI"]).equals(found.iloc[0].rename(1))
+    line = only(intervals([row(counts=(0, 0)), row(episode="b", counts=(0, 0))], samples=10))
+    assert line[["mIoU", "mIoU low", "mIoU high"]].tolist() == [0, 0, 0]
+    assert line[["J", "J low", "J high"]].isna().all()
+    for wrong, word in ({"metrics": ["mIou"]}, "mIoU"), ({"unit": "videos"}, "video"), ({"level": 95.0}, "level"):
+        with pytest.raises(ValueError, match=word):
+            intervals(rows, **{"samples": 5, **wrong})
 
 
 def test_the_true_mean_lies_in_most_intervals():
@@ -131,40 +113,6 @@ def test_the_true_mean_lies_in_most_intervals():
         line = only(intervals(pd.DataFrame(rows), ["J"], samples=150, seed=int(rng.integers(2**32))))
         inside += line["J low"] <= 50 <= line["J high"]
     assert 0.87 * times <= inside <= 0.99 * times
-
-
-def test_one_video_in_many_runs_is_less_certain_than_many_videos():
-    own = np.random.default_rng(0).random(12)
-    rows = [row(run=r, episode=f"{v}", counts=(round(1000 * own[v]), 1000)) for r in range(5) for v in range(12)]
-    for unit, videos in (("episode", 60), ("video", 12)):
-        line = only(intervals(rows, ["mIoU"], samples=300, unit=unit))
-        error = 100 * own.std() / math.sqrt(videos)
-        assert line["mIoU high"] - line["mIoU low"] == pytest.approx(2 * 1.96 * error, rel=0.2)
-
-
-def test_a_class_that_is_not_sampled_is_left_out_and_no_pixels_are_zero():
-    # with unit="video" a run without its only video of class 1 has no class 1
-    rows = [row(run=0, episode="a", counts=(8, 10)), row(run=1, episode="b", counts=(8, 10))]
-    line = only(intervals(rows, ["mIoU"], samples=60, unit="video"))
-    assert line[["mIoU", "mIoU low", "mIoU high"]].tolist() == pytest.approx([80, 80, 80])
-    line = only(intervals([row(counts=(0, 0)), row(episode="b", counts=(0, 0))], samples=10))
-    assert line[["mIoU", "mIoU low", "mIoU high"]].tolist() == [0, 0, 0]
-    assert line[["J", "J low", "J high"]].isna().all()
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [({"metrics": ["mIou"]}, "'mIou'.*mIoU"), ({"unit": "videos"}, "'videos'.*video"), ({"samples": 0}, "samples=0"),
-     ({"level": 95.0}, "level=95")],
-)  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        intervals(random_rows(0), **{"samples": 5, **settings})
-    with pytest.raises(ValueError, match="'video'"):
-        intervals([{k: v for k, v in r.items() if k != "video"} for r in random_rows(0)], samples=5, unit="video")
-
-
-# ---- the same episodes ---------------------------------------------------------------------------------
 
 
 def test_paired_by_hand_on_shared_episodes_only():
@@ -197,27 +145,6 @@ def test_both_methods_get_the_same_samples():
     line = only(paired(rows, "TTI", "RePRI", samples=50))
     assert line[["mIoU", "mIoU low", "mIoU high", "IoU", "IoU low", "IoU high"]].tolist() == pytest.approx([5] * 6)
     assert (line["better"], line["worse"]) == (8, 0) and line["p"] == pytest.approx(2 / 2**8)
-    back = only(paired(rows, "RePRI", "TTI", samples=50))
-    assert (back["mIoU"], back["better"], back["worse"], back["p"]) == (pytest.approx(-5), 0, 8, line["p"])
-
-
-def test_gain_is_the_difference_of_the_tables_where_all_is_shared():
-    rows, rng = random_rows(6), np.random.default_rng(0)
-    again = [{**r, "method": "RePRI", "intersection": int(rng.integers(0, r["union"] + 1))} for r in rows]
-    line = only(paired([*again, *rows], "TTI", "RePRI", ("mIoU", "Dice"), samples=20))
-    table = tables.score_table([*rows, *again]).set_index("method")
-    for name in ("mIoU", "Dice"):
-        assert line[name] == pytest.approx(table.loc["TTI", name] - table.loc["RePRI", name])
-    better = sum(a["intersection"] < r["intersection"] for a, r in zip(again, rows, strict=True))
-    assert line["better"] == better and line["episodes"] == len(rows)
-
-
-def test_the_gain_of_single_episodes_varies_although_each_class_has_but_one():
-    rows = [row("RePRI", class_id=c, episode=f"{c}", counts=(50, 100)) for c in range(6)]
-    rows += [row("TTI", class_id=c, episode=f"{c}", counts=(50 + 6 * c, 100)) for c in range(6)]
-    line = only(paired(rows, "TTI", "RePRI", samples=100))
-    assert line[["mIoU low", "mIoU high", "IoU"]].tolist() == pytest.approx([15, 15, 15])
-    assert 5 < line["IoU low"] < 13 and 17 < line["IoU high"] < 25  # 15 ± 2 · 10.2 / √6
 
 
 def test_equal_ratios_of_unequal_size_are_ties_and_other_lines_keep_apart():
@@ -233,13 +160,10 @@ def test_equal_ratios_of_unequal_size_are_ties_and_other_lines_keep_apart():
 
 @pytest.mark.parametrize(
     "better, worse, p",
-    [(8, 2, 0.109375), (2, 8, 0.109375), (5, 5, 1), (0, 0, 1), (6, 0, 0.03125), (20000, 0, 0), (5100, 4900, 0.0466)],
+    [(2, 8, 0.109375), (5, 5, 1), (0, 0, 1), (6, 0, 0.03125), (5100, 4900, 0.0466)],
 )
 def test_sign_test_by_hand(better, worse, p):
     assert sign_test(better, worse) == pytest.approx(p, abs=2e-4 if better > 5000 else 1e-12)
-
-
-# ---- runs ----------------------------------------------------------------------------------------------
 
 
 def test_spread_of_the_runs_by_hand():

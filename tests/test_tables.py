@@ -42,9 +42,6 @@ def only(table, **where):
     return table.iloc[0]
 
 
-# ---- averages ------------------------------------------------------------------------------------------
-
-
 def test_pixels_classes_runs_folds_in_that_order():
     line = only(tables.score_table(COUNTED), method="TTI")
     assert line["mIoU"] == pytest.approx(100 * (((4 / 12 + 1 / 2) / 2 + 3 / 4) / 2 + 0) / 2)
@@ -52,37 +49,23 @@ def test_pixels_classes_runs_folds_in_that_order():
     assert line["precision"] == pytest.approx(((50 + 100) / 2 + 100) / 2 / 2)
     assert line["recall"] == pytest.approx(((50 + 50) / 2 + 75) / 2 / 2)
     assert (line["folds"], line["episodes"]) == (2, 5)
+    first = only(tables.class_table(COUNTED[:3]), class_id=1)  # values per frame weigh videos by frames
+    assert first["J"] == pytest.approx(100 * (0.5 * 1 + 0.1 * 3) / 4) and first["VC_3"] == pytest.approx(50)
+    assert first["J&F"] == pytest.approx((first["J"] + 100 * (0.25 * 1 + 0.75 * 3) / 4) / 2)
+    run = only(tables.run_table(ROWS[:3]), run=0)  # cost over episodes, not over classes
+    assert run[["J", "VC_3", "VC_11", "s/episode"]].tolist() == pytest.approx([(20 + 30) / 2, (50 + 10) / 2, 90, 3])
+    twice = [{**ROWS[0], "index": 0}, {**ROWS[0], "index": 1, "intersection": 2}]
+    assert only(tables.score_table(twice))["mIoU"] == pytest.approx(100 * 3 / 4)
+    known = [{**r, "memory_mb": m} for r, m in zip(ROWS, (10, None, 40, 5, 100), strict=True)]  # where it is known
+    assert only(tables.score_table(known))["MB/episode"] == pytest.approx(((25 + 5) / 2 + 100) / 2)
     folds = tables.fold_table(COUNTED)
     assert folds["fold"].tolist() == ["0", "1", "mean"]
     assert only(folds, fold="0")["mIoU"] == pytest.approx(100 * ((4 / 12 + 1 / 2) / 2 + 3 / 4) / 2)
     assert only(folds, fold="mean")["mIoU"] == pytest.approx(line["mIoU"])
-
-
-def test_values_per_frame_weigh_videos_by_frames_within_a_class():
-    classes = tables.class_table(COUNTED[:3])
-    first = only(classes, class_id=1)
-    assert first["IoU"] == pytest.approx(100 * 4 / 12)
-    assert first["J"] == pytest.approx(100 * (0.5 * 1 + 0.1 * 3) / 4)
-    assert first["F"] == pytest.approx(100 * (0.25 * 1 + 0.75 * 3) / 4)
-    assert first["J&F"] == pytest.approx((first["J"] + first["F"]) / 2)
-    assert first["VC_3"] == pytest.approx(50)  # the video without VC_3 is left out
-    assert math.isnan(first["VC_11"])
-    line = only(tables.run_table(ROWS[:3]), run=0)
-    assert line[["J", "VC_3", "VC_11"]].tolist() == pytest.approx([(20 + 30) / 2, (50 + 10) / 2, 90])
-    assert line["s/episode"] == pytest.approx(3)  # over episodes, not over classes
-    over_runs = only(tables.class_table(ROWS), class_id=1)
-    assert over_runs["IoU"] == pytest.approx(100 * (4 / 12 + 3 / 4) / 2)
-    assert over_runs["class_name"] == "class 1" and over_runs["episodes"] == 3
-
-
-def test_columns_follow_the_metrics_and_gaps_are_no_zeros():
-    table = tables.score_table([row()])
     costs = ["s/episode", "MB/episode"]
+    table = tables.score_table([row(released_vc_3=0.5)])  # a gap is no zero
     assert list(table.columns) == [*tables.METHOD, "folds", "episodes", *METRICS, *costs]
-    assert only(table)["mIoU"] == pytest.approx(50) and table[["J", "F", "precision", *costs]].isna().all(axis=None)
-    assert only(tables.score_table([row(released_vc_3=0.5)]))["VC_3 released"] == pytest.approx(50)
-    mixed = [ROWS[0], *COUNTED[1:3]]  # the first row is from before areas were counted
-    assert only(tables.class_table(mixed), class_id=1)["precision"] == pytest.approx(100 * 3 / 7)
+    assert only(table)["VC_3 released"] == 50 and table[["J", "F", "precision", *costs]].isna().all(axis=None)
 
 
 def test_methods_shots_encoders_and_benchmarks_keep_apart_in_any_order_of_rows():
@@ -93,16 +76,6 @@ def test_methods_shots_encoders_and_benchmarks_keep_apart_in_any_order_of_rows()
     assert max(table["mIoU"]) == only(tables.score_table(ROWS))["mIoU"]
     long = pd.DataFrame([{**r, "f_frames": [None, 0.5]} for r in ROWS[::-1]])
     pd.testing.assert_frame_equal(tables.fold_table(ROWS), tables.fold_table(long))
-
-
-def test_an_episode_sampled_twice_counts_twice_when_numbered():
-    twice = [{**ROWS[0], "index": 0}, {**ROWS[0], "index": 1, "intersection": 2}]
-    assert only(tables.score_table(twice))["mIoU"] == pytest.approx(100 * 3 / 4)
-
-
-def test_memory_is_a_mean_over_episodes_that_know_it():
-    known = [{**r, "memory_mb": m} for r, m in zip(ROWS, (10, None, 40, 5, 100), strict=True)]
-    assert only(tables.score_table(known))["MB/episode"] == pytest.approx(((25 + 5) / 2 + 100) / 2)
 
 
 def made(*versions, about="code"):
@@ -124,10 +97,6 @@ def made(*versions, about="code"):
 def test_rows_that_cannot_be_averaged_are_refused(rows, message):
     with pytest.raises(ValueError, match=message):
         tables.score_table(rows)
-
-
-def test_rows_of_one_version_are_averaged():
-    pd.testing.assert_frame_equal(tables.score_table(made(*["ab"] * 5)), tables.score_table(ROWS))
 
 
 def test_a_new_metric_is_a_column_of_every_table_and_has_an_interval(monkeypatch):
@@ -152,9 +121,6 @@ def test_video_table_pools_the_runs_of_a_video():
         tables.video_table([{**ROWS[0], "video": None}])
 
 
-# ---- the plan ------------------------------------------------------------------------------------------
-
-
 def plan(method, **more):
     return {"benchmark": "ytvis-v1", "shots": 5, "encoder": "resnet50", "method": method, "folds": [0, 1], **more}
 
@@ -173,9 +139,6 @@ def test_every_line_of_the_plan_is_there_in_its_order():
         tables.align_with_plan(table, [plan("TTI"), {"benchmark": "coco", "method": "TTI"}])
 
 
-# ---- reported values -----------------------------------------------------------------------------------
-
-
 def four_folds(method, *shares, **more):
     return [{**row(method, fold, counts=(share, 1000)), **more} for fold, share in enumerate(shares)]
 
@@ -188,34 +151,12 @@ def test_reported_values_are_complete_and_agree_with_their_means():
     wide = table.pivot(index=[*tables.METHOD, "figure"], columns="fold", values="value").dropna()
     assert len(wide) == 28
     assert (wide[list("0123")].mean(axis=1) - wide["mean"]).abs().max() < 0.11  # one decimal in the sources
-
-
-@pytest.mark.parametrize(
-    "benchmark, shots, encoder, method, folds, mean",
-    [
-        ("ytvis-v1", 5, "resnet50", "RePRI", (45.78, 68.63, 59.26, 64.21), 59.47),
-        ("ytvis-v1", 5, "resnet50", "TTI", (46.54, 69.17, 60.02, 64.09), 59.96),
-        ("pascal", 5, "resnet101", "oracle", (76.8, 81.7, 79.5, 74.5), 78.1),
-        ("coco", 5, "resnet50", "RePRI", (38.5, 46.2, 40.0, 43.6), 42.1),
-        ("coco2pascal", 1, "resnet50", "oracle", (69.6, 71.7, 77.6, 86.2), 76.2),
-        ("pascal2minivspw", 1, "resnet101", "TTI", (41.6, 47.6, 31.7, 32.5), 38.3),
-    ],
-)
-def test_lines_of_the_published_tables(benchmark, shots, encoder, method, folds, mean):
-    table = read_reported(benchmark)
-    line = (table["shots"] == shots) & (table["encoder"] == encoder) & (table["method"] == method)
-    values = table[line & (table["figure"] == "mIoU")].set_index("fold")["value"]
-    assert values.to_dict() == {**dict(zip("0123", folds, strict=True)), "mean": mean}
-
-
-def test_a_value_given_twice_is_refused(tmp_path):
-    path = tmp_path / "reported.csv"
-    table = read_reported("coco")
-    pd.concat([table, table.iloc[[3]].assign(value=1.0)]).to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"reported\.csv: coco 1-shot resnet50 RePRI fold 3 mIoU"):
-        read_reported(path=path)
-    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
-        read_reported(path=tmp_path / "none.csv")
+    for line, folds in {
+        ("ytvis-v1", 5, "resnet50", "TTI"): [46.54, 69.17, 60.02, 64.09, 59.96],
+        ("pascal", 5, "resnet101", "oracle"): [76.8, 81.7, 79.5, 74.5, 78.1],
+        ("pascal2minivspw", 1, "resnet101", "TTI"): [41.6, 47.6, 31.7, 32.5, 38.3],
+    }.items():
+        assert wide.loc[(*line, "mIoU"), [*"0123", "mean"]].tolist() == folds
 
 
 def test_measured_beside_reported():
@@ -233,6 +174,10 @@ def test_measured_beside_reported():
     pd.testing.assert_frame_equal(table[list(folds.columns)], folds)
     with pytest.raises(ValueError, match="'mIou'.*mIoU"):
         beside_reported(folds, ("mIou",))
+    some = beside_reported(tables.fold_table(four_folds("TTI", 460, 690)))  # its mean is not over all folds
+    mean = only(some, fold="mean")
+    assert math.isnan(mean["mIoU reported"]) and math.isnan(mean["mIoU difference"]) and mean["source"] == ""
+    assert only(some, fold="1")["mIoU reported"] == 69.17
 
 
 def test_only_equal_definitions_are_compared(tmp_path):
@@ -244,32 +189,11 @@ def test_only_equal_definitions_are_compared(tmp_path):
     assert tti["Dice reported"] == 72.6 and tti["mIoU reported"] == 59.96
     assert math.isnan(tti["J reported"]) and math.isnan(tti["F difference"])
     assert tti["source"].count("tti_fsvos") == 1  # one source for two values
+    others = beside_reported(tables.score_table(rows), ("mIoU", "J"), others=True)
+    assert set(others["method"][2:]) >= {"DANet", "RePRI", "PFENet"} and set(others["shots"]) == {5}
+    danet = only(others, method="DANet")
+    assert danet["J reported"] == 58.0 and danet[["mIoU", "mIoU reported", "J difference"]].isna().all()
     path = tmp_path / "reported.csv"
-    reported = read_reported("ytvis-v1").query("method == 'TTI' and encoder == 'resnet50'")
-    reported.assign(source=["the " + name for name in reported["figure"]]).to_csv(path, index=False)
-    beside = beside_reported(tables.score_table(rows[4:]), ("mIoU", "Dice"), path=path)
-    assert only(beside)["source"] == "the mIoU; the Dice"
-
-
-def test_a_mean_over_some_folds_is_not_put_beside_a_mean_over_all():
-    rows = four_folds("TTI", 460, 690)
-    table = beside_reported(tables.fold_table(rows))
-    mean = only(table, fold="mean")
-    assert math.isnan(mean["mIoU reported"]) and math.isnan(mean["mIoU difference"]) and mean["source"] == ""
-    assert only(table, fold="1")["mIoU reported"] == 69.17
-    assert math.isnan(only(beside_reported(tables.score_table(rows)))["mIoU reported"])
-
-
-def test_reported_lines_of_other_methods_follow():
-    rows = four_folds("TTI", 460, 690, 610, 640)
-    table = beside_reported(tables.score_table(rows), ("mIoU", "J"), others=True)
-    assert table["method"][0] == "TTI" and set(table["method"][1:]) >= {"DANet", "HPAN", "RePRI", "PFENet"}
-    assert (table["method"] == "TTI").sum() == 1 and set(table["shots"]) == {5}
-    assert set(table["benchmark"]) == {"ytvis-v1"}
-    danet = only(table, method="DANet")
-    assert danet["J reported"] == 58.0 and math.isnan(danet["mIoU reported"]) and danet["source"]
-    assert danet[["mIoU", "J", "Dice", "mIoU difference", "J difference"]].isna().all()
-    folds = beside_reported(tables.fold_table(rows), others=True)
-    assert sorted(folds[folds["method"] == "RePRI"]["fold"]) == ["0", "1", "2", "3", "mean"]
-    mini = tables.score_table([{**row(), "benchmark": "mini"}])  # nobody reports on it
-    pd.testing.assert_frame_equal(beside_reported(mini, others=True)[list(mini.columns)], mini)
+    pd.concat([table := read_reported("coco"), table.iloc[[3]].assign(value=1.0)]).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"reported\.csv: coco.*mIoU"):
+        read_reported(path=path)
