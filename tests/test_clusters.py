@@ -1,12 +1,11 @@
 """Real workers: on this machine, behind a running scheduler, and as jobs of a stand-in for Slurm."""
 
-import json
 import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -14,11 +13,12 @@ from pathlib import Path
 import dask
 import psutil
 import pytest
+from distributed import Client, LocalCluster, Security
 
 from ttilib.sweep import clusters
 from ttilib.sweep.clusters import cluster, default_workers, job_options
 
-LIMIT = 180  # seconds after which a test gives up
+LIMIT = 300  # seconds after which a test gives up
 SBATCH = """
 import shutil, subprocess, sys
 from pathlib import Path
@@ -62,6 +62,25 @@ def same_version():
     return "a1b2"
 
 
+def refused(address):
+    """Whether clients with no certificate and with another one are refused."""
+    for security in (None, Security.temporary()):
+        name = address if security else address.replace("tls:", "tcp:")
+        with pytest.raises(OSError), Client(name, security=security, timeout=2, set_as_default=False):
+            pass
+    return True
+
+
+def listening():
+    """Addresses at which this process and its children can be reached."""
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+
+
+def loggers():
+    return [(logging.getLogger(name).handlers, logging.getLogger(name).propagate) for name in clusters.LOGGERS]
+
+
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     """A client of two workers on this machine, and their log."""
@@ -70,21 +89,21 @@ def local(tmp_path_factory):
         yield client, folder / "cluster.log"
 
 
-def test_local_workers_run_one_task_each_and_are_closed_to_other_machines(local, capfd):
+def test_local_workers_run_one_task_each_for_this_process_only(local, capfd):
     client, log = local
     assert list(client.nthreads().values()) == [1, 1]
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
         assert set(client.run(os.getenv, name).values()) == {"3"}
     limits = client.run(lambda dask_worker: (dask_worker.memory_manager.memory_limit, type(dask_worker.data).__name__))
     assert set(limits.values()) == {(None, "dict")}  # nothing is spilled to disk
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
-    listening = [c for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert len(listening) >= 3 and {c.laddr.ip for c in listening} <= {"127.0.0.1", "::1"}
+    assert len(listening()) >= 3 and set(listening()) <= {"127.0.0.1", "::1"}
     client.run(lambda: logging.getLogger("distributed.worker").warning("a worker's warning"))
     logging.getLogger("distributed.scheduler").warning("a scheduler's warning")
     text, out = log.read_text(), capfd.readouterr()
     assert text.count("a worker's warning") == 2 and "a scheduler's warning" in text
     assert "warning" not in out.out + out.err
+    (worker, _) = client.nthreads()
+    assert refused(client.scheduler.address) and refused(worker)
 
 
 def test_a_killed_worker_is_replaced_and_its_task_repeated(local, tmp_path):
@@ -106,17 +125,21 @@ def test_a_killed_worker_is_replaced_and_its_task_repeated(local, tmp_path):
     assert list(client.run(os.getenv, "OMP_NUM_THREADS").values()) == ["3", "3"]
 
 
-def test_the_block_ends_with_everything_it_started_even_if_it_raises(tmp_path):
-    loggers = [(logging.getLogger(n).handlers, logging.getLogger(n).propagate) for n in clusters.LOGGERS]
-    environment, config = dict(os.environ), dask.config.get("distributed.worker.profile.enabled")
-    with pytest.raises(ZeroDivisionError), cluster("local", workers=1, log_folder=tmp_path) as client:
+def test_the_block_ends_with_everything_it_started_and_what_a_killed_one_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    start = f"ttilib-{socket.gethostname()}"
+    for name in (f"{start}-999999999-a", f"{start}-{os.getppid()}-b", "ttilib-elsewhere-999999999-c"):
+        (tmp_path / name / "worker").mkdir(parents=True)
+    before, environment = loggers(), dict(os.environ)
+    config = dask.config.get("distributed.worker.profile.enabled")
+    with pytest.raises(ZeroDivisionError), cluster("local", workers=1, log_folder=tmp_path / "logs") as client:
         (pid,) = client.run(os.getpid).values()
         (folder,) = client.run(lambda dask_worker: dask_worker.local_directory).values()
-        assert Path(folder).is_dir()
+        assert Path(folder).is_dir() and tmp_path in Path(folder).parents
         1 / 0  # noqa: B018
     eventually(lambda: not psutil.pid_exists(pid) and not Path(folder).exists())
-    assert dask.config.get("distributed.worker.profile.enabled") == config
-    assert [(logging.getLogger(n).handlers, logging.getLogger(n).propagate) for n in clusters.LOGGERS] == loggers
+    assert {path.name[-1] for path in tmp_path.glob("ttilib-*")} == {"b", "c"}
+    assert dask.config.get("distributed.worker.profile.enabled") == config and loggers() == before
     assert [os.environ.get(name) for name in clusters.THREADS] == [environment.get(name) for name in clusters.THREADS]
 
 
@@ -150,31 +173,53 @@ def test_every_worker_has_one_of_the_visible_gpus(monkeypatch, visible, count, w
 @pytest.mark.parametrize(
     ("error", "word", "arguments"),
     [
-        (ValueError, "slurm", {"where": "slrum"}), (ValueError, "tcp://host", {"where": ":80"}),
+        (ValueError, "slurm", {"where": "slrum"}), (ValueError, "tcp://host", {"where": "ucx://x:1"}),
+        (ValueError, "tcp://host", {"where": "host:65536"}), (ValueError, "certificate", {"where": "tls://x:1"}),
         (ValueError, "workers=-1", {"workers": -1}), (ValueError, "queue", {"slurm": {"queue": "long"}}),
-        (RuntimeError, "GPU", {"device": "cuda"}),
+        (RuntimeError, "GPU", {"device": "cuda"}), (ValueError, "--out", {"where": "slurm", "log_folder": "two words"}),
+        (ValueError, "processes", {"where": "slurm", "slurm": {"processes": "0"}}),
+        (ValueError, "walltme", {"where": "slurm", "slurm": {"walltme": "1"}}),
+        (ValueError, "protocol", {"where": "slurm", "slurm": {"protocol": "tcp://"}}),
     ],
 )  # fmt: skip
 def test_wrong_settings_start_nothing(monkeypatch, tmp_path, error, word, arguments):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    with pytest.raises(error, match=word), cluster(log_folder=tmp_path, **arguments):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=word) as caught, cluster(**{"log_folder": "logs", **arguments}):
         pass
+    assert "\n" not in str(caught.value)
 
 
 # A running scheduler -----------------------------------------------------------------------------------------------
 
 
-def test_a_running_scheduler_is_used_and_left_running(local, tmp_path):
-    client, _ = local
-    for address in (client.scheduler.address, client.scheduler.address.removeprefix("tcp://")):
-        with cluster(address, log_folder=tmp_path, expected=same_version) as other:
-            assert other.submit(sum, [1, 2]).result() == 3
-    assert client.submit(sum, [2, 3]).result() == 5
+@pytest.mark.parametrize("protocol", ["tcp://", "tls://"])
+def test_a_running_scheduler_is_used_and_left_running(tmp_path, monkeypatch, protocol):
+    monkeypatch.setattr(clusters, "ANSWER_TIMEOUT", LIMIT)
+    own = Security.temporary() if protocol == "tls://" else Security()
+    found = {"ca-file": own.tls_ca_file, "client.cert": own.tls_client_cert, "client.key": own.tls_client_key}
     with (
-        pytest.raises(RuntimeError, match="other code.*code of process"),
-        cluster(client.scheduler.address, log_folder=tmp_path, expected=version),
+        LocalCluster(
+            n_workers=0, processes=False, protocol=protocol, security=own, dashboard_address=None
+        ) as running,
+        dask.config.set({f"distributed.comm.tls.{name}": text for name, text in found.items()}),
     ):
-        pass
+        address = running.scheduler_address
+        monkeypatch.setattr(clusters, "WORKER_TIMEOUT", 0.5)
+        with pytest.raises(RuntimeError, match="no workers"), cluster(address, log_folder=tmp_path):
+            pass
+        monkeypatch.setattr(clusters, "WORKER_TIMEOUT", LIMIT)
+        running.scale(1)
+        with cluster(address.removeprefix("tcp://"), log_folder=tmp_path, expected=same_version) as client:
+            assert client.submit(sum, [1, 2]).result(timeout=LIMIT) == 3
+        answers = iter(["a", "b"])
+        with (
+            pytest.raises(RuntimeError, match=r"other code.*\(b, here a\)"),
+            cluster(address, log_folder=tmp_path, expected=lambda: next(answers)),
+        ):
+            pass
+        with Client(running) as client:
+            assert client.submit(sum, [2, 3]).result(timeout=LIMIT) == 5
 
 
 @pytest.mark.parametrize("listens", [False, True])
@@ -187,22 +232,6 @@ def test_an_address_without_a_scheduler_is_named(monkeypatch, tmp_path, listens)
         address = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(OSError, match=f"{address}: no scheduler"), cluster(address, log_folder=tmp_path):
             pass
-
-
-def test_a_scheduler_without_workers_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(clusters, "WORKER_TIMEOUT", 0.5)
-    file = tmp_path / "scheduler.json"
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
-    command += ["--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as scheduler:
-        try:
-            eventually(lambda: file.is_file() and file.stat().st_size)
-            address = json.loads(file.read_text())["address"]
-            with pytest.raises(RuntimeError, match="no workers"), cluster(address, log_folder=tmp_path):
-                pass
-            assert scheduler.poll() is None
-        finally:
-            scheduler.terminate()
 
 
 # Slurm: the stand-in runs a job's script on this machine; scheduler and workers are real ---------------------------
@@ -223,54 +252,44 @@ def slurm(tmp_path, monkeypatch):
     return install
 
 
-def test_slurm_jobs_work_and_are_cancelled_at_the_end(slurm, tmp_path, capfd):
-    folder = slurm()
-    options = {"queue": "long", "cores": "6", "processes": "2", "memory": "7GB", "interface": "lo",
+def test_slurm_jobs_work_are_submitted_again_and_cancelled_at_the_end(slurm, tmp_path, capfd, monkeypatch):
+    folder, logs = slurm(), tmp_path / "logs"
+    options = {"queue": "long", "cores": "3", "memory": "7GB",
                "job_extra_directives": "--gres=gpu:1 --comment='two words'", "job_script_prologue": "A=1; export A"}
-    with cluster("slurm", workers=1, slurm=options, log_folder=tmp_path / "logs") as client:
-        client.wait_for_workers(2, timeout=LIMIT)
-        assert list(client.nthreads().values()) == [1, 1]  # one task at a time in each, with three threads
+    monkeypatch.setattr(clusters, "CHECK_INTERVAL", "0.3s")
+    monkeypatch.setattr(clusters, "get_ip", lambda: "127.0.0.1")  # of a cluster: the address that nodes can reach
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "0.5s"}),
+        cluster("slurm", workers=1, slurm=options, log_folder=logs) as client,
+    ):
+        client.wait_for_workers(1, timeout=LIMIT)
+        assert list(client.nthreads().values()) == [1]  # one task at a time, with three threads
         for name, value in (("OMP_NUM_THREADS", "3"), ("A", "1"), ("PWD", os.getcwd())):
             assert set(client.run(os.getenv, name).values()) == {value}
+        first = set(client.run(os.getpid).values())
+        assert refused(client.scheduler.address)
+        assert {c.laddr.ip for c in psutil.Process().net_connections("inet") if c.status == "LISTEN"} == {"127.0.0.1"}
+        (key,) = logs.glob("*/key.pem")
+        assert key.parent.stat().st_mode & 0o77 == 0
+        os.killpg(int((folder / "1.pid").read_text()), signal.SIGKILL)  # as at the end of its time
+        eventually(lambda: (folder / "2.pid").is_file())
+        assert client.submit(os.getpid).result(timeout=LIMIT) not in first
         pids = client.run(os.getpid).values()
     script = (folder / "1.sh").read_text()
-    for line in ("-p long", "--cpus-per-task=6", "--mem=7G", "--gres=gpu:1", "--comment=two words"):
+    for line in ("-p long", "--cpus-per-task=3", "--mem=7G", "--gres=gpu:1", "--comment=two words"):
         assert f"#SBATCH {line}\n" in script
     eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
     out = capfd.readouterr()
-    assert out.out + out.err == ""
+    assert out.out + out.err == "" and not list(logs.glob("ttilib-*"))
 
 
-def test_a_slurm_job_that_ends_is_submitted_again(slurm, tmp_path, monkeypatch):
-    folder = slurm()
-    monkeypatch.setattr(clusters, "CHECK_INTERVAL", "0.3s")
-    with (
-        dask.config.set({"distributed.deploy.lost-worker-timeout": "0.5s"}),
-        cluster("slurm", slurm={"interface": "lo"}, log_folder=tmp_path / "logs") as client,
-    ):
-        client.wait_for_workers(1, timeout=LIMIT)
-        (pid,) = client.run(os.getpid).values()
-        os.killpg(int((folder / "1.pid").read_text()), signal.SIGKILL)  # as at the end of its time
-        eventually(lambda: (folder / "2.pid").is_file())
-        assert client.submit(os.getpid).result(timeout=LIMIT) != pid
-
-
-@pytest.mark.parametrize(
-    ("error", "word", "options"),
-    [(OSError, "invalid partition", {"queue": "nowhere"}), (ValueError, "walltme", {"walltme": "1"}),
-     (ValueError, "cores", {"cores": "four"})],
-)  # fmt: skip
-def test_a_refused_job_says_why_in_one_line(slurm, tmp_path, error, word, options):
+def test_what_slurm_needs_and_why_a_job_is_refused_are_said(slurm, tmp_path, monkeypatch):
     slurm(REFUSES)
-    options = {"interface": "lo", **options}
-    with pytest.raises(error, match=word) as caught, cluster("slurm", slurm=options, log_folder=tmp_path):
+    options = {"interface": "lo", "queue": "nowhere"}
+    with pytest.raises(OSError, match="invalid partition"), cluster("slurm", slurm=options, log_folder=tmp_path):
         pass
-    assert "\n" not in str(caught.value)
-
-
-def test_what_slurm_needs_is_named(slurm, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(OSError, match="sbatch"), cluster("slurm", log_folder=tmp_path):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(OSError, match="sbatch"), cluster("slurm", slurm={"interface": "lo"}, log_folder=tmp_path):
         pass
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with pytest.raises(ModuleNotFoundError, match="cluster"), cluster("slurm", log_folder=tmp_path):

@@ -78,47 +78,35 @@ def test_tasks_cover_every_run_once(paths):
     assert [spec.episodes for spec in limited] == [2, 2] and len(read_episodes(limited[0].manifest)) == 2
 
 
-def test_parameters_and_cost_of_a_task(paths):
-    (spec, *_) = expand([plan("RePRI", "TTI")], replace(paths, more={"only": ["a1"]}, device="cuda")).specs
-    found = spec.task.parameters
-    assert (found["height"], found["width"], found["methods"]) == (17, 33, ["RePRI", "TTI"])
-    assert found["encoder"].endswith("weights/ytvis-resnet50-f0") and found["only"] == ["a1"]
-    assert found["device"] == "cuda" and found["rows"] == spec.task.rows
-    assert spec.task.cost == pytest.approx(12 + spec.frames * (2 + 2 * 0.08) * 17 * 33 / (241 * 425))
+def test_parameters_and_cost_of_a_task_that_tables_share(paths):
+    more = replace(paths, more={"only": ["a1"]}, device="cuda")
+    specs = expand([plan("RePRI", "TTI"), plan("TTI", "TTI window=5", name="other")], more).specs
+    assert [spec.task.key for spec in specs] == keys(plan("TTI"), more)  # not a matter of the methods
+    task, found = specs[0].task, specs[0].task.parameters
+    assert task.parts == ("RePRI", "TTI", "TTI window=5") == tuple(found["methods"])
+    assert (found["height"], found["width"], found["device"], found["only"]) == (17, 33, "cuda", ["a1"])
+    assert found["encoder"].endswith("weights/ytvis-resnet50-f0") and found["rows"] == task.rows
+    assert task.cost == pytest.approx(12 + specs[0].frames * (2 + 3 * 0.08) * 17 * 33 / (241 * 425))
     (spec, *_) = expand([plan("TTI", setting=replace(SETTING, size=(0, 0)))], paths).specs
     assert (spec.task.parameters["height"], spec.task.parameters["width"]) == (241, 425)
 
 
-def test_tables_with_the_same_setting_share_tasks(paths):
-    both = expand([plan("RePRI", "TTI"), plan("TTI", "TTI window=5", name="other")], paths)
-    assert [task.key for task in both.tasks] == keys(plan("TTI"), paths)  # not a matter of the methods
-    assert both.tasks[0].parts == ("RePRI", "TTI", "TTI window=5") == tuple(both.tasks[0].parameters["methods"])
-
-
-def test_what_changes_a_number_changes_every_key(paths, monkeypatch, data):
-    before = set(keys(plan("TTI"), paths))
+def test_what_changes_a_number_changes_every_key_and_nothing_else_does(paths, monkeypatch, synthetic, tmp_path):
+    before = keys(plan("TTI"), paths)
     fields = [{"seed": 7}, {"size": (25, 33)}, {"label": "else"}, {"shots": 2}, {"draws": "independent"},
               {"seen_classes": True}]  # fmt: skip
     for change in fields:
-        assert not before.intersection(keys(plan("TTI", setting=replace(SETTING, **change)), paths)), change
+        assert not set(before).intersection(keys(plan("TTI", setting=replace(SETTING, **change)), paths)), change
     other = paths.encoders.replace("{corpus}", "pascal")
     for change in ({"device": "cuda"}, {"more": {"keep_going": True}}, {"encoders": other}):
-        assert not before.intersection(keys(plan("TTI"), replace(paths, **change))), change
-    monkeypatch.setattr("ttilib.sweep.expand.code_digest", lambda: "other")
-    assert not before.intersection(keys(plan("TTI"), paths))
-
-
-def test_a_synthetic_dataset_of_another_version_changes_every_key(paths, synthetic):
-    before = keys(plan("TTI"), paths)
-    (synthetic / "mini.json").write_text('{"version": 4}')
-    assert not set(before).intersection(keys(plan("TTI"), paths))
-
-
-def test_paths_and_number_of_runs_change_no_key(paths, tmp_path):
-    before = keys(plan("TTI"), paths)
+        assert not set(before).intersection(keys(plan("TTI"), replace(paths, **change))), change
     assert keys(plan("TTI"), replace(paths, out=tmp_path / "elsewhere")) == before
     first = keys(plan("TTI", setting=replace(SETTING, runs=1)), paths)
     assert first == before[: len(first)]
+    (synthetic / "mini.json").write_text('{"version": 4}')
+    again = keys(plan("TTI"), paths)
+    monkeypatch.setattr("ttilib.sweep.expand.code_digest", lambda: "other")
+    assert not set(before).intersection(again) and not set(again).intersection(keys(plan("TTI"), paths))
 
 
 def test_an_episode_sampled_twice_is_two_tasks(tmp_path, paths):
@@ -167,7 +155,7 @@ def test_requests(paths):
     assert [table.name for table in requested_tables(["mini", "cost", "mini"], {})] == ["mini", "cost"]
     (table,) = requested_tables(["ytvis-v2"], {"folds": [1], "runs": 2}, mini=True)
     assert {(s.folds, s.runs, s.name) for s in table.settings} == {((1,), 2, "mini-ytvis-v2")}
-    for changes in ({"folds": [4]}, {"folds": []}, {"runs": 0}):
+    for changes in ({"folds": [4]}, {"folds": []}, {"runs": 0}, {"runs": 2**31}):
         with pytest.raises(ValueError, match="folds|runs"):
             requested_tables(["mini"], changes)
     settings, more = split_parameters(NOTEBOOKS, {"seed": 7, "keep_going": True, "draws": "independent"})
@@ -194,9 +182,11 @@ def test_encoders_of_several_tables():
     tables = requested_tables(["pascal2minivspw", "minivspw"], {})
     assert with_encoders(tables, "weights/{encoder}-f{fold}.pth") == tables
     assert with_encoders(tables[1:], "weights/f{fold}.pth") == tables[1:]
-    for encoders, word in (("weights/f{fold}.pth", "resnet101"), ("weights/{dataset}.pth", "dataset")):
-        with pytest.raises(ValueError, match=word):
-            with_encoders(tables, encoders)
+    with pytest.raises(ValueError, match="resnet101"):
+        with_encoders(tables, "weights/f{fold}.pth")
+    for odd in ("{dataset}", "{}", "{0}", "{", "{fold:99999999999}", "{corpus.nope}", "{corpus[a]}", "{out!r}"):
+        with pytest.raises(ValueError, match="only {corpus}"):
+            with_encoders(tables, f"{odd}/x")
     ours = with_encoders(tables, "some/where.py:load")
     assert {s.encoder for plan in ours for s in plan.settings} == {"where.py:load"}
     assert len(ours[0].lines) == len(tables[0].lines) / 2  # ResNet-50 and 101 have become one

@@ -85,16 +85,12 @@ def test_reported_results_of_our_methods_have_a_line_to_compare_with():
     assert len(ours) and all((row.benchmark, row.shots, row.encoder, row.method) in lines for row in ours.itertuples())
 
 
-def test_rows_on_synthetic_data_are_never_named_after_a_benchmark():
+def test_rows_on_synthetic_data_are_never_named_after_a_benchmark_and_changes_reach_every_setting():
     for plan in (table("mini"), *map(on_mini, TABLES.values())):
         for setting in plan.settings:
             assert setting.name.startswith("mini-") and setting.encoder == "resnet18-mini"
             assert setting.folds == (0, 1) and setting.runs <= 2 and setting.benchmark != "pascal2davis"
-
-
-def test_changes_reach_every_setting_and_none_changes_nothing():
     plan = changed(table("minivspw"), folds=(2,), runs=None, seed=7)
     assert {(s.folds, s.runs, s.seed) for s in plan.settings} == {((2,), 5, 7)}
-    assert [line.method for line in plan.lines] == [line.method for line in table("minivspw").lines]
     with pytest.raises(ValueError, match="ytvis-v1"):
         table("ytvis_v1")

@@ -71,16 +71,17 @@ def atomic(path: Path | str) -> Iterator[Path]:
 def _remove_leftovers(folder: Path) -> None:
     """Remove, once per process, the temporary files of processes of this machine that do not run any more."""
     host = re.escape(socket.gethostname())
-    for left in folder.iterdir() if os.name == "posix" else ():
+    for left in folder.iterdir():
         found = re.fullmatch(rf"\..*\.{host}-([0-9]+)-[0-9a-f]{{8}}(\..*)?", left.name)
-        if found and not _runs(int(found[1])):
+        if found and not may_run(int(found[1])):
             left.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
-    """Whether a process of this machine runs."""
+def may_run(process: int) -> bool:
+    """Whether a process of this machine runs; True where that cannot be told."""
     try:
-        os.kill(process, 0)
+        if os.name == "posix":
+            os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:

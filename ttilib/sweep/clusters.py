@@ -1,6 +1,7 @@
 """Dask workers of a sweep: local processes, a running scheduler, or Slurm jobs.
 
-Each worker runs one task at a time in a Jupyter kernel, which inherits its environment (threads, GPU).
+Each worker runs one task at a time in a Jupyter kernel, which inherits its environment (threads, GPU). Schedulers and
+workers started here speak TLS with a certificate of this sweep only: dask runs whatever code a client sends.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import logging
 import os
 import re
 import shlex
+import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +22,16 @@ from typing import Any
 
 import dask
 from dask.system import cpu_count
-from distributed import Client, Nanny, Scheduler, SpecCluster, Worker, WorkerPlugin, rpc
+from distributed import Client, Nanny, Scheduler, Security, SpecCluster, Worker, WorkerPlugin, rpc
 from distributed.core import Status
 from distributed.system import memory_limit
+from distributed.utils import get_ip
 
-from ttilib.files import suggest
+from ttilib.files import may_run, suggest
 
 WHERE = ("local", "slurm")
+ADDRESS = r"((tcp|tls|ws|wss)://)?[^\s/]+:(\d{1,5})"
+MAX_WORKERS = MAX_THREADS = 1000
 WORKER_BYTES = 3e9  # memory of a worker and its kernel
 LOOPBACK = "127.0.0.1"
 ANSWER_TIMEOUT, WORKER_TIMEOUT = 10, 60  # seconds: scheduler, first worker
@@ -64,19 +70,22 @@ def cluster(
     """A client of workers that run one task at a time; what was started here ends with the block.
 
     where "local": `workers` processes (0: `default_workers`; on "cuda" one per GPU) with `threads` torch threads each
-    (0: one, so that results do not depend on the machine; on "cuda" a share of the cores). "tcp://host:8786" or
-    "host:8786": a running scheduler, which is not stopped. "slurm": `workers` jobs (0: one) with options `slurm`, see
-    `job_options`. Warnings of dask go to `log_folder`/cluster.log. `expected` returns a digest of the code, which
-    workers of a running scheduler must share. Raises ValueError for a wrong setting, OSError if a scheduler does not
-    answer or a job is refused, RuntimeError without a GPU, without workers, or if their code differs.
+    (0: one, so that results do not depend on the machine; on "cuda" a share of the cores). "tcp://host:8786",
+    "host:8786", or "tls://host:8786" with the certificate in dask's configuration: a running scheduler, which is not
+    stopped. "slurm": `workers` jobs (0: one) with options `slurm`, see `job_options`. Warnings of dask go to
+    `log_folder`/cluster.log. `expected` returns a digest of the code, which workers of a running scheduler must share.
+    Raises ValueError for a wrong setting, OSError if a scheduler does not answer or a job is refused, RuntimeError
+    without a GPU, without workers, or if their code differs.
     """
-    if where not in WHERE and "://" not in where:
-        if not re.fullmatch(r".+:\d+", where):
+    if where not in WHERE:
+        found = re.fullmatch(ADDRESS, where)
+        if not found or not 0 < int(found[3]) < 2**16:
             hint = suggest(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
             raise ValueError(f"sweeps cannot run on {where!r}; {hint}")
-        where = f"tcp://{where}"
-    if workers < 0 or threads < 0:
-        raise ValueError(f"workers={workers}, threads={threads}: give numbers from 0, where 0 is the default")
+        where = where if found[1] else f"tcp://{where}"
+    if not (0 <= workers <= MAX_WORKERS and 0 <= threads <= MAX_THREADS):
+        about = f"workers={workers}, threads={threads}"
+        raise ValueError(f"{about}: give numbers from 0, which is the default, to {MAX_WORKERS}")
     if slurm and where != "slurm":
         raise ValueError(f"the Slurm options {', '.join(slurm)} need --on slurm; give it as well")
     log_folder = Path(log_folder).resolve()
@@ -90,7 +99,7 @@ def cluster(
             client = stack.enter_context(Client(processes, set_as_default=False))
             client.wait_for_workers(len(processes.worker_spec))
         elif where == "slurm":
-            jobs = stack.enter_context(_queue(job_options(slurm or {}), max(1, workers), threads, log_folder))
+            jobs = stack.enter_context(_queue(slurm or {}, max(1, workers), threads, log_folder))
             client = stack.enter_context(Client(jobs, set_as_default=False))
         else:
             client = stack.enter_context(_connect(where))
@@ -129,17 +138,31 @@ class WorkerLog(WorkerPlugin):
 
 
 @contextmanager
+def _private_folder(parent: Path | str) -> Iterator[str]:
+    """A new folder for this user only, removed at the end; if the process was killed, by the next on this machine."""
+    start = f"ttilib-{socket.gethostname()}-"
+    for left in Path(parent).iterdir():
+        found = re.match(rf"{re.escape(start)}(\d{{1,9}})-", left.name)
+        if found and not may_run(int(found[1])):
+            shutil.rmtree(left, ignore_errors=True)
+    prefix = f"{start}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@contextmanager
 def _local(environments: list[dict[str, str]], log: Path) -> Iterator[SpecCluster]:
-    """One worker process per environment, reachable from this machine only; a nanny restarts it when it dies."""
-    network = {"host": LOOPBACK, "protocol": "tcp://"}
+    """One worker process per environment, reachable from this process only; a nanny restarts it when it dies."""
+    security = Security.temporary()
+    network = {"host": LOOPBACK, "protocol": "tls://", "security": security}
     scheduler = {**network, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
-    with tempfile.TemporaryDirectory(prefix="ttilib-", ignore_cleanup_errors=True) as folder:
+    with _private_folder(tempfile.gettempdir()) as folder:
         common = {
             **network, "nthreads": 1, "memory_limit": None, "local_directory": folder,
             "silence_logs": logging.WARNING, "plugins": [WorkerLog(log)],
         }  # fmt: skip
         workers = {n: {"cls": Nanny, "options": {**common, "env": env}} for n, env in enumerate(environments)}
-        with SpecCluster(workers, scheduler={"cls": Scheduler, "options": scheduler}) as processes:
+        with SpecCluster(workers, scheduler={"cls": Scheduler, "options": scheduler}, security=security) as processes:
             yield processes
 
 
@@ -161,17 +184,20 @@ def _environments(workers: int, threads: int, device: str) -> list[dict[str, str
 
 def _connect(address: str) -> Client:
     """A client of the scheduler at `address`, once it has a worker."""
+    security = Security()  # of dask's configuration
+    if address.startswith(("tls:", "wss:")) and not (security.tls_client_cert and security.tls_ca_file):
+        raise ValueError(f"{address}: give the certificate in dask's configuration, distributed.comm.tls")
 
     async def identity() -> Any:  # Client would wait forever for any other server
-        async with rpc(address) as server:
+        async with rpc(address, connection_args=security.get_connection_args("client")) as server:
             return await asyncio.wait_for(server.identity(), ANSWER_TIMEOUT)
 
     try:  # in a thread: a notebook's thread already has an event loop
         with ThreadPoolExecutor(1) as pool:
             pool.submit(asyncio.run, identity()).result()
-        client = Client(address, timeout=ANSWER_TIMEOUT, set_as_default=False)
+        client = Client(address, timeout=ANSWER_TIMEOUT, security=security, set_as_default=False)
     except (OSError, ValueError, TimeoutError, asyncio.TimeoutError) as error:
-        advice = "check the address, that `dask scheduler` runs there, and the firewall"
+        advice = "check the address, that `dask scheduler` runs there, the firewall and, with tls, the certificate"
         raise OSError(f"{address}: no scheduler answers within {ANSWER_TIMEOUT} s; {advice}") from error
     try:
         client.wait_for_workers(1, timeout=WORKER_TIMEOUT)
@@ -196,6 +222,8 @@ def job_options(texts: Mapping[str, str]) -> dict[str, Any]:
     """Options of `dask_jobqueue.SLURMCluster` from texts; lists are split into words, the prologue at ";"."""
     options: dict[str, Any] = {"cores": 1, "memory": "4GB", "processes": 1}
     for name, text in texts.items():
+        if not text or (name in ("cores", "processes") and not re.fullmatch("[1-9][0-9]{0,3}", text)):
+            raise ValueError(f"{name} is {text!r}, but a value is needed, and for cores and processes a number from 1")
         if name in ("job_extra_directives", "job_directives_skip", "worker_extra_args"):
             options[name] = shlex.split(text)
         elif name == "job_script_prologue":
@@ -206,29 +234,41 @@ def job_options(texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _queue(options: dict[str, Any], jobs: int, threads: int, log_folder: Path) -> Iterator[Any]:
-    """A cluster of `jobs` Slurm jobs, resubmitted until the block ends; `threads` per task (0: all booked cores)."""
+def _queue(texts: Mapping[str, str], jobs: int, threads: int, log_folder: Path) -> Iterator[Any]:
+    """A cluster of `jobs` Slurm jobs, resubmitted until the block ends; `threads` per task (0: all booked cores).
+
+    The scheduler listens at this machine's address, or at that of the option `interface`. Jobs read the certificate
+    from a private folder in `log_folder`.
+    """
     try:
         from dask_jobqueue import SLURMCluster
     except ModuleNotFoundError as error:
         about = "Slurm jobs need dask-jobqueue, which is not installed"
         raise ModuleNotFoundError(f'{about}; run `pip install -e ".[cluster]"`', name=error.name) from error
-    try:
-        share = threads or max(1, options["cores"] // options["processes"])
-        exports = [f"export {name}={share}" for name in THREADS]
-        options["job_script_prologue"] = [
-            f"cd {shlex.quote(os.getcwd())}", *exports, *options.get("job_script_prologue", []),
-        ]  # fmt: skip
-        one_task = ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]  # last, so that they override
-        options["worker_extra_args"] = [*options.get("worker_extra_args", []), *one_task]
-        queue = SLURMCluster(
-            **options, log_directory=str(log_folder), silence_logs=False,
-            scheduler_options={"dashboard": False, "dashboard_address": ":0"},
-        )  # fmt: skip
-    except (TypeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"Slurm options {', '.join(options)}: {reason}; see dask_jobqueue.SLURMCluster") from error
-    with queue:
+    if re.search(r"[^\w@%+=:,./-]", str(log_folder)):
+        raise ValueError(f"{log_folder}: jobs need a path without spaces and special signs; give another --out")
+    with ExitStack() as stack:
+        try:
+            options = job_options(texts)
+            share = threads or max(1, options["cores"] // options["processes"])
+            exports = [f"export {name}={share}" for name in THREADS]
+            options["job_script_prologue"] = [
+                f"cd {shlex.quote(os.getcwd())}", *exports, *options.get("job_script_prologue", []),
+            ]  # fmt: skip
+            one_task = ["--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]  # last, so that they override
+            one_task += ["--dashboard-address", f"{LOOPBACK}:0"]
+            options["worker_extra_args"] = [*options.get("worker_extra_args", []), *one_task]
+            interface = options.get("interface") or dask.config.get("jobqueue.slurm.interface", None)
+            here = {"interface": interface} if interface else {"host": get_ip()}
+            queue = SLURMCluster(
+                **options, log_directory=str(log_folder), silence_logs=False, protocol="tls://",
+                security=_certificate(stack.enter_context(_private_folder(log_folder))),
+                scheduler_options={**here, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"},
+            )  # fmt: skip
+        except (TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"Slurm options {', '.join(texts)}: {reason}; see dask_jobqueue.SLURMCluster") from error
+        stack.enter_context(queue)
         try:
             queue.sync(_submit, queue, jobs)
         except (RuntimeError, OSError) as error:
@@ -237,6 +277,16 @@ def _queue(options: dict[str, Any], jobs: int, threads: int, log_folder: Path) -
             raise OSError(f"sbatch failed ({reason[-1]}); {advice}") from error
         queue.adapt(minimum_jobs=jobs, maximum_jobs=jobs, interval=CHECK_INTERVAL, wait_count=10**9)
         yield queue
+
+
+def _certificate(folder: str) -> Security:
+    """A temporary certificate in files, for jobs."""
+    temporary, paths = Security.temporary(), {}
+    for name, text in (("cert", temporary.tls_ca_file), ("key", temporary.tls_client_key)):
+        paths[name] = Path(folder) / f"{name}.pem"
+        paths[name].write_text(text, encoding="ascii")
+    roles = {f"tls_{role}_{name}": str(at) for role in ("scheduler", "worker", "client") for name, at in paths.items()}
+    return Security(tls_ca_file=str(paths["cert"]), require_encryption=True, **roles)
 
 
 async def _submit(queue: Any, jobs: int) -> None:

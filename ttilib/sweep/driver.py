@@ -6,7 +6,7 @@ Only a window of tasks is with the scheduler, so memory does not grow with their
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ttilib.results.tables import METHOD, align_with_plan
 from ttilib.solver.methods import read_method
 from ttilib.sweep.expand import Expansion, SweepPaths, expand
 from ttilib.sweep.tables import Line, Setting, Table
-from ttilib.sweep.tasks import Task, is_done, read_record, run_task
+from ttilib.sweep.tasks import Task, is_done, notebook_text, read_record, run_task
 
 NOTEBOOK = "05_tables.ipynb"
 TABLE_SECONDS = 40.0  # per table, on one core
@@ -112,8 +112,9 @@ def drive(
     total = sum(task.cost for task in todo) + later
     with tqdm(total=total, bar_format=shape, smoothing=0, desc=f"0 of {len(todo)} tasks") as bar:
         for count, outcome in enumerate(execute(todo, client, partial(run_task, folder=str(folder)), retries), 1):
+            outcome, line = _result(outcome)
             with bar.external_write_mode():
-                report(_result_line(outcome))
+                report(line)
             bar.set_description_str(f"{count} of {len(todo)} tasks", refresh=False)
             bar.update(outcome.task.cost)
             if outcome.error:
@@ -121,13 +122,18 @@ def drive(
     return failures
 
 
-def _result_line(outcome: Outcome) -> str:
-    """How a task ended, with the pooled IoU of each method."""
+def _result(outcome: Outcome) -> tuple[Outcome, str]:
+    """The outcome, a failure if its rows are damaged, and a line that says so or gives IoU by method."""
     task = outcome.task
+    try:
+        found = {} if outcome.error else pooled_iou(task)
+    except (ValueError, OSError) as error:  # the other tasks go on
+        outcome = replace(outcome, error=str(error))
     if outcome.error:
-        return f"{task.name}: failed: {outcome.error}"
-    found = ", ".join(f"{name} {100 * iou:.1f}" for name, iou in pooled_iou(task).items())
-    return f"{task.name}: done in {tqdm.format_interval(outcome.value['seconds'])}" + (f" ({found})" if found else "")
+        return outcome, f"{task.name}: failed: {outcome.error}"
+    scores = ", ".join(f"{name} {100 * iou:.1f}" for name, iou in found.items())
+    duration = tqdm.format_interval(outcome.value["seconds"])
+    return outcome, f"{task.name}: done in {duration}" + (f" ({scores})" if scores else "")
 
 
 def pooled_iou(task: Task) -> dict[str, float]:
@@ -174,10 +180,10 @@ def forecast(tables: Sequence[Table], expansion: Expansion, paths: SweepPaths, w
     for table in tables:
         lines += [f"{table.name}: {table.title}", *(_forecast(s, expansion, paths) for s in table.settings)]
     records = [read_record(paths.out, task.key) for task in expansion.tasks]
-    timed = [record for record in records if record.get("seconds", 0) > 0]
+    timed = [record for record in records if record and record.seconds and record.cost]
     speed, basis = 1.0, "a guess for one processor core; finished tasks improve it"
     if timed:
-        speed = sum(record["cost"] for record in timed) / sum(record["seconds"] for record in timed)
+        speed = sum(record.cost for record in timed) / sum(record.seconds for record in timed)
         basis = f"from {len(timed)} finished tasks"
     costs = [task.cost for task in expansion.tasks if not is_done(paths.out, task)]
     left = tqdm.format_interval(max(sum(costs) / max(workers, 1), max(costs, default=0.0)) / speed)
@@ -200,7 +206,7 @@ def table_tasks(tables: Sequence[Table], expansion: Expansion, paths: SweepPaths
     """Notebook 05 for each table with rows, as tasks that depend on these rows; writes all indexes and empty tables."""
     tasks = []
     notebook, out = (paths.notebooks / NOTEBOOK).resolve(), paths.out.resolve()
-    library = [path.read_text(encoding="utf-8") for path in (notebook, *sorted(HOME.rglob("*.py")))]
+    library = [notebook_text(notebook), *(path.read_text(encoding="utf-8") for path in sorted(HOME.rglob("*.py")))]
     for table in tables:
         written = index(table, expansion, paths)
         about = read_json(written)

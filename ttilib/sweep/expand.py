@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from ttilib.datasets.base import OnError, raise_first
@@ -21,7 +22,7 @@ from ttilib.files import digest, fingerprint, write_json
 from ttilib.results.records import code_digest
 from ttilib.solver.methods import read_method
 from ttilib.sweep.tables import Setting, Table, changed, on_mini, table
-from ttilib.sweep.tasks import Task, check_parameters
+from ttilib.sweep.tasks import Task, check_parameters, notebook_text
 
 NOTEBOOK = "04_evaluate.ipynb"
 # For the first estimate of the time only, on one core.
@@ -100,7 +101,7 @@ def expand(tables: Sequence[Table], paths: SweepPaths, on_error: OnError = raise
             methods.setdefault(line.setting, {})[read_method(line.method).name] = None
     specs: list[TaskSpec] = []
     unavailable = {}
-    code = digest(code_digest(), (paths.notebooks / NOTEBOOK).read_text(encoding="utf-8"))
+    code = digest(code_digest(), notebook_text(paths.notebooks / NOTEBOOK))
     for setting, names in methods.items():
         for fold in setting.folds:
             try:  # all runs of a fold, or none
@@ -163,6 +164,8 @@ def _encoder(setting: Setting, fold: int, paths: SweepPaths) -> tuple[str, str]:
     return str(path), fingerprint(path)[:16]
 
 
+PLACES = ("corpus", "encoder", "fold", "out")  # what is substituted in the path of encoders
+MAX_RUNS = 1000  # all episodes are drawn before the first task
 SETTING_PARAMETERS = ("folds", "runs", "seed", "draws")
 NOTEBOOK_PARAMETERS = ("only", "keep_going", "supports")
 HINTS = {"limit": "--limit", "device": "--device", "out": "--out", "root": "--root", "encoder": "--encoders"}
@@ -181,8 +184,8 @@ def requested_tables(names: Sequence[str], changes: Mapping[str, Any], mini: boo
     folds, runs = changes.get("folds"), changes.get("runs")
     if folds is not None and (not folds or set(folds) - {0, 1, 2, 3}):
         raise ValueError(f"folds {list(folds)} do not all exist; choose from 0, 1, 2 and 3")
-    if runs is not None and runs < 1:
-        raise ValueError(f"runs is {runs}; give 1 or more")
+    if runs is not None and not 1 <= runs <= MAX_RUNS:
+        raise ValueError(f"runs is {runs}; give 1 to {MAX_RUNS}")
     if folds is not None:
         changes = {**changes, "folds": tuple(folds)}
     plans = [table(name) for name in dict.fromkeys(names)]
@@ -195,10 +198,12 @@ def with_encoders(tables: Sequence[Table], encoders: str) -> tuple[Table, ...]:
     Raises ValueError for an unknown {name} in the path, or if several encoders would share one path.
     """
     try:
-        encoders.format(corpus="", encoder="", fold=0, out="")
-    except (LookupError, ValueError) as error:
-        names = "{corpus}, {encoder}, {fold} and {out}"
-        raise ValueError(f"--encoders {encoders}: only {names} are substituted") from error
+        parts = list(Formatter().parse(encoders))
+    except ValueError:
+        parts = [("", "", None, None)]
+    if any(name is not None and (name not in PLACES or form or conversion) for _, name, form, conversion in parts):
+        names = ", ".join(f"{{{name}}}" for name in PLACES)
+        raise ValueError(f"--encoders {encoders}: only {names} are substituted")
     if "{encoder}" in encoders:
         return tuple(tables)
     if is_plugin(encoders):

@@ -16,7 +16,7 @@ from ttilib.sweep.clusters import cluster
 from ttilib.sweep.driver import TABLE_SECONDS, Report, drive, table_tasks
 from ttilib.sweep.expand import default_paths, expand
 from ttilib.sweep.tables import table
-from ttilib.sweep.tasks import Task
+from ttilib.sweep.tasks import Task, notebook_text
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ def run_study(
     folder, notebooks = (repository / out).resolve(), repository / "notebooks"
     paths = replace(default_paths(True, str(repository / "data/mini"), str(folder)), notebooks=notebooks)
     tables = (table("mini"),)
+    first = study_tasks(BEFORE_EVALUATION, notebooks, folder)
     with cluster(workers=workers, log_folder=folder / "logs") as client:
 
         def run(tasks: Iterable[Task], later: float) -> None:
             if failures := drive(tasks, client, folder, report, later=later):
                 raise RuntimeError(f"{failures[0].task.name}: {failures[0].error}")
 
-        run(study_tasks(BEFORE_EVALUATION, notebooks, folder), EVALUATION_SECONDS + TABLE_SECONDS)
+        run(first, EVALUATION_SECONDS + TABLE_SECONDS)
         expansion = expand(tables, paths)
         run([*study_tasks(DURING_EVALUATION, notebooks, folder), *expansion.tasks], TABLE_SECONDS)
         run(table_tasks(tables, expansion, paths), 0.0)
@@ -70,7 +71,7 @@ def study_tasks(steps: Sequence[StudyStep], notebooks: Path, folder: Path) -> li
     for step in steps:
         notebook = notebooks / f"{step.notebook}.ipynb"
         after = tuple(tasks[name].key for name in step.after)
-        key = digest(library, notebook.read_text(encoding="utf-8"), dict(step.parameters), str(folder), after)
+        key = digest(library, notebook_text(notebook), dict(step.parameters), str(folder), after)
         parameters, output = {"out": str(folder), **step.parameters}, str(folder / f"{step.name}.ipynb")
         tasks[step.name] = Task(key, step.name, str(notebook), output, parameters, step.seconds, after=after)
     return list(tasks.values())

@@ -13,21 +13,46 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
+import msgspec
+import nbformat
 import papermill
 
-from ttilib.files import atomic, read_json, suggest, write_json
+from ttilib.files import atomic, check_writable, convert, read_json, suggest, write_json
 
 TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,), "float": (float, int), "str": (str,), "bool": (bool,), "list": (list, tuple),
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class NotebookFile:
+    """What must hold before nbformat can judge a notebook by its schema."""
+
+    nbformat: Annotated[int, msgspec.Meta(ge=4, le=4)]
+    nbformat_minor: Annotated[int, msgspec.Meta(ge=0)]
+    metadata: dict[str, Any]
+    cells: list[dict[str, Any]]
+
+
+def notebook_text(notebook: Path | str) -> str:
+    """The text of a notebook. Raises FileNotFoundError, or ValueError if it is none."""
+    if not Path(notebook).is_file():
+        raise FileNotFoundError(f"{notebook}: no such notebook; those of the study are in notebooks/ of the checkout")
+    found = read_json(notebook)
+    convert(found, NotebookFile, str(notebook))
+    try:
+        nbformat.validate(nbformat.from_dict(found))
+    except nbformat.ValidationError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{notebook}: not a notebook ({reason}); give a notebook that Jupyter can open") from error
+    return Path(notebook).read_text(encoding="utf-8")
+
+
 def notebook_parameters(notebook: Path | str) -> dict[str, dict[str, str]]:
     """Type, default and help of each parameter in the notebook's cell tagged `parameters`."""
-    if not Path(notebook).is_file():
-        raise FileNotFoundError(f"{notebook}: no such notebook; those of the study are in notebooks/")
+    notebook_text(notebook)
     keys = {"type": "inferred_type_name", "default": "default", "help": "help"}
     found = papermill.inspect_notebook(str(notebook))
     return {name: {key: entry[old] for key, old in keys.items()} for name, entry in found.items()}
@@ -59,6 +84,7 @@ def run_notebook(
     """
     notebook, output = Path(notebook), Path(output)
     check_parameters(notebook, parameters or {})
+    check_writable(output)
     failed = output.with_suffix(".failed.ipynb")
     failed.unlink(missing_ok=True)
     with atomic(output) as temporary:
@@ -68,16 +94,16 @@ def run_notebook(
                 cwd=str(notebook.parent), execution_timeout=timeout, stdout_file=log, stderr_file=log,
                 extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
             )  # fmt: skip
-        except Exception as error:
+        except Exception as error:  # code of the user, in a kernel of the user
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, papermill.PapermillExecutionError):
+                reason = f"cell {error.exec_count} stopped with {error.ename}: {error.evalue}"
+            elif isinstance(error, TimeoutError):
+                reason = f"a cell ran longer than {timeout} s"
             if temporary.exists():
                 shutil.copy(temporary, failed)
-            about = f"; what ran is in {failed}"
-            if isinstance(error, papermill.PapermillExecutionError):
-                cell = f"cell {error.exec_count} stopped with {error.ename}: {error.evalue}"
-                raise RuntimeError(f"{notebook}: {cell}{about}") from error
-            if isinstance(error, TimeoutError):
-                raise RuntimeError(f"{notebook}: a cell ran longer than {timeout} s{about}") from error
-            raise
+                reason += f"; what ran is in {failed}"
+            raise RuntimeError(f"{notebook}: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -100,26 +126,38 @@ class Task:
     timeout: int = 24 * 3600  # seconds per cell
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the library reads in the record of a finished task: methods, expected and measured time, lines of rows."""
+
+    parts: tuple[str, ...]
+    cost: Seconds
+    seconds: Seconds = 0.0
+    rows: Annotated[int, msgspec.Meta(ge=0)] = 1
+
+
 def record_path(folder: Path | str, key: str) -> Path:
     """Path of the record of a finished task."""
     return Path(folder) / "tasks" / f"{key}.json"
 
 
-def read_record(folder: Path | str, key: str) -> dict[str, Any]:
-    """The record of a task; empty if missing or damaged."""
+def read_record(folder: Path | str, key: str) -> Record | None:
+    """The record of a task; None if missing or damaged, which only repeats the task."""
     try:
-        found = read_json(record_path(folder, key))
+        return read_json(record_path(folder, key), Record)
     except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
 
 
 def is_done(folder: Path | str, task: Task) -> bool:
     """Whether the record has all parts of the task, its notebook exists, and no row is lost."""
     record = read_record(folder, task.key)
-    if not record or not set(task.parts) <= set(record.get("parts", ())) or not Path(task.output).is_file():
+    if record is None or not set(task.parts) <= set(record.parts) or not Path(task.output).is_file():
         return False
-    return not task.rows or _count_rows(task) >= record.get("rows", 1)
+    return not task.rows or _count_rows(task) >= record.rows
 
 
 def _count_rows(task: Task) -> int:
@@ -130,8 +168,9 @@ def _count_rows(task: Task) -> int:
 
 def finish(folder: Path | str, task: Task, about: Mapping[str, Any]) -> None:
     """Record that the task is done, with the parts of earlier runs with its key."""
-    earlier = read_record(folder, task.key).get("parts", ())
-    content = {"name": task.name, "parts": list(dict.fromkeys([*earlier, *task.parts])), "cost": task.cost, **about}
+    earlier = read_record(folder, task.key)
+    parts = dict.fromkeys([*(earlier.parts if earlier else ()), *task.parts])
+    content = {"name": task.name, "parts": list(parts), "cost": task.cost, **about}
     if task.rows:
         content["rows"] = _count_rows(task)
     write_json(record_path(folder, task.key), content)
