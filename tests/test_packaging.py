@@ -35,7 +35,8 @@ def test_conda_environment_installs_this_checkout_on_the_same_python(repository)
 
 def test_every_third_party_import_is_a_dependency(repository):
     """What the library imports unconditionally must be installed with it."""
-    names = {"cv2": "opencv-python", "PIL": "pillow", "IPython": "jupyterlab", "tornado": "distributed"}
+    names = {"cv2": "opencv-python", "PIL": "pillow", "IPython": "jupyterlab", "tornado": "distributed",
+             "nbformat": "papermill"}  # fmt: skip
     listed = {re.split(r"[><=\[ ]", entry)[0] for entry in project(repository)["dependencies"]}
     imported = set()
     for path in (repository / "ttilib").rglob("*.py"):

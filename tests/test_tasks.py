@@ -148,7 +148,7 @@ def test_a_failure_names_the_cell_and_the_log_and_leaves_no_record(make):
 def test_what_is_no_notebook_is_named(notebook, tmp_path, text):
     path, good = tmp_path / "odd.ipynb", json.loads(notebook.read_text())
     if text == "5 cells":
-        text = json.dumps(good | {"cells": [{"cell_type": "code", "metadata": {"tags": 5}, "source": 5}]})
+        text = json.dumps(good | {"nbformat_minor": 4, "cells": [{"cell_type": "code", "metadata": {}, "source": 5}]})
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(ValueError, match=r"odd\.ipynb"):
         notebook_text(path)
