@@ -95,7 +95,8 @@ def test_results_come_at_once_and_a_closed_generator_cancels_what_has_not_begun(
                        perform, window=20)  # fmt: skip
     assert next(outcomes).task.key == "first"
     outcomes.close()
-    workers = client.cluster.workers.values()  # each waits in one task; the others are cancelled
+    eventually(lambda: not client.cluster.scheduler.tasks)  # it has forgotten them, and then the workers do
+    workers = client.cluster.workers.values()  # each waits in one task
     eventually(lambda: sum(len(worker.state.tasks) for worker in workers) <= 2)
     GATE.set()
     assert client.submit(sum, [1, 2]).result(timeout=LIMIT) == 3
