@@ -77,12 +77,7 @@ def cluster(
     Raises ValueError for a wrong setting, OSError if a scheduler does not answer or a job is refused, RuntimeError
     without a GPU, without workers, or if their code differs.
     """
-    if where not in WHERE:
-        found = re.fullmatch(ADDRESS, where)
-        if not found or not 0 < int(found[3]) < 2**16:
-            hint = suggest(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
-            raise ValueError(f"sweeps cannot run on {where!r}; {hint}")
-        where = where if found[1] else f"tcp://{where}"
+    where = where if where in WHERE else _address(where)
     if not (0 <= workers <= MAX_WORKERS and 0 <= threads <= MAX_THREADS):
         about = f"workers={workers}, threads={threads}"
         raise ValueError(f"{about}: give numbers from 0, which is the default, to {MAX_WORKERS}")
@@ -106,6 +101,15 @@ def cluster(
             if expected is not None:
                 _check_code(client, where, expected)
         yield client
+
+
+def _address(where: str) -> str:
+    """The address of a running scheduler, with protocol."""
+    found = re.fullmatch(ADDRESS, where)
+    if not found or not 0 < int(found[3]) < 2**16:
+        hint = suggest(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
+        raise ValueError(f"sweeps cannot run on {where!r}; {hint}")
+    return where if found[1] else f"tcp://{where}"
 
 
 @contextmanager
