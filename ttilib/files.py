@@ -78,7 +78,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def may_run(process: int) -> bool:
-    """Whether a process of this machine runs; True where that cannot be told."""
+    """Whether a process of this machine runs; True if unknown."""
     try:
         if os.name == "posix":
             os.kill(process, 0)
