@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 from foreign import TINY, no_larger_file_than
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ttilib.encoders.feature_cache import CachedEncoder, cache_key
 from ttilib.encoders.layers import MultiLayerEncoder
@@ -83,13 +81,11 @@ def test_other_weights_pixels_and_shapes_are_other_features(tmp_path):
     assert len(files(tmp_path)) == 4  # float32 cannot hold float64
 
 
-@settings(deadline=None, max_examples=50)
-@given(index=st.integers(0, 2 * 3 * 4 * 5 - 1), bit=st.integers(0, 31))
-def test_a_single_bit_makes_another_key(index, bit):
-    images = batch(size=(4, 5))
-    changed = images.clone()
-    changed.view(-1).view(torch.int32)[index] ^= -(2**31) if bit == 31 else 2**bit
-    assert cache_key(changed) != cache_key(images)
+def test_a_single_bit_makes_another_key():
+    for bit in range(0, 32 * batch(size=(4, 5)).numel(), 7):
+        changed = batch(size=(4, 5))
+        changed.view(-1).view(torch.int32)[bit // 32] ^= -(2**31) if bit % 32 == 31 else 1 << bit % 32
+        assert cache_key(changed) != cache_key(batch(size=(4, 5)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

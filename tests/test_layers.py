@@ -84,7 +84,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("encoder", "names", "found"),
     [
-        (small(), ["secnd"], "Sequential.*'secnd'|'secnd'.*second"), (small(), ["first", "first"], "twice"),
+        (small(), ["secnd"], "'secnd'.*did you mean second"), (small(), ["first", "first"], "twice"),
         (lambda images: images, ["layer2"], "function has no layers"), (Odd(), ["tokens"], r"tokens.*\[1, 3, 50176\]"),
         (Odd(), ["twice", "idle"], "'idle'"), (lambda images: (images,), (), "its output.*tuple"),
         (lambda images: images[:, :, :0], (), "its output"), (lambda images: images.long(), (), "int64"),

@@ -23,6 +23,7 @@ from ttilib.encoders.pspnet import (
     resize,
     seeded,
 )
+from ttilib.files import digest
 
 
 @cache
@@ -31,55 +32,19 @@ def on_meta(name: str, classes: int = 31) -> PSPNet:
     return on_meta_device(find_architecture(name), classes).eval()
 
 
-def norm(prefix: str, channels: int) -> dict[str, tuple[int, ...]]:
-    shapes = {f"{prefix}.{name}": (channels,) for name in ("weight", "bias", "running_mean", "running_var")}
-    return shapes | {f"{prefix}.num_batches_tracked": ()}
-
-
-def decoder_shapes(channels: int, reduced: int, classes: int) -> dict[str, tuple[int, ...]]:
-    shapes = {"bottleneck.0.weight": (512, channels + 4 * reduced, 3, 3)} | norm("bottleneck.1", 512)
-    for level in range(4):
-        shapes |= {f"ppm.features.{level}.1.weight": (reduced, channels, 1, 1)}
-        shapes |= norm(f"ppm.features.{level}.2", reduced)
-    return shapes | {"classifier.weight": (classes, 512, 1, 1), "classifier.bias": (classes,)}
-
-
-def resnet_shapes(blocks: tuple[int, ...], classes: int) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a released checkpoint, from docs/protocol.md 3."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for layer, channels, out in ((0, 3, 64), (3, 64, 64), (6, 64, 128)):
-        shapes |= {f"layer0.{layer}.weight": (out, channels, 3, 3)} | norm(f"layer0.{layer + 1}", out)
-    channels = 128
-    for stage, count in enumerate(blocks, start=1):
-        width = 32 * 2**stage
-        for i in range(count):
-            block, out = f"layer{stage}.{i}", 4 * width
-            for n, shape in enumerate(((width, channels, 1, 1), (width, width, 3, 3), (out, width, 1, 1)), start=1):
-                shapes |= {f"{block}.conv{n}.weight": shape} | norm(f"{block}.bn{n}", shape[0])
-            if i == 0:
-                shapes |= {f"{block}.downsample.0.weight": (out, channels, 1, 1)} | norm(f"{block}.downsample.1", out)
-            channels = out
-    return shapes | decoder_shapes(2048, 512, classes)
-
-
-def vgg_shapes(classes: int) -> dict[str, tuple[int, ...]]:
-    """RePRI's slices of vgg16_bn().features."""
-    shapes, channels = {}, 3
-    for stage, (out, count) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))):
-        for layer in range(0, 3 * count, 3):
-            prefix = f"layer{stage}.{layer}"
-            shapes |= {f"{prefix}.weight": (out, channels, 3, 3), f"{prefix}.bias": (out,)}
-            shapes |= norm(f"layer{stage}.{layer + 1}", out)
-            channels = out
-    return shapes | decoder_shapes(512, 128, classes)
-
-
-def test_tensors_are_named_and_shaped_as_released() -> None:
-    for name, shapes in (
-        ("resnet50", resnet_shapes((3, 4, 6, 3), 31)), ("resnet101", resnet_shapes((3, 4, 23, 3), 31)),
-        ("vgg16", vgg_shapes(31)), ("vgg16-dilated", vgg_shapes(31)),
-    ):  # fmt: skip
-        assert {key: tuple(value.shape) for key, value in on_meta(name).state_dict().items()} == shapes
+@pytest.mark.parametrize(
+    ("name", "count", "numbers", "expected"),
+    [
+        ("resnet50", 362, 46780187, "e3ff324ddc7bd7ef"), ("resnet101", 668, 65824590, "9d31f56a4a1c1b42"),
+        ("vgg16", 123, 19732337, "5e29d67496ab7bb4"), ("vgg16-dilated", 123, 19732337, "5e29d67496ab7bb4"),
+    ],
+)  # fmt: skip
+def test_tensors_are_named_and_shaped_as_released(name: str, count: int, numbers: int, expected: str) -> None:
+    """Number of tensors and of values, and the digest of names and shapes, for 31 classes."""
+    shapes = {key: list(value.shape) for key, value in on_meta(name).state_dict().items()}
+    assert len(shapes) == count and sum(value.numel() for value in on_meta(name).state_dict().values()) == numbers
+    assert digest(shapes) == expected
+    assert shapes["bottleneck.0.weight"] == [512, 4096 if name.startswith("resnet") else 1024, 3, 3]
 
 
 def test_grid_of_cells() -> None:
@@ -148,11 +113,10 @@ def test_convolutions_start_as_he_et_al_2015() -> None:
     assert layers[-1].weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
 
 
-@pytest.mark.parametrize("images", [2, 3])
-def test_gradients_reach_all_parameters(images: int) -> None:
-    """The released network mistakes a batch of exactly two for something else."""
+def test_gradients_reach_all_parameters() -> None:
+    """Also for two images: the released network mistakes a batch of exactly two for something else."""
     network = build_encoder(TINY, 3).train()
-    network.logits(torch.rand(images, 3, 33, 33)).square().mean().backward()
+    network.logits(torch.rand(2, 3, 33, 33)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
