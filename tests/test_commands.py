@@ -1,21 +1,21 @@
 """The commands: what they write, what they print, and how they end."""
 
-import json
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 import torch
 from corpora import block, pascal, vspw, ytvis
+from tqdm import tqdm
 
-import ttilib
-from ttilib.__main__ import COMMANDS, main
+from ttilib.__main__ import COMMANDS, literal, main
 from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.episode import read_episodes
-from ttilib.files import read_json, write_json, write_text
+from ttilib.files import read_json
 
 SHOWS = {f"v{n}": [[1], [1, 2], [2]] for n in range(5)}
 
@@ -98,30 +98,31 @@ def test_prepare_from_the_shell_and_under_its_former_name(tmp_path, capsys):
     assert "0_x/mask/8.png" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["doctor", "prepare", "episodes"])
-def test_an_unknown_benchmark_or_root_is_one_sentence(command, tmp_path, capsys):
-    assert call(command, "ytvis_v1", "--root", tmp_path) == 2
-    assert "ytvis-v1" in capsys.readouterr().err
-    write_text(tmp_path / "file", "")
-    status = call(command, "pascal", "--root", tmp_path / "file")
-    out = capsys.readouterr()
-    assert status == (1 if command == "doctor" else 2) and "is a file" in out.out + out.err
-    assert (out.out + out.err).count("Traceback") == 0
-
-
-def test_json_that_is_no_json_is_one_sentence(data, tmp_path, capsys):
+def test_unknown_names_and_json_that_is_none_are_one_sentence(data, tmp_path, capsys):
     path = data / "ytvis" / "train" / "train.json"
-    text = path.read_text()
-    path.write_text(text[:-5])
-    assert call("episodes", "ytvis-v1", "--root", data, "--keep-going", "--out", tmp_path / "out") == 2
-    assert "train.json: not valid JSON at line" in capsys.readouterr().err
-    content = json.loads(text)
-    content["annotations"][0]["video_id"] = 999
-    write_json(path, content)
-    assert call("episodes", "ytvis-v1", "--root", data, "--out", tmp_path / "out") == 2
-    assert "annotation 1 is of no listed video" in capsys.readouterr().err
-    assert call("episodes", "ytvis-v1", "--root", data, "--out", tmp_path / "out", "--keep-going") == 0
-    assert "left out: " in capsys.readouterr().out
+    path.write_text(path.read_text()[:-5])
+    for line, word in (
+        (("episodes", "ytvis_v1", "--root", data), "ytvis-v1"),
+        (("prepare", "pascal", "--root", data / "ytvis" / "lists.json"), "is a file"),
+        (("episodes", "ytvis-v1", "--root", data, "--keep-going", "--out", tmp_path / "out"), "train.json"),
+    ):
+        assert call(*line) == 2
+        said = capsys.readouterr().err
+        assert word in said and said.count("\n") == 1
+
+
+def test_what_could_not_be_written_is_refused_before_the_work(data, tmp_path, monkeypatch, capsys):
+    for name in ("tools.doctor.examine", "training.train.train", "encoders.checkpoints.convert",
+                 "solver.extraction.image_folder", "sweep.tasks.run_notebook"):  # fmt: skip
+        monkeypatch.setattr(f"ttilib.{name}", lambda *_, **__: pytest.fail("the work has begun"))
+    (tmp_path / "file").write_text("")
+    inside = tmp_path / "file" / "x.safetensors"
+    for line in (
+        ("doctor", "pascal", "--root", data, "--report", inside), ("run", "notebooks/03_episode.ipynb", inside),
+        ("train", "ytvis-v1", "--root", data, "--out", inside), ("convert", "a.pth", inside),
+        ("means", data, "--encoder", "resnet18", "--out", inside),
+    ):  # fmt: skip
+        assert call(*line) == 2 and str(inside) in capsys.readouterr().err
 
 
 def test_published_weights_from_the_shell_and_back(tmp_path, capsys):
@@ -143,34 +144,50 @@ def test_published_weights_from_the_shell_and_back(tmp_path, capsys):
     assert "pascal has folds 0 to 3, not 4" in capsys.readouterr().err
 
 
-def test_the_program_alone_shows_its_help(capsys):
+def test_the_program_alone_shows_its_help_and_the_names_like_a_mistyped_one(capsys):
     assert call() == 0
     said = capsys.readouterr().out
     assert all(f"\n    {name} " in said for name in COMMANDS) and len(COMMANDS) >= 10
-    with pytest.raises(SystemExit) as stopped:
-        call("--version")
-    assert stopped.value.code == 0 and capsys.readouterr().out == f"ttilib {ttilib.__version__}\n"
+    for typed, similar in (("swep", "sweep"), ("Doctor", "doctor"), ("xyz", "study, run")):
+        with pytest.raises(SystemExit, match="2"):
+            call(typed, "mini")
+        said = capsys.readouterr().err
+        assert repr(typed) in said and similar in said
 
 
-@pytest.mark.parametrize(("typed", "similar"), [("swep", "sweep"), ("Doctor", "doctor"), ("xyz", "study, run")])
-def test_a_mistyped_command_is_answered_with_those_like_it(typed, similar, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        call(typed, "mini")
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and repr(typed) in said and similar in said
+@pytest.mark.parametrize(
+    "words",
+    [("episodes", "pascal", "--shots=--"), ("segment", "--out=--"), ("mini", "--root="), ("mini", "--root", "a\0b"),
+     ("convert", "a.pth", ""), ("run", "n.ipynb", "o\udcfe.ipynb"), ("train", "pascal", "--out", "")],
+)  # fmt: skip
+def test_arguments_that_nothing_could_take_are_refused(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        call(*words)
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[" * 500, "{[]: 1}", "x y", "1e999", "None"])
+def test_a_parameter_is_a_literal_or_text(text):
+    assert literal(text) in (text, float("inf"), None)
 
 
 def test_a_python_without_the_packages_is_told_what_to_do(repository):
     command = [sys.executable, "-S", "-m", "ttilib", "mini"]  # -S: without the packages that are installed
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "cv2 is not installed" in done.stderr and "make env" in done.stderr
+    assert "is not installed" in done.stderr and "make env" in done.stderr
 
 
-def test_ctrl_c_ends_in_a_sentence_and_status_130(monkeypatch, capsys):
+@pytest.mark.parametrize(("error", "status", "word"), [(KeyboardInterrupt, 130, "stopped"), (KeyError, 2, "Key")])
+def test_whatever_happens_ends_in_a_sentence_below_the_bar(error, status, word, monkeypatch, tmp_path, capsys):
     def stop(*_, **__):
-        raise KeyboardInterrupt
+        for _ in tqdm(range(3), "bar", mininterval=0):
+            raise error
 
     monkeypatch.setattr("ttilib.synthetic.generate", stop)
-    assert call("mini") == 130
-    assert "stopped" in capsys.readouterr().err
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert call("mini") == status
+    bar, line, end = capsys.readouterr().err.split("\n")
+    assert "bar" in bar and line.startswith("ttilib: ") and word in line and not end
+    reports = [path for path in tmp_path.iterdir() if str(path) in line]
+    assert len(reports) == (status == 2) and all("in stop" in path.read_text() for path in reports)

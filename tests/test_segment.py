@@ -1,6 +1,7 @@
 """A user's own images in, masks at the video's size out, by the library and by the command."""
 
 import json
+import weakref
 from dataclasses import replace
 
 import cv2
@@ -16,7 +17,7 @@ from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.clips import clip_from_files
 from ttilib.images import read_image, read_labels, write_image, write_labels
-from ttilib.plots.video import read_frames
+from ttilib.plots import video
 from ttilib.segment import segment
 from ttilib.solver.extraction import FeatureExtractor, FeatureMean, save_means
 from ttilib.solver.methods import read_method
@@ -62,16 +63,14 @@ def run(folder, method="frozen", encoder=None, label=3, **options):
     """The summary, and the masks that were written."""
     images, masks = ([folder / f"image{k}.{end}" for k in (0, 1)] for end in ("jpg", "png"))
     encoder = encoder or f"{folder}/encoder.py:load"
-    summary = segment(
-        images, masks, folder / "video", folder / "out", encoder, method, SIZE, label=label, **options
-    )
+    summary = segment(images, masks, folder / "video", folder / "out", encoder, method, SIZE, label=label, **options)
     return summary, np.stack([read_labels(folder / "out" / "masks" / f"{t}.png") for t in range(8, 12)]) > 0
 
 
 def by_steps(folder, text, spec=None, means=None, label=3):
     """The same by the steps of the library."""
     images, masks = ([folder / f"image{k}.{end}" for k in (0, 1)] for end in ("jpg", "png"))
-    clip = clip_from_files(images, masks, list(read_frames(folder / "video")), SIZE, label=label)
+    clip = clip_from_files(images, masks, list(video.read_frames(folder / "video")), SIZE, label=label)
     encoder = load_encoder(spec or f"{folder}/encoder.py:load")
     identity = fingerprint(encoder.eval()) if isinstance(encoder, torch.nn.Module) else ""
     found = read_method(text).predict(clip, FeatureExtractor(encoder, identity, means=means))
@@ -135,17 +134,77 @@ def test_a_mean_is_read_from_the_named_file_or_the_one_beside_the_checkpoint(fol
         run(folder, means=folder / "none.safetensors")
 
 
+def words(folder, *more):
+    """The command on the files of the folder."""
+    given = ["segment", "--support", *(str(folder / f"image{k}.jpg") for k in (0, 1)), "--masks"]
+    given += [*(str(folder / f"image{k}.png") for k in (0, 1)), "--video", str(folder / "video"), "--label", "3"]
+    given += ["--out", str(folder / "out"), "--encoder", f"{folder}/encoder.py:load", "--size", "97", "161"]
+    return [*given, "--method", "TTI window=5 steps=2", *more]
+
+
 def test_the_command_reports_what_it_wrote_and_what_is_wrong(folder, capsys):
-    words = ["segment", "--support", *(str(folder / f"image{k}.jpg") for k in (0, 1)), "--masks"]
-    words += [*(str(folder / f"image{k}.png") for k in (0, 1)), "--video", str(folder / "video"), "--label", "3"]
-    words += ["--out", str(folder / "out"), "--encoder", f"{folder}/encoder.py:load", "--size", "97", "161"]
-    assert main([*words, "--method", "TTI window=5"]) == 0
+    assert main(words(folder)) == 0
     captured = capsys.readouterr()
     assert "4 masks" in captured.out and captured.out.count("\n") == 1 and not captured.err
-    assert json.loads((folder / "out" / "summary.json").read_text())["method"] == "TTI window=5"
-    for wrong, word in ((["--method", "magic"], "'magic'"), (["--means", "none.safetensors"], "none.safetensors")):
-        assert main([*words, *wrong]) == 2
-        assert word in capsys.readouterr().err
+    assert json.loads((folder / "out" / "summary.json").read_text())["method"] == "TTI window=5 steps=2"
+    for wrong in (("--method", "magic"), ("--means", "none.safetensors", "--method", "frozen"), ("--device", "gpu")):
+        assert main(words(folder, *wrong)) == 2
+        assert wrong[1] in capsys.readouterr().err
+
+
+def test_what_could_not_be_written_or_is_of_two_sizes_is_refused_before_the_work(folder, monkeypatch, capsys):
+    monkeypatch.setattr("ttilib.segment.load_extractor", lambda *_, **__: pytest.fail("the work has begun"))
+    (folder / "file").write_text("")
+    (folder / "taken" / "summary.json").mkdir(parents=True)
+    for out in ("file", "taken", "o" * 300):
+        assert main(words(folder, "--out", str(folder / out))) == 2
+        assert out[:40] in capsys.readouterr().err
+    (folder / "out" / "masks").mkdir(parents=True)
+    (folder / "out" / "masks" / "mine.png").write_text("")
+    assert main(words(folder)) == 2 and "mine.png" in capsys.readouterr().err
+    write_image(folder / "video" / "12.jpg", np.zeros((90, 161, 3), np.uint8))
+    assert main(words(folder)) == 2 and "video/12.jpg" in capsys.readouterr().err
+
+
+def test_masks_of_an_earlier_run_are_removed_and_names_keep_their_dots(folder):
+    for t in range(8, 12):
+        (folder / "video" / f"{t}.jpg").rename(folder / "video" / f"shot.00{t}.jpg")
+    (folder / "video" / "._shot.0008.jpg").write_bytes(b"a note of a Mac")
+    assert main(words(folder)) == 0
+    names = lambda: sorted(path.name for path in (folder / "out" / "masks").iterdir())  # noqa: E731
+    assert names() == ["shot.0010.png", "shot.0011.png", "shot.008.png", "shot.009.png"]
+    (folder / "video").rename(folder / "other")
+    write_image(folder / "video" / "9.png", read_image(folder / "other" / "shot.009.jpg"))
+    assert main(words(folder)) == 2  # the summary names a folder that has other frames now
+    assert main(words(folder, "--video", str(folder / "other"))) == 0 and len(names()) == 4
+    assert main(words(folder)) == 0 and names() == ["9.png"]
+
+
+def test_a_video_is_never_held_as_a_whole_and_one_that_breaks_off_is_told(folder, capsys, monkeypatch):
+    """Frames are kept by weak references only: as soon as one is decoded, at most two older ones are alive."""
+    film, seen, alive = folder / "film.avi", [], []
+    writer = cv2.VideoWriter(str(film), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 90))
+    for _ in range(6):
+        for t in range(8, 12):
+            writer.write(cv2.cvtColor(read_image(folder / "video" / f"{t}.jpg"), cv2.COLOR_RGB2BGR))
+    writer.release()
+    plain = video._decode
+
+    def counted(path):
+        for frame in plain(path):
+            seen.append(weakref.ref(frame))
+            alive.append(sum(each() is not None for each in seen))
+            yield frame
+
+    monkeypatch.setattr(video, "_decode", counted)
+    assert main(words(folder, "--video", str(film))) == 0
+    captured = capsys.readouterr()
+    assert max(alive) <= 3 and len(alive) == 49 and "24/24" in captured.err and "warning" not in captured.err
+    film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    assert main(words(folder, "--video", str(film))) == 0
+    told, summary = capsys.readouterr().err, json.loads((folder / "out" / "summary.json").read_text())
+    assert "of 24 frames" in told and summary["warning"] in told and 8 <= summary["frames"] < 14
+    assert len(list((folder / "out" / "masks").iterdir())) == summary["frames"]
 
 
 @pytest.mark.skipif(not real.available(), reason=real.MISSING)

@@ -112,8 +112,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 def test_masks_are_written_as_indices_named_after_frames(tmp_path):
     _, masks = film(count=2)
-    paths = video.write_masks(tmp_path / "out", masks, ["clip/00000", "clip/00005.jpg"])
-    assert [path.name for path in paths] == ["00000.png", "00005.png"]
+    paths = video.write_masks(tmp_path / "out", masks, ["clip/00000", "clip/00.5"])
+    assert [path.name for path in paths] == ["00000.png", "00.5.png"]
     np.testing.assert_array_equal(read_labels(paths[1]), masks[1].numpy().astype(np.uint8))
     with pytest.raises(ValueError, match="both be 00000.png"):
         video.write_masks(tmp_path, masks, ["a/00000", "b/00000"])

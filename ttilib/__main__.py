@@ -6,14 +6,16 @@ import argparse
 import ast
 import os
 import sys
+import tempfile
+import traceback
+import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from ttilib import __version__
-from ttilib.files import suggest
 
 Argument = tuple[str, dict[str, Any]]
 Function = Callable[[argparse.Namespace], int | None]
@@ -68,7 +70,7 @@ def literal(text: str) -> object:
     """A parameter value from the shell: a Python literal if possible, else the text."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
@@ -103,8 +105,10 @@ def study(options: argparse.Namespace) -> None:
 )
 def run(options: argparse.Namespace) -> None:
     """Run one notebook with the given parameters."""
+    from ttilib.files import check_writable
     from ttilib.sweep.tasks import run_notebook
 
+    check_writable(options.output)
     run_notebook(options.notebook, options.output, _parameters(options), options.timeout)
     print(options.output)
 
@@ -184,6 +188,7 @@ def train(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from ttilib.episodes.benchmarks import benchmark, read_training
+    from ttilib.files import check_writable
     from ttilib.training import distributed
     from ttilib.training import train as training
     from ttilib.training.config import TrainConfig, changed
@@ -193,15 +198,14 @@ def train(options: argparse.Namespace) -> None:
     start = TrainConfig.mini() if options.mini else TrainConfig.released(fold.corpus)
     config = changed(start, _parameters(options))
     size = tuple(options.size or plan.size)
-    with ExitStack() as stack:  # closes the bar before the last message
-        bar = None
-        for progress in training.train(fold, root, options.out, config, size, options.device):
-            if bar is None:  # the process group exists now
-                bar = tqdm(total=progress.steps, initial=progress.step - 1, disable=distributed.rank() > 0)
-                stack.enter_context(bar)
-            bar.update(progress.step - bar.n)
-            shown = {"loss": f"{progress.loss:.3f}", "epoch": progress.epoch}
-            bar.set_postfix(shown if progress.val_miou is None else {**shown, "val_miou": f"{progress.val_miou:.3f}"})
+    check_writable(Path(options.out) / "log.jsonl")
+    bar = None
+    for progress in training.train(fold, root, options.out, config, size, options.device):
+        if bar is None:  # the process group exists now
+            bar = tqdm(total=progress.steps, initial=progress.step - 1, disable=distributed.rank() > 0)
+        bar.update(progress.step - bar.n)
+        shown = {"loss": f"{progress.loss:.3f}", "epoch": progress.epoch}
+        bar.set_postfix(shown if progress.val_miou is None else {**shown, "val_miou": f"{progress.val_miou:.3f}"})
 
 
 @command(
@@ -215,11 +219,13 @@ def convert(options: argparse.Namespace) -> None:
     from ttilib.datasets.catalog import base_classes
     from ttilib.encoders import checkpoints
     from ttilib.episodes.benchmarks import benchmark
+    from ttilib.files import check_writable
 
     about = {}
     if options.benchmark is not None:
         corpus = benchmark(options.benchmark).trained_on
         about = {"corpus": corpus, "fold": options.fold, "base": base_classes(corpus, options.fold)}
+    check_writable(options.target)
     checkpoints.convert(options.source, options.target, about)
     print(options.target)
 
@@ -237,9 +243,11 @@ def means(options: argparse.Namespace) -> None:
     """Compute the mean feature of an encoder over a folder of images."""
     from tqdm import tqdm
 
+    from ttilib.files import check_writable
     from ttilib.solver import extraction
 
     out = extraction.means_path(options.encoder, options.out or "")
+    check_writable(out)
     frames = extraction.image_folder(options.folder, tuple(options.size), options.limit)
     extractor = extraction.load_extractor(options.encoder, device=options.device)
     encoder = extractor.with_layers(tuple(options.layers))
@@ -260,8 +268,11 @@ def means(options: argparse.Namespace) -> None:
 )
 def doctor(options: argparse.Namespace) -> int:
     """Check the data of a benchmark; exit status 1 if something is missing or damaged."""
+    from ttilib.files import check_writable
     from ttilib.tools.doctor import examine, write_report
 
+    if options.report:
+        check_writable(options.report)
     report = examine(
         options.benchmark, options.root, tuple(options.folds), tuple(options.shots), options.support_root,
         options.thorough, options.workers,
@@ -312,14 +323,16 @@ def episodes(options: argparse.Namespace) -> None:
     from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
     from ttilib.episodes.clips import check_episodes
     from ttilib.episodes.episode import select_episodes, write_episodes
+    from ttilib.files import check_writable
 
     errors: list[Exception] = []
     on_error = errors.append if options.keep_going else raise_first
     data = read_benchmark(options.benchmark, options.fold, options.root, options.support_root, on_error)
     sampled = draw_episodes(data, options.shots, options.seed, options.number, options.draws, on_error)
     selected = select_episodes(sampled, options.limit, options.only)
-    usable = check_episodes(selected, data.query_root, data.support_root, on_error) if options.keep_going else selected
     path = Path(options.out) / f"{options.benchmark}-f{options.fold}-{options.shots}shot-run{options.number}.json"
+    check_writable(path)
+    usable = check_episodes(selected, data.query_root, data.support_root, on_error) if options.keep_going else selected
     write_episodes(path, usable)
     _print_skipped(errors)
     print(f"{len(usable)} episodes in {path}, {len(selected) - len(usable)} left out")
@@ -352,23 +365,51 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments:
         parser.print_help()
         return 0
-    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        parser.error(f"there is no command {arguments[0]!r}; {suggest(arguments[0], COMMANDS)}")
+    _check_arguments(parser, arguments)
     options = parser.parse_args(arguments)
+    if empty := [name for name in ("root", "out", "output", "target") if getattr(options, name, None) == ""]:
+        parser.error(f"{empty[0]} is empty; give a path")
     try:
-        return options.run(options) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"ttilib: warning: {message}", file=sys.stderr)
+            return options.run(options) or 0
     except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
-        sys.stderr.write(f"ttilib: {_sentence(error)}\n")
-        return 2
+        return _stop(_sentence(error))
     except KeyboardInterrupt:
-        sys.stderr.write("ttilib: stopped; the same command continues\n")
-        return 130
+        return _stop("stopped; the same command continues", 130)
+    except Exception as error:
+        form = {"prefix": "ttilib-error-", "suffix": ".txt", "encoding": "utf-8", "errors": "backslashreplace"}
+        with tempfile.NamedTemporaryFile("w", delete=False, **form) as file:
+            traceback.print_exception(error, file=file)
+        about = f"unexpected {type(error).__name__}: {error}; the traceback is in {file.name}"
+        return _stop(f"{about}, please report it with what you typed")
+
+
+def _check_arguments(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    """Refuse a mistyped command, and what argparse, the system or a file of results could not hold."""
+    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        near = get_close_matches(arguments[0].lower(), COMMANDS) or COMMANDS
+        parser.error(f"there is no command {arguments[0]!r}; did you mean {', '.join(near)}?")
+    for argument in arguments:
+        if "\0" in argument or argument != argument.encode("utf-8", "replace").decode("utf-8"):
+            parser.error(f"{argument!r} is not UTF-8 text; rename the file or folder")
+        if argument.startswith("-") and argument.endswith("=--"):
+            parser.error(f"{argument!r} has no value; give one after the =")
+
+
+def _stop(sentence: str, status: int = 2) -> int:
+    """Write one line below the progress bars, which an exception would keep alive, and return the exit status."""
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+    sys.stderr.write(f"ttilib: {' '.join(sentence.splitlines())}\n")
+    return status
 
 
 def _sentence(error: Exception) -> str:
     """The error's message; for a missing package, how to install it."""
     if not isinstance(error, ModuleNotFoundError) or not str(error).startswith("No module named"):
-        return str(error)
+        return str(error) or type(error).__name__
     advice = "run `make env` and `source .venv/bin/activate`, or install ttilib with pip"
     return f"package {error.name} is not installed in {sys.executable}; {advice}"
 

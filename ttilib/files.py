@@ -23,6 +23,7 @@ import msgspec
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+UNFIT = (errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)  # of a folder to write into
 
 
 def lists_folder() -> Path:
@@ -58,13 +59,14 @@ def atomic(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             about, advice = "the old file is unchanged", "free some space and run the same command again"
-        elif error.errno in (errno.EROFS, errno.EACCES) and error.filename in map(str, (temporary, *path.parents)):
+        elif error.errno in UNFIT and error.filename in map(str, (temporary, *path.parents)):
             about, advice = "its folder is not writable", "choose another folder, or change its permissions"
         else:
             raise
         raise type(error)(f"{path}: cannot be written ({error.strerror}); {about}; {advice}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @cache

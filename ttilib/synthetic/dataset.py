@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -158,6 +159,15 @@ class Request:
     stills_per_class: tuple[int, int]  # train, val
 
 
+@dataclass(frozen=True)
+class _Marker:
+    """The file that a finished dataset has: version, request, and digest of the list of files."""
+
+    version: int
+    request: dict[str, Any]
+    files: str
+
+
 def generate(
     root: Path | str, seed: int = 2020, *, classes: int = 12, videos_per_class: int = 8,
     frames: tuple[int, int] = (16, 32), stills_per_class: tuple[int, int] = (10, 12), workers: int = 2,
@@ -172,6 +182,8 @@ def generate(
     """
     request = Request(seed, classes, videos_per_class, tuple(frames), tuple(stills_per_class))
     shortest, longest = request.frames
+    if seed < 0:
+        raise ValueError(f"synthetic dataset: seed {seed} is not possible; give 0 or more")
     if classes not in range(FOLDS, len(FAMILIES) + 1, FOLDS):
         raise ValueError(f"synthetic dataset: {classes} classes are not possible; give 4, 8 or {len(FAMILIES)}")
     if videos_per_class < 1 or not 2 <= shortest <= longest or min(request.stills_per_class) < 1:
@@ -203,14 +215,14 @@ def _finished(root: Path, request: Request) -> bool:
     marker, listed = root / MARKER, root / LIST
     if not marker.is_file():
         return False
-    found = read_json(marker)
-    made = {**found["request"], "version": found["version"]}
+    found = read_json(marker, _Marker)
+    made = {**found.request, "version": found.version}
     for key, value in {**asdict(request), "version": VERSION}.items():
         if digest(made.get(key)) != digest(value):
             about = f"contains a synthetic dataset made with {key} {made.get(key)}, requested is {value}"
             raise ValueError(f"{root}: {about}; delete the folder or choose another")
     files = listed.read_text().split("\n")[:-1] if listed.is_file() else []
-    return digest(files) == found["files"] and _present(root).issuperset(files)
+    return digest(files) == found.files and _present(root).issuperset(files)
 
 
 def _complete(root: Path, request: Request, records: list[dict]) -> None:

@@ -230,8 +230,11 @@ def check_leakage(fold: Fold, labels: Mapping[str, Collection[int]], ignored: bo
 
 
 def check_draws(query: Fold, support: Fold, draws: str, drawn: Iterable[Sample] = ()) -> Iterator[Finding]:
-    """Sources of support and query, overlap with auxiliary training, and videos that support themselves."""
+    """Sources of support and query, overlap with auxiliary training, videos that support themselves, no queries."""
     name, queries = _name(query), len(query_videos(query))
+    if not queries:
+        about = f"no {_unit(query)} of any novel class, so no episode can be drawn"
+        yield Finding(ERROR, name, about, "fetch the missing part of the data, or correct its lists")
     if query is support:
         again = ", and some are a query more than once" if draws == "v2" else ""
         about = f"support and queries come from the same {queries} {_unit(query)}{again}; a query never supports itself"
