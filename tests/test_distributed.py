@@ -107,17 +107,6 @@ def test_an_error_ends_all_processes(tmp_path: Path) -> None:
 # --- the pieces, in one process ---
 
 
-def test_alone_nothing_is_changed() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout2d(0.5))
-    distributed.share_layers(network, torch.device("cpu"))
-    assert [type(layer) for layer in network] == [nn.Conv2d, nn.BatchNorm2d, nn.Dropout2d]
-    assert (distributed.rank(), distributed.count()) == (0, 1)
-    value = torch.tensor([3.0], requires_grad=True)
-    assert distributed.total(value).item() == 3 and not distributed.total(value).requires_grad
-    with distributed.process_group("cpu") as device:
-        assert device == torch.device("cpu") and not torch.distributed.is_initialized()
-
-
 @pytest.mark.parametrize("many", [1, 2, 3])
 def test_every_sample_is_in_one_share_of_its_part(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shares of a part are what torch's DistributedSampler divides among the processes, as sets."""
@@ -131,13 +120,6 @@ def test_every_sample_is_in_one_share_of_its_part(many: int, monkeypatch: pytest
     assert np.array_equal(np.sort(together, 2), np.sort(order.reshape(5, parts, -1), 2))
     samplers = [DistributedSampler(range(12), many, rank, shuffle=False) for rank in range(many)]
     assert {len(list(sampler)) for sampler in samplers} == {shares[0].shape[2] * parts}
-
-
-def test_a_batch_that_cannot_be_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "count", lambda: 2)
-    distributed.check_batch(8, 2)
-    with pytest.raises(ValueError, match="batch=6.*2 processes.*multiple of 4"):
-        distributed.check_batch(6, 2)
 
 
 def test_shared_batch_norm_alone_is_batch_norm() -> None:
@@ -173,5 +155,3 @@ def test_shared_dropout_takes_rows_of_one_mask(monkeypatch: pytest.MonkeyPatch) 
             torch.default_generator.manual_seed(1)
             assert torch.equal(layer.train()(x[2 * rank : 2 * rank + 2]), whole[2 * rank : 2 * rank + 2])
     assert torch.equal(layer.eval()(x), x)
-
-

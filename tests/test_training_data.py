@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from corpora import HEIGHT, WIDTH, block, minivspw, pascal, polygon, vspw, ytvis
+from corpora import HEIGHT, WIDTH, block, minivspw, pascal, vspw, ytvis
 from folds import sequence_fold, stills_fold
 from torch.utils.data import DataLoader
 
@@ -89,25 +89,6 @@ def test_images_of_vspw_are_rounded_after_scaling_and_others_are_not(tmp_path):
     np.testing.assert_array_equal(image.numpy(), due.transpose(2, 0, 1))
     assert (labels[:32, :64] != IGNORE_LABEL).all() and (labels == IGNORE_LABEL).sum() == 65 * 65 - 32 * 64
     assert {name for name, dataset in DATASETS.items() if dataset.reader.training_rule.rounded} == {"vspw", "minivspw"}
-
-
-def test_portrait_videos_are_transposed_for_training_only(tmp_path):
-    root = ytvis(tmp_path, {f"v{n}": [[2]] * 2 for n in range(2)}, classes=2)
-    content = read_json(root / "train" / "train.json")
-    for video in content["videos"]:
-        video |= {"height": WIDTH, "width": HEIGHT}
-        for file in video["file_names"]:
-            write_image(root / "train" / "JPEGImages" / file, np.full((WIDTH, HEIGHT, 3), 200, np.uint8))
-    for entry in content["annotations"]:
-        entry["segmentations"] = [polygon(2, 2, 20, 6)] * 2
-    write_json(root / "train" / "train.json", content)
-    fold, black = read_fold("ytvis", 0, root), 1 - MEAN[0] / STD[0]
-    wide, _ = TrainingFrames(fold, root, "train", SIZE)[0]
-    tall, labels = TrainingFrames(fold, root, "val", SIZE)[0]
-    assert (wide[0] > black).float().mean() > 0.7  # all but the corners of the warp
-    assert (tall[0] > black).sum() == 18 * 10 and labels.max() > 0  # f = 18/32: 10 columns
-    pairs, valid = VideoPairs(fold, root, base_videos(fold), SIZE)[0]
-    assert (pairs[:, :, 0] > black).all() and valid.all()
 
 
 def test_every_nth_frame_with_a_base_class_of_each_listed_video(tmp_path):
@@ -229,33 +210,6 @@ def test_a_clip_is_augmented_as_one(tmp_path):
     images, labels = TrainingClips(fold, root, "val", SIZE, every=1, frames=6, repeats=1)[0]  # not augmented
     for number, (image, mask) in enumerate(TrainingFrames(fold, root, "val", SIZE)):
         assert torch.equal(images[number], image) and torch.equal(labels[number], mask)
-
-
-@pytest.mark.parametrize("corpus", ["pascal", "vspw"])
-def test_clips_of_other_datasets_are_flipped_frame_by_frame(tmp_path, corpus):
-    stored, size = (16, 32), (39, 32)  # not scaled, in the upper 16 rows
-    if corpus == "pascal":
-        images = {f"t{number}": block(number, 2, 3, 8, 8, stored) for number in (2, 3, 4)}
-        root, count = pascal(tmp_path, {**images, "v": block(1, 2, 3, 8, 8, stored)}, val=("v",)), 3
-    else:
-        videos = {"s": [block(53, 2, 3, 8, 8, stored)], "t": [block(49, 2, 3, 8, 8, stored)]}
-        root, count = vspw(tmp_path, videos, train=("s", "t")), 2
-    fold = read_fold(corpus, 0, root)
-    image, valid = TrainingFrames(replace(fold, val=fold.train), root, "val", size)[0]
-    assert (valid[16:] == IGNORE_LABEL).all() and valid[:16].unique().tolist() == [0, 1]
-    flipped = [(image.clone(), valid.clone()) for _ in range(4)]
-    for (picture, labels), axes in zip(flipped, [(), (-1,), (-2,), (-2, -1)], strict=True):
-        picture[:, :16], labels[:16] = image[:, :16].flip(axes), valid[:16].flip(axes)
-    clips, seen, mixed = TrainingClips(fold, root, "train", size, every=5, repeats=10), set(), 0
-    for index in range(0, len(clips), count):
-        kinds = set()
-        for picture, labels in zip(*clips[index], strict=True):
-            same = [torch.equal(picture, due) and torch.equal(labels, mask) for due, mask in flipped]
-            assert sum(same) == 1
-            kinds.add(same.index(True))
-        seen |= kinds
-        mixed += len(kinds) > 1
-    assert seen == {0, 1, 2, 3} and mixed >= 8
 
 
 # --- pairs ---

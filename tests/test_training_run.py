@@ -43,15 +43,12 @@ def test_an_epoch_has_every_sample_once_in_its_own_order() -> None:
         def __getitem__(self, index: int) -> tuple[int, int]:
             return index, self.epoch
 
-    frames, config = Numbers(11, 0), replace(QUICK, batch=3)
-    first, again, other = (
-        [numbers.tolist() for (numbers, _), _ in batches(frames, config, epoch)] for epoch in (0, 0, 1)
-    )
-    assert first == again != other
-    shown = sum(first, [])
-    assert len(first) == 3 and len(set(shown)) == 9 and set(shown) <= set(range(11)) and shown != sorted(shown)
-    rest = [batch for batch, _ in batches(frames, config, 1, done=2)]
-    assert [numbers.tolist() for numbers, _ in rest] == other[2:] and rest[0][1].tolist() == [1, 1, 1]
+    def numbers(*arguments: int) -> list[list[int]]:
+        return [sample.tolist() for (sample, _), _ in batches(Numbers(11, 0), replace(QUICK, batch=3), *arguments)]
+
+    first, other = sum(numbers(0), []), numbers(1)
+    assert len(set(first)) == 9 and set(first) <= set(range(11)) and first != sorted(first)
+    assert numbers(0) != other and numbers(1, 2) == other[2:]
 
 
 def test_a_sample_has_the_windows_of_its_index() -> None:
@@ -121,20 +118,6 @@ def test_settings_reach_the_loss_or_the_weights(tmp_path: Path, change: dict, at
             losses.append([next(steps).loss for _ in range(3)])
     assert losses[0] != losses[1] and np.isfinite(losses).all()
     assert (losses[0][0] != losses[1][0]) == at_once
-
-
-def test_dropout_is_a_function_of_seed_and_step(tmp_path: Path) -> None:
-    """The same images and weights: what differs is the dropout."""
-    frames = [torch.stack(part) for part in zip(*(Squares(4, 0)[n] for n in range(4)), strict=True)]
-    fixed = replace(QUICK, learning_rate=0.0, last_learning_rate=0.0)
-
-    def losses(config: TrainConfig) -> list[float]:
-        network = build_encoder(TINY, 3)
-        run = Run(network, tmp_path, config, {}, 100, torch.device("cpu"))
-        return [run.training_step(frames).loss for _ in range(3)]
-
-    first, again, other = losses(fixed), losses(fixed), losses(replace(fixed, seed=1))
-    assert first == again and len({*first, *other}) == 6
 
 
 def test_averaged_weights_are_the_ones_saved(tmp_path: Path) -> None:
@@ -307,6 +290,9 @@ def test_a_folder_of_another_run_is_refused(data: Path, fold: Fold, whole: Path)
     ):
         with pytest.raises(ValueError, match=f"last.pt: belongs to a run with {found}"):
             next(train(other, data, whole, config, size))
+    configs = [replace(QUICK, contrast=ContrastConfig(root=root)) for root in ("here", "there")]
+    here, there = (Run(build_encoder(TINY, 3), whole, each, {}, 9, torch.device("cpu")).identity() for each in configs)
+    assert here == there, "the data folder may move"
 
 
 def test_too_few_samples_and_huge_images_are_refused(data: Path, fold: Fold, tmp_path: Path) -> None:
@@ -446,15 +432,3 @@ def test_the_command_trains_and_resumes(
         assert not found or lines[-1] == found and "loss=" in lines[-2]
     assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert main([*run, "-p", "learning_rat", "1"]) == 2 and "learning_rate?" in capsys.readouterr().err
-
-
-def test_an_identity_is_plain_json(tmp_path: Path) -> None:
-    (*_, last) = learn(tmp_path, replace(QUICK, epochs=1))
-    state = load_state(tmp_path / "last.pt")
-    assert json.loads(json.dumps(state["identity"])) == state["identity"] and last.step == 6
-    assert set(asdict(QUICK)) - set(state["identity"]) == {"workers", "save_seconds", "show_every"}
-    configs = [replace(QUICK, contrast=ContrastConfig(root=root)) for root in ("here", "there")]
-    here, there = (Run(build_encoder(TINY, 3), tmp_path, each, {}, 9, torch.device("cpu")) for each in configs)
-    assert here.identity() == there.identity() != state["identity"], "the data folder may move"
-
-
