@@ -170,6 +170,9 @@ def test_requests(paths):
 
 def test_a_request_is_checked_before_anything_runs(paths, tmp_path, synthetic):
     (tmp_path / "file").write_text("")
+    for change in ({"device": "cpuu"}, {"frames": 0}, {"limit": -1}):
+        with pytest.raises(ValueError, match=f"--{next(iter(change))}"):
+            begin(replace(paths, **change), [plan("TTI")])
     with pytest.raises(OSError, match="--out"):
         begin(replace(paths, out=tmp_path / "file" / "deep"), [plan("TTI")])
     with pytest.raises(ValueError, match="ytvis-v1.*--mini"):  # rows of synthetic data under the name of a benchmark

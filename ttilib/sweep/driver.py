@@ -29,6 +29,7 @@ from ttilib.sweep.tasks import Task, is_done, notebook_text, read_record, run_ta
 NOTEBOOK = "05_tables.ipynb"
 TABLE_SECONDS = 40.0  # per table, on one core
 MAX_LISTED = 20  # finished tasks listed by name
+MAX_RETRIES = 100
 
 Report = Callable[[str], object]
 
@@ -229,6 +230,8 @@ def sweep(
     on_error: OnError = raise_first, only_tables: bool = False,
 ) -> list[Outcome]:  # fmt: skip
     """Run the tasks that are not done, unless `only_tables`, and make the tables; returns the failures."""
+    if not 0 <= retries <= MAX_RETRIES:
+        raise ValueError(f"retries is {retries}; give 0 to {MAX_RETRIES}")
     expansion = expand(tables, paths, on_error)
     for setting in dict.fromkeys(setting for setting, _ in expansion.unavailable):
         report(f"{setting.name} {setting.shots}-shot {setting.encoder} cannot run: {expansion.reason(setting)}")

@@ -227,7 +227,11 @@ def split_parameters(notebooks: Path, given: Mapping[str, Any]) -> tuple[dict[st
 
 
 def begin(paths: SweepPaths, tables: Sequence[Table]) -> None:
-    """Write the request to sweep.json. Raises OSError if not writable, ValueError for real names on synthetic data."""
+    """Write the request to sweep.json. Raises OSError if not writable, ValueError for real names on synthetic data,
+    or for a device or number that no task could use."""
+    if paths.device.partition(":")[0] not in ("cpu", "cuda", "mps") or paths.frames < 1 or paths.limit < 0:
+        about = f"--device {paths.device} --frames {paths.frames} --limit {paths.limit}"
+        raise ValueError(f"{about}: give cpu or cuda, frames from 1, and a limit from 0, which is all")
     names = sorted({setting.name for plan in tables for setting in plan.settings if not setting.label})
     if names and (paths.root / "mini.json").is_file():
         about = f"{paths.root} is the synthetic dataset, and its rows must not be labelled {names[0]}"
