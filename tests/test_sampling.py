@@ -106,6 +106,8 @@ def test_frames_by_hand():
     ]
     assert second[0] == (5, ("p50_2", "p50_4"), ("a/01", "a/02"), 0)
     assert second[2] == (8, ("p80_3", "p80_2"), ("c/00", "c/01"), 1)
+    alone = sequence_fold({"a": [(3,)]}, "minivspw")  # the video never changes, so its support stays
+    assert len({draw.support for draw in samples_of_run(sampler("frames", alone, support, 1), 0, 9)}) == 1
 
 
 IMAGES = stills_fold({"s0": (1, 2), "s1": (1,), "s2": (1,)}, {1: ("s0", "s1", "s2"), 2: ("s0",)})

@@ -29,8 +29,7 @@ USER_VIDEO_RULE = ResizeRule(letterbox, False)
 BATCH = 100
 """Frames solved together in the release. Source: docs/protocol.md 5.2."""
 
-LONGEST_SIDE = 4096
-"""Of the network input, in pixels; a typing error above it would take all memory."""
+LONGEST_SIDE = 4096  # pixels of the network input; a typing error would take all memory
 
 
 @dataclass(frozen=True)
@@ -266,8 +265,7 @@ def _object_masks(
     if len(items) != due:
         raise ValueError(f"{name}: {due} {what} have {len(items)} masks; give one mask for each, in order")
     if label is not None and not 0 < label <= IGNORE_LABEL:
-        about = f"label is {label}" + (", the background" if label == 0 else "")
-        raise ValueError(f"{name}: {about}; give the value of the object in the masks, 1 to {IGNORE_LABEL}")
+        raise ValueError(f"{name}: label is {label}; give the value of the object in the masks, 1 to {IGNORE_LABEL}")
     names = [_name(item, index) for index, item in enumerate(items)]
     stored = [_labels(item, name) for item, name in zip(items, names, strict=True)]
     if label is None:

@@ -37,8 +37,7 @@ class Sample(NamedTuple):
         return self.query[0].split("/")[0]
 
 
-LIMITS = {"shots": (1, 1000), "run": (0, 999), "seed": (0, 2**32 - 1)}
-"""Least and most; a run is sampled after all before it."""
+LIMITS = {"shots": (1, 1000), "run": (0, 999), "seed": (0, 2**32 - 1)}  # a run is sampled after all before it
 
 
 def check_request(**request: int) -> None:
