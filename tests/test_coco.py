@@ -47,39 +47,27 @@ def test_the_first_polygon_alone_or_all_of_them():
     np.testing.assert_array_equal(full, expected)
 
 
-def test_corners_are_truncated_and_may_touch_or_leave_the_border():
+def test_corners_are_truncated_and_later_objects_lie_over_earlier_ones():
     found = coco_masks([(1, 1, [box(2.99, -0.99, 5.99, 3.01)])], 6, 6)
     assert np.argwhere(found).min(axis=0).tolist() == [0, 2] and np.argwhere(found).max(axis=0).tolist() == [3, 5]
-    assert coco_masks([(1, 1, [box(0, 0, 6, 6)])], 6, 6).all()  # the far corner is one beyond the last pixel
     assert coco_masks([(1, 1, [box(-5, 4, 9, 12)])], 6, 6)[4:].all()
-
-
-def test_later_objects_lie_over_earlier_ones():
     objects = [(1, 2, [box(0, 0, 5, 5)]), (2, 3, [box(3, 3, 8, 8)]), (3, 2, [box(4, 4, 4, 4)])]
     found = coco_masks(objects, 9, 9)
     assert found[3, 3] == 3 and found[4, 4] == 2 and found[2, 2] == 2 and found[8, 8] == 3
-    assert coco_masks(objects[::-1], 9, 9)[4, 4] == 2 and coco_masks(objects[::-1], 9, 9)[8, 8] == 3
     assert (coco_masks(objects[::-1], 9, 9)[3:6, 3:6] == 2).all()
 
 
 @pytest.mark.parametrize("rule", ["first", "full"])
-def test_run_lengths_are_drawn_by_both_rules(rule):
-    mask = np.zeros((6, 7), dtype=np.uint8)
+def test_run_lengths_are_drawn_and_invalid_objects_left_out_by_both_rules(rule):
+    mask = np.zeros((9, 9), dtype=np.uint8)
     mask[1:5, 2:4] = mask[0, 6] = 1
-    np.testing.assert_array_equal(coco_masks([(1, 4, run_lengths(mask))], 6, 7, rule), 4 * mask)
-
-
-@pytest.mark.parametrize("rule", ["first", "full"])
-@pytest.mark.parametrize(
-    "segmentation", [[], [[1.0, 2.0, 3.0]], [["a", 1, 2, 3]], [[1, 2, float("nan"), 4, 5, 6]], None, {"counts": [1]}]
-)
-def test_an_invalid_object_is_reported_and_left_out(rule, segmentation):
-    good, errors = (8, 2, [box(0, 0, 2, 2)]), []
-    found = coco_masks([(7, 3, segmentation), good], 9, 9, rule, errors.append, "image 5")
-    np.testing.assert_array_equal(found, coco_masks([good], 9, 9, rule))
-    assert len(errors) == 1 and str(errors[0]).startswith("image 5: annotation 7: ")
-    with pytest.raises(ValueError, match="annotation 7"):
-        coco_masks([good, (7, 3, segmentation)], 9, 9, rule)
+    np.testing.assert_array_equal(coco_masks([(1, 4, run_lengths(mask))], 9, 9, rule), 4 * mask)
+    good = (8, 2, [box(0, 0, 2, 2)])
+    for wrong in ([], [[1.0, 2.0, 3.0]], [["a", 1, 2, 3]], [[1, 2, float("nan"), 4, 5, 6]], None, {"counts": [1]}):
+        errors = []
+        found = coco_masks([(7, 3, wrong), good], 9, 9, rule, errors.append, "image 5")
+        np.testing.assert_array_equal(found, coco_masks([good], 9, 9, rule))
+        assert len(errors) == 1 and str(errors[0]).startswith("image 5: annotation 7")
 
 
 def small(root):
@@ -101,18 +89,10 @@ def listed(root, split, on_error=raise_first):
     return CocoReader(root).names(split, TABLE, on_error)
 
 
-def test_lists_follow_the_annotation_file_and_leave_out_images_without_objects(tmp_path):
+def test_lists_and_labels_follow_the_annotation_file(tmp_path):
     root = small(tmp_path)
-    assert listed(root, "val") == ("COCO_val2014_000000000030", "COCO_val2014_000000000004")
-    assert listed(root, "train") == ("COCO_train2014_000000000009",)
-    content = read_json(root / "annotations" / "instances_val2014.json")
-    write_json(root / "annotations" / "instances_val2014.json", {**content, "images": content["images"][::-1]})
-    os.utime(root / "annotations" / "instances_val2014.json", ns=(1, 1))
-    assert listed(root, "val") == (name("val", 4), name("val", 30))
-
-
-def test_labels_are_indices_of_the_category_list_and_objects_keep_the_order_of_the_file(tmp_path):
-    first, second = coco_annotations(small(tmp_path), "val").images
+    assert listed(root, "val") == (name("val", 30), name("val", 4)) and listed(root, "train") == (name("train", 9),)
+    first, second = coco_annotations(root, "val").images  # labels are indices of the category list
     assert (first.name, first.height, first.width) == (name("val", 30), HEIGHT, WIDTH)
     assert [(number, label) for number, label, _ in first.objects] == [(2, 1), (3, 2)]
     assert [(number, label) for number, label, _ in second.objects] == [(1, 2), (5, 4)]
@@ -165,14 +145,22 @@ def test_masks_are_drawn_by_several_processes(tmp_path, monkeypatch):
     assert [mask.sum() for mask in masks] == [9] * 7 + [0] and all(masks[n - 1][0, n] == 1 for n in (1, 7))
 
 
-def test_unusable_annotation_files_are_named(tmp_path):
+def test_unusable_files_are_named_and_unusable_entries_left_out(tmp_path):
     root = small(tmp_path)
     path = root / "annotations" / "instances_val2014.json"
     content = read_json(path)
-    for broken in ([], {**content, "categories": [{}]}, {**content, "annotations": [{"id": 1}]}):
+    for broken in ([], {**content, "categories": [{}]}, {**content, "images": None}):
         write_json(path, broken)
         with pytest.raises(ValueError, match=r"instances_val2014\.json"):
             listed(root, "val")
+    odd = [{"id": 1}, instance("2", 4, 7, []), instance(9, 1000, 7, []), instance(10, 4, 7, [], crowd=2)]
+    twice = [*content["images"], content["images"][0], {"id": 77}]
+    write_json(path, {**content, "annotations": [*odd, *content["annotations"]], "images": twice})
+    os.utime(path, ns=(1, 1))
+    errors = []
+    assert listed(root, "val", errors.append) == (name("val", 30), name("val", 4))
+    words = ["is there twice", "images[5]", "annotations[0]", "[1]: id", "9 is of image 1000", "[3]: iscrowd"]
+    assert len(errors) == len(words) and all(any(word in str(error) for error in errors) for word in words)
     content["images"][1]["file_name"] = "000000000006.jpg"
     write_json(path, content)
     with pytest.raises(ValueError, match="000000000006.*2014 edition"):

@@ -39,32 +39,19 @@ def labels_of(height, width, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("frame", "canvas", "expected"),
+    ("rule", "frame", "canvas", "expected"),
     [
-        ((480, 853), (417, 417), (234, 417, 91, 0)),  # docs/protocol.md 2
-        ((720, 1280), (241, 425), (239, 425, 1, 0)),  # docs/protocol.md 2
-        ((1280, 720), (241, 425), (241, 135, 0, 145)),  # f = 241/1280, 135.56 wide; (425 - 135) / 2
-        ((241, 425), (241, 425), (241, 425, 0, 0)),
+        (letterbox, (480, 853), (417, 417), (234, 417, 91, 0)),  # docs/protocol.md 2
+        (letterbox, (720, 1280), (241, 425), (239, 425, 1, 0)),  # docs/protocol.md 2
+        (letterbox, (1280, 720), (241, 425), (241, 135, 0, 145)),  # f = 241/1280, 135.56 wide; (425 - 135) / 2
+        (resize_top_left, (480, 853), (417, 417), (232, 416, 0, 0)),  # docs/protocol.md 2: 480 * 417 / 853 cut to 232
+        (resize_top_left, (241, 429), (121, 217), (120, 208, 0, 0)),  # the height fills first
+        (resize_top_left, (440, 1529), (417, 417), (112, 416, 0, 0)),  # 440 (417 / 1529) is 119.99... in float64
     ],
 )
-def test_letterbox_by_hand(frame, canvas, expected):
-    placement = letterbox(*frame, canvas)
+def test_placements_by_hand(rule, frame, canvas, expected):
+    placement = rule(*frame, canvas)
     assert (placement.height, placement.width, placement.top, placement.left) == expected
-
-
-@pytest.mark.parametrize(
-    ("frame", "canvas", "expected"),
-    [
-        ((480, 853), (417, 417), (232, 416)),  # docs/protocol.md 2: int(480 * 417 / 853) = 234, cut to 232
-        ((500, 375), (417, 417), (416, 312)),  # 375 * .834 = 312.75
-        ((241, 429), (121, 217), (120, 208)),  # the height fills first: 121 x int(429 * 121 / 241) = 215
-        ((440, 1529), (417, 417), (112, 416)),  # 440 (417 / 1529) = 119.99..., but 440 * 417 / 1529 is 120 in float64
-        ((23, 23), (416, 416), (416, 408)),
-    ],
-)
-def test_resize_top_left_by_hand(frame, canvas, expected):
-    placement = resize_top_left(*frame, canvas)
-    assert (placement.height, placement.width, placement.top, placement.left) == (*expected, 0, 0)
 
 
 def test_resize_top_left_is_the_released_expression():

@@ -1,5 +1,6 @@
 """VSPW and MiniVSPW: frames are listed as the release lists them; missing and damaged files are reported."""
 
+import os
 import shutil
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 from corpora import HEIGHT, WIDTH, block, broken_png, flow, minivspw, vspw
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from ttilib.datasets.base import raise_first
 from ttilib.datasets.catalog import find_dataset, read_fold, read_table
 from ttilib.datasets.vspw import minivspw_listed, minivspw_table
 from ttilib.files import read_json, write_json, write_text
+from ttilib.images import write_image
 
 NAMES = {"dog": "63", "wall": "1", "bus": "50", "car": "49", "motorcycle": "53", "airplane": "57", "cattle": "65"}
 
@@ -50,6 +53,21 @@ def test_vspw_reports_each_bad_file_and_leaves_it_out(tmp_path):
     assert [str(error).split(": ")[0] for error in errors] == [f"{root}/data/{name}" for name in files]
     (root / "train.txt").write_bytes(b"\xff\xfe7_c")
     with pytest.raises(ValueError, match=r"train\.txt"):
+        read_fold("vspw", 0, root)
+
+
+def test_orientation_and_names_of_files(tmp_path):
+    """The release reads MiniVSPW by OpenCV, which turns images, and VSPW by Pillow, which does not."""
+    root = vspw(tmp_path, {"a": [block(41, 0, 0, 6, 6)] * 2})
+    exif, image, mask = Image.Exif(), root / "data" / "a" / "origin" / "8.jpg", root / "data" / "a" / "mask" / "8.png"
+    exif[0x0112] = 6
+    for path in (image, mask):
+        Image.open(path).save(path, exif=exif)
+    readers = [find_dataset(name).reader(root) for name in ("vspw", "minivspw")]
+    assert [reader.image("a/8").shape[:2] for reader in readers] == [(HEIGHT, WIDTH), (WIDTH, HEIGHT)]
+    assert [reader.mask("a/8", 41).shape for reader in readers] == [(HEIGHT, WIDTH), (WIDTH, HEIGHT)]
+    write_image(root / "data" / "a" / "origin" / os.fsdecode(b"o\xfe.jpg"), full(0)[..., None].repeat(3, 2))
+    with pytest.raises(ValueError, match="a/origin: .*UTF-8"):
         read_fold("vspw", 0, root)
 
 
@@ -133,29 +151,24 @@ def mini_fold(root, fold=1, on_error=raise_first):
     return read_fold("minivspw", fold, root, table=table, on_error=on_error)
 
 
-def test_minivspw_table_follows_pascal(tmp_path):
-    table = minivspw_table(mini(tmp_path), read_table("pascal"))
-    assert list(table["classes"]) == [49, 50, 53, 57, 63, 65]  # ascending, whatever the order in the file
-    assert table["classes"] == {49: "car", 50: "bus", 53: "motorbike", 57: "aeroplane", 63: "dog", 65: "cow"}
-    assert table["novel"] == [[57], [49, 50, 65], [53, 63], []] and table["base"] == [[], [], [], []]
-    assert len(table["ignored"]) == 19 and "118_fgmRMeHommU" in table["ignored"]
-
-
-def test_minivspw_names_are_from_the_folder_or_else_the_project(tmp_path):
+def test_minivspw_table_follows_pascal_with_the_names_of_the_folder(tmp_path):
     pascal, path = read_table("pascal"), tmp_path / "label_num_dic_final.json"
     table = minivspw_table(tmp_path, pascal)
     assert len(table["classes"]) == 18 and table["classes"][85] == "bottle"  # all but bird and sheep
     write_json(tmp_path / "lists.json", {"classes": {"3": "dog"}, "novel": [[3]]})
     assert minivspw_table(tmp_path, pascal)["classes"] == {3: "dog"}
-    write_json(path, {"cattle": "4", "wall": "1"})
-    assert minivspw_table(tmp_path, pascal)["classes"] == {4: "cow"}
-    for content in ({"cattle": "4", "cow": "5"}, {"wall": "1"}, {"dog": "x"}, []):
+    table = minivspw_table(mini(tmp_path), pascal)
+    assert list(table["classes"]) == [49, 50, 53, 57, 63, 65]  # ascending, whatever the order in the file
+    assert table["classes"] == {49: "car", 50: "bus", 53: "motorbike", 57: "aeroplane", 63: "dog", 65: "cow"}
+    assert table["novel"] == [[57], [49, 50, 65], [53, 63], []] and table["base"] == [[], [], [], []]
+    assert len(table["ignored"]) == 19 and "118_fgmRMeHommU" in table["ignored"]
+    for content in ({"cattle": "4", "cow": "5"}, {"cattle": "4", "wall": 4}, {"wall": "1"}, {"dog": "x"}, []):
         write_json(path, content)
         with pytest.raises(ValueError, match=path.name):
             minivspw_table(tmp_path, pascal)
 
 
-def test_minivspw_lists_what_the_release_lists(tmp_path):
+def test_minivspw_lists_and_scans_what_the_release_does(tmp_path):
     root = mini(tmp_path)
     listed, _ = minivspw_listed(root, [49, 50, 65], (), raise_first)
     assert list(listed.items()) == [  # sequences as text: 10 before 118 before 9; frames in time
@@ -163,27 +176,15 @@ def test_minivspw_lists_what_the_release_lists(tmp_path):
         ("118_fgmRMeHommU", ("118_fgmRMeHommU/8", "118_fgmRMeHommU/9")),
         ("9_x", ("9_x/8", "9_x/10")),
     ]
-    write_text(root / "vspw_videolist.txt", "9_x 24 frames\n118_fgmRMeHommU\n777_absent\n")
-    assert list(minivspw_listed(root, [49, 50, 65], (), raise_first)[0]) == ["118_fgmRMeHommU", "9_x"]
-
-
-def test_minivspw_scan_without_any_flow_keeps_every_listed_frame(tmp_path):
-    fold = mini_fold(mini(tmp_path))
-    assert fold.frames == {"10_x": ("10_x/9", "10_x/11"), "9_x": ("9_x/8", "9_x/10")}
-    assert list(fold.frames) == ["10_x", "9_x"] and (fold.train, fold.val, fold.base) == ((), (), ())
+    fold = mini_fold(root)
+    assert list(fold.frames.items()) == [("10_x", ("10_x/9", "10_x/11")), ("9_x", ("9_x/8", "9_x/10"))]
     assert fold.presence[49] == {"9_x": ("9_x/8", "9_x/10")} and fold.presence[50] == {"9_x": ("9_x/10",)}
-    assert fold.presence[65] == {"10_x": ("10_x/9", "10_x/11")}
     assert fold.presence[57] == fold.presence[63] == {}  # the dog in 9_x is of another fold
     assert [fold.names[number] for number in fold.novel] == ["car", "bus", "cow"]
-    assert mini_fold(tmp_path, 3).frames == {}
-
-
-def test_minivspw_leaves_out_frames_without_flow_if_any_has_it(tmp_path):
-    root = mini(tmp_path, {"9_x": [8, 9], "10_x": [8, 9, 10]})  # as flow is made: none for the last frame
+    flow(root, {"9_x": [8, 9], "10_x": [8, 9, 10]})  # as flow is made: none for the last frame
     assert mini_fold(root).frames == {"10_x": ("10_x/9",), "9_x": ("9_x/8",)} and mini_fold(root).presence[50] == {}
-    shutil.rmtree(root / "data" / "9_x" / "flow")
-    shutil.rmtree(root / "data" / "10_x" / "flow")
-    assert mini_fold(flow(root, {"118_fgmRMeHommU": [8]})).frames == {}  # also if only an ignored sequence has it
+    write_text(root / "vspw_videolist.txt", "9_x 24 frames\n118_fgmRMeHommU\n777_absent\n")
+    assert list(minivspw_listed(root, [49, 50, 65], (), raise_first)[0]) == ["118_fgmRMeHommU", "9_x"]
 
 
 def test_minivspw_reports_what_is_damaged(tmp_path):
