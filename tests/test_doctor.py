@@ -54,12 +54,6 @@ def test_whole_data_is_ready(mini, name):
         assert counts["episodes"]["1"] > 0 and counts["queries"] > 0 and counts["training"] > 0
 
 
-def test_what_cannot_be_asked_of_the_embedded_corpus_is_said(mini):
-    report = examine("minivspw-val", mini, **ONE)
-    assert not report.ok and any("validation" in finding.found for finding in of(report, "error"))
-    assert not examine("pascal2davis", mini).ok
-
-
 def four(**more):
     labels = {name: block(1, 2, 2, 6, 6) for name in "abc"} | {"t": block(3, 2, 2, 6, 6), "u": block(2, 2, 2, 6, 6)}
     return {**labels, **more}
@@ -112,6 +106,7 @@ PASCAL = {
     "list line": (lambda r: append(r / "train.txt", "JPEGImages/x.jpg"), "train.txt, line 3", "found 'JPEG", "fields"),
     "listed, not there": (lambda r: append(r / "val.txt", "JPEGImages/x.jpg SegmentationClassAug/x.png"), "x.jpg",
                           "no such image, though it is listed", "fix the list"),
+    "no queries": (lambda r: write_text(r / "val.txt", ""), "pascal fold 0", "no episode can be drawn", "lists"),
     "trained and asked": (lambda r: append(r / "val.txt", "JPEGImages/t.jpg SegmentationClassAug/t.png"),
                           "pascal fold 0", "1 image in both training and validation, first t", "train.txt"),
     "class table": (lambda r: (r / "lists.json").write_text("{"), "lists.json", "not valid JSON", "again"),
@@ -332,16 +327,6 @@ def test_each_missing_part_of_a_layout_is_one_error(tmp_path, name, build, gone,
     for finding, entry in zip(of(report, "error"), entries, strict=True):
         assert finding.file.startswith(str(tmp_path / entry)) and finding.found == "no such file"
         assert str(tmp_path) in finding.fix and entry in finding.fix
-
-
-def test_a_fold_that_does_not_exist_is_told(tmp_path):
-    report = examine("pascal", pascal(tmp_path, four(), ("a", "b")), folds=(0, 4), shots=(1,))
-    assert [found for _, found in errors(report)] == ["pascal has folds 0 to 3, not 4"] and list(report.folds) == ["0"]
-
-
-def test_an_unknown_benchmark_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="did you mean ytvis-v"):
-        examine("ytvis-v", tmp_path)
 
 
 # Progress, thoroughness, report -----------------------------------------------------------------------------------

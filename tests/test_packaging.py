@@ -48,22 +48,6 @@ def test_every_third_party_import_is_a_dependency(repository):
     assert {names.get(name, name) for name in third_party} <= listed
 
 
-def test_continuous_check_is_the_readme_test_command(repository):
-    readme, script = (repository / "README.md").read_text(), (repository / ".ci" / "run").read_text()
-    commands = [line for line in script.splitlines() if line and not line.startswith(("#", "set ", "cd "))]
-    assert commands == ["make test"] and "make test" in readme and "make study" in readme
-
-
-def test_make_help_names_every_target(repository):
-    shown = subprocess.run(["make", "help"], cwd=repository, capture_output=True, text=True, check=True).stdout
-    for target in ("env", "study", "test", "check", "lab", "size", "clean"):
-        assert f"make {target}" in shown
-
-
-def test_contributing_fits_on_a_screen(repository):
-    assert len((repository / "CONTRIBUTING.md").read_text().splitlines()) <= 40
-
-
 def test_a_wheel_brings_commands_and_lists(repository, tmp_path):
     """Built from a copy, installed beside nothing else, used from another folder."""
     pytest.importorskip("setuptools")

@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from ttilib.datasets.catalog import find_dataset, read_fold
 from ttilib.datasets.masks import decode
 from ttilib.images import read_image, read_labels
-from ttilib.synthetic import dataset, generate, scenery, scenes, shapes
+from ttilib.synthetic import dataset, generate, scenes
 
 TINY = dict(classes=4, videos_per_class=1, frames=(2, 3), stills_per_class=(1, 1), workers=1)
 CORPORA = ("pascal", "ytvis", "vspw")
@@ -110,6 +110,12 @@ def test_another_request_is_refused_in_one_sentence(tiny, tmp_path):
         generate(tmp_path / "new", **{**TINY, "classes": 5})
     with pytest.raises(ValueError, match="frames"):
         generate(tmp_path / "new", **{**TINY, "frames": (1, 1)})
+    with pytest.raises(ValueError, match="seed -1"):
+        generate(tmp_path / "new", seed=-1, **TINY)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / dataset.MARKER).write_text('{"version": 2, "request": null, "files": ""}')
+    with pytest.raises(ValueError, match="request"):
+        generate(tmp_path / "new", **TINY)
 
 
 def test_void_ring_is_one_pixel_on_either_side_of_the_edge():
@@ -123,18 +129,6 @@ def test_void_ring_is_one_pixel_on_either_side_of_the_edge():
     np.testing.assert_array_equal(dataset.void_ring(frame, [0]), ring)
 
 
-def test_every_kind_has_a_shape_of_its_own_that_varies():
-    areas = {}
-    for kind, family in enumerate(shapes.FAMILIES):
-        sprites = [shapes.make_sprite(family, np.random.default_rng([kind, i])) for i in range(3)]
-        areas[family.name] = [float((sprite.alpha >= 0.5).mean()) for sprite in sprites]
-        assert min(areas[family.name]) > 0.05 and len(set(areas[family.name])) == 3
-        for sprite in sprites:
-            assert sprite.colour.min() >= 0 and sprite.colour.max() <= 1 and sprite.colour.std() > 0.03
-            assert not sprite.alpha[[0, -1]].any() and not sprite.alpha[:, [0, -1]].any()  # room to bend
-    assert len(areas) == 12 and len({family.surface for family in shapes.FAMILIES}) == 12
-
-
 @pytest.mark.parametrize("kind", [0, 1, 7])
 def test_what_leaves_is_gone_for_a_while_and_what_stays_is_not(kind):
     counts = {}
@@ -144,17 +138,6 @@ def test_what_leaves_is_gone_for_a_while_and_what_stays_is_not(kind):
         main = next(i for i, actor in enumerate(scene.actors) if actor.kind == kind)
         counts[leaves] = [main in frame.visible(scene) for frame in scenes.render(scene, rng)]
     assert any(counts[True]) and not all(counts[True]) and sum(counts[True]) < sum(counts[False])
-
-
-def test_masks_are_what_is_visible():
-    rng = np.random.default_rng(3)
-    scene = scenes.sample_scene(rng, 2, (3,), 3, (90, 160))
-    for frame in scenes.render(scene, rng):
-        assert frame.owner.max() <= len(scene.actors)
-        assert sum(mask.astype(int) for mask in frame.visible(scene).values()).max() <= 1
-        props = [i for i, actor in enumerate(scene.actors) if actor.kind < 0]
-        assert not set(props) & set(frame.visible(scene))
-        assert set(np.unique(frame.stuff)) <= set(scenery.STUFF.values())
 
 
 def test_pascal_layout(world):

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 
 from ttilib.images import read_labels, write_image
 from ttilib.plots import video
@@ -99,15 +100,36 @@ def test_a_folder_of_images_is_read_in_natural_order(tmp_path):
     assert video.frame_names(tmp_path / "film.mp4", 2) == ("00000", "00001")
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.mp4: no such file or folder"):
-        video.read_frames(tmp_path / "nowhere.mp4")
-    (tmp_path / "broken.webm").write_bytes(b"not a video")
-    with pytest.raises(ValueError, match="broken.webm: no frame can be read"):
-        video.read_frames(tmp_path / "broken.webm")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty: no image in this folder"):
-        video.read_frames(tmp_path / "empty")
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda path: None, "no such file"), (lambda path: path.write_bytes(b"not a video"), "no frame"),
+        (lambda path: path.mkdir(), "no image"),
+        (lambda path: [write_image(path / name, np.zeros((4, 4, 3), np.uint8)) for name in ("a.jpg", "a.png")], "both"),
+        (lambda path: [write_image(path / f"{n}.png", np.zeros((4, n, 3), np.uint8)) for n in (3, 4)], "4.png"),
+        (lambda path: [path.mkdir(), Image.new("1", (20000, 6000)).save(path / "a.png")], "too large"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_named(tmp_path, make, word):
+    make(tmp_path / "film.webm")
+    with pytest.raises((ValueError, FileNotFoundError), match=word) as caught:
+        video.open_video(tmp_path / "film.webm")
+    assert "film.webm" in str(caught.value)
+
+
+def test_frames_of_a_phone_have_one_size_as_they_are_shown(tmp_path):
+    """Two files of 6 x 8 and 8 x 6 pixels, the second to be turned by a quarter."""
+    write_image(tmp_path / "a.jpg", np.zeros((6, 8, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (6, 8)).save(tmp_path / "b.jpg", exif=exif)
+    film = video.open_video(tmp_path)
+    assert film.size == (6, 8) and [frame.shape for _, frame in film] == [(6, 8, 3)] * 2
+
+
+def test_an_overlay_of_enormous_frames_is_reduced(tmp_path):
+    panels = video.side_by_side(np.zeros((3, 60000, 3), np.uint8), np.zeros((3, 60000), bool))
+    assert max(panels.shape) == video.LONGEST_SIDE and panels.shape[0] % 2 == 0
 
 
 def test_masks_are_written_as_indices_named_after_frames(tmp_path):
