@@ -1,7 +1,5 @@
 """The start of the optimization: the prototype, and both rules for the bias, against sums over single cells."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given
@@ -50,21 +48,3 @@ def test_the_bias_from_the_support_lies_between_background_and_foreground(seed, 
     expected = torch.full((frames,), background + share * (foreground - background), dtype=torch.float64)
     torch.testing.assert_close(found.bias, expected, rtol=1e-9, atol=1e-9)
     assert torch.equal(found.weight, prototype(task).expand(frames, -1)) and found.temperature == temperature
-
-
-def test_the_bias_from_the_support_depends_on_nothing_else(task):
-    expected = start(task, 20.0, "support-midpoint", None).bias
-    other = random_task(frames=6, dtype=torch.float32, seed=5)
-    swapped = replace(task, query=other.query, query_valid=other.query_valid)
-    ignored = torch.where(task.support_valid[:, None], task.support, -task.support.roll(1, 1))
-    for changed in (swapped, replace(task, support=ignored)):
-        assert torch.equal(start(changed, 20.0, "support-midpoint", None).bias, expected)
-    assert not torch.equal(start(task).bias, start(swapped).bias)
-
-
-def test_a_support_without_background_starts_from_its_foreground(task):
-    everything = replace(task, support_masks=torch.ones_like(task.support_masks))
-    scores = Classifier(prototype(everything)[None], torch.zeros(1)).scores_on(task.support)[:, 0]
-    expected = scores[task.support_valid].mean().expand(6)
-    for midpoint in (None, 0.0, 1.0):
-        torch.testing.assert_close(start(everything, 20.0, "support-midpoint", midpoint).bias, expected)

@@ -1,35 +1,25 @@
 """A method text determines what is solved; anything else is refused with the most similar name."""
 
 import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from unittest.mock import Mock
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from tasks import random_task, toy_encoder
+from tasks import toy_encoder
 
 from ttilib.episodes.clips import synthetic_clip
-from ttilib.solver.classifier import Classifier
 from ttilib.solver.edges import grabcut_refine, guided_filter
 from ttilib.solver.extraction import FeatureExtractor
-from ttilib.solver.methods import FROZEN, METHODS, ORACLE, TransductiveMethod, read_method, refine_masks
+from ttilib.solver.methods import FROZEN, METHODS, ORACLE, TransductiveMethod, check_means, read_method, refine_masks
 from ttilib.solver.settings import CONFIGS, PipelineConfig, SolverConfig
-from ttilib.solver.solver import Solution, iterate, solve
+from ttilib.solver.solver import solve
 from ttilib.solver.task import extract, oracle_prior
 
-SETTINGS = [field.name for part in (SolverConfig, PipelineConfig) for field in fields(part)]
 PLAIN = PipelineConfig()
 
 
 # --- from text ---
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_name_alone_is_the_method_of_that_name(name):
-    assert read_method(name) is METHODS[name]
-    assert METHODS[name] == TransductiveMethod(name, CONFIGS[name], PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -54,31 +44,13 @@ def test_settings_of_solver_and_pipeline_stand_side_by_side(text, config, pipeli
         assert [type(value) for value in vars(found).values()] == [type(value) for value in vars(expected).values()]
 
 
-def test_every_setting_can_be_set_to_its_own_value():
-    assert len(SETTINGS) == len(set(SETTINGS))  # none belongs to both
-    for method in (METHODS["TTI"], METHODS["frozen"]):
-        for field in SETTINGS:
-            value = (vars(method.config) | vars(method.pipeline))[field]
-            text = f"{method.name} {field}={'none' if value in (None, ()) else value}"
-            assert read_method(text) == replace(method, name=text)
-
-
-@given(st.sampled_from(["ce_weight", "kl_weight", "ring", "cut", "layer_weights"]), st.floats(0, 1))
-def test_numbers_survive_as_text(field, value):
-    method = read_method(f"TTI {field}={value!r}")
-    assert (vars(method.config) | vars(method.pipeline))[field] in (value, (value,))
-
-
-def test_the_name_is_the_text_with_single_spaces():
-    method = read_method("  TTI \t window = 5\n steps=7 ")
-    assert method.name == "TTI window=5 steps=7" and read_method(method.name) == method
-
-
-def test_any_method_can_have_an_oracle_prior():
-    expected = TransductiveMethod("oracle noise=0.2", ORACLE, PLAIN, "oracle", 0.2)
-    assert read_method("oracle noise=0.2") == expected
-    text = "frozen prior=oracle noise=-0.5"
-    assert read_method(text) == TransductiveMethod(text, SolverConfig.frozen(), FROZEN, "oracle", -0.5)
+def test_a_name_alone_is_the_method_and_any_method_can_have_an_oracle_prior():
+    assert all(read_method(name) is METHODS[name] for name in METHODS)
+    assert {name: METHODS[name] for name in CONFIGS} == {n: TransductiveMethod(n, CONFIGS[n], PLAIN) for n in CONFIGS}
+    assert (ORACLE.steps, ORACLE.kl_weight, ORACLE.entropy_weight, ORACLE.temporal_weight) == (299, 1.0, 0.1, 0.0)
+    assert read_method("oracle noise=0.2") == TransductiveMethod("oracle noise=0.2", ORACLE, PLAIN, "oracle", 0.2)
+    method, text = read_method("  frozen \t prior = oracle\n noise=-0.5 "), "frozen prior=oracle noise=-0.5"
+    assert method == read_method(text) == TransductiveMethod(text, SolverConfig.frozen(), FROZEN, "oracle", -0.5)
 
 
 @pytest.mark.parametrize(
@@ -106,40 +78,25 @@ def test_other_texts_are_refused_in_one_sentence(text, word):
 @pytest.mark.parametrize(
     "text", ["TTI+keyframe steps=5", "frozen centring=episode steps=5", "oracle noise=-0.2 steps=5"]
 )
-def test_predict_extracts_solves_and_refines(text):
+def test_predict_extracts_solves_and_refines_and_only_an_oracle_uses_the_ground_truth(text):
     clip, method = synthetic_clip(frames=4, size=(65, 97)), read_method(text)
     found = method.predict(clip, FeatureExtractor(toy_encoder), clip.truth)
     task = FeatureExtractor(toy_encoder).task(clip, method.pipeline)
     solution = solve(task, method.config, oracle_prior(clip.truth, task, -0.2) if method.prior else None)
     assert torch.equal(found.masks, refine_masks(solution, clip, method.pipeline))
     assert found.masks.shape == (4, *clip.size) and found.solution.keyframe == solution.keyframe
+    other = method.predict(replace(clip, truth=None), FeatureExtractor(toy_encoder), ~clip.truth).masks
+    assert torch.equal(other, found.masks) != (method.prior == "oracle")
 
 
-@pytest.mark.parametrize("name", [*CONFIGS, "frozen centring=episode"])
-def test_only_an_oracle_uses_the_ground_truth(name):
-    clip, method = synthetic_clip(frames=3, size=(65, 97)), read_method(f"{name} steps=3")
-    found = [
-        method.predict(replace(clip, truth=None), FeatureExtractor(toy_encoder), truth).masks
-        for truth in (clip.truth, ~clip.truth, None)
-    ]
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-
-
-def test_an_oracle_without_ground_truth_names_the_episode_before_extraction():
+def test_what_cannot_be_predicted_names_method_and_episode():
     with pytest.raises(ValueError, match=r"episode synthetic/0: oracle noise=0.2 needs the ground truth"):
         read_method("oracle noise=0.2").predict(synthetic_clip(), FeatureExtractor(Mock(side_effect=AssertionError)))
-
-
-def test_the_oracle_of_repri_takes_299_steps_towards_the_true_proportion():
-    task = random_task(frames=6, grid=(8, 9), dtype=torch.float32, noise=0.9)
-    truth = torch.zeros(6, *task.size, dtype=torch.bool)
-    truth[:-1, : task.size[0] // 2] = True
-    prior = oracle_prior(truth, task)
-    states = list(iterate(task, ORACLE, prior))
-    assert len(states) == 300 and {tuple(s.objective.weights) for s in states} == {(1.0, 1.0, 0.1, 0.0)}
-    without = solve(task, CONFIGS["RePRI"]).history[-1]
-    errors = [(state.terms().marginal - prior).abs()[:-1].mean() for state in (states[-1], without)]
-    assert errors[0] < 0.9 * errors[1]
+    with pytest.raises(FloatingPointError, match="method 'TTI steps=2': .*synthetic/0"):
+        read_method("TTI steps=2").predict(synthetic_clip(), FeatureExtractor(lambda images: 0 * images))
+    with pytest.raises(ValueError, match="own.means: .*RePRI, TTI"):
+        check_means("own.means", [METHODS["RePRI"], METHODS["TTI"]])
+    check_means("own.means", [METHODS["RePRI"], METHODS["frozen"]])
 
 
 # --- after the solver ---
@@ -164,14 +121,3 @@ def test_masks_are_refined_by_what_the_pipeline_has():
         assert torch.equal(refine_masks(solution, clip, pipeline), masks), pipeline
     assert torch.equal(refine_masks(solution, clip), solution.masks())
     assert len({masks.numpy().tobytes() for masks in expected.values()}) >= 6
-
-
-@pytest.mark.parametrize(("size", "pixels"), [((121, 213), 8), ((41, 81), 3)])
-def test_radii_scale_with_the_network_size(size, pixels):
-    generator = torch.Generator().manual_seed(0)
-    scores = 8 * torch.rand(1, 5, 9, generator=generator)
-    solution = Solution(Classifier(torch.ones(1, 2), scores.median()[None]), torch.ones(1), scores, size, ())
-    clip = replace(synthetic_clip(frames=1, size=size), query=torch.rand(1, 3, *size, generator=generator))
-    smooth = guided_filter(solution.probabilities(), clip.query, pixels) > 0.5
-    found = refine_masks(solution, clip, PipelineConfig(guided=0.033, cut=0.033))
-    assert torch.equal(found, grabcut_refine(smooth, clip.query, pixels))

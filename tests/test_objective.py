@@ -2,14 +2,13 @@
 
 from dataclasses import replace
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tasks import random_task
 
 from ttilib.solver import objective as module
-from ttilib.solver.classifier import Classifier, start
+from ttilib.solver.classifier import Classifier
 from ttilib.solver.objective import Objective, Weights
 from ttilib.solver.settings import SolverConfig
 
@@ -54,33 +53,6 @@ def test_gradient_is_that_of_the_formulas(
         window=window, divisor=divisor, negative=negative, local_weight=parts[0], global_weight=parts[1]
     )
     assert_equal(Objective(task, prior, Weights(1.3, 0.7, 0.4, 0.9), config), seed)
-
-
-@pytest.mark.parametrize("term", ["ce", "kl", "entropy", "temporal"])
-def test_each_term_alone(term):
-    assert_equal(Objective(random_task(), PRIOR, Weights(0.0, 0.0, 0.0, 0.0)._replace(**{term: 1.0})))
-
-
-def test_the_parts_of_the_temporal_term_add_up():
-    task, classifier, found = random_task(), start(random_task()), {}
-    for parts in ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, 0.0)):
-        objective = Objective(task, PRIOR, TEMPORAL, SolverConfig(local_weight=parts[0], global_weight=parts[1]))
-        terms = objective.terms(classifier)
-        expected = parts[0] * terms.local_temporal + parts[1] * (terms.global_positive + terms.global_negative)
-        torch.testing.assert_close(terms.total, 0.7 * expected)
-        found[parts] = torch.cat([gradient.flatten() for gradient in objective.gradient(classifier)])
-    torch.testing.assert_close(found[1.0, 0.0] + found[0.0, 1.0], found[1.0, 1.0])
-    assert not found[0.0, 0.0].any() and min(found[1.0, 0.0].abs().max(), found[0.0, 1.0].abs().max()) > 1e-4
-
-
-def test_the_positive_term_is_divided_by_the_frames_of_the_batch_unless_by_those_of_the_video():
-    task = replace(random_task(), batch_frames=20)
-    alone, batch, video = (
-        Objective(each, PRIOR, TEMPORAL, SolverConfig(divisor=divisor)).terms(start(task)).global_positive
-        for each, divisor in ((replace(task, batch_frames=None), "batch"), (task, "batch"), (task, "video"))
-    )
-    torch.testing.assert_close(batch, video * 5 / 20)
-    assert torch.equal(alone, video)
 
 
 def test_chunks_of_frames_do_not_change_the_gradient(monkeypatch):

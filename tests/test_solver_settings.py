@@ -13,13 +13,10 @@ from ttilib.solver.settings import PipelineConfig, SolverConfig, check, kinds, r
     ("config", "wrong", "word"),
     [
         (SolverConfig, {"window": 0}, "window=0 .*above 0"),
-        (SolverConfig, {"steps": -1}, "steps=-1 .*0 or more"),
-        (SolverConfig, {"ring": float("nan")}, "ring=nan"),
-        (SolverConfig, {"kl_weight": float("inf")}, "kl_weight=inf"),
         (SolverConfig, {"steps": 10**9}, "steps=1000000000 .*at most 10000"),
+        (SolverConfig, {"kl_weight": float("inf")}, "kl_weight=inf"),
         (SolverConfig, {"entropy_weight": 1e9}, "entropy_weight=1000000000.0 .*at most"),
         (PipelineConfig, {"cut": 1.1}, "cut=1.1 .*at most 1"),
-        (PipelineConfig, {"guided_eps": 0}, "guided_eps=0 .*above 0"),
         (PipelineConfig, {"guided_eps": 1e-300}, "guided_eps=1e-300 .*at least"),
         (PipelineConfig, {"layers": ("early", "")}, "layers="),
         (PipelineConfig, {"layer_weights": (0.7, -1.0)}, "layer_weights=-1.0"),
@@ -43,28 +40,19 @@ class Anything:
     other: object = None
 
 
-def test_values_of_another_type_are_refused():
+def test_values_of_another_type_are_refused_in_code_and_in_text():
     check(Anything(3, 2, "batch", ("a",), dict))
     check(Anything(np.int64(3), np.float32(2)))
-    for wrong, word in (
-        ({"whole": 2.5}, "whole=2.5"),
-        ({"whole": None}, "whole=None"),
-        ({"whole": True}, "whole=True"),
-        ({"number": "2"}, "number=2"),
-        ({"word": "vidio"}, r"did you mean video\?"),
-        ({"word": None}, "word=None"),
-        ({"names": (1,)}, "names=1"),
-    ):
-        with pytest.raises(ValueError, match=word):
-            check(Anything(**wrong))
-
-
-def test_text_is_read_by_the_kind_of_the_field():
+    for field, value in (
+        ("whole", 2.5), ("whole", None), ("whole", True), ("number", "2"), ("word", "vidio"), ("names", (1,)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{field}="):
+            check(Anything(**{field: value}))
     kind = kinds(Anything)
     assert [each.simple for each in kind.values()] == [True, True, True, True, False]
-    assert read_value("number", "None", kind["number"]) is None and read_value("names", "none", kind["names"]) == ()
-    assert read_value("number", "1e-3", kind["number"]) == 0.001
-    assert read_value("names", "a+b.1", kind["names"]) == ("a", "b.1")
+    for field, text, value in (("number", "None", None), ("names", "none", ()), ("number", "1e-3", 0.001),
+                               ("names", "a+b.1", ("a", "b.1"))):  # fmt: skip
+        assert read_value(field, text, kind[field]) == value
     for field, text in (("whole", "2.5"), ("whole", "none"), ("names", "a+"), ("number", "")):
         with pytest.raises(ValueError, match=f"{field}="):
             read_value(field, text, kind[field])
