@@ -86,7 +86,8 @@ def _check_type(field: str, value: Any, kind: Kind) -> None:
         fits = isinstance(value, str) and value != ""
     else:
         number = isinstance(value, Integral if kind.type is int else Real) and not isinstance(value, bool)
-        fits = number and abs(value) <= sys.float_info.max  # isfinite raises for longer integers
+        exact = value if isinstance(value, int) else float(value) if number else math.nan
+        fits = number and abs(exact) <= sys.float_info.max  # isfinite raises for longer integers
     if not fits:
         raise ValueError(f"{field}={value} is not {EXPECTED[kind.type]}")
 
