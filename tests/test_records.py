@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -170,6 +171,8 @@ def test_writers_name_the_one_they_wait_for_and_take_over_when_it_is_killed(tmp_
     path = tmp_path / "rows.jsonl"
     append_row(path, {"writer": "first", "i": 0})
     stuck = start(STUCK, path)
+    alarm = threading.Timer(120, stuck.kill)
+    alarm.start()
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "rows.jsonl.stuck").exists():
@@ -182,6 +185,7 @@ def test_writers_name_the_one_they_wait_for_and_take_over_when_it_is_killed(tmp_
             assert f"rows.jsonl: in use by process {stuck.pid} on " in said
         assert path.read_bytes() == torn and [writer.poll() for writer in waiting] == [None, None]
     finally:
+        alarm.cancel()
         stuck.kill()
         stuck.communicate(timeout=120)
     for writer in waiting:  # the lock died with its holder
