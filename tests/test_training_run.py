@@ -341,10 +341,12 @@ def test_a_bit_that_flipped_in_a_checkpoint_is_found(half: Path, tmp_path: Path)
                 continued(half, tmp_path / name, "last.pt", bytes(damaged))
 
 
+GONE = object()
 WRONG = [
     ((), []), (("progress",), None), (("progress", "step"), 13), (("progress", "step"), -1), (("best",), math.nan),
     (("progress", "epoch"), 9), (("counts",), torch.zeros(2, 2)), (("identity",), []), (("identity", "seed"), "x"),
     (("learner",), {}), (("learner", "network.classifier.bias"), torch.zeros(3, dtype=torch.float64)),
+    (("progress",), asdict(Progress(3, 13, 12, 1.0, {}, 0.1, 1.0, 0.0, 0.0))), (("optimizer", "state", 3), GONE),
     (("averaged", "n_averaged"), None), (("optimizer",), {}), (("optimizer", "state"), {0: {"step": 1}}),
     (("optimizer", "state", 3, "exp_avg"), torch.zeros(5)), (("optimizer", "state", 3, "step"), "x"),
 ]  # fmt: skip
@@ -366,9 +368,6 @@ def test_a_checkpoint_of_another_form_is_refused(half: Path, tmp_path: Path, pla
         with pytest.raises(ValueError, match=r"last\.pt: ") as raised:
             continued(half, tmp_path / f"run{number}", "last.pt", (tmp_path / "last.pt").read_bytes())
         assert "\n" not in str(raised.value)
-
-
-GONE = object()
 
 
 def test_only_one_process_trains_into_a_folder(half: Path, tmp_path: Path) -> None:
