@@ -17,15 +17,7 @@ from ttilib.episodes.episode import Episode, write_episodes
 from ttilib.results import evaluation
 from ttilib.results.evaluation import Cost, EpisodeResult, evaluate, measured, rescore, score_group
 from ttilib.results.metrics import METRICS, Metric
-from ttilib.results.records import (
-    RowsFile,
-    append_masks,
-    append_row,
-    masks_beside,
-    read_masks,
-    read_rows,
-    write_index,
-)
+from ttilib.results.records import RowsFile, append_masks, append_row, masks_beside, read_masks, read_rows, write_index
 from ttilib.results.tables import score_table
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import METHODS, read_method
@@ -39,24 +31,24 @@ def strip(*frames: str) -> torch.Tensor:
     return torch.tensor([[[pixel == "x" for pixel in frame]] for frame in frames])
 
 
-def result(video, truth, masks, index=0, valid=None, seconds=1.5, memory=64.0) -> EpisodeResult:
+def result(video, truth, masks, index=0, valid=None, memory=64.0):
     names = tuple(f"{video}/{t}" for t in range(len(masks)))
     episode = Episode("ytvis", 2, 7, "cat", ("s/0", "s/1"), names, seed=2020, run=1)
     size = tuple(masks.shape[1:])
     known = torch.ones_like(masks) if valid is None else valid
     support = (torch.zeros(2, 3, *size), *torch.ones(2, 2, *size, dtype=torch.bool), ("s/0", "s/1"))
     clip = Clip(episode.name, "cat", *support, torch.zeros(len(masks), 3, *size), known, names, truth)
-    return EpisodeResult(episode, index, clip, masks, seconds, memory)
+    return EpisodeResult(episode, index, clip, masks, 1.5, memory)
 
 
-def first() -> EpisodeResult:
+def first():
     return result("A", strip("xx..", "xx..", "xx.."), strip("xx..", "x...", "xx.."), index=4)
 
 
-def second() -> EpisodeResult:
+def second():
     """Its false pixel on the left is ignored."""
     valid, truth = ~strip("x...", "x...", "x...", "x..."), strip("...x", "...x", "...x", "...x")
-    return result("B", truth, strip("x..x", "...x", "...x", "...."), 5, valid, seconds=2.0, memory=None)
+    return result("B", truth, strip("x..x", "...x", "...x", "...."), 5, valid, memory=None)
 
 
 @pytest.fixture
@@ -85,13 +77,10 @@ def test_rows_by_hand(windows_of_two):
     (row,) = rows_of(second())  # the ignored pixel is in neither count
     assert (row["intersections"], row["unions"]) == ([1, 1, 1, 0], [1, 1, 1, 1])
     assert (row["predicted"], row["true"], row["j"], row["f"]) == (3, 4, 0.75, 0.75)
-    assert row["f_frames"] == [1.0, 1.0, 1.0, 0.0]
-    assert row["vc_2"] == pytest.approx(2 / 3)  # windows 1, 1, 0
-    assert row["released_vc_2"] == pytest.approx(1.0)  # its last window is missing
-    assert (row["seconds"], row["memory_mb"]) == (2.0, None)
-    (row,) = rows_of(result("A", strip("....", "...."), strip("....", "....")))
-    assert row["vc_2"] is None and row["released_vc_2"] == 0.0  # undefined is None
-    assert (row["intersection"], row["union"], row["j"], row["f"]) == (0, 0, 1.0, 1.0)
+    assert row["f_frames"] == [1.0, 1.0, 1.0, 0.0] and row["memory_mb"] is None
+    assert (row["vc_2"], row["released_vc_2"]) == pytest.approx((2 / 3, 1.0))  # windows 1, 1, 0; the last is missing
+    (row,) = rows_of(result("A", strip("....", "...."), strip("....", "....")))  # undefined is None
+    assert [row[name] for name in ("intersection", "union", "j", "f", "vc_2", "released_vc_2")] == [0, 0, 1, 1, None, 0]
 
 
 def test_in_a_group_the_released_consistency_looks_at_the_first_frames_of_the_group(windows_of_two):
@@ -105,17 +94,13 @@ def test_in_a_group_the_released_consistency_looks_at_the_first_frames_of_the_gr
     assert [row["released_vc_2"] for row in rows_of(*twice)] == pytest.approx([(1 / 2 + 1 / 2 + 0) / 3] * 2)
 
 
-def test_a_metric_is_one_entry_and_may_not_take_the_field_of_another(monkeypatch):
-    absent = Metric("found nothing", lambda masks, truth, valid: float((~masks).all((1, 2)).mean()))
-    monkeypatch.setitem(METRICS, absent.name, absent)
-    assert rows_of(second())[0]["found nothing"] == 0.25
+def test_a_metric_may_not_take_the_field_of_another_and_needs_ground_truth_of_its_size(monkeypatch):
     monkeypatch.setitem(METRICS, "Frames", Metric("Frames", lambda *_: 1.0))
     with pytest.raises(ValueError, match="'Frames'"):
         rows_of(second())
-    with pytest.raises(ValueError, match="ytvis/f2/cat/C.*ground truth"):
-        rows_of(first(), result("C", None, strip("x...")))
-    with pytest.raises(ValueError, match=r"ytvis/f2/cat/D.*\(1, 3\)"):
-        rows_of(first(), result("D", strip("x.."), strip("x..")))
+    for truth, masks, found in ((None, strip("x..."), "ground truth"), (strip("x.."), strip("x.."), r"\(1, 3\)")):
+        with pytest.raises(ValueError, match=f"ytvis/f2/cat/C.*{found}"):
+            rows_of(first(), result("C", truth, masks))
 
 
 SIZE = (33, 57)
@@ -131,8 +116,6 @@ def sampled(tmp_path_factory):
 
 
 class Slow:
-    """A toy encoder that takes some time and counts how often it is used."""
-
     used = 0
 
     def __call__(self, images):
@@ -160,11 +143,10 @@ def test_every_method_predicts_every_episode_and_features_are_shared(sampled, tm
     monkeypatch.setattr(evaluation, "measured", cost)
     path = tmp_path / "out" / "rows" / "r.jsonl"
     found, encoder = evaluated(sampled, rows=path)
-    rows = list(found)
+    rows, used = list(found), encoder.used
     assert [(row["index"], row["method"]) for row in rows] == [
         *((0, text) for text in TEXTS), *((n, text) for text in TEXTS for n in (1, 2))
     ]  # fmt: skip
-    used = encoder.used
     found, encoder = evaluated(sampled, texts=TEXTS[1:])
     assert same(found) == same([row for row in rows if row["method"] in TEXTS[1:]])
     assert used == encoder.used  # two of the three methods share their features
@@ -173,8 +155,7 @@ def test_every_method_predicts_every_episode_and_features_are_shared(sampled, tm
     features = sum(toy_encoder(frame[None]).nbytes for frame in clip.query)
     assert rows[5]["memory_mb"] == pytest.approx(5 + features / 10**6)
     assert read_rows(path) == rows and {row["made"]["weights"] for row in rows} == {"w31ght5"}
-    masks = read_masks(masks_beside(path), sampled[1][1].key, 1, TEXTS[1])
-    assert (rows[5]["index"], rows[5]["method"]) == (1, TEXTS[1])
+    masks = read_masks(masks_beside(path), sampled[1][1].key, rows[5]["index"], rows[5]["method"])
     assert rows[5]["intersection"] == int((masks & clip.truth & clip.query_valid).sum())
 
 
@@ -211,10 +192,10 @@ def test_an_episode_that_cannot_be_read_or_solved_is_reported_and_left_out(sampl
     with pytest.raises(ValueError, match=sampled[1][1].name):
         list(evaluated(sampled, texts=("failing",))[0])
     problems = []
-    rows = list(evaluated(sampled, texts=(TEXTS[0], "failing"), on_problem=problems.append)[0])
+    rows = evaluated(sampled, texts=(TEXTS[0], "failing"), on_problem=problems.append)[0]
     assert [row["index"] for row in rows] == [0, 0]
-    found = zip(problems, sampled[1][1:], ("out of memory", "v.jpg"), strict=True)
-    assert all(str(error).startswith(f"episode {e.name}: ") and word in str(error) for error, e, word in found)
+    for error, episode, word in zip(problems, sampled[1][1:], ("out of memory", "v.jpg"), strict=True):
+        assert str(error).startswith(f"episode {episode.name}: ") and word in str(error)
 
 
 def test_an_episode_whose_support_vanishes_counts_with_background_only(sampled, monkeypatch):
@@ -228,8 +209,6 @@ def test_an_episode_whose_support_vanishes_counts_with_background_only(sampled, 
     first, second, _ = evaluated(sampled, texts=TEXTS[1:2])[0]
     assert (first["support_vanished"], first["predicted"], first["j"]) == (True, 0, 0.0) and first["true"] > 0
     assert not second["support_vanished"] and second["predicted"] > 0
-    with pytest.raises(ValueError, match=f"{sampled[1][0].name}.*feature size"):
-        list(evaluated(sampled, texts=("TTI vanished_support=refuse",))[0])
 
 
 @pytest.fixture
@@ -259,8 +238,7 @@ def test_rows_scored_again_are_those_that_were_scored_first_with_new_metrics(run
     path.unlink()
     for row in before:  # two fields are lost, one is of no metric
         append_row(path, {name: value for name, value in row.items() if name not in ("j", "f_frames")})
-    task = Task("k", "name", "n.ipynb", str(path), {}, 1.0, parts=("A", "B"), rows=str(path))
-    finish(out, task, {})
+    finish(out, task := Task("k", "name", "n.ipynb", str(path), {}, 1.0, parts=("A", "B"), rows=str(path)), {})
     monkeypatch.setitem(METRICS, "share", Metric("share", lambda masks, ground_truth, valid: float(np.mean(masks))))
     assert rescore(out, "t", root) == 6
     rows = read_rows(path)
@@ -268,12 +246,9 @@ def test_rows_scored_again_are_those_that_were_scored_first_with_new_metrics(run
         assert {name: row[name] for name in old} == old | {"made": row["made"]} and row["remark"] == old["remark"]
         assert row["made"]["code"] == "c" and row["made"]["metrics"] != "old"
     assert len({row["released_vc_3"] for row in rows}) > 1
-    shares = [row["share"] for row in rows if row["method"] == "A"]
-    share = score_table(rows).set_index("method").loc["A", "share"]
-    assert share == pytest.approx(100 * np.mean(shares)) and 60 < share < 80
+    mean = np.mean([row["share"] for row in rows if row["method"] == "A"])
+    assert score_table(rows).set_index("method").loc["A", "share"] == pytest.approx(100 * mean) and 0.6 < mean < 0.8
     assert is_done(out, task)
-    path.write_text(path.read_text().split("\n", 1)[1])
-    assert not is_done(out, task)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools; pytest.warns repeats it as its own
@@ -286,10 +261,6 @@ def test_rows_without_masks_and_masks_without_rows(run):
         assert rescore(out, "t", root) == 5
     masks.write_text("".join(complete.splitlines(keepends=True)[1:]))
     with pytest.raises(ValueError, match=r"r\.jsonl: 1 of 5 rows"):
-        rescore(out, "t", root)
-    masks.write_text(complete)
-    write_episodes(out / "episodes" / "m.json", [])
-    with pytest.raises(ValueError, match="manifest"):
         rescore(out, "t", root)
     path.unlink()  # a line of the table that was never run
     assert rescore(out, "t", root) == 0
@@ -321,6 +292,4 @@ def test_on_a_gpu_work_is_waited_for_and_its_own_memory_counted():
         for _ in range(100):
             side = side @ side / 4096
         torch.ones(200 * 10**6, dtype=torch.uint8, device="cuda")
-    assert torch.cuda.current_stream().query()  # nothing was left to wait for
-    assert 200 <= cost.memory_mb < 500
-    del held
+    assert torch.cuda.current_stream().query() and 200 <= cost.memory_mb < 500 and held.is_cuda

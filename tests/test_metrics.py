@@ -13,8 +13,7 @@ from hypothesis.extra.numpy import arrays
 from ttilib.results import metrics
 from ttilib.results.metrics import boundary, boundary_f, iou, released_video_consistency, video_consistency
 
-SHAPE = (4, 6, 7)
-clips = arrays(bool, SHAPE)
+clips = arrays(bool, (4, 6, 7))
 few = settings(max_examples=25, deadline=None)
 
 
@@ -43,23 +42,15 @@ def test_pooled_iou_by_hand():
     assert metrics.region_similarity(PREDICTED, TRUTH, valid).tolist() == [1 / 2, 1 / 2, 1]
 
 
-def test_masks_of_another_shape_or_type_are_refused():
-    for masks in (np.zeros((2, 3, 4), bool), np.zeros((3, 2, 3), np.uint8)):
-        with pytest.raises(Exception, match=r"\[T, H, W\]|[Tt]ype-check"):  # a type checker may come first
-            iou(masks, TRUTH)
-
-
 def test_contour_lies_on_the_side_of_the_origin_and_not_along_the_image_border():
     square = clip("..... ..... ..##. ..##. .....")[0]
     assert np.array_equal(boundary(square), clip("..... .###. .#.#. .###. .....")[0])
     assert not boundary(np.ones((5, 5), bool)).any()
     half = np.broadcast_to(np.arange(6) >= 3, (4, 6))
     assert np.array_equal(boundary(half), np.tile(np.arange(6) == 2, (4, 1)))
-    empty = square[None] & False
-    assert boundary_f(empty, empty) == boundary_f(~empty, empty) == [1]  # no contour either: only J sees this
+    empty = square[None] & False  # no contour, as of a full mask: only J sees that
+    assert boundary_f(empty, empty) == boundary_f(~empty, empty) == [1]
     assert boundary_f(empty, square[None]) == boundary_f(square[None], empty) == [0]
-    corner = ~np.eye(5, dtype=bool)[None, ::-1]
-    assert boundary_f(~corner, square[None]) < 1 == boundary_f(~corner & square, square & corner, corner & ~corner)
 
 
 def test_contours_may_be_apart_by_the_bound_and_no_more():
@@ -94,14 +85,12 @@ FOUND = clip("##..", "###.", ".###", "####", "#...")
 
 def test_video_consistency_by_hand():
     # k=2: frames 01 common truth 4, found 2; frames 12: 3, found 2 (.##.); frames 23 and 34: no common truth
-    assert video_consistency(FOUND, OBJECT, 2) == pytest.approx((2 / 4 + 2 / 3) / 2)
     found = metrics.window_consistency(FOUND, OBJECT, 2)
     assert found == pytest.approx([2 / 4, 2 / 3, math.nan, math.nan], nan_ok=True)
+    assert video_consistency(FOUND, OBJECT, 2) == pytest.approx((2 / 4 + 2 / 3) / 2)
     assert video_consistency(FOUND, OBJECT, 3) == pytest.approx(1 / 3)  # frames 012: common prediction .#..
-    assert math.isnan(video_consistency(FOUND, OBJECT, 4))  # the object is gone in frame 3
-    assert math.isnan(video_consistency(FOUND[:2], OBJECT[:2], 3))  # shorter than the window
-    with pytest.raises(ValueError, match="window"):
-        video_consistency(FOUND, OBJECT, 0)
+    for frames, k in ((5, 4), (2, 3)):  # the object is gone in frame 3; shorter than the window
+        assert math.isnan(video_consistency(FOUND[:frames], OBJECT[:frames], k))
     # k=1 is the mean recall of the frames with an object
     assert video_consistency(FOUND, OBJECT, 1) == pytest.approx((2 / 4 + 3 / 4 + 2 / 3 + 1 / 4) / 4)
     valid = np.ones_like(OBJECT)
@@ -129,11 +118,7 @@ def test_released_loop_by_hand():
     assert released_video_consistency(FOUND, OBJECT, None, videos, 2) == pytest.approx({0: (2 / 4 + 2 / 3 + 0) / 3})
     assert released_video_consistency(FOUND, OBJECT, None, videos, 5) == {0: 0}  # T = k: no window
     assert released_video_consistency(OBJECT, OBJECT, None, videos, 6) == {0: 0}
-    with pytest.raises(ValueError, match="4 of 5"):
-        released_video_consistency(FOUND, OBJECT, None, videos[:4], 2)
-
-
-def test_released_loop_gives_a_second_video_the_frames_of_the_first():
+    # a second video gets the frames of the first
     perfect, empty = clip(*["##.."] * 4), clip(*["...."] * 3)
     masks, truth = np.concatenate([perfect, empty]), np.concatenate([perfect, clip(*["..##"] * 3)])
     videos = ["good"] * 4 + ["missed"] * 3
@@ -141,8 +126,7 @@ def test_released_loop_gives_a_second_video_the_frames_of_the_first():
     assert video_consistency(masks[4:], truth[4:], 2) == 0
 
 
-@pytest.fixture(scope="module")
-def moving():
+def test_masks_that_move_with_the_scene_are_consistent_and_flicker_is_not():
     """A textured scene that slides by (3, 2) pixels per frame, and a square painted on it."""
     rng = np.random.default_rng(0)
     scene = cv2.GaussianBlur(rng.integers(0, 256, (160, 240, 3)).astype(np.uint8), (0, 0), 2)
@@ -150,18 +134,13 @@ def moving():
     square = np.zeros((160, 240), bool)
     square[50:90, 70:120] = True
     cut = [(slice(10 + 2 * t, 110 + 2 * t), slice(10 + 3 * t, 160 + 3 * t)) for t in range(4)]
-    return np.stack([square[c] for c in cut]), np.stack([scene[c] for c in cut])
-
-
-def test_masks_that_move_with_the_scene_are_consistent_and_flicker_is_not(moving):
-    masks, frames = moving
+    masks, frames = np.stack([square[c] for c in cut]), np.stack([scene[c] for c in cut])
     assert metrics.warped_consistency(masks, frames) > 0.99
     constant = np.repeat(masks[:1], 4, axis=0)
     lag = 47 * 38 / (2 * 50 * 40 - 47 * 38)  # lags by (3, 2) pixels: the overlap is 47 x 38 of 50 x 40 pixels
     assert metrics.warped_consistency(constant, frames) == pytest.approx(lag, abs=0.01)
     assert metrics.warped_consistency(constant, frames, masks & constant) == 1  # valid: where both are object
-    even = (np.arange(4) % 2 == 0)[:, None, None]
-    assert metrics.warped_consistency(masks & even, frames) == 0
+    time = np.arange(4)[:, None, None]
+    assert metrics.warped_consistency(masks & (time % 2 == 0), frames) == 0
     assert metrics.warped_consistency(masks & False, frames) == 1  # empty masks stay empty
-    late = (np.arange(4) >= 2)[:, None, None]
-    assert metrics.warped_consistency(masks & late, frames) == pytest.approx(2 / 3, abs=0.01)  # (1 + 0 + 1) / 3
+    assert metrics.warped_consistency(masks & (time >= 2), frames) == pytest.approx(2 / 3, abs=0.01)  # (1 + 0 + 1) / 3

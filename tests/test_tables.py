@@ -4,21 +4,12 @@ import math
 
 import pandas as pd
 import pytest
+from rows import only, row
 
 from ttilib.episodes.benchmarks import BENCHMARKS
 from ttilib.results import tables
-from ttilib.results.metrics import METRICS, Metric, over_frames
-from ttilib.results.statistics import intervals
+from ttilib.results.metrics import METRICS
 from ttilib.results.tables import beside_reported, read_reported
-
-
-def row(method="TTI", fold=0, run=0, episode="a", class_id=1, counts=(1, 2), frames=4, **more):
-    return {
-        "benchmark": "ytvis-v1", "shots": 5, "encoder": "resnet50", "method": method, "fold": fold, "run": run,
-        "episode": episode, "class_id": class_id, "class_name": f"class {class_id}", "video": episode, "frames": frames,
-        "intersection": counts[0], "union": counts[1], **more,
-    }  # fmt: skip
-
 
 # fold 0, run 0: class 1 pooled 4/12, class 2 1/2; run 1: class 1 only, 3/4; fold 1, run 0: class 3, 0/5
 ROWS = [
@@ -28,18 +19,9 @@ ROWS = [
     row(episode="a", counts=(3, 4), run=1, j=0.6, f=0.1, vc_3=0.7, vc_11=0.2, frames=2, seconds=5.0),
     row(episode="d", counts=(0, 5), fold=1, class_id=3, j=0.0, f=0.0, vc_3=0.0, vc_11=0.0, seconds=2.0),
 ]
-
 # predicted, true. I / predicted, I / true of class 1: 4/8, 4/8; class 2: 1/1, 1/2; run 1: 3/3, 3/4; fold 1: 0
 AREAS = ((1, 2), (7, 6), (1, 2), (3, 4), (0, 5))
 COUNTED = [{**r, "predicted": p, "true": t} for r, (p, t) in zip(ROWS, AREAS, strict=True)]
-
-
-def only(table, **where):
-    """The one line of a table with these values."""
-    for key, value in where.items():
-        table = table[table[key] == value]
-    assert len(table) == 1
-    return table.iloc[0]
 
 
 def test_pixels_classes_runs_folds_in_that_order():
@@ -62,10 +44,8 @@ def test_pixels_classes_runs_folds_in_that_order():
     assert folds["fold"].tolist() == ["0", "1", "mean"]
     assert only(folds, fold="0")["mIoU"] == pytest.approx(100 * ((4 / 12 + 1 / 2) / 2 + 3 / 4) / 2)
     assert only(folds, fold="mean")["mIoU"] == pytest.approx(line["mIoU"])
-    costs = ["s/episode", "MB/episode"]
     table = tables.score_table([row(released_vc_3=0.5)])  # a gap is no zero
-    assert list(table.columns) == [*tables.METHOD, "folds", "episodes", *METRICS, *costs]
-    assert only(table)["VC_3 released"] == 50 and table[["J", "F", "precision", *costs]].isna().all(axis=None)
+    assert only(table)["VC_3 released"] == 50 and table[["J", "F", "precision", "s/episode"]].isna().all(axis=None)
 
 
 def test_methods_shots_encoders_and_benchmarks_keep_apart_in_any_order_of_rows():
@@ -79,7 +59,7 @@ def test_methods_shots_encoders_and_benchmarks_keep_apart_in_any_order_of_rows()
 
 
 def made(*versions, about="code"):
-    return [{**r, "made": {"device": "cpu", **({about: v} if v else {})}} for r, v in zip(ROWS, versions, strict=True)]
+    return [{**r, "made": {about: v} if v else {}} for r, v in zip(ROWS, versions, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -99,16 +79,6 @@ def test_rows_that_cannot_be_averaged_are_refused(rows, message):
         tables.score_table(rows)
 
 
-def test_a_new_metric_is_a_column_of_every_table_and_has_an_interval(monkeypatch):
-    monkeypatch.setitem(METRICS, "empty", Metric("empty", key="e", pool=over_frames, percent=False))
-    rows = [{**r, "e": e} for r, e in zip(ROWS, (0.5, 1.5, None, 3.0, 0.0), strict=True)]
-    assert only(tables.class_table(rows[:3]), class_id=1)["empty"] == pytest.approx((0.5 * 1 + 1.5 * 3) / 4)
-    assert only(tables.score_table(rows))["empty"] == pytest.approx(((1.25 + 3.0) / 2 + 0) / 2)
-    found = only(intervals(rows, ["empty"], samples=20))
-    assert found["empty"] == pytest.approx(only(tables.score_table(rows))["empty"])
-    assert found["empty low"] <= found["empty"] <= found["empty high"]
-
-
 def test_video_table_pools_the_runs_of_a_video():
     table = tables.video_table(COUNTED)
     assert len(table) == 4
@@ -116,9 +86,7 @@ def test_video_table_pools_the_runs_of_a_video():
     assert video[["IoU", "Dice"]].tolist() == pytest.approx([100 * 4 / 6, 100 * 8 / 10])
     assert video[["precision", "recall"]].tolist() == pytest.approx([100 * 4 / 4, 100 * 4 / 6])
     assert video["J"] == pytest.approx(100 * (0.5 + 2 * 0.6) / 3) and video["VC_3"] == pytest.approx(60)
-    assert (video["frames"], video["episodes"], video["class_name"], video["fold"]) == (2, 2, "class 1", 0)
-    with pytest.raises(ValueError, match="'video'"):
-        tables.video_table([{**ROWS[0], "video": None}])
+    assert (video["frames"], video["episodes"]) == (2, 2)
 
 
 def plan(method, **more):
@@ -127,16 +95,12 @@ def plan(method, **more):
 
 def test_every_line_of_the_plan_is_there_in_its_order():
     table = tables.score_table([*ROWS, *[{**r, "method": "RePRI"} for r in ROWS]])
-    lines = [plan("oracle", why="no weights"), plan("oracle", why="no data"), plan("oracle", why="no data")]
+    lines = [plan("oracle", why=why) for why in ("no weights", "no data", "no data")]
     result = tables.align_with_plan(table, [*lines, plan("RePRI")])  # the last line of the table was not planned
     assert result["method"].tolist() == ["oracle", "RePRI", "TTI"]
     assert result["note"].tolist() == ["no weights; no data", "", ""]
-    assert list(result.columns) == [*table.columns, "note"]
     assert result["folds"].tolist() == [0, 2, 2] and result["episodes"].tolist() == [0, 5, 5]
     assert math.isnan(result["mIoU"][0]) and result["mIoU"][1] == only(table, method="RePRI")["mIoU"]
-    pd.testing.assert_frame_equal(tables.align_with_plan(table, [])[list(table.columns)], table)
-    with pytest.raises(ValueError, match=r"line 2.*'shots'"):
-        tables.align_with_plan(table, [plan("TTI"), {"benchmark": "coco", "method": "TTI"}])
 
 
 def four_folds(method, *shares, **more):
@@ -145,9 +109,8 @@ def four_folds(method, *shares, **more):
 
 def test_reported_values_are_complete_and_agree_with_their_means():
     table = read_reported()
-    assert table["source"].str.len().min() > 20 and table["value"].between(1, 100).all()
-    assert set(table["fold"]) == {"0", "1", "2", "3", "mean"} and set(table["figure"]) <= set(METRICS)
-    assert set(table["benchmark"]) <= set(BENCHMARKS) and not table.drop(columns="spread").isna().any().any()
+    assert set(table["benchmark"]) <= set(BENCHMARKS) and set(table["figure"]) <= set(METRICS)
+    assert table["value"].between(1, 100).all() and not table.drop(columns="spread").isna().any().any()
     wide = table.pivot(index=[*tables.METHOD, "figure"], columns="fold", values="value").dropna()
     assert len(wide) == 28
     assert (wide[list("0123")].mean(axis=1) - wide["mean"]).abs().max() < 0.11  # one decimal in the sources
@@ -159,39 +122,26 @@ def test_reported_values_are_complete_and_agree_with_their_means():
         assert wide.loc[(*line, "mIoU"), [*"0123", "mean"]].tolist() == folds
 
 
-def test_measured_beside_reported():
+def test_measured_beside_reported_values_of_the_same_definition(tmp_path):
     rows = [*four_folds("TTI", 460, 690, 610, 640), *four_folds("ours", 500, 500, 500, 500)]
     rows += four_folds("TTI", 400, 400, 400, 400, encoder="resnet101")  # not reported
-    folds = tables.fold_table(rows)
-    table = beside_reported(folds)
+    table = beside_reported(folds := tables.fold_table(rows))
     tti = table[table["encoder"] == "resnet50"]
     fold0 = only(tti, method="TTI", fold="0")
     assert fold0["mIoU reported"] == 46.54 and fold0["mIoU difference"] == pytest.approx(46 - 46.54)
-    assert "tti_fsvos" in fold0["source"]
     assert only(tti, method="TTI", fold="mean")["mIoU difference"] == pytest.approx(60 - 59.96)
     assert table[(table["method"] == "ours") | (table["encoder"] == "resnet101")]["mIoU reported"].isna().all()
-    assert list(table.columns) == [*folds.columns, "mIoU reported", "mIoU difference", "source"]
     pd.testing.assert_frame_equal(table[list(folds.columns)], folds)
-    with pytest.raises(ValueError, match="'mIou'.*mIoU"):
-        beside_reported(folds, ("mIou",))
     some = beside_reported(tables.fold_table(four_folds("TTI", 460, 690)))  # its mean is not over all folds
-    mean = only(some, fold="mean")
-    assert math.isnan(mean["mIoU reported"]) and math.isnan(mean["mIoU difference"]) and mean["source"] == ""
-    assert only(some, fold="1")["mIoU reported"] == 69.17
+    assert only(some, fold="1")["mIoU reported"] == 69.17 and math.isnan(only(some, fold="mean")["mIoU reported"])
 
-
-def test_only_equal_definitions_are_compared(tmp_path):
     rows = four_folds("HPAN", *[600] * 4, j=0.61, f=0.62) + four_folds("TTI", *[600] * 4, j=0.5, f=0.4)
-    table = beside_reported(tables.score_table(rows), ("mIoU", "Dice", "J", "F"))
-    hpan, tti = only(table, method="HPAN"), only(table, method="TTI")
-    assert math.isnan(hpan["mIoU reported"]) and math.isnan(hpan["Dice reported"])
+    table = beside_reported(tables.score_table(rows), ("mIoU", "Dice", "J", "F"), others=True)
+    hpan, tti, danet = (only(table, method=name) for name in ("HPAN", "TTI", "DANet"))
+    assert hpan[["mIoU reported", "Dice reported"]].isna().all() and tti[["J reported", "F reported"]].isna().all()
     assert hpan["J difference"] == pytest.approx(61 - 63.5) and hpan["F difference"] == pytest.approx(62 - 62.4)
     assert tti["Dice reported"] == 72.6 and tti["mIoU reported"] == 59.96
-    assert math.isnan(tti["J reported"]) and math.isnan(tti["F difference"])
     assert tti["source"].count("tti_fsvos") == 1  # one source for two values
-    others = beside_reported(tables.score_table(rows), ("mIoU", "J"), others=True)
-    assert set(others["method"][2:]) >= {"DANet", "RePRI", "PFENet"} and set(others["shots"]) == {5}
-    danet = only(others, method="DANet")
     assert danet["J reported"] == 58.0 and danet[["mIoU", "mIoU reported", "J difference"]].isna().all()
     path = tmp_path / "reported.csv"
     pd.concat([table := read_reported("coco"), table.iloc[[3]].assign(value=1.0)]).to_csv(path, index=False)

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
-from ttilib.plots.style import STYLES, Looks, Style, line_legend, short, styles, subscripted, text_size, tidy
+from ttilib.plots.style import STYLES, Looks, Style, short, styles, subscripted, text_size, tidy
 from ttilib.results.export import cell_text, metric_of
 
 CHAIN = 8  # at most this many methods are joined by a line
@@ -143,24 +143,6 @@ def run_dots(ax: Axes, run_table: pd.DataFrame, metric: str = "mIoU", looks: Loo
             values, look = means.loc[method].dropna(), looks[method]
             ax.plot(values, [row] * len(values), look["marker"], color=look["color"], alpha=0.75, markeredgewidth=0)
             ax.plot([values.mean()] * 2, [row - 0.32, row + 0.32], color=look["color"], linewidth=1.6)
-
-
-def poolings(ax: Axes, table: pd.DataFrame, metrics: Sequence[str] = ("mIoU", "J"), looks: Looks | None = None) -> None:
-    """Several metrics of the same masks, in percent: a line per method. Where lines cross, the metric sets the ranking.
-
-    Takes `tables.score_table`. Raises ValueError if the table has several blocks.
-    """
-    if len(parts := blocks(table)) > 1:
-        names = "; ".join(title for title, _ in parts)
-        raise ValueError(f"the table has {names}; draw one of them per axes, see comparisons.blocks")
-    looks = looks or styles(table["method"])
-    for _, line in table.iterrows():
-        ax.plot(line[list(metrics)].to_numpy(float), label=line["method"], **looks[line["method"]])
-    tidy(ax, ylabel="percent", integers=False)
-    ax.set_xticks(range(len(metrics)), map(subscripted, metrics))
-    ax.yaxis.set_major_locator(MaxNLocator(5))
-    ax.margins(x=0.08)
-    line_legend(ax)
 
 
 def cost_accuracy(ax: Axes, table: pd.DataFrame, metric: str = "mIoU", looks: Looks | None = None) -> None:
