@@ -1,10 +1,15 @@
-"""Small random tasks with a known object, for the tests of the solver."""
+"""Small tasks: random ones with a known object for the solver, and notebooks for the sweep; and waiting for them."""
 
 from __future__ import annotations
 
+import time
+
+import nbformat
 import torch
 
 from ttilib.solver.task import Task, unit
+
+LIMIT = 300  # seconds after which a test gives up
 
 
 def toy_encoder(images: torch.Tensor) -> torch.Tensor:
@@ -33,3 +38,21 @@ def random_task(
     return Task(
         "test/f0/blob/v0", features[:shots], masks[:shots], valid[:shots], features[shots:], valid[shots:], size, names
     )
+
+
+def write_notebook(path, parameters, work):
+    """A notebook with a cell of parameters and one of work."""
+    cells = [nbformat.v4.new_code_cell(text) for text in (parameters, work)]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+
+
+def eventually(condition, process=None):
+    """What `condition` returns once it is true, while `process` runs."""
+    end = time.monotonic() + LIMIT
+    while not (found := condition()):
+        assert process is None or process.poll() is None, "the process has ended"
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.02)
+    return found
