@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="data/mini", help="synthetic dataset (default: data/mini)")
     parser.add_argument("--encoder", default="outputs/mini/train/ytvis-f0/best.safetensors", help="of fold 0")
-    parser.add_argument("--episodes", type=int, nargs="+", default=[29, 8], help="numbers of the 1-shot episodes")
+    parser.add_argument("--episodes", type=int, nargs="+", default=[30, 17], help="numbers of the 1-shot episodes")
     parser.add_argument("--frames", type=int, default=14)
     parser.add_argument("--out", default="docs/teaser.webp")
     options = parser.parse_args()
