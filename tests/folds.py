@@ -1,7 +1,5 @@
 """Folds without files: names only, small enough to follow by hand."""
 
-from __future__ import annotations
-
 from ttilib.datasets.catalog import Fold
 from ttilib.episodes.episode import episode_of
 from ttilib.episodes.sampling import sampler
@@ -29,11 +27,9 @@ def sequence_fold(shows, corpus="vspw", repeats=1, names=None):
     """Sequences by name, each a list of the classes in every frame: {"a": [(1, 5), (1,)]}."""
     frames = {v: tuple(f"{v}/{t:02d}" for t in range(len(seen))) for v, seen in shows.items()}
     classes = sorted({c for seen in shows.values() for here in seen for c in here})
-    presence = {c: {} for c in classes}
-    for video, seen in shows.items():
-        for c in classes:
-            if visible := tuple(frame for frame, here in zip(frames[video], seen, strict=True) if c in here):
-                presence[c][video] = visible
+    visible = {c: {v: tuple(f for f, here in zip(frames[v], shows[v], strict=True) if c in here) for v in shows}
+               for c in classes}  # fmt: skip
+    presence = {c: {v: some for v, some in seen.items() if some} for c, seen in visible.items()}
     names = names or {c: f"kind_{c}" for c in classes}
     return Fold(corpus, 0, names, (), tuple(classes), frames, presence, (), (), repeats)
 

@@ -3,15 +3,13 @@
 They share no code with ttilib: they draw by their own generators, by the calls that the protocol names.
 """
 
-from __future__ import annotations
-
 import random
 
 import numpy as np
 
 
 class ReleasedYtvis:
-    """The released data set of YouTube-VIS as the protocol tells it: asked for item after item."""
+    """YouTube-VIS."""
 
     def __init__(self, data, shots, seed, multi):
         self.data, self.shots, self.multi, self.rng = data, shots, multi, random.Random(seed)
@@ -41,13 +39,12 @@ class ReleasedSequences:
     def __init__(self, data, shots, seed):
         self.data, self.shots, self.rng = data, shots, np.random.RandomState(seed)
         self.classes_per_seq, self.seqs_per_cls = {}, {c: {} for c in data.novel}
-        for seq, frames in data.frames.items():
-            for frame in frames:
-                for c in sorted(data.novel):
-                    if frame in data.presence[c].get(seq, ()):
-                        if c not in self.classes_per_seq.setdefault(seq, []):
-                            self.classes_per_seq[seq].append(c)
-                        self.seqs_per_cls[c].setdefault(seq, []).append(frame)
+        everything = [(seq, frame, c) for seq in data.frames for frame in data.frames[seq] for c in sorted(data.novel)]
+        for seq, frame, c in everything:
+            if frame in data.presence[c].get(seq, ()):
+                if c not in self.classes_per_seq.setdefault(seq, []):
+                    self.classes_per_seq[seq].append(c)
+                self.seqs_per_cls[c].setdefault(seq, []).append(frame)
         self.data_list = list(self.classes_per_seq) * data.repeats
 
     def __getitem__(self, place):

@@ -9,16 +9,9 @@ from folds import cross, fold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ttilib as tti
 from ttilib.datasets.catalog import Fold
-from ttilib.episodes.episode import (
-    Episode,
-    group_by_batch,
-    read_episodes,
-    sample_episodes,
-    select_episodes,
-    slices,
-    write_episodes,
-)  # fmt: skip
+from ttilib.episodes.episode import Episode, group_by_batch, read_episodes, select_episodes, slices, write_episodes
 from ttilib.files import digest
 
 
@@ -32,22 +25,12 @@ def test_keys_do_not_change_and_global_generators_neither_matter_nor_move():
     def key(*draws):
         return digest([e.key for drawn in draws for e in drawn])
 
-    np.random.seed(5)
     before, data = np.random.get_state()[1].tolist(), fold()
-    assert key(*(sample_episodes(data, k, 2020, "v1", run) for k in (1, 5) for run in (0, 1))) == "b1888e44a16f12e1"
-    assert key(*(sample_episodes(data, k, 2020, "v2", run) for k in (1, 5) for run in (0, 1))) == "97c2b201e4949a3b"
-    assert key(sample_episodes(fold("vspw", repeats=2), 5, run=1)) == "68206b589dd9c9db"
+    assert key(*(tti.sample_episodes(data, k, 2020, "v1", run) for k in (1, 5) for run in (0, 1))) == "b1888e44a16f12e1"
+    assert key(*(tti.sample_episodes(data, k, 2020, "v2", run) for k in (1, 5) for run in (0, 1))) == "97c2b201e4949a3b"
+    assert key(tti.sample_episodes(fold("vspw", repeats=2), 5, run=1)) == "68206b589dd9c9db"
     assert key(cross(pascal_fold(), fold("davis"), 2)) == "25b57d26d0142180"
     assert before == np.random.get_state()[1].tolist()
-
-
-def test_cross_episodes_match_classes_by_name():
-    query = fold("davis", videos=3, shows={1: ["v0"], 5: ["v0", "v2"]})
-    first, last = cross(pascal_fold(), query, 2, seed=4)
-    assert (first.video, last.video, last.query) == ("v0", "v2", query.frames["v2"])
-    assert (last.class_id, last.support_class, last.support_corpus, last.corpus) == (5, 7, "pascal", "davis")
-    assert len(set(last.support)) == 2 and set(last.support) <= {"p1", "p2", "p3"}
-    assert cross(pascal_fold(), replace(query, corpus="ytvis"), 2, 4)[1].query == query.frames["v2"][1:]
 
 
 words, count = st.text(min_size=1, max_size=8), st.integers(0, 99)
@@ -63,7 +46,7 @@ entries = st.tuples(
 def test_a_manifest_gives_the_same_episodes_back(tmp_path_factory, rows):
     path, episodes = tmp_path_factory.getbasetemp() / "episodes.json", [Episode(*row) for row in rows]
     write_episodes(path, episodes)
-    assert read_episodes(path) == tuple(episodes) and len(path.read_text().splitlines()) >= len(episodes) + 3
+    assert read_episodes(path) == tuple(episodes)
     assert len({e.key for e in episodes}) == len(set(episodes))
 
 
@@ -92,23 +75,6 @@ def test_a_damaged_manifest_is_one_sentence_or_episodes(tmp_path_factory, data, 
         assert all(e.key and e.support and e.query and e.seed >= 0 for e in episodes) and isinstance(episodes, tuple)
 
 
-@pytest.mark.parametrize(
-    ("entry", "word"),
-    [({"query": []}, "query"), ({"support_clas": 1}, "support_class"), ({"corpus": "Ytvis"}, "ytvis"), ({}, "hash")],
-)
-def test_edited_manifests_are_refused(tmp_path, entry, word):
-    path = tmp_path / "episodes.json"
-    write_episodes(path, sample_episodes(fold(), 1))
-    content = json.loads(path.read_text())
-    content["episodes"][3] |= entry or {"class_name": "other"}
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"episodes\.json: .*{word}"):
-        read_episodes(path)
-    if not entry:
-        path.write_text(json.dumps({"episodes": content["episodes"]}))  # edited on purpose
-        assert read_episodes(path)[3].class_name == "other"
-
-
 OLD = """{"hash": "78957f105d0096de",
 "episodes": [
 {"corpus": "davis", "fold": 1, "class_id": 5, "class_name": "car", "support": ["p1", "p2"], \
@@ -117,36 +83,36 @@ OLD = """{"hash": "78957f105d0096de",
 """
 
 
-def test_a_manifest_from_before_batches_is_read_and_written_as_it_was(tmp_path):
+def test_a_manifest_from_before_batches_is_written_as_it_was_and_refused_if_edited(tmp_path):
     path = tmp_path / "episodes.json"
     path.write_text(OLD)
     (episode,) = read_episodes(path)
     assert episode.batch is None and episode.key == "78957f105d0096de" != replace(episode, batch=0).key
     write_episodes(path, [episode])
     assert path.read_text() == OLD
+    path.write_text(edited := OLD.replace("car", "bus"))
+    with pytest.raises(ValueError, match=r"episodes\.json: .*hash"):
+        read_episodes(path)
+    path.write_text(edited.replace('"hash": "78957f105d0096de",', ""))  # on purpose
+    assert read_episodes(path)[0].class_name == "bus"
 
 
 def test_episodes_are_selected_by_class_or_video_and_number():
-    episodes = sample_episodes(fold(), 2)
+    episodes = tti.sample_episodes(fold(), 2)
     assert select_episodes(episodes) == select_episodes(episodes, limit=99) == episodes
     of_class, video = tuple(e for e in episodes if e.class_name == "kind_5"), episodes[0].video
-    assert select_episodes(episodes, 1, ["kind_5"]) == of_class[:1] != episodes[:1]
-    either = tuple(e for e in episodes if e.video == video or e.class_name == "kind_5")
-    assert select_episodes(episodes, only=(video, "kind_5")) == either
-    assert 0 < len(of_class) < len(either) < len(episodes)
-    for limit, only, word in ((0, ["kind_5", "kind5"], "'kind5'.*kind_5"), (-1, (), "limit")):
-        with pytest.raises(ValueError, match=word):
-            select_episodes(episodes, limit, only)
+    assert select_episodes(episodes, 1, "kind_5") == of_class[:1] != episodes[:1]
+    either = tuple(e for e in episodes if e.video == video or e in of_class)
+    assert select_episodes(episodes, only=(video, "kind_5")) == either != episodes
 
 
 def test_a_group_is_a_batch_of_one_run():
     def of(batch, run=0, frames=1):
-        query = tuple(f"v/{n}" for n in range(frames))
-        return Episode("minivspw", 0, 1, "bird", ("s",), query, 2020, run=run, batch=batch)
+        return Episode("minivspw", 0, 1, "bird", ("s",), ("v/1",) * frames, 2020, run=run, batch=batch)
 
     mixed = (of(None), of(None), of(0), of(0), of(1), of(1, run=1), of(None))
     assert [list(part) for part in group_by_batch(mixed)] == [[0], [1], [2, 3], [4], [5], [6]]
     assert group_by_batch(()) == () == slices((), 10)
-    mixed = (of(0, frames=4), of(0, frames=4), of(1, frames=1), of(None, frames=6), of(None, frames=20))
+    mixed = (of(0, frames=4), of(0, frames=4), of(1), of(None, frames=6), of(None, frames=20))
     assert [list(part) for part in slices(mixed, 7)] == [[0, 1], [2, 3], [4]]
     assert [list(part) for part in slices(mixed, 1000)] == [[0, 1, 2, 3, 4]]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import ttilib
 from ttilib.sweep.tasks import notebook_parameters
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -50,13 +51,11 @@ def imports_of(path):
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("ttilib.")}
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ttilib":
-            base = ".".join(node.module.split(".")[1:])
-            for alias in node.names:
-                full = f"{base}.{alias.name}".strip(".")
-                found.add(full if full in ORDER else base)
-    return found - {""}
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name.removeprefix("ttilib.") in ORDER else node.module for name in full}
+    return {name.removeprefix("ttilib.") for name in found if name.startswith("ttilib.")}
 
 
 def test_imports_go_one_way_and_the_paper_imports_nothing_of_the_rest():
@@ -113,42 +112,27 @@ def test_words_are_those_of_the_field(path):
 
 
 def test_there_are_few_names_at_the_top_and_each_is_used_in_readme_or_notebooks():
-    import ttilib
-
     assert len(ttilib.__all__) <= 24
     shown = (REPOSITORY / "README.md").read_text() + "".join(path.read_text() for path in NOTEBOOKS)
-    for name in ttilib.__all__:
-        assert f"tti.{name}" in shown, f"{name} is in neither README nor notebooks"
-
-
-def test_there_are_seven_notebooks():
-    assert [path.stem for path in NOTEBOOKS] == [
-        "01_data", "02_train", "03_episode", "04_evaluate", "05_tables", "06_your_video", "07_frozen_encoder",
-    ]  # fmt: skip
+    assert not [name for name in ttilib.__all__ if f"tti.{name}" not in shown]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_clean(path):
-    notebook = json.loads(path.read_text())
+def test_notebooks_are_clean_and_parameters_are_annotated_literals_with_a_meaning(path):
+    notebook, text = json.loads(path.read_text()), words_of(path)
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     assert sum(len("".join(cell["source"]).splitlines()) for cell in code) <= 150
-    text = "\n".join("".join(cell["source"]) for cell in notebook["cells"])
     assert not re.search(r"[\"'](/|[A-Z]:\\)", text), "an absolute path"
     assert not re.search(r"\bOutput\(|\binteract", text), "Output and interact can hang a headless run"
     assert notebook["cells"][0]["cell_type"] == "markdown" and "?" in "".join(notebook["cells"][0]["source"])
     assert "**What we saw.**" in "".join(notebook["cells"][-1]["source"])
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_parameters_are_annotated_literals_with_a_meaning(path):
-    cells = json.loads(path.read_text())["cells"]
-    (cell,) = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    for line in "".join(cell["source"]).splitlines():
+    (lines,) = ["".join(c["source"]).splitlines() for c in code if "parameters" in c["metadata"].get("tags", [])]
+    for line in lines:
         assert re.fullmatch(r"\w+: (int|float|str|bool|list) = .+  # .+", line), line
         ast.literal_eval(line.split(" = ", 1)[1].rsplit("  # ", 1)[0])
-    named = [line.split(":")[0] for line in "".join(cell["source"]).splitlines()]
+    named = [line.split(":")[0] for line in lines]
     assert list(notebook_parameters(path)) == named, "papermill cannot read a line; no '=' or quotes in its comment"
 
 

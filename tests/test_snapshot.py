@@ -25,15 +25,11 @@ SIZE = (65, 113)
 def made_up_fold(dataset: str, form: str) -> Fold:
     """A fold without files: 16 videos of 3 to 6 frames, or 40 images; three novel classes, 1 or 2 in each item."""
     novel, names = (2, 3, 5), {number: f"class {number}" for number in range(1, 6)}
-    count = 40 if form in ("stills", "cross") and dataset != "davis" else 16
-    items = [f"item{n:02d}" for n in range(count)]
-    lengths = [1 if count == 40 else 3 + n % 4 for n in range(count)]
-    frames = {item: tuple(f"{item}/{t}" for t in range(lengths[n])) for n, item in enumerate(items)}
-    shown = {item: (novel[n % 3],) if n % 4 else (novel[n % 3], novel[(n + 1) % 3]) for n, item in enumerate(items)}
-    presence = {
-        number: {item: frames[item][: 1 + n % 5] for n, item in enumerate(items) if number in shown[item]}
-        for number in novel
-    }
+    images = form in ("stills", "cross") and dataset != "davis"
+    items = [f"item{n:02d}" for n in range(40 if images else 16)]
+    frames = {v: tuple(f"{v}/{t}" for t in range(1 if images else 3 + n % 4)) for n, v in enumerate(items)}
+    shown = {v: (novel[n % 3],) if n % 4 else (novel[n % 3], novel[(n + 1) % 3]) for n, v in enumerate(items)}
+    presence = {c: {v: frames[v][: 1 + n % 5] for n, v in enumerate(items) if c in shown[v]} for c in novel}
     return Fold(dataset, 0, names, (1, 4), novel, frames, presence | {1: {}, 4: {}}, (), (), 1, shown)
 
 
@@ -51,36 +47,30 @@ def manifests() -> dict[str, str]:
 
 
 def evaluation(root: Path) -> dict[str, dict[str, list[float]]]:
-    """Means over four episodes, per method and number of shots.
-
-    "soft": foreground probability, prior, bias and norm of the classifier's weights. "scores": IoU, share of predicted
-    pixels, J, F, VC_3 and VC_3 as released, of rows that `evaluate` gives.
-    """
+    """Means over four episodes, per method and number of shots, of `soft_of` and `scores_of`."""
     tti.generate(root, classes=4, videos_per_class=4, frames=(5, 6), stills_per_class=(1, 1), workers=1)
     data = tti.read_benchmark("ytvis-v1", 0, root)
     network = tti.build_encoder("resnet18-mini", 4, seed=3).eval()
-    methods, found = [read_method(name) for name in METHODS], {}
+    extractor, methods, found = FeatureExtractor(network), [read_method(name) for name in METHODS], {}
     for shots in (1, 2):
-        extractor, episodes = FeatureExtractor(network), dict(enumerate(draw_episodes(data, shots)[:4]))
+        episodes = dict(enumerate(draw_episodes(data, shots)[:4]))
+        clips = [tti.load_clip(episode, data.query_root, SIZE) for episode in episodes.values()]
         rows = list(evaluate(episodes, methods, {0: extractor}, {0: data}, SIZE, "", ""))
         for method in methods:
             scores = [scores_of(row) for row in rows if row["method"] == method.name]
-            soft = []
-            for episode in episodes.values():
-                clip = tti.load_clip(episode, data.query_root, SIZE)
-                solution = method.predict(clip, extractor, clip.truth).solution
-                classifier, values = solution.classifier, (solution.probabilities(), solution.prior)
-                values += (classifier.bias, classifier.weight.norm(dim=1))
-                soft.append([float(value.mean()) for value in values])
-            found[f"{method.name}, {shots} shots"] = {
-                "soft": torch.tensor(soft).mean(dim=0).tolist(), "scores": torch.tensor(scores).mean(dim=0).tolist(),
-            }  # fmt: skip
+            soft = [soft_of(method.predict(clip, extractor, clip.truth).solution) for clip in clips]
+            means = {"soft": torch.tensor(soft).mean(dim=0), "scores": torch.tensor(scores).mean(dim=0)}
+            found[f"{method.name}, {shots} shots"] = {name: mean.tolist() for name, mean in means.items()}
     return found
 
 
+def soft_of(solution) -> list[float]:
+    values = solution.probabilities(), solution.prior, solution.classifier.bias, solution.classifier.weight.norm(dim=1)
+    return [float(value.mean()) for value in values]
+
+
 def scores_of(row) -> list[float]:
-    pixels = row["frames"] * SIZE[0] * SIZE[1]
-    iou, share = row["intersection"] / row["union"], row["predicted"] / pixels
+    iou, share = row["intersection"] / row["union"], row["predicted"] / (row["frames"] * SIZE[0] * SIZE[1])
     return [value or 0.0 for value in (iou, share, row["j"], row["f"], row["vc_3"], row["released_vc_3"])]
 
 
