@@ -176,7 +176,8 @@ def make_masks(root: Path, rule: str = "first", on_error: OnError = raise_first,
 def _draw(folder: Path, rule: str, image: AnnotatedImage, tolerant: bool = False) -> list[Exception]:
     """Write the mask of an image; unless `tolerant`, only if all objects can be drawn. Returns the problems."""
     problems: list[Exception] = []
-    labels = coco_masks(image.objects, image.height, image.width, rule, problems.append, image.name)
+    where = f"{_file(folder.parent, split_of(image.name))}: {image.name}"
+    labels = coco_masks(image.objects, image.height, image.width, rule, problems.append, where)
     if tolerant or not problems:
         write_labels(folder / f"{image.name}.png", labels)
     return problems
