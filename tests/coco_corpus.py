@@ -12,12 +12,8 @@ from ttilib.images import write_image
 CATEGORIES = {3: "cup", 7: "fork", 90: "bowl", 11: "cake"}
 """Ids with gaps and out of order: labels 1, 2, 3, 4 are indices of this list."""
 
-TABLE = {
-    "classes": dict(enumerate(CATEGORIES.values(), start=1)),
-    "novel": [[1], [2], [3], [4]],
-    "novel_block": [[4], [3], [2], [1]],
-    "min_pixels": 20,
-}
+TABLE = {"classes": dict(enumerate(CATEGORIES.values(), start=1)), "novel": [[1], [2], [3], [4]], "min_pixels": 20}
+TABLE["novel_block"] = TABLE["novel"][::-1]
 
 
 def name(split: str, number: int) -> str:
@@ -38,8 +34,7 @@ def instance(number: int, image: int, category: int, segmentation: object, crowd
 
 def coco(root: Path, annotations: dict[str, list[dict]], images: dict[str, list[int]]) -> Path:
     """A COCO folder without masks; `images` gives the ids of each split in the order of its annotation file."""
-    table = {**TABLE, "classes": {str(number): label for number, label in TABLE["classes"].items()}}
-    write_json(root / "lists.json", table)
+    write_json(root / "lists.json", {**TABLE, "classes": {str(n): label for n, label in TABLE["classes"].items()}})
     for split, entries in annotations.items():
         listed = []
         for number in images[split]:

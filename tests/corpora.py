@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,15 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from ttilib.files import read_json, write_json, write_text
-from ttilib.images import write_image, write_labels
+from ttilib.images import read_labels, write_image, write_labels
 
 HEIGHT, WIDTH = 18, 32
 
 
 def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
     """A smooth image whose colour depends on the seed."""
-    rows, columns = np.mgrid[:height, :width]
-    channels = (rows * 5 + seed * 40, columns * 5 + seed * 20, rows + columns + seed * 60)
-    return np.stack(channels, axis=-1).astype(np.uint8)
+    y, x = np.mgrid[:height, :width]
+    return np.dstack([y * 5 + seed * 40, x * 5 + seed * 20, y + x + seed * 60]).astype(np.uint8)
 
 
 def block(label: int, top: int, left: int, height: int, width: int, size=(HEIGHT, WIDTH)) -> np.ndarray:
@@ -37,14 +37,8 @@ def polygon(top: int, left: int, height: int, width: int) -> list[list[float]]:
 
 def run_lengths(mask: np.ndarray) -> dict:
     """Uncompressed COCO run lengths, down the columns, beginning with background."""
-    flat = mask.astype(bool).ravel(order="F")
-    counts, current = [0], False
-    for value in flat:
-        if value != current:
-            counts.append(0)
-            current = value
-        counts[-1] += 1
-    return {"size": list(mask.shape), "counts": counts}
+    flat = mask.astype(bool).ravel(order="F").tolist()
+    return {"size": list(mask.shape), "counts": [0] * flat[0] + [len(list(run)) for _, run in groupby(flat)]}
 
 
 def compressed(mask: np.ndarray) -> dict:
@@ -54,10 +48,7 @@ def compressed(mask: np.ndarray) -> dict:
 
 
 def ytvis(root: Path, shows: dict[str, list[list[int]]], classes: int = 5) -> Path:
-    """A YouTube-VIS folder; `shows` gives for each video the class ids visible in each frame.
-
-    Video ids count from 11, instances are squares of 6 pixels at (2, 3 * class); one track per class.
-    """
+    """A YouTube-VIS folder; `shows`: the class ids in each frame of each video, squares of 6 at (2, 3 * class)."""
     names = {str(number): f"kind_{number}" for number in range(1, classes + 1)}
     novel = [[number for number in range(1, classes + 1) if (number - 1) % 4 == k] for k in range(4)]
     write_json(root / "lists.json", {"classes": names, "novel": novel})
@@ -79,8 +70,7 @@ def ytvis(root: Path, shows: dict[str, list[list[int]]], classes: int = 5) -> Pa
 
 def rewrite(root: Path, change: Callable[[dict], object]) -> Path:
     """Rewrite train.json after `change` has edited its content in place; returns its path."""
-    path = root / "train" / "train.json"
-    content = read_json(path)
+    content = read_json(path := root / "train" / "train.json")
     change(content)
     write_json(path, content)
     return path
@@ -89,8 +79,7 @@ def rewrite(root: Path, change: Callable[[dict], object]) -> Path:
 def pascal(root: Path, stills: dict[str, np.ndarray], val: tuple[str, ...], min_pixels: int = 20) -> Path:
     """A Pascal folder with four classes of one fold each; images not in `val` are for training."""
     names = {str(number): f"kind_{number}" for number in range(1, 5)}
-    table = {"classes": names, "novel": [[1], [2], [3], [4]], "min_pixels": min_pixels}
-    write_json(root / "lists.json", table)
+    write_json(root / "lists.json", {"classes": names, "novel": [[1], [2], [3], [4]], "min_pixels": min_pixels})
     for seed, (name, labels) in enumerate(stills.items()):
         write_image(root / "JPEGImages" / f"{name}.jpg", picture(seed, *labels.shape))
         write_labels(root / "SegmentationClassAug" / f"{name}.png", labels)
@@ -128,7 +117,6 @@ def palette_png(path: Path, labels: np.ndarray) -> Path:
     """Labels as a palette PNG whose colours are nothing like its indices."""
     image = Image.fromarray(labels)
     image.putpalette([(37 * value) % 256 for value in range(768)])
-    path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
     return path
 
@@ -156,9 +144,8 @@ def davis_2016(root: Path, masks: dict[str, list[np.ndarray]], resolution: str =
 def davis_2017(root: Path, masks: dict[str, list[np.ndarray]], resolution: str = "Full-Resolution") -> Path:
     """DAVIS 2017: palette masks that number the parts of the object."""
     sequences(root, masks, f"JPEGImages/{resolution}/{{}}", f"Annotations/{resolution}/{{}}")
-    for name, frames in masks.items():
-        for time, mask in enumerate(frames):
-            palette_png(root / "Annotations" / resolution / name / f"{8 + time}.png", mask)
+    for path in (root / "Annotations" / resolution).rglob("*.png"):
+        palette_png(path, read_labels(path))
     return root
 
 

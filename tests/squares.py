@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ttilib.encoders.pspnet import Architecture, build_encoder
+from ttilib.files import parse_json
 from ttilib.training import distributed
-from ttilib.training.config import ContrastConfig, TrainConfig
+from ttilib.training.config import TrainConfig
 from ttilib.training.train import Items, fit
 
 TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (8, 8, 16, 16), stem="plain", pyramid=4, features=16)
@@ -25,10 +26,7 @@ QUICK = TrainConfig(
 
 
 class Squares(Dataset):
-    """Red squares are class 1, green ones class 2; from epoch `poisoned` on the images hold infinities.
-
-    `ignored`: columns with the ignore label, more in later images.
-    """
+    """Red squares: class 1, green: 2; from epoch `poisoned` on infinities; `ignored`: columns, more in later images."""
 
     def __init__(self, length: int, seed: int, poisoned: int = 999, ignored: int = 0) -> None:
         self.length, self.seed, self.poisoned, self.ignored, self.epoch = length, seed, poisoned, ignored, 0
@@ -56,20 +54,12 @@ class Squares(Dataset):
         return torch.from_numpy(image), torch.from_numpy(labels)
 
 
-class Windows(Dataset):
+class Windows(Squares):
     """Two noisy images of the same squares, without labels; a border is not valid. Any index will do."""
 
-    def __init__(self, length: int, seed: int) -> None:
-        self.images, self.seed, self.epoch = Squares(length, seed), seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, rng = self.images[index % len(self)][0], np.random.default_rng([self.seed, self.epoch, index])
+        image = Squares(self.length, self.seed)[index % self.length][0]
+        rng = np.random.default_rng([self.seed, self.epoch, index])
         noise = torch.from_numpy(rng.normal(0, 0.2, (1, 2, 3, 33, 33)).astype(np.float32))
         valid = torch.ones(1, 2, 33, 33, dtype=torch.bool)
         valid[:, :, : index % 20] = False
@@ -93,22 +83,14 @@ def learn(folder: Path, config: TrainConfig, double: bool = False, **squares: in
     yield from fit(network, shown, held_out, folder, config, {"corpus": "squares", "fold": 0})
 
 
-def as_config(settings: dict) -> TrainConfig:
-    """The configuration that `asdict` took apart."""
-    contrast = settings.pop("contrast")
-    settings["milestones"] = tuple(settings["milestones"])
-    return TrainConfig(**settings, contrast=contrast and ContrastConfig(**contrast))
-
-
 def main() -> None:
     """folder, configuration and options of the images as JSON; prints the number of every step done."""
     torch.set_num_threads(1)
-    folder, settings, options = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    config = parse_json(sys.argv[2], TrainConfig, "configuration")
     with distributed.process_group():
-        for progress in learn(folder, as_config(settings), **options):
+        for progress in learn(Path(sys.argv[1]), config, **json.loads(sys.argv[3])):
             if distributed.rank() == 0:
-                sys.stdout.write(f"{progress.step}\n")
-                sys.stdout.flush()
+                print(progress.step, flush=True)
 
 
 def command(folder: Path, config: TrainConfig, many: int = 1, **squares: int) -> list[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from ttilib.datasets import masks as module
-from ttilib.datasets.masks import census, count, decode, large_labels
+from ttilib.datasets.masks import census, decode, large_labels
 from ttilib.images import write_labels
 
 
@@ -21,16 +21,6 @@ def test_both_run_lengths_of_any_mask_give_it_back(mask):
     for segmentation in (run_lengths(mask), compressed(mask)):
         np.testing.assert_array_equal(decode(segmentation, *mask.shape), mask)
         np.testing.assert_array_equal(decode(msgspec.Raw(json.dumps(segmentation).encode()), *mask.shape), mask)
-
-
-@given(text=st.text(st.characters(min_codepoint=44, max_codepoint=115), max_size=9))
-def test_compressed_run_lengths_cover_the_image_or_are_refused(text):
-    """Too short, they would leave memory as it was found."""
-    try:
-        mask = decode({"size": [4, 5], "counts": text}, 4, 5)
-    except ValueError:
-        return
-    assert compressed(mask)["counts"] == compressed(decode(compressed(mask), 4, 5))["counts"] and mask.size == 20
 
 
 def test_polygons_by_hand():
@@ -48,12 +38,8 @@ def test_polygons_by_hand():
         ({"size": [4, 5], "counts": [19]}, "add up to 19"),
         ({"size": [4, 5], "counts": [2**32 + 10, 10]}, "counts"),
         ({"size": [4, 5], "counts": "0"}, "add up to 0"),
-        ({"size": [4, 5], "counts": [25, -5]}, "counts"),
-        ({"counts": [20]}, "size"),
         ([[0.0, 0.0, 1.0]], "corners"),
-        ([[[1, 2], [3, 4], [5, 6]]], "float"),
         ([[1, 2, float("nan"), 4, 5, 6]], "outside"),
-        ([[1e9, 1, 2, 3, 4, 5]], "outside"),
         ([[0, 0, 9, 9] * 10**5], "longer"),
         (5, "int"),
     ],
@@ -65,39 +51,26 @@ def test_segmentations_that_do_not_fit_are_refused(segmentation, word):
 
 def masks(folder, labels=(3, 5, 255)):
     """Maps of 18 x 32 = 576 pixels with a rectangle of 4 * (place + 1) pixels of each label."""
-    paths = []
+    paths = [folder / f"{place}.png" for place in range(len(labels))]
     for place, label in enumerate(labels):
-        paths.append(folder / f"{place}.png")
-        write_labels(paths[-1], block(label, 2, 3, place + 1, 4))
+        write_labels(paths[place], block(label, 2, 3, place + 1, 4))
     return paths
 
 
-@given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=40)))
-def test_counts_are_those_of_a_slow_program(labels):
-    values, pixels = np.unique(labels, return_counts=True)
-    assert list(count(labels).items()) == list(zip(values.tolist(), pixels.tolist(), strict=True))
+def test_masks_are_counted_in_order_and_a_failure_is_not_remembered(tmp_path):
+    first, second, third = masks(tmp_path)
+    broken_png(second, "cut off")
+    with pytest.raises(ValueError, match=r"1\.png"):
+        census([first, second])
+    palette_png(second, block(6, 0, 0, 2, 2))
+    found = census([third, first, second, third])
+    assert list(found.items()) == [(third, {0: 564, 255: 12}), (first, {0: 572, 3: 4}), (second, {0: 572, 6: 4})]
 
 
 def test_large_labels_by_hand():
     counts = {0: 60, 1: 20, 2: 15, 255: 5}
     assert large_labels(counts, {}) == {0, 1, 2, 255}
     assert large_labels(counts, {"min_pixels": 16}) == large_labels(counts, {"min_share": 0.2}) == {0, 1}
-
-
-def test_masks_are_counted_in_order_and_unreadable_ones_reported(tmp_path):
-    first, second, third = masks(tmp_path)
-    palette_png(second, block(6, 0, 0, 2, 2))
-    found = census([third, first, second, third])
-    assert list(found.items()) == [(third, {0: 564, 255: 12}), (first, {0: 572, 3: 4}), (second, {0: 572, 6: 4})]
-    assert len(list(tmp_path.iterdir())) == 3  # no file
-    for how in ("cut off", "missing"):
-        broken_png(second, how)
-        with pytest.raises((ValueError, FileNotFoundError), match=r"1\.png"):
-            census([first, second])
-        errors = []
-        assert list(census([first, second, third], errors.append)) == [first, third] and len(errors) == 1
-    write_labels(second, block(8, 0, 0, 1, 1))  # repaired: the failure is not remembered
-    assert census([second])[second] == {0: 575, 8: 1}
 
 
 def test_saved_counts_are_used_while_the_file_is_unchanged_and_move_with_the_folder(tmp_path, monkeypatch):
@@ -120,20 +93,12 @@ def test_saved_counts_are_used_while_the_file_is_unchanged_and_move_with_the_fol
         monkeypatch.setattr(module, "_counted", {})
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{".": {"0.png": 7}}', '{".": {"0.png": [1, 2, 3, "0", 576]}}'])
-def test_a_damaged_file_of_counts_is_reported_and_not_used(tmp_path, text):
-    paths, errors = masks(tmp_path), []
-    (tmp_path / "census.json").write_text(text)
-    assert census(paths, errors.append, cached=tmp_path / "census.json")[paths[0]] == {0: 572, 3: 4}
-    assert "census.json" in str(*errors)
-
-
-def test_two_processes_count_like_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("text", ["{", '{".": {"0.png": [1, 2, 3, "0", 576]}}'])
+def test_two_processes_count_like_one_and_damaged_counts_are_reported_and_not_used(tmp_path, monkeypatch, text):
     monkeypatch.setattr(module, "MANY", 6)
-    paths = [tmp_path / f"{n}.png" for n in range(9)]
-    for n, path in enumerate(paths):
-        write_labels(path, np.full((3, 5), n, dtype=np.uint8))
-    broken, errors = [broken_png(paths[n], "empty") for n in (2, 7)], []
-    found = census(paths, errors.append, workers=2)
-    assert found == {path: {n: 15} for n, path in enumerate(paths) if path not in broken}
-    assert [str(error).split(": ")[0] for error in errors] == [str(path) for path in broken]
+    paths, cached, errors = masks(tmp_path, range(1, 10)), tmp_path / "census.json", []
+    cached.write_text(text)
+    broken = [broken_png(paths[n], "empty") for n in (2, 7)]
+    found = census(paths, errors.append, workers=2, cached=cached)
+    assert found == {path: {0: 572 - 4 * n, n + 1: 4 * n + 4} for n, path in enumerate(paths) if path not in broken}
+    assert [str(error).split(": ")[0] for error in errors] == [str(path) for path in (cached, *broken)]

@@ -1,19 +1,19 @@
 """The published lists expand to the very bytes they were published as, and are what readers use."""
 
 import hashlib
-import shutil
 
 import pytest
+from coco_corpus import TABLE, box, coco, instance
+from coco_corpus import name as coco_name
 from corpora import block, minivspw, picture, sequences
 
 from ttilib.datasets.base import raise_first
-from ttilib.datasets.catalog import find_dataset, read_fold, read_table
+from ttilib.datasets.catalog import read_fold, read_table
 from ttilib.datasets.coco import CocoReader
 from ttilib.datasets.pascal import PascalReader, published_lines
 from ttilib.datasets.vspw import minivspw_listed, minivspw_table, published_list
 from ttilib.files import lists_folder, write_json, write_text
 from ttilib.images import write_image, write_labels
-from ttilib.tools.doctor import examine, prepare
 
 
 def table_of_readme():
@@ -36,7 +36,7 @@ def test_every_list_expands_to_the_published_bytes():
         folder, name = released.removesuffix(".txt").split("/")
         ours = f"{RELEASED.get(folder, folder)}/{name}"
         lines = published_lines(ours)
-        text = "".join(f"{line}\n" for line in lines)
+        text = "\n".join([*lines, ""])
         assert hashlib.md5(text.encode(), usedforsecurity=False).hexdigest() == md5, ours
         assert str(len(lines)) == count and lines[0] == first
         if sequence_count:
@@ -63,7 +63,6 @@ def test_classes_lead_to_the_published_lists(tmp_path):
 
 
 def images(root, files):
-    """An image and a mask for each pair of names."""
     for place, (image, mask) in enumerate(files):
         write_image(root / image, picture(place))
         write_labels(root / mask, block(1, 2, 2, 9, 9))
@@ -75,14 +74,10 @@ def test_pascal_and_coco_take_the_published_order_and_say_in_one_sentence_what_i
     errors = []
     ids = [lines[n][0].split("/")[1].removesuffix(".jpg") for n in (5, 9, 700)]
     assert PascalReader(tmp_path / "pascal").names("val", {}, errors.append) == tuple(ids)
-    (about,) = map(str, errors)
-    assert "1446 of the 1449 frames of the published list pascal/val are not here, first 2007_000033" in about
+    about = "1446 of the 1449 frames of the published list pascal/val are not here, first 2007_000033"
+    assert about in str(*errors)
     with pytest.raises(FileNotFoundError, match="5953 of the 5953"):
         PascalReader(tmp_path / "pascal").names("train", {}, raise_first)
-    (tmp_path / "pascal" / "JPEGImages" / f"{ids[0]}.jpg").unlink()
-    assert PascalReader(tmp_path / "pascal").names("val", {}, errors.append) == tuple(ids[1:])
-    write_text(tmp_path / "pascal" / "val.txt", " ".join(lines[0]) + "\n")  # one's own list wins
-    assert PascalReader(tmp_path / "pascal").names("val", {}, raise_first) == ("2007_000033",)
     lines = [line.split() for line in published_lines("coco/val")]
     images(tmp_path / "coco", [lines[n] for n in (9, 0, 3)])
     names = tuple(lines[n][0].split("/")[1].removesuffix(".jpg") for n in (0, 3, 9))
@@ -90,28 +85,10 @@ def test_pascal_and_coco_take_the_published_order_and_say_in_one_sentence_what_i
 
 
 def test_coco_without_a_published_image_has_the_order_of_its_annotations(tmp_path):
-    table = read_table("coco")
-    categories = [{"id": number, "name": name} for number, name in table["classes"].items()]
-    files = [f"COCO_val2014_{number:012d}.jpg" for number in (999999999997, 999999999991)]
-    write_image(tmp_path / "val2014" / files[0], picture(1))
-    listed = [{"id": n, "file_name": file, "height": 8, "width": 8} for n, file in enumerate(files)]
-    triangle = {"category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]], "iscrowd": 0}
-    boxes = [triangle | {"id": n, "image_id": n} for n in (0, 1)]
-    content = {"images": listed, "annotations": boxes, "categories": categories}
-    write_json(tmp_path / "annotations" / "instances_val2014.json", content)
-    assert CocoReader(tmp_path).names("val", table, raise_first) == tuple(file.removesuffix(".jpg") for file in files)
-
-
-def test_doctor_names_what_the_published_lists_have_and_the_disk_lacks(tmp_path):
-    for split in ("train", "val"):
-        images(tmp_path, [line.split() for line in published_lines(f"pascal/{split}")[:3]])
-    report = examine("pascal", tmp_path, folds=(0,), shots=(1,))
-    missing = [f.found for f in report.findings if "published list" in f.found]
-    assert [text.split(",")[0] for text in missing] == [
-        "5950 of the 5953 frames of the published list pascal/train are not here",
-        "1446 of the 1449 frames of the published list pascal/val are not here",
-    ]
-    assert not report.ok and report.files == {"images": 6, "masks": 6}
+    numbers = [999999999997, 999999999991]
+    coco(tmp_path, {"val": [instance(n, n, 7, [box(0, 0, 4, 4)]) for n in numbers]}, {"val": numbers})
+    (tmp_path / "lists.json").unlink()
+    assert CocoReader(tmp_path).names("val", TABLE, raise_first) == tuple(coco_name("val", n) for n in numbers)
 
 
 def test_minivspw_takes_the_frames_of_the_published_list(tmp_path):
@@ -127,43 +104,18 @@ def test_minivspw_takes_the_frames_of_the_published_list(tmp_path):
     assert "2107 of the 2109 frames of the published list minivspw/3" in str(*errors)
     by_rule, _ = minivspw_listed(root, (109,), (), raise_first)
     assert by_rule[sequence][0] == f"{sequence}/00000003"
-    table = minivspw_table(root, read_table("pascal"))
-    scan = find_dataset("minivspw").scan(root, table, (), table["novel"][3], [].append)
-    assert scan.frames == listed
 
 
 def test_vspw_takes_the_published_frames_unless_other_sizes_are_asked_for(tmp_path):
     lines = published_lines("vspw/test_3")
     sequence, first = lines[0].split(" ")[0], lines[0].split("/")[-1].removesuffix(".png")
-    masks = {sequence: [block(109, 2, 2, 12, 12), block(109, 2, 2, 12, 12)]}
-    sequences(tmp_path, masks, "data/{}/origin", "data/{}/mask")
-    for part, ending in (("origin", "jpg"), ("mask", "png")):
-        (tmp_path / "data" / sequence / part / f"8.{ending}").rename(
-            tmp_path / "data" / sequence / part / f"{first}.{ending}"
-        )
+    sequences(tmp_path, {sequence: [block(109, 2, 2, 12, 12)] * 2}, "data/{}/origin", "data/{}/mask")
+    for file in ("origin/{}.jpg", "mask/{}.png"):
+        (tmp_path / "data" / sequence / file.format(8)).rename(tmp_path / "data" / sequence / file.format(first))
     write_text(tmp_path / "val.txt", f"{sequence}\n")
     errors = []
     fold = read_fold("vspw", 3, tmp_path, on_error=errors.append)
     assert fold.presence[109] == {sequence: (f"{sequence}/{first}",)}  # frame 9 is in no list
     assert len(fold.frames[sequence]) == 2 and fold.val == ()
     assert "4059 of the 4060 frames of the published list vspw/test_3 are not here" in str(*errors)
-    larger = {**read_table("vspw"), "min_pixels": 140}
-    assert len(read_fold("vspw", 3, tmp_path, larger).presence[109][sequence]) == 2
-
-
-def test_prepare_counts_once_what_later_scans_need(tmp_path, monkeypatch):
-    from ttilib.datasets import masks
-
-    for split in ("train", "val"):
-        pairs = [line.split() for line in published_lines(f"pascal/{split}")[:2]]
-        images(tmp_path, pairs)
-        write_text(tmp_path / f"{split}.txt", "".join(f"{' '.join(pair)}\n" for pair in pairs))
-    assert prepare("pascal", tmp_path) == {tmp_path / "lists" / "census.json": 4}
-    before = read_fold("pascal", 0, tmp_path)
-    monkeypatch.setattr(masks, "_counted", {})
-    monkeypatch.setattr(masks, "read_labels", lambda *_: pytest.fail("counted again"))
-    assert read_fold("pascal", 0, tmp_path) == before
-    shutil.rmtree(tmp_path / "lists")
-    monkeypatch.setattr(masks, "_counted", {})
-    with pytest.raises(pytest.fail.Exception):
-        prepare("pascal", tmp_path)
+    assert len(read_fold("vspw", 3, tmp_path, {**read_table("vspw"), "min_pixels": 140}).presence[109][sequence]) == 2
