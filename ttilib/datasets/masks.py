@@ -76,8 +76,10 @@ def read_segmentation(segmentation: object, height: int, width: int, where: str)
     Raises ValueError, starting with `where`, unless run lengths cover the image and corners are near it.
     """
     form = RunLengths | Polygons | None
-    raw = isinstance(segmentation, msgspec.Raw)
-    found = (parse_json(segmentation, form, where) if raw else convert(segmentation, form, where)) or []
+    if isinstance(segmentation, msgspec.Raw):
+        found = parse_json(segmentation, form, where) or []
+    else:
+        found = convert(segmentation, form, where) or []
     if isinstance(found, RunLengths):
         found.counts = _decompress(found.counts) if isinstance(found.counts, str) else found.counts
         wrong, total = "", sum(found.counts)
@@ -131,6 +133,7 @@ def decode(segmentation: object, height: int, width: int, where: str = "mask") -
 def fill(segmentation: RunLengths | Polygons, height: int, width: int) -> Bool[np.ndarray, "{height} {width}"]:
     """The inside of a segmentation that `read_segmentation` has returned."""
     if isinstance(segmentation, RunLengths):
+        assert not isinstance(segmentation.counts, str)
         inside = np.arange(len(segmentation.counts)) % 2 == 1
         return np.repeat(inside, segmentation.counts).reshape((height, width), order="F")
     polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # fewer corners have no inside

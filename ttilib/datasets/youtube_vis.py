@@ -158,8 +158,8 @@ def scan_ytvis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnErro
             masks = [entry.segmentations for entry in entries if entry.category_id == number]
             if visible := tuple(f for f, *found in zip(frames, *masks, strict=True) if any(found)):
                 presence[number][video] = visible
-    frames = {name: video.frames for name, video in index.videos.items()}
-    return Scan(frames, presence, *split_videos(presence, base))
+    listed = {name: video.frames for name, video in index.videos.items()}
+    return Scan(listed, presence, *split_videos(presence, base))
 
 
 class YtvisReader:

@@ -171,7 +171,7 @@ def load_encoder(
     if isinstance(encoder, nn.Module):
         with naming(encoder):
             encoder.eval().requires_grad_(False)
-        encoder.spec = spec  # for messages
+        vars(encoder)["spec"] = spec  # for messages
     return encoder
 
 

@@ -269,7 +269,8 @@ def _object_masks(
     names = [_name(item, index) for index, item in enumerate(items)]
     stored = [_labels(item, name) for item, name in zip(items, names, strict=True)]
     if label is None:
-        stored, label = _find_object(names, stored)
+        found, label = _find_object(names, stored)
+        stored = list(found)
     if label == IGNORE_LABEL:
         return [(mask == label).astype(np.uint8) for mask in stored]
     return [np.where(mask == IGNORE_LABEL, IGNORE_LABEL, mask == label).astype(np.uint8) for mask in stored]

@@ -256,7 +256,7 @@ def masks_of(row: Mapping[str, Any], path: Path | str, shape: Sequence[int] | No
     where, size = f"{path}: masks of episode {row['key']} (index {row['index']}) by {row['method']!r}", row["size"]
     if shape is not None and [len(row["frames"]), *size] != list(shape):
         raise ValueError(f"{where} are {[len(row['frames']), *size]}, its frames {list(shape)}; evaluate it again")
-    frames = [decode({"size": size, "counts": counts}, *size, where) for counts in row["frames"]]
+    frames = [decode({"size": size, "counts": counts}, size[0], size[1], where) for counts in row["frames"]]
     return torch.from_numpy(np.stack(frames) if frames else np.zeros((0, *size), dtype=bool))
 
 
