@@ -171,11 +171,8 @@ def test_a_changed_file_is_read_as_it_was_or_refused_in_one_sentence(
     valid: Path, tmp_path: Path, name: str, beside: bool, seed: int
 ) -> None:
     rng, before = random.Random(seed), torch.full((6,), 0.1)
-    for left in tmp_path.iterdir():
-        left.unlink()
-    (tmp_path / name).write_bytes((valid / name).read_bytes())
-    if beside or name != "best.pth":  # a .pth without metadata has the checksums of its archive only
-        (tmp_path / "best.json").write_bytes((valid / "best.json").read_bytes())
+    for each in (name, "best.json"):
+        (tmp_path / each).write_bytes((valid / each).read_bytes())
     spoiled = tmp_path / ("best.json" if beside else name)
     spoiled.write_bytes(damaged(spoiled.read_bytes(), rng))
     try:

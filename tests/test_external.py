@@ -125,6 +125,17 @@ def test_plain_values_can_be_written_and_end_whatever_is_given() -> None:
     assert found == {"1": "nan", "t": "Tensor (2, 3)", "d": "torch.float16"}
 
 
+def test_a_flipped_bit_of_an_archive_is_noticed(tmp_path: Path) -> None:
+    path, tensor = tmp_path / "best.pth", torch.arange(500.0)
+    torch.save({"a": tensor}, path)
+    content = path.read_bytes()
+    begin = content.index(tensor.numpy().tobytes())
+    for byte in range(begin, begin + 2000, 111):
+        path.write_bytes(content[:byte] + bytes([content[byte] ^ 4]) + content[byte + 1 :])
+        with pytest.raises(ValueError, match="best.pth: a damaged archive"):
+            read_foreign(path)
+
+
 def test_state_and_prefix() -> None:
     """A prefix is removed only if all names have it; what cannot be weights is refused."""
     one = torch.ones(1)
