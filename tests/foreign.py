@@ -1,7 +1,5 @@
 """Files as other people publish them, with the names and shapes of the real ones and small on disk."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

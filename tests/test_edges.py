@@ -4,8 +4,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from ttilib.solver import edges
 from ttilib.solver.edges import grabcut_refine, guided_filter
@@ -19,9 +17,6 @@ def implementation(request, monkeypatch):
         monkeypatch.setattr(edges, "OPENCV_FILTER", None)
 
 
-# --- guided filter ---
-
-
 def smooth(rng, *shape):
     """Values in [0, 1] with detail at three scales."""
     coarse = [rng.normal(0, 0.25 / n, (*shape[:-2], n + 2, n + 3)) for n in (1, 3, 9)]
@@ -29,18 +24,11 @@ def smooth(rng, *shape):
     return (0.5 + sum(planes)).clamp(0, 1).float()
 
 
-def frames(kind, size=(21, 26), count=2):
-    rng = np.random.default_rng(3)
-    if kind == "noise":
-        return torch.tensor(rng.random((count, 3, *size)), dtype=torch.float32)
+def frames(kind):
     if kind == "grey steps":  # three equal channels: the worst case for an inverse
-        rows, columns = np.mgrid[: size[0], : size[1]]
-        return torch.tensor((rows // 6 + columns // 6) % 2).float().expand(count, 3, *size).clone()
-    return smooth(rng, count, 3, *size) * (0.05 if kind == "dark" else 1)
-
-
-def probabilities(size=(21, 26), count=2):
-    return torch.sigmoid(8 * (smooth(np.random.default_rng(5), 1, count, *size)[0] - 0.5))
+        rows, columns = np.mgrid[:21, :26]
+        return torch.tensor((rows // 6 + columns // 6) % 2).float().expand(2, 3, -1, -1).clone()
+    return smooth(np.random.default_rng(3), 2, 3, 21, 26) * (0.05 if kind == "dark" else 1)
 
 
 def by_the_equations(p, guide, radius, eps):
@@ -62,10 +50,10 @@ def by_the_equations(p, guide, radius, eps):
     return sum(a * plane for a, plane in zip(means[:3], guide, strict=True)) + means[3]
 
 
-@pytest.mark.parametrize("kind", ["smooth", "noise", "grey steps", "dark"])
+@pytest.mark.parametrize("kind", ["smooth", "grey steps", "dark"])
 @pytest.mark.parametrize("radius, eps", [(8, 1e-3), (3, 1e-4)])
 def test_equations_of_the_article(implementation, kind, radius, eps):
-    p, guide = probabilities(), frames(kind)
+    p, guide = torch.sigmoid(8 * (smooth(np.random.default_rng(5), 1, 2, 21, 26)[0] - 0.5)), frames(kind)
     found = guided_filter(p, guide, radius, eps)
     for one, probability, frame in zip(found, p, guide, strict=True):
         expected = by_the_equations(probability, frame, radius, eps).clip(0, 1)
@@ -76,9 +64,6 @@ def test_equations_of_the_article(implementation, kind, radius, eps):
     assert torch.equal(guided_filter(p, guide, radius, eps)[0], found[0]) and alone.dtype == torch.float64
     assert not guided_filter(p, guide, radius, eps)[1].any()  # an absent object stays absent
     assert found.min() >= 0 and found.max() <= 1
-
-
-# --- GrabCut ---
 
 
 def blocky(mask, cell=8):
@@ -99,21 +84,6 @@ def painted(mask, noise=0.05, seed=0):
     return (colours + noise * grain).clamp(0, 1)
 
 
-def ambiguous(seed, size=(72, 96)):
-    """A blocky disc on clouds of many colours: the result depends on how these are grouped."""
-    generator = torch.Generator().manual_seed(seed)
-    y, x = torch.meshgrid(*(torch.arange(length) // 8 for length in size), indexing="ij")
-    mask = (y - 4) ** 2 + (x - 5 - seed % 2) ** 2 <= 8
-    clouds = torch.nn.functional.interpolate(torch.rand(1, 3, 5, 6, generator=generator), size, mode="bicubic")
-    return mask[None], (clouds + 0.03 * torch.randn(1, 3, *size, generator=generator)).clamp(0, 1)
-
-
-def border_distance(mask):
-    """Distance of every pixel from the nearest one of the other kind."""
-    kinds = [kind.numpy().astype(np.uint8) for kind in (mask, ~mask)]
-    return sum(cv2.distanceTransform(kind, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for kind in kinds)
-
-
 def test_the_border_is_found_to_the_pixel():
     truths = torch.stack([ellipse(), ellipse((40, 40), (20, 22)), ellipse((96, 0), (60, 70))])
     masks, guide = blocky(truths), torch.stack([painted(truth, seed=n) for n, truth in enumerate(truths)])
@@ -126,10 +96,11 @@ def test_the_border_is_found_to_the_pixel():
     assert torch.equal(grabcut_refine(kept, guide), kept)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 9), st.integers(1, 3))
-def test_no_pixel_farther_than_the_band_from_the_border_changes(seed, band, steps):
-    masks, guide = ambiguous(seed)
-    found = grabcut_refine(masks, guide, band, steps)
-    assert not torch.equal(found, masks)
-    assert not (border_distance(masks[0])[(found != masks)[0].numpy()] > band + 0.5).any()
+@pytest.mark.parametrize("band, steps", [(1, 1), (2, 3), (4, 2), (9, 1)])
+def test_no_pixel_farther_than_the_band_from_the_border_changes(band, steps):
+    """Here the object is elsewhere, so that everything near the border wants to change."""
+    masks, guide = blocky(ellipse())[None], painted(ellipse((20, 20), (60, 70)))[None]
+    changed = (grabcut_refine(masks, guide, band, steps) != masks)[0].numpy()
+    kinds = [kind.numpy().astype(np.uint8) for kind in (masks[0], ~masks[0])]
+    distance = sum(cv2.distanceTransform(kind, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for kind in kinds)
+    assert changed.any() and not (distance[changed] > band + 0.5).any()

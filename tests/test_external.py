@@ -1,7 +1,5 @@
 """External encoders: nothing in a file is run, damage is noticed, and errors of functions carry their names."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -15,12 +13,10 @@ import numpy as np
 import pytest
 import torch
 from foreign import save_with_settings
-from torch import nn
 
 from ttilib.encoders.checkpoints import fingerprint, load_encoder
 from ttilib.encoders.external import plain, read_foreign, state_of
 from ttilib.encoders.layers import MultiLayerEncoder
-from ttilib.encoders.pspnet import ARCHITECTURES, INITIAL
 
 
 @pytest.fixture(params=["zip", "legacy"])
@@ -79,7 +75,7 @@ def test_a_module_is_not_even_imported(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     "content",
     [
-        b"", b"PK\x03\x04 and no more", b"weights", b"\x80\x02}", b"\x80\x02].",
+        b"PK\x03\x04 and no more", b"\x80\x02].",
         b"\x80\x02cx\nNamespace\nU\x01a\x85R.",  # called with an argument
         b"\x80\x02cx\nNamespace\n)\x81N}U\x09__class__ccollections\nOrderedDict\ns\x86b.",  # given another class
         b"\x80\x02cposix\nCfgNode\n)\x81.",  # of a module that torch never allows
@@ -94,20 +90,14 @@ def test_what_is_no_file_of_tensors_and_settings_is_refused(content: bytes, tmp_
         archive.writestr("archive/data.pkl", bytes(10**7))
     with pytest.raises(ValueError, match="best.pth: .*compression"):
         read_foreign(tmp_path / "best.pth")
-    for missing in (tmp_path, tmp_path / "other.pth"):
-        with pytest.raises(FileNotFoundError, match=str(missing)):
-            read_foreign(missing)
 
 
 def test_settings_come_as_plain_values(legacy: bool, tmp_path: Path) -> None:
-    path, given_settings = tmp_path / "best.pth", {"bins": (1, 2), "lr": 0.0025, "name": None, "on": True}
+    path, given = tmp_path / "best.pth", {"bins": (1, 2), "lr": 0.0025, "name": None, "on": True}
     nested = {"temperature": 0.1, "options": argparse.Namespace(gpus=[0, 1], inner=argparse.Namespace(x="y"))}
-    save_with_settings(path, {"epoch": 3}, given_settings, nested, legacy)
-    found = plain(read_foreign(path)["args"])
+    save_with_settings(path, {"epoch": 3}, given, nested, legacy)
     more = {"temperature": 0.1, "options": {"gpus": [0, 1], "inner": {"x": "y"}}}
-    assert found == {"bins": [1, 2], "lr": 0.0025, "name": None, "on": True, "more": more}
-    torch.save({"args": argparse.Namespace(a=1)}, path, _use_new_zipfile_serialization=not legacy)
-    assert read_foreign(path)["args"] == {"a": 1}
+    assert plain(read_foreign(path)["args"]) == {**given, "bins": [1, 2], "more": more}
     torch.save({"epoch": np.float64(3)}, path)
     with pytest.raises(ValueError, match="references numpy"):
         read_foreign(path)
@@ -119,10 +109,8 @@ def test_plain_values_can_be_written_and_end_whatever_is_given() -> None:
     wide: list = ["x"] * 10
     for _ in range(15):
         wide = [wide] * 10
-    text = json.dumps(plain([endless, wide, 10**5000, "\ud800"]), allow_nan=False)
+    text = json.dumps(plain([endless, wide, 10**5000, "\ud800", float("nan")]), allow_nan=False)
     assert 0 < text.count("here") < 10 and len(text.encode()) < 10**6
-    found = plain({1: float("nan"), "t": torch.ones(2, 3), "d": torch.float16})
-    assert found == {"1": "nan", "t": "Tensor (2, 3)", "d": "torch.float16"}
 
 
 def test_a_flipped_bit_of_an_archive_is_noticed(tmp_path: Path) -> None:
@@ -146,30 +134,19 @@ def test_state_and_prefix() -> None:
             state_of("file", content)
 
 
-# --- functions ---
-
 PLUGIN = """
 from __future__ import annotations
 import sys, torch
-from dataclasses import dataclass
-
-@dataclass
-class Blocks:
-    size: int = 8
-    def __call__(self, images):
-        assert images.shape[-1] < 300, "sides must be short"
-        return torch.nn.functional.avg_pool2d(images, self.size, ceil_mode=True)
 
 class Network(torch.nn.Module):
-    def forward(self, images): return Blocks()(images)
+    def forward(self, images):
+        assert images.shape[-1] < 300, "sides must be short"
+        return torch.nn.functional.avg_pool2d(images, 8, ceil_mode=True)
 
-def load(): return Blocks()
-def number(): return 5
-def needs(name): return Blocks()
-def wrong(): return {}["nothing"]
+def load(): return Network().forward
+def needs(name): return load()
 def leave(): sys.exit(0)
 def halts(): return lambda images: sys.exit(0)
-def divides(): return lambda images: images[1 // 0]
 def tuples(): return lambda images: (images, images)
 """
 
@@ -177,9 +154,8 @@ def tuples(): return lambda images: (images, images)
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_encoder.py").write_text(PLUGIN)
-    (tmp_path / "needy_encoder.py").write_text("import no_such_thing_at_all")
+    (tmp_path / "needy.py").write_text("import no_such_thing_at_all")
     (tmp_path / "torn.py").write_text("def load(:")
-    (tmp_path / "leaves.py").write_text("raise SystemExit(0)")
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
@@ -189,7 +165,6 @@ def test_an_encoder_may_be_a_function_of_a_file_or_module(plugins: Path) -> None
         assert load_encoder(spec)(torch.ones(1, 3, 17, 9)).shape == (1, 3, 3, 2)
     network = load_encoder("my_encoder:Network")
     assert not network.training and network.state_dict() == {} and len(fingerprint(network)) == 16
-    assert isinstance(load_encoder("torch.nn:Identity"), nn.Identity)
     with pytest.raises(FileNotFoundError, match=r"other.py: no such file"):
         load_encoder(f"{plugins}/other.py:load")
     with pytest.warns(UserWarning, match="'resnet18-mini' has untrained weights"):
@@ -201,18 +176,14 @@ def test_an_encoder_may_be_a_function_of_a_file_or_module(plugins: Path) -> None
 @pytest.mark.parametrize(
     ("spec", "found"),
     [
-        ("my_encoder:lood", "did you mean load"), ("my_encoder:number", "int"), ("my_encoder:needs", "TypeError.*name"),
-        ("my_encoder:wrong", "KeyError"), ("my_encoder:leave", "SystemExit"), ("no_such.net:load", "install"),
-        ("needy_encoder:load", "no_such_thing_at_all"), ("{}/needy_encoder.py:load", "no_such_thing_at_all"),
-        ("{}/torn.py:load", "SyntaxError"), ("leaves:load", "SystemExit"), ("os:system", "TypeError"),
-        ("my_encoder:halts", "SystemExit"), ("my_encoder:divides", "ZeroDivisionError"),
-        ("my_encoder:tuples", "its output is a tuple"), ("my_encoder:Network", "AssertionError: sides must be short"),
-        ("my_encoder:load", "AssertionError"),
+        ("my_encoder:lood", "did you mean load"), ("my_encoder:needs", "TypeError.*name"),
+        ("my_encoder:leave", "SystemExit"), ("my_encoder:halts", "SystemExit"), ("no_such.net:load", "install"),
+        ("needy:load", "no_such_thing_at_all"), ("{}/needy.py:load", "no_such_thing_at_all"),
+        ("{}/torn.py:load", "SyntaxError"), ("os:system", "TypeError"), ("my_encoder:tuples", "its output is a tuple"),
+        ("my_encoder:Network", "AssertionError: sides must be short"),
     ],
 )  # fmt: skip
-def test_whatever_a_function_raises_or_returns_is_one_sentence_with_its_name(
-    spec: str, found: str, plugins: Path
-) -> None:
+def test_whatever_a_function_raises_or_returns_is_one_sentence_with_its_name(spec, found, plugins: Path) -> None:
     spec = spec.format(plugins)
     with pytest.raises(ValueError, match=f"^encoder {spec}: .*{found}"):
         MultiLayerEncoder(load_encoder(spec))(torch.rand(1, 3, 33, 400))
@@ -227,6 +198,4 @@ def test_the_adapter_in_the_documentation_works(repository: Path, tmp_path: Path
     encoder = load_encoder(f"{tmp_path}/dino.py:untrained")
     features = encoder(torch.rand(1, 3, 50, 70))
     assert features.shape == (1, 384, 7, 9) and features.isfinite().all()
-    assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
     assert features.flatten(2).std(-1).min() > 0  # cells differ
-    assert all(f"`{name}`" in text for name in (*ARCHITECTURES, *INITIAL.values()))

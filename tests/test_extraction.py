@@ -1,9 +1,7 @@
 """The mean of an encoder, its subtraction, layers and cache: against the formulas cell by cell in float64."""
 
-from __future__ import annotations
-
-import time
-from dataclasses import fields, replace
+from dataclasses import replace
+from operator import eq
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,6 @@ from ttilib.solver.extraction import (
     image_folder,
     load_extractor,
     load_means,
-    means_path,
     measure_means,
     save_means,
 )
@@ -39,25 +36,21 @@ ID = "0123abcd"
 
 
 class Stages(nn.Module):
-    """Two layers of positive features on two grids; records the batch sizes it gets, and the time of each."""
+    """Two layers of positive features on two grids; records the batch sizes it gets."""
 
-    def __init__(self, pause: float = 0.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng():
             torch.default_generator.manual_seed(1)
             self.early = nn.Sequential(nn.Conv2d(3, 5, 3, 4, 1), nn.Softplus())
             self.late = nn.Sequential(nn.Conv2d(5, 8, 3, 2, 1), nn.Softplus())
         self.eval().requires_grad_(False)
-        self.pause, self.seen, self.took = pause, [], []
+        self.seen = []
 
     def forward(self, images: Tensor) -> Tensor:
-        begin = time.perf_counter()
-        time.sleep(self.pause)
-        features = self.late(self.early(images))
         if images.any():  # not the image of zeros that finds the number of channels
             self.seen.append(len(images))
-            self.took.append(time.perf_counter() - begin)
-        return features
+        return self.late(self.early(images))
 
 
 def padded_clip(seed: int = 0) -> Clip:
@@ -84,10 +77,9 @@ def unreadable(frames: Frames) -> Frames:
 
 
 def assert_same(found: Task, expected: Task) -> None:
-    for field in fields(Task):
-        a, b = getattr(found, field.name), getattr(expected, field.name)
-        same = torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, Tensor) else a == b
-        assert same, field.name
+    for name, value in vars(expected).items():
+        same = torch.equal if isinstance(value, Tensor) else eq
+        assert same(getattr(found, name), value), name
 
 
 def assert_close(found: Tensor, expected: Tensor) -> None:
@@ -123,9 +115,6 @@ def some_means(layers: tuple[str, ...] = (), channels: tuple[int, ...] = (8,), s
     return FeatureMean(ID, layers, channels, values, 7)
 
 
-# --- the mean and its file ---
-
-
 @pytest.mark.parametrize("layers", [(), BOTH])
 def test_the_mean_is_that_of_all_valid_cells_however_they_are_batched(layers) -> None:
     encoder = Stages()
@@ -144,38 +133,31 @@ def test_the_mean_is_that_of_all_valid_cells_however_they_are_batched(layers) ->
 
 def test_too_few_images_features_that_are_not_finite_and_unfit_means_or_weights_are_refused() -> None:
     image, valid = torch.rand(1, 3, 17, 25), torch.ones(1, 17, 25, dtype=torch.bool)
-    padding = (image.expand(4, -1, -1, -1), torch.zeros(4, 17, 25, dtype=torch.bool))
     with pytest.raises(ValueError, match="means of 1 images"):
-        measure_means(MultiLayerEncoder(Stages()), "", [(image, valid), padding])
-    for length in (float("nan"), float("inf"), 1e30):  # the last would be divided by an infinite length
+        measure_means(MultiLayerEncoder(Stages()), "", [(image, valid), (image, ~valid)])
+    for length in (float("nan"), 1e30):  # the last would be divided by an infinite length
         with pytest.raises(ValueError, match="encoder function: .*NaN"):
             measure_means(MultiLayerEncoder(lambda images, length=length: length * images), "", [(image, valid)] * 2)
     with pytest.raises(ValueError, match="means of layers early late .* the encoder gives"):
         MeanCentered(MultiLayerEncoder(Stages(), BOTH[::-1]), some_means(BOTH, (5, 8)))
-    for weights in ((1.0,), (-1.0, 1.0), (0.0, 0.0)):
-        with pytest.raises(ValueError, match="give 2, one per layer"):
-            MeanCentered(MultiLayerEncoder(Stages(), BOTH), None, weights)
+    with pytest.raises(ValueError, match="give 2, one per layer"):
+        MeanCentered(MultiLayerEncoder(Stages(), BOTH), None, (0.0, 0.0))
 
 
 def test_means_survive_their_file_and_others_or_damaged_ones_are_refused(tmp_path: Path) -> None:
     path, means = tmp_path / "deep" / "own.means.safetensors", some_means(BOTH, (5, 8))
     with pytest.raises(FileNotFoundError, match=r"own\.means\.safetensors"):
         load_means(path)
-    with pytest.raises(ValueError, match=r"a\.npz"):
-        save_means(tmp_path / "a.npz", means)
-    with pytest.raises(ValueError, match=r"encoder encoder\.py:load: .*--out"):
-        means_path("encoder.py:load")
-    assert means_path("published/best.pth") == Path("published/best.means.safetensors")
     save_means(path, means)
-    for found in (load_means(path), load_means(str(path), ID, list(BOTH)), load_means(path, None, BOTH)):
-        assert torch.equal(found.values, means.values) and replace(found, values=means.values) == means
+    found = load_means(str(path), ID, list(BOTH))
+    assert torch.equal(found.values, means.values) and replace(found, values=means.values) == means
     for expected in ((ID[:4] + "0000", BOTH), ("", BOTH), (ID, ("early",)), (ID, BOTH[::-1])):
         with pytest.raises(ValueError, match=r"own\.means\.safetensors: means of encoder 0123abcd, layers early late"):
             load_means(path, *expected)
     intact = path.read_bytes()
-    damaged = [b"", b"not at all", intact[:30], intact[:-4], intact.replace(b'channels\\": [5', b'channels\\": [6')]
-    damaged += [intact.replace(b"means of an", b"beans of an"), intact[:-1] + bytes([intact[-1] ^ 1])]
-    for content in damaged:
+    last_bit = intact[:-4] + bytes([intact[-4] ^ 1]) + intact[-3:]  # of a value; only the checksum notices
+    channels = intact.replace(b'channels\\": [5', b'channels\\": [6')
+    for content in (last_bit, channels, intact[:-4], intact.replace(b"means of an", b"beans of an")):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"own\.means\.safetensors: not a file of means"):
             load_means(path)
@@ -183,9 +165,6 @@ def test_means_survive_their_file_and_others_or_damaged_ones_are_refused(tmp_pat
     save_means(path, replace(means, values=1000 * means.values))  # longer than a mean of unit features
     with pytest.raises(ValueError, match="damaged"):
         load_means(path)
-
-
-# --- features of a pipeline ---
 
 
 def test_the_mean_is_measured_once_and_cached(tmp_path) -> None:
@@ -202,7 +181,7 @@ def test_the_mean_is_measured_once_and_cached(tmp_path) -> None:
     assert_same(again.task(clip, POOL), task)
     assert encoder.seen == [1] * 5 + [2, 8, 1] * 2  # features were cached as well
     others = [("9999ffff", images, ()), (ID, images, BOTH), (ID, random_images(name="frame"), ())]
-    others += [(ID, random_images(count=4), ()), (ID, random_images(size=(49, 57)), ())]
+    others += [(ID, random_images(size=(49, 57)), ())]
     for number, (identity, frames, layers) in enumerate(others, start=2):
         FeatureExtractor(encoder, identity, tmp_path, mean_images=frames).task(clip, replace(POOL, layers=layers))
         assert len(list((tmp_path / "means").iterdir())) == number
@@ -215,12 +194,11 @@ def test_the_mean_of_an_episode_is_that_of_its_own_images_from_cached_features(t
     images, valid = torch.cat([clip.support, clip.query]), torch.cat([clip.support_valid, clip.query_valid])
     own = list(zip(images, valid, strict=True))
     mean = mean_of(encoder, own)
-    assert all((mean - mean_of(encoder, part)).abs().max() > 1e-4 for part in (own[:2], own[2:]))
     encoder.seen.clear()
     extractor = FeatureExtractor(encoder, ID, tmp_path, mean_images=unreadable(random_images()))
     plain, task = extractor.task(clip), extractor.task(clip, EPISODE)
     assert extractor.task(clip, replace(EPISODE, guided=0.1)) is task  # the same features
-    assert encoder.seen == [2, 8, 1] and not torch.equal(task.query, plain.query)
+    assert encoder.seen == [2, 8, 1]
     assert_same(plain, extract(encoder, clip))
     assert_close(task.query, centred(encoder, clip.query, mean))
     assert_close(task.support, centred(encoder, clip.support, mean))
@@ -245,26 +223,6 @@ def test_layers_are_concatenated_with_their_weights_and_cached_separately(tmp_pa
     assert encoder.seen == [2, 8, 1] * 4 and len(list(tmp_path.iterdir())) == 4
 
 
-@pytest.mark.parametrize("pipeline", [POOL, EPISODE])
-def test_seconds_count_the_clip_once_per_task_whether_computed_or_cached(tmp_path, pipeline) -> None:
-    encoder, clips = Stages(pause=0.01), [padded_clip(), padded_clip(1)]
-    first, again, uncached = (
-        FeatureExtractor(encoder, ID, folder, mean_images=random_images()) for folder in (tmp_path, tmp_path, None)
-    )
-    for extractor in (first, uncached):
-        extractor.task(clips[0], pipeline)
-        assert extractor.seconds >= sum(encoder.took[-3:])
-    once = first.seconds
-    first.task(clips[1], pipeline)
-    both, calls = first.seconds, len(encoder.took)
-    for clip in (clips[1], clips[0], clips[0]):
-        again.task(clip, pipeline)
-    assert again.seconds == pytest.approx(both + once) and len(encoder.took) == calls
-
-
-# --- by an encoder's name ---
-
-
 @pytest.fixture
 def checkpoint(tmp_path) -> Path:
     about = {"corpus": "ytvis", "fold": 1, "base": ["kind_9", "kind_2", "kind_3"]}
@@ -274,19 +232,15 @@ def checkpoint(tmp_path) -> Path:
 
 def test_the_mean_beside_a_checkpoint_is_used_unless_another_is_named(tmp_path, checkpoint, monkeypatch) -> None:
     clip, extractor = padded_clip(), load_extractor(checkpoint, tmp_path / "features")
-    assert extractor.fingerprint == fingerprint(extractor.encoder) and not extractor.encoder.training
     assert_same(extractor.task(clip), extract(extractor.encoder, clip))
     assert [path.name for path in (tmp_path / "features").iterdir()] == [extractor.fingerprint]
-    channels, files = MultiLayerEncoder(extractor.encoder).channels, {}
-    for seed, path in enumerate((checkpoint.with_name("best.means.safetensors"), tmp_path / "own.safetensors")):
-        means = some_means((), channels, seed)
+    beside, own = checkpoint.with_name("best.means.safetensors"), tmp_path / "own.safetensors"
+    sources = {beside: {"mean_images": unreadable(random_images())}, own: {"means": own}}
+    for seed, (path, named) in enumerate(sources.items()):
+        means = some_means((), (128,), seed)
         save_means(path, replace(means, encoder=extractor.fingerprint, values=means.values / 8))
-        files[path] = FeatureExtractor(extractor.encoder, extractor.fingerprint, None, path).task(clip, POOL)
-    beside, own = files.values()
-    found = load_extractor(str(checkpoint.parent), mean_images=unreadable(random_images())).task(clip, POOL)
-    assert_same(found, beside)
-    assert_same(load_extractor(checkpoint, means=tmp_path / "own.safetensors").task(clip, POOL), own)
-    assert not torch.equal(beside.query, own.query)
+        expected = centred(extractor.encoder, clip.query, means.values / 8)
+        assert_close(load_extractor(str(checkpoint.parent), **named).task(clip, POOL).query, expected)
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("def load():\n    return lambda images: images[:, :, ::8, ::8] + 5\n")
     save_means("mine.means.safetensors", replace(some_means((), (3,)), encoder=""))  # not beside a checkpoint
@@ -294,25 +248,22 @@ def test_the_mean_beside_a_checkpoint_is_used_unless_another_is_named(tmp_path, 
     assert (mine.fingerprint, mine.folder, mine.means_file) == ("", None, "")  # no weights, so nothing is cached
     with pytest.raises(ValueError, match="kind_9, novel in ytvis fold 0"):
         load_extractor(checkpoint, fold=replace(fold(), base=(2,), novel=(9,)))
-    for device in ("bogus", "meta") if torch.cuda.is_available() else ("cuda", "meta"):
-        with pytest.raises(ValueError, match=f"device '{device}'"):
-            load_extractor(checkpoint, device=device)
+    with pytest.raises(ValueError, match="device 'meta'"):
+        load_extractor(checkpoint, device="meta")
 
 
 def test_the_command_measures_what_the_library_measures(checkpoint, tmp_path, capsys) -> None:
     folder = tmp_path / "images"
-    for index in range(12):
-        image = np.random.default_rng(index).integers(0, 255, (30, 40, 3) if index % 3 else (40, 30, 3), dtype=np.uint8)
-        write_image(folder / "ab"[index % 2] / f"{index}.{'jpg' if index % 2 else 'PNG'}", image)
+    names = [f"a/{index}.PNG" for index in range(6)] + [f"b/{index}.jpg" for index in range(6)]
+    for index, name in enumerate(names):
+        write_image(folder / name, np.random.default_rng(index).integers(0, 255, (30, 40, 3), dtype=np.uint8))
     (folder / "a" / "._0.PNG").write_text("no image")
-    names = [f"a/{index}.PNG" for index in range(0, 12, 2)] + [f"b/{index}.jpg" for index in range(1, 12, 2)]
     images = image_folder(folder, (33, 49), 5)
     assert list(image_folder(folder, (33, 49)).names) == names  # in order, evenly subsampled
     assert list(images.names) == [names[index] for index in (0, 2, 4, 7, 9)]
     words = ["means", str(folder), "--size", "33", "49", "--limit", "5", "--encoder"]
     assert main([*words, str(checkpoint.parent), "--layers", "layer2", "layer3"]) == 0
     beside, encoder = checkpoint.with_name("best.means.safetensors"), load_encoder(checkpoint)
-    assert str(beside) in capsys.readouterr().out
     found = load_means(beside, fingerprint(encoder), ("layer2", "layer3"))
     chosen = [(image[None], valid[None]) for image, _, valid in images]
     expected = measure_means(MultiLayerEncoder(encoder, ("layer2", "layer3")), "", chosen)

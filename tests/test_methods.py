@@ -19,16 +19,11 @@ from ttilib.solver.task import extract, oracle_prior
 PLAIN = PipelineConfig()
 
 
-# --- from text ---
-
-
 @pytest.mark.parametrize(
     ("text", "config", "pipeline"),
     [
-        ("TTI window=5 temporal_weight=0.5", SolverConfig(window=5, temporal_weight=0.5), PLAIN),
         ("RePRI temporal_weight=None", SolverConfig(), PLAIN),
         ("TTI prior_update=none temporal_start=9", SolverConfig(prior_update=None, temporal_start=9), PLAIN),
-        ("TTI divisor=video negative=background", SolverConfig(divisor="video", negative="background"), PLAIN),
         ("TTI layers=layer2+layer3.5 layer_weights=0.7+1", SolverConfig(),
          PipelineConfig(layers=("layer2", "layer3.5"), layer_weights=(0.7, 1.0))),
         ("RePRI guided=0.05 guided_eps=1e-4 cut=0.02", CONFIGS["RePRI"],
@@ -46,7 +41,7 @@ def test_settings_of_solver_and_pipeline_stand_side_by_side(text, config, pipeli
 
 def test_a_name_alone_is_the_method_and_any_method_can_have_an_oracle_prior():
     assert all(read_method(name) is METHODS[name] for name in METHODS)
-    assert {name: METHODS[name] for name in CONFIGS} == {n: TransductiveMethod(n, CONFIGS[n], PLAIN) for n in CONFIGS}
+    assert all(METHODS[name] == TransductiveMethod(name, config, PLAIN) for name, config in CONFIGS.items())
     assert (ORACLE.steps, ORACLE.kl_weight, ORACLE.entropy_weight, ORACLE.temporal_weight) == (299, 1.0, 0.1, 0.0)
     assert read_method("oracle noise=0.2") == TransductiveMethod("oracle noise=0.2", ORACLE, PLAIN, "oracle", 0.2)
     method, text = read_method("  frozen \t prior = oracle\n noise=-0.5 "), "frozen prior=oracle noise=-0.5"
@@ -56,23 +51,15 @@ def test_a_name_alone_is_the_method_and_any_method_can_have_an_oracle_prior():
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("tti", r"did you mean TTI\?"),
-        ("", "choose one of .*frozen"),
-        ("TTI windw=5", r"did you mean window\?"),
-        ("TTI window", "'window' is not a setting"),
-        ("TTI window=3 window=5", "window is given twice"),
-        ("TTI window=2.5", "window=2.5"),
-        ("TTI noise=0.1", "noise"),
-        ("oracle noise=-1.5", "noise=-1.5"),
+        ("tti", r"did you mean TTI\?"), ("", "choose one of .*frozen"), ("TTI windw=5", r"did you mean window\?"),
+        ("TTI window", "'window' is not a setting"), ("TTI window=3 window=5", "window is given twice"),
+        ("TTI window=2.5", "window=2.5"), ("TTI noise=0.1", "noise"), ("oracle noise=-1.5", "noise=-1.5"),
     ],
-)
+)  # fmt: skip
 def test_other_texts_are_refused_in_one_sentence(text, word):
     with pytest.raises(ValueError, match=f"^method {re.escape(repr(text))}: .*{word}") as caught:
         read_method(text)
     assert "\n" not in str(caught.value)
-
-
-# --- predict ---
 
 
 @pytest.mark.parametrize(
@@ -94,30 +81,23 @@ def test_what_cannot_be_predicted_names_method_and_episode():
         read_method("oracle noise=0.2").predict(synthetic_clip(), FeatureExtractor(Mock(side_effect=AssertionError)))
     with pytest.raises(FloatingPointError, match="method 'TTI steps=2': .*synthetic/0"):
         read_method("TTI steps=2").predict(synthetic_clip(), FeatureExtractor(lambda images: 0 * images))
+    check_means("own.means", [METHODS["RePRI"], METHODS["frozen"]])
     with pytest.raises(ValueError, match="own.means: .*RePRI, TTI"):
         check_means("own.means", [METHODS["RePRI"], METHODS["TTI"]])
-    check_means("own.means", [METHODS["RePRI"], METHODS["frozen"]])
-
-
-# --- after the solver ---
 
 
 def test_masks_are_refined_by_what_the_pipeline_has():
     """Radii are fractions of the diagonal, which is 70.2 pixels here."""
     clip = synthetic_clip(frames=3, size=(41, 57))
     solution = solve(extract(toy_encoder, clip), SolverConfig(steps=5))
-    smooth = {eps: guided_filter(solution.probabilities(), clip.query, 4, eps) > 0.5 for eps in (1e-3, 1e-1)}
+    smooth = guided_filter(solution.probabilities(), clip.query, 4, 0.1) > 0.5
     expected = {
         PLAIN: solution.masks(),
-        PipelineConfig(guided_eps=0.1): solution.masks(),
-        PipelineConfig(guided=0.06): smooth[1e-3],
-        PipelineConfig(guided=0.06, guided_eps=0.1): smooth[1e-1],
-        PipelineConfig(cut=0.13): grabcut_refine(solution.masks(), clip.query, 9),
-        PipelineConfig(guided=0.06, guided_eps=0.1, cut=0.07): grabcut_refine(smooth[1e-1], clip.query, 5),
+        PipelineConfig(guided=0.06): guided_filter(solution.probabilities(), clip.query, 4, 1e-3) > 0.5,
+        PipelineConfig(guided=0.06, guided_eps=0.1, cut=0.07): grabcut_refine(smooth, clip.query, 5),
         PipelineConfig(guided=1e-4): guided_filter(solution.probabilities(), clip.query, 1) > 0.5,  # at least 1 pixel
         PipelineConfig("pool", ("a", "b"), (1.0, 2.0), cut=1e-4): grabcut_refine(solution.masks(), clip.query, 1),
     }
     for pipeline, masks in expected.items():
         assert torch.equal(refine_masks(solution, clip, pipeline), masks), pipeline
-    assert torch.equal(refine_masks(solution, clip), solution.masks())
-    assert len({masks.numpy().tobytes() for masks in expected.values()}) >= 6
+    assert len({masks.numpy().tobytes() for masks in expected.values()}) >= 4

@@ -50,7 +50,7 @@ def test_gradient_is_that_of_the_formulas(
     task = replace(task, query_norm=norm, batch_frames=batch)
     prior = 0.05 + 0.9 * torch.rand(frames, generator=generator, dtype=torch.float64)
     config = SolverConfig(
-        window=window, divisor=divisor, negative=negative, local_weight=parts[0], global_weight=parts[1]
+        divisor=divisor, window=window, negative=negative, local_weight=parts[0], global_weight=parts[1]
     )
     assert_equal(Objective(task, prior, Weights(1.3, 0.7, 0.4, 0.9), config), seed)
 
@@ -64,9 +64,8 @@ def test_chunks_of_frames_do_not_change_the_gradient(monkeypatch):
 
 
 def test_saturated_probabilities_give_finite_gradients():
-    objective = Objective(
-        random_task(dtype=torch.float32), torch.tensor([0.0, 1.0, 0.5, 0.5, 0.5]), Weights(1, 1, 1, 1)
-    )
+    prior = torch.tensor([0.0, 1.0, 0.5, 0.5, 0.5])
+    objective = Objective(random_task(dtype=torch.float32), prior, Weights(1, 1, 1, 1))
     for bias in (1e4, -1e4):
         classifier = Classifier(torch.ones(5, 8), torch.full((5,), bias))
         assert all(gradient.isfinite().all() for gradient in objective.gradient(classifier))

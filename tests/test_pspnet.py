@@ -1,7 +1,5 @@
 """Networks: tensors named and shaped as released, the grid of cells, and initial weights."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -10,6 +8,8 @@ import pytest
 import torch
 from foreign import TINY, initial, state
 from torch import nn
+from torchvision.models import VGG16_BN_Weights
+from torchvision.models.vgg import cfgs, make_layers
 
 from ttilib.encoders.checkpoints import fingerprint, on_meta_device
 from ttilib.encoders.pspnet import (
@@ -44,13 +44,12 @@ def test_tensors_are_named_and_shaped_as_released(name: str, count: int, numbers
     shapes = {key: list(value.shape) for key, value in on_meta(name).state_dict().items()}
     assert len(shapes) == count and sum(value.numel() for value in on_meta(name).state_dict().values()) == numbers
     assert digest(shapes) == expected
-    assert shapes["bottleneck.0.weight"] == [512, 4096 if name.startswith("resnet") else 1024, 3, 3]
 
 
 def test_grid_of_cells() -> None:
     for name, size, grid, stage3 in (
-        ("resnet50", (241, 425), (31, 54), 1024), ("resnet18", (100, 64), (13, 8), 256),
-        ("vgg16-dilated", (241, 425), (31, 54), 512), ("vgg16", (417, 417), (27, 27), 512),
+        ("resnet18", (100, 64), (13, 8), 256), ("vgg16-dilated", (241, 425), (31, 54), 512),
+        ("vgg16", (417, 417), (27, 27), 512),
     ):  # fmt: skip
         network, images = on_meta(name), torch.empty(2, 3, *size, device="meta")
         assert network(images).shape == (2, find_architecture(name).features, *grid)
@@ -62,14 +61,14 @@ def test_grid_of_cells() -> None:
 def test_late_stages_are_dilated_not_strided(name: str) -> None:
     network = on_meta(name)
     for stage, rate in ((network.layer3, 2), (network.layer4, 4)):
-        for conv in (m for m in stage.modules() if isinstance(m, nn.Conv2d)):
-            assert conv.stride == (1, 1) and conv.dilation == ((rate, rate) if conv.kernel_size == (3, 3) else (1, 1))
-            assert conv.padding == (conv.dilation if conv.kernel_size == (3, 3) else (0, 0))
+        layers = [m for m in stage.modules() if isinstance(m, nn.Conv2d)]
+        found = {(m.kernel_size[0], m.stride[0], m.dilation[0], m.padding[0]) for m in layers}
+        assert found == {(1, 1, 1, 0), (3, 1, rate, rate)}
     first = network.layer2[0]
     assert (first.conv2 if name == "resnet50" else first.conv1).stride == (2, 2)  # on a 3x3, never on a 1x1
 
 
-@pytest.mark.parametrize(("width", "symmetric"), [(65, True), (57, True), (64, False)])
+@pytest.mark.parametrize(("width", "symmetric"), [(65, True), (64, False)])
 def test_cells_lie_on_every_eighth_pixel(width: int, symmetric: bool) -> None:
     """Mirrored filters give a mirrored image mirrored logits, but only if cells span it edge to edge."""
     network = build_encoder(TINY, 2).eval()
@@ -79,9 +78,7 @@ def test_cells_lie_on_every_eighth_pixel(width: int, symmetric: bool) -> None:
                 module.weight += module.weight.flip(-1)
         images = torch.rand(1, 3, 33, width)
         there, back = network.logits(images), network.logits(images.flip(-1)).flip(-1)
-        further = network.bottleneck(network.ppm(network.layer4(network.stage3(images))))
     assert torch.allclose(there, back, rtol=1e-4, atol=1e-4 * there.std().item()) == symmetric
-    assert torch.equal(network(images), further)
 
 
 def test_pyramid_adds_the_mean_of_the_image() -> None:
@@ -92,18 +89,14 @@ def test_pyramid_adds_the_mean_of_the_image() -> None:
     assert out.shape == (1, 3 + 4, 4, 5) and torch.equal(out[:, :3], x)
     expected = (x.mean((2, 3)) @ torch.tensor([1.0, 2.0, 3.0])) / (1 + 1e-5) ** 0.5  # batch norm as it starts
     torch.testing.assert_close(out[:, 3], expected.view(1, 1, 1).expand(1, 4, 5))
-    assert [pooled[0].output_size for pooled in pyramid.features] == [1, 2, 3, 6]
     torch.testing.assert_close(resize(torch.tensor([[[[0.0, 8.0]]]]), (1, 9)).flatten(), torch.arange(9.0))
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
-    first, before = build_encoder(TINY, 3, seed=4), torch.get_rng_state()
-    assert fingerprint(first) == fingerprint(build_encoder(TINY, 3, seed=4)) != fingerprint(build_encoder(TINY, 3))
-    with seeded(2**63 + 5):
-        values = torch.rand(3)
-    with pytest.raises(KeyError), seeded(2**63 + 5):
-        assert torch.equal(torch.rand(3), values)
-        raise KeyError
+    before, seeds = torch.get_rng_state(), (4, 4, 2**63 + 5, 0)
+    assert len({fingerprint(build_encoder(TINY, 3, seed=seed)) for seed in seeds}) == 3
+    with pytest.raises(KeyError), seeded(5):
+        raise KeyError(torch.rand(3))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -113,57 +106,22 @@ def test_convolutions_start_as_he_et_al_2015() -> None:
     assert layers[-1].weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
 
 
-def test_gradients_reach_all_parameters() -> None:
-    """Also for two images: the released network mistakes a batch of exactly two for something else."""
-    network = build_encoder(TINY, 3).train()
-    network.logits(torch.rand(2, 3, 33, 33)).square().mean().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
-
-
-# --- ImageNet weights ---
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """torch.hub's folder of checkpoints."""
+def test_vgg_computes_what_torchvision_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On 64 pixels no row is incomplete, so the stages are torchvision's layers 0 to 42; and its weights fit."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    return tmp_path / "checkpoints"
-
-
-def test_vgg_computes_what_torchvision_computes(hub: Path) -> None:
-    """On 64 pixels no row is incomplete, so the stages are torchvision's layers 0 to 42; and its weights fit."""
-    from torchvision.models import VGG16_BN_Weights
-    from torchvision.models.vgg import cfgs, make_layers
-
     with seeded(0):
         published = make_layers(cfgs["D"], batch_norm=True).eval()
         images = torch.rand(1, 3, 64, 64)
     tensors = {f"features.{name}": value for name, value in published.state_dict().items()}
-    torch.save(tensors, hub / Path(VGG16_BN_Weights.IMAGENET1K_V1.url).name)
-    network, dilated = build_encoder("vgg16", 2, pretrained="imagenet").eval(), build_encoder("vgg16-dilated", 2).eval()
-    dilated.load_state_dict(network.state_dict())
+    torch.save(tensors, tmp_path / "checkpoints" / Path(VGG16_BN_Weights.IMAGENET1K_V1.url).name)
+    network, dilated = (build_encoder(name, 2, pretrained="imagenet").eval() for name in ("vgg16", "vgg16-dilated"))
     with torch.no_grad():
         assert torch.equal(network.layer4(network.stage3(images)), published[:43](images))
         before = published[:33](images)
         assert torch.equal(dilated.stage3(images), before) and before.shape == (1, 512, 8, 8)
         wide = nn.functional.conv2d(before, tensors["features.34.weight"], tensors["features.34.bias"], 1, 2, 2)
         torch.testing.assert_close(dilated.layer4[0](before), wide)
-
-
-def test_torchvision_weights_fit_the_plain_stem(hub: Path) -> None:
-    from torchvision.models import ResNet18_Weights, resnet18
-
-    with seeded(0):
-        published = resnet18().state_dict()
-    torch.save(published, hub / Path(ResNet18_Weights.IMAGENET1K_V1.url).name)
-    tensors = build_encoder("resnet18", 2, pretrained="imagenet").state_dict()
-    assert torch.equal(tensors["layer0.0.weight"], published["conv1.weight"])
-    assert torch.equal(tensors["layer0.1.running_var"], published["bn1.running_var"])
-    rest = [key for key in published if key.startswith("layer")]
-    assert len(rest) == 114 and all(torch.equal(tensors[key], published[key]) for key in rest)
-    with pytest.raises(ValueError, match="resnet18-mini.*torchvision"):
-        build_encoder("resnet18-mini", pretrained="imagenet")
 
 
 def narrow(name: str) -> Architecture:
@@ -185,12 +143,9 @@ def test_initial_weights_fill_the_stages_and_nothing_else(name: str, folder: boo
 def test_wrong_initial_weights_change_nothing(tmp_path: Path) -> None:
     network = build_encoder(narrow("resnet18"), 2)
     before = fingerprint(network)
-    for wrong, found in (("resnet50", "unexpected: layer0.3.weight"), ("vgg16", "missing: layer0.0.weight")):
-        torch.save(initial(narrow(wrong)), tmp_path / "x.pth")
-        with pytest.raises(ValueError, match=rf"x.pth: .*'resnet18' .*{found}"):
-            load_initial(network, tmp_path / "x.pth")
+    torch.save(initial(narrow("resnet50")), tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x.pth: .*'resnet18' .*unexpected: layer0.3.weight"):
+        load_initial(network, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="resnet18.*only for resnet50"):
         load_initial(network, tmp_path)  # a folder of the release
-    with pytest.raises(FileNotFoundError, match=r"resnet101_v2.pth: no initial weights"):
-        load_initial(on_meta("resnet101"), tmp_path)
     assert fingerprint(network) == before

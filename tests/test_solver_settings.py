@@ -13,10 +13,8 @@ from ttilib.solver.settings import PipelineConfig, SolverConfig, check, kinds, r
     ("config", "wrong", "word"),
     [
         (SolverConfig, {"window": 0}, "window=0 .*above 0"),
-        (SolverConfig, {"steps": 10**9}, "steps=1000000000 .*at most 10000"),
         (SolverConfig, {"kl_weight": float("inf")}, "kl_weight=inf"),
         (SolverConfig, {"entropy_weight": 1e9}, "entropy_weight=1000000000.0 .*at most"),
-        (PipelineConfig, {"cut": 1.1}, "cut=1.1 .*at most 1"),
         (PipelineConfig, {"guided_eps": 1e-300}, "guided_eps=1e-300 .*at least"),
         (PipelineConfig, {"layers": ("early", "")}, "layers="),
         (PipelineConfig, {"layer_weights": (0.7, -1.0)}, "layer_weights=-1.0"),
@@ -41,11 +39,8 @@ class Anything:
 
 
 def test_values_of_another_type_are_refused_in_code_and_in_text():
-    check(Anything(3, 2, "batch", ("a",), dict))
-    check(Anything(np.int64(3), np.float32(2)))
-    for field, value in (
-        ("whole", 2.5), ("whole", None), ("whole", True), ("number", "2"), ("word", "vidio"), ("names", (1,)),
-    ):  # fmt: skip
+    check(Anything(np.int64(3), np.float32(2), "batch", ("a",), dict))
+    for field, value in (("whole", 2.5), ("whole", True), ("number", "2"), ("word", "vidio"), ("names", (1,))):
         with pytest.raises(ValueError, match=f"{field}="):
             check(Anything(**{field: value}))
     kind = kinds(Anything)
