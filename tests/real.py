@@ -16,12 +16,10 @@ MISSING = "no real images and weights beside the repository"  # why a test that 
 
 
 def available() -> bool:
-    """Whether the network's two files are there."""
     return (FOLDER / "encoder.py").is_file() and (FOLDER / "resnet50_imagenet_stage3.npz").is_file()
 
 
 def original() -> ModuleType:
-    """The module as it was written, without layers to name."""
     spec = importlib.util.spec_from_file_location("real_encoder", FOLDER / "encoder.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -33,18 +31,14 @@ def load() -> nn.Module:
     module = original()
 
     class Stages(module.Stage3ResNet50):
-        """The outputs of stages 2 and 3 go through modules of their own, which do nothing."""
-
         def __init__(self, arrays: dict) -> None:
             super().__init__(arrays)
             self.layer2, self.layer3 = nn.Identity(), nn.Identity()
 
         def conv(self, name: str, x: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
-            """The first convolution of stage 3 is given what stage 2 gave."""
             return super().conv(name, self.layer2(x) if name == "layer3.0.conv1" else x, stride, dilation)
 
         def forward(self, images: Tensor) -> Tensor:
-            """The features, past the second of the two."""
             return self.layer3(super().forward(images))
 
     module.Stage3ResNet50 = Stages  # `load` of the module makes whatever it finds under this name

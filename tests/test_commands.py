@@ -4,18 +4,18 @@ import subprocess
 import sys
 import tempfile
 
-import numpy as np
 import pytest
 import torch
 from corpora import block, pascal, vspw, ytvis
 from tqdm import tqdm
 
-from ttilib.__main__ import COMMANDS, literal, main
+from ttilib.__main__ import main
 from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.episode import read_episodes
 from ttilib.files import read_json
+from ttilib.images import write_labels
 
 SHOWS = {f"v{n}": [[1], [1, 2], [2]] for n in range(5)}
 
@@ -42,37 +42,24 @@ def test_a_manifest_from_the_shell_is_what_the_library_draws(data, tmp_path, cap
     assert call(*words, "--limit", 1, "--run", 1) == 0
     (episode,) = read_episodes(tmp_path / "out" / "ytvis-v2-f0-2shot-run1.json")
     assert episode == draw_episodes(read_benchmark("ytvis-v2", 0, data), 2, run=1)[0]
-    wanted = read_episodes(path)[-1].video
-    assert call(*words, "--only", wanted) == 0
-    assert {e.video for e in read_episodes(path)} == {wanted}
 
 
-def test_a_broken_picture_stops_or_is_left_out_and_counted(data, tmp_path, capsys):
-    words = ("episodes", "pascal", "--root", data, "--keep-going", "--out", tmp_path / "out")
+def test_a_broken_picture_or_mask_stops_or_is_left_out_and_counted(data, tmp_path, capsys):
     picture = data / "pascal" / "JPEGImages" / "s4.jpg"
-    whole = picture.read_bytes()
-    picture.write_bytes(whole[:-20])
-    assert call(*words, "--limit", 40) == 0
-    said = capsys.readouterr().out
-    episodes = read_episodes(tmp_path / "out" / "pascal-f0-1shot-run0.json")
-    drawn = draw_episodes(read_benchmark("pascal", 0, data), 1)[:40]
-    assert episodes == tuple(e for e in drawn if "s4" not in (*e.support, *e.query)) and 0 < len(episodes) < 40
-    assert f"{40 - len(episodes)} left out" in said and "s4.jpg: image cannot be decoded" in said
-
-
-def test_a_wrong_mask_stops_the_draw_unless_told_to_keep_going(data, tmp_path, capsys):
-    from ttilib.images import write_labels
-
+    picture.write_bytes(picture.read_bytes()[:-20])
     write_labels(data / "pascal" / "SegmentationClassAug" / "s5.png", block(77, 0, 0, 3, 3))
-    words = ("episodes", "pascal", "--root", data, "--limit", 9, "--out", tmp_path / "out")
+    words = ("episodes", "pascal", "--root", data, "--limit", 40, "--out", tmp_path / "out")
     assert call(*words) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "s5.png: label 77 is no class of the table" in said
     assert not (tmp_path / "out").exists()  # nothing half-written
     assert call(*words, "--keep-going") == 0
+    said, problems = capsys.readouterr().out, []
     episodes = read_episodes(tmp_path / "out" / "pascal-f0-1shot-run0.json")
-    assert not any("s5" in (*e.support, *e.query) for e in episodes)
-    assert "left out: " in capsys.readouterr().out
+    drawn = draw_episodes(read_benchmark("pascal", 0, data, on_error=problems.append), 1)[:40]
+    assert episodes == tuple(e for e in drawn if "s4" not in (*e.support, *e.query)) and 0 < len(episodes) < 40
+    assert not any("s5" in (*e.support, *e.query) for e in episodes) and len(problems) == 1
+    assert f"{40 - len(episodes)} left out" in said and "s4.jpg: image cannot be decoded" in said
 
 
 def test_the_doctor_ends_with_a_status_and_writes_its_report(data, tmp_path, capsys):
@@ -81,34 +68,17 @@ def test_the_doctor_ends_with_a_status_and_writes_its_report(data, tmp_path, cap
     assert read_json(tmp_path / "report.json")["benchmark"] == "ytvis-v1"
     (data / "ytvis" / "train" / "JPEGImages" / "v3" / "00005.jpg").write_bytes(b"")
     assert call(*words, "--report", tmp_path / "report.json") == 1
-    said = capsys.readouterr().out
-    assert "v3/00005.jpg" in said and "empty" in said
-    assert any("v3/00005.jpg" in finding["file"] for finding in read_json(tmp_path / "report.json")["findings"])
+    said, report = capsys.readouterr().out, read_json(tmp_path / "report.json")
+    assert "v3/00005.jpg" in said and "empty" in said and not report["ok"] and report["totals"]["error"] == 1
+    assert any("v3/00005.jpg" in finding["file"] for finding in report["findings"])
 
 
 def test_prepare_from_the_shell_and_under_its_former_name(tmp_path, capsys):
-    masks = {f"{n}_x": [block(41, 0, 0, 11, 11, size=(30, 40)), np.zeros((30, 40), np.uint8)] for n in range(3)}
-    vspw(tmp_path / "vspw", {**masks, "t": [block(53, 0, 0, 11, 11, size=(30, 40))]}, train=("t",))
+    vspw(tmp_path / "vspw", {"a": [block(41, 0, 0, 11, 11)] * 3, "t": [block(53, 0, 0, 11, 11)] * 4}, train=("t",))
     for command in ("prepare", "lists"):
         assert call(command, "minivspw", "--root", tmp_path, "--workers", 1) == 0
         out, err = capsys.readouterr()
         assert "labels of 7 masks" in out and "census.json" in out and ("prepare" in err) == (command == "lists")
-    (tmp_path / "vspw" / "data" / "0_x" / "mask" / "8.png").write_bytes(b"x")
-    assert call("prepare", "minivspw", "--root", tmp_path) == 1
-    assert "0_x/mask/8.png" in capsys.readouterr().out
-
-
-def test_unknown_names_and_json_that_is_none_are_one_sentence(data, tmp_path, capsys):
-    path = data / "ytvis" / "train" / "train.json"
-    path.write_text(path.read_text()[:-5])
-    for line, word in (
-        (("episodes", "ytvis_v1", "--root", data), "ytvis-v1"),
-        (("prepare", "pascal", "--root", data / "ytvis" / "lists.json"), "is a file"),
-        (("episodes", "ytvis-v1", "--root", data, "--keep-going", "--out", tmp_path / "out"), "train.json"),
-    ):
-        assert call(*line) == 2
-        said = capsys.readouterr().err
-        assert word in said and said.count("\n") == 1
 
 
 def test_what_could_not_be_written_is_refused_before_the_work(data, tmp_path, monkeypatch, capsys):
@@ -140,14 +110,9 @@ def test_published_weights_from_the_shell_and_back(tmp_path, capsys):
     capsys.readouterr()
     assert call(*words, "ytvis-v1") == 2
     assert "has 16 classes including background, but 30 base classes" in capsys.readouterr().err
-    assert call("convert", tmp_path / "best.pth", tmp_path / "b.safetensors", "--benchmark", "pascal", "--fold", 4) == 2
-    assert "pascal has folds 0 to 3, not 4" in capsys.readouterr().err
 
 
-def test_the_program_alone_shows_its_help_and_the_names_like_a_mistyped_one(capsys):
-    assert call() == 0
-    said = capsys.readouterr().out
-    assert all(f"\n    {name} " in said for name in COMMANDS) and len(COMMANDS) >= 10
+def test_the_program_names_the_commands_like_a_mistyped_one(capsys):
     for typed, similar in (("swep", "sweep"), ("Doctor", "doctor"), ("xyz", "study, run")):
         with pytest.raises(SystemExit, match="2"):
             call(typed, "mini")
@@ -166,11 +131,6 @@ def test_arguments_that_nothing_could_take_are_refused(words, capsys):
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["[" * 500, "{[]: 1}", "x y", "1e999", "None"])
-def test_a_parameter_is_a_literal_or_text(text):
-    assert literal(text) in (text, float("inf"), None)
-
-
 def test_a_python_without_the_packages_is_told_what_to_do(repository):
     command = [sys.executable, "-S", "-m", "ttilib", "mini"]  # -S: without the packages that are installed
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
@@ -181,8 +141,9 @@ def test_a_python_without_the_packages_is_told_what_to_do(repository):
 @pytest.mark.parametrize(("error", "status", "word"), [(KeyboardInterrupt, 130, "stopped"), (KeyError, 2, "Key")])
 def test_whatever_happens_ends_in_a_sentence_below_the_bar(error, status, word, monkeypatch, tmp_path, capsys):
     def stop(*_, **__):
-        for _ in tqdm(range(3), "bar", mininterval=0):
-            raise error
+        bar = tqdm(range(3), "bar", mininterval=0)  # kept alive by the traceback; the end of a loop would close it
+        bar.refresh()
+        raise error
 
     monkeypatch.setattr("ttilib.synthetic.generate", stop)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 import ttilib
 
@@ -18,26 +17,12 @@ else:
     import tomli as tomllib
 
 
-def project(repository):
-    return tomllib.loads((repository / "pyproject.toml").read_text())["project"]
-
-
-def test_conda_environment_installs_this_checkout_on_the_same_python(repository):
-    environment = yaml.safe_load((repository / "environment.yml").read_text())
-    assert environment["name"] == "tti"
-    plain = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
-    assert f"python{project(repository)['requires-python']}" in plain and "pip" in plain
-    (section,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
-    (checkout,) = section  # packages are listed in pyproject.toml only
-    extra = re.fullmatch(r"-e \.\[(\w+)\]", checkout)[1]
-    assert extra in project(repository)["optional-dependencies"]
-
-
 def test_every_third_party_import_is_a_dependency(repository):
     """What the library imports unconditionally must be installed with it."""
     names = {"cv2": "opencv-python", "PIL": "pillow", "IPython": "jupyterlab", "tornado": "distributed",
              "nbformat": "papermill"}  # fmt: skip
-    listed = {re.split(r"[><=\[ ]", entry)[0] for entry in project(repository)["dependencies"]}
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    listed = {re.split(r"[><=\[ ]", entry)[0] for entry in project["dependencies"]}
     imported = set()
     for path in (repository / "ttilib").rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
