@@ -27,7 +27,6 @@ from ttilib.tools import doctor_checks as checks
 from ttilib.tools.doctor_checks import ERROR, NOTE, WARNING, Finding
 
 CENSUS = Path("lists/census.json")  # label counts, in the folder of a dataset
-MALFORMED = (ValueError, OSError, LookupError, TypeError, AttributeError)  # what reading a malformed file may raise
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def examine(
     try:
         query_root, other = find_roots(plan, root, support_root)
         found.roots = {plan.query: query_root, plan.support: other}
-    except MALFORMED as error:
+    except (ValueError, OSError) as error:
         missing = checks.finding_of(error, root)
         layouts = [checks.layout_text(find_dataset(name), name) for name in dict.fromkeys((plan.query, plan.support))]
         found.add([replace(missing, fix="; ".join([missing.fix, *layouts]))])
@@ -167,7 +166,7 @@ def examine(
         for fold in folds:
             try:
                 counts[str(fold)] = found.fold(read_benchmark(plan, fold, root, support_root, found.report), shots)
-            except MALFORMED as error:
+            except (ValueError, OSError) as error:
                 found.report(error, found.roots[plan.query])
     roots = {name: str(folder) for name, folder in found.roots.items()}
     origin = provenance()
@@ -216,7 +215,7 @@ class _Examination:
                 self._masks(name, table, frames)
             if name == "minivspw":
                 self._flow(root, table)
-        except MALFORMED as error:
+        except (ValueError, OSError) as error:
             self.report(error, root / "train" / "train.json" if name == "ytvis" else root)
             return False
         return True

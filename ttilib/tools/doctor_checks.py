@@ -25,7 +25,6 @@ from ttilib.files import parallel_map
 from ttilib.images import read_image, read_labels
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-FETCH = "fetch the file again"
 AS_RELEASED = "nothing to do: as in the release; know it when you compare"
 MANY, VERY_MANY = 500, 5000
 """More frames than these: a progress bar is shown, several processes are used."""
@@ -46,8 +45,6 @@ def finding_of(error: Exception, file: Path | str) -> Finding:
     if isinstance(error, OSError) and error.filename is not None:
         about = error.strerror or type(error).__name__
         return Finding(ERROR, str(error.filename), about.lower(), "check that it exists and can be read")
-    if not isinstance(error, ValueError | OSError):
-        return Finding(ERROR, str(file), f"unexpected form ({type(error).__name__}: {error})", FETCH)
     named, colon, rest = str(error).partition(": ")
     if not colon:
         named, rest = str(file), str(error)
