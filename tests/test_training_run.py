@@ -374,13 +374,15 @@ def test_only_one_process_trains_into_a_folder(half: Path, tmp_path: Path) -> No
     """A second one is told by which; a killed one is none, whatever its file says."""
     continued(half, tmp_path / "run")  # a lock that was left
     with subprocess.Popen(command(tmp_path / "run", HALF), stdout=subprocess.PIPE, text=True) as child:
-        child.stdout.readline()
-        child.send_signal(signal.SIGSTOP)
-        rows = (tmp_path / "run" / "log.jsonl").read_bytes()
-        with pytest.raises(ValueError, match=f"run: process {child.pid} on .* trains into it"):
-            next(learn(tmp_path / "run", HALF))
-        assert (tmp_path / "run" / "log.jsonl").read_bytes() == rows
-        child.kill()
+        try:
+            child.stdout.readline()
+            child.send_signal(signal.SIGSTOP)
+            rows = (tmp_path / "run" / "log.jsonl").read_bytes()
+            with pytest.raises(ValueError, match=f"run: process {child.pid} on .* trains into it"):
+                next(learn(tmp_path / "run", HALF))
+            assert (tmp_path / "run" / "log.jsonl").read_bytes() == rows
+        finally:
+            child.kill()  # a stopped process would be waited for without end
     assert [p.step for p in learn(tmp_path / "run", HALF)][-1] == 12
     assert [row["step"] for row in log(tmp_path / "run")] == list(range(1, 13))
 
