@@ -78,9 +78,8 @@ def learn(folder: Path, config: TrainConfig, double: bool = False, **squares: in
     network = build_encoder(TINY, 3, seed=config.seed)
     network = network.double() if double else network
     kind = Exactly if double else Items
-    shown, held_out = kind(Squares(24, 0, **squares)), kind(Squares(8, 1))
-    shown.pairs = Windows(10, 5) if config.contrast else None
-    yield from fit(network, shown, held_out, folder, config, {"corpus": "squares", "fold": 0})
+    shown = kind(Squares(24, 0, **squares), Windows(10, 5) if config.contrast else None)
+    yield from fit(network, shown, kind(Squares(8, 1)), folder, config, {"corpus": "squares", "fold": 0})
 
 
 def main() -> None:

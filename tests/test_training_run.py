@@ -7,7 +7,6 @@ import math
 import shutil
 import signal
 import subprocess
-import zipfile
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -17,21 +16,20 @@ import corpora
 import numpy as np
 import pytest
 import torch
-from foreign import no_larger_file_than
-from squares import QUICK, TINY, Squares, Windows, command, learn
+from squares import QUICK, TINY, Squares, command, learn
 from torch import Tensor
 
 from ttilib.__main__ import main
 from ttilib.datasets.catalog import Fold, read_fold
 from ttilib.encoders.checkpoints import load_encoder, load_state
 from ttilib.encoders.pspnet import build_encoder
-from ttilib.training.config import LEAK, ContrastConfig, TrainConfig
+from ttilib.training.config import LEAK, ContrastConfig
 from ttilib.training.run import Progress, Run
-from ttilib.training.train import Items, batches, fit, train, unlabelled_pairs
+from ttilib.training.train import batches, fit, train, unlabelled_pairs
 from ttilib.training.validation import ValidationResult, validate
 
 FRAMES = replace(QUICK, batch=4)
-CLIPS = replace(QUICK, clip_frames=2, repeats=3, batch=2, epochs=2, contrast=ContrastConfig(width=8, every=1))
+CLIPS = replace(QUICK, clip_frames=2, repeats=3, batch=2, epochs=1, validate_every=1)
 SIZE = (17, 33)
 FILES = {
     "last.pt", "log.jsonl", "best.json", "best.safetensors", "last.json", "last.safetensors", "train.lock",
@@ -51,34 +49,20 @@ def test_an_epoch_has_every_sample_once_in_its_own_order() -> None:
     assert numbers(0) != other and numbers(1, 2) == other[2:]
 
 
-def test_a_sample_has_the_windows_of_its_index() -> None:
-    items, windows = Items(Squares(24, 0), Windows(10, 5)), Windows(10, 5)
-    items.set_epoch(3), windows.set_epoch(3)
-    for index in (2, 12):
-        assert all(torch.equal(a, b) for a, b in zip(items[index][2:], windows[index], strict=True))
-    assert not torch.equal(items[2][2], items[12][2])
-
-
-# --- whole runs ---
-
-
 def log(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_squares_are_learned(tmp_path: Path) -> None:
     progress = list(learn(tmp_path, replace(QUICK, epochs=12, batch=6, learning_rate=0.1, validate_every=4)))
-    losses = [p.loss for p in progress]
-    assert np.mean(losses[-4:]) < 0.6 * losses[0]
-    measured = [(p.epoch, p.val_miou) for p in progress if p.val_miou is not None]
-    assert [epoch for epoch, _ in measured] == [4, 8, 12]
-    best = max(miou for _, miou in measured)
-    assert best > 0.45, "predicting background everywhere scores 0.25"
+    losses, measured = [p.loss for p in progress], {p.epoch: p for p in progress if p.val_miou is not None}
+    assert np.mean(losses[-4:]) < 0.6 * losses[0] and list(measured) == [4, 8, 12]
+    best = max(measured.values(), key=lambda p: p.val_miou)
+    assert best.val_miou > 0.45, "predicting background everywhere scores 0.25"
     assert [p.step for p in progress] == list(range(1, 49)) and {p.steps for p in progress} == {48}
     assert progress[-1].learning_rate < 0.001 and progress[-1].eta == 0 < progress[0].eta
     iou, loss = validate(load_encoder(tmp_path), Squares(8, 1))
-    assert iou.mean().item() == pytest.approx(best, abs=1e-12)
-    assert loss == pytest.approx(next(p for p in progress if p.val_miou == best).val_loss)
+    assert iou.mean().item() == pytest.approx(best.val_miou, abs=1e-12) and loss == pytest.approx(best.val_loss)
     rows = log(tmp_path)
     assert rows == [asdict(p) for p in progress] and losses == [row["parts"]["ce"] for row in rows]
     ends = [row for row in rows if row["train_miou"] is not None]
@@ -86,19 +70,15 @@ def test_squares_are_learned(tmp_path: Path) -> None:
     counts = load_state(tmp_path / "last.pt")["counts"].double()
     assert counts.sum() == 24 * 33 * 33, "pixels of the last epoch only"
     assert ends[-1]["train_accuracy"] == pytest.approx(float(counts.trace() / counts.sum()))
-    assert ends[-1]["train_class_accuracy"] == pytest.approx(float((counts.diagonal() / counts.sum(1)).mean()))
 
 
 def test_plots_change_nothing_in_the_training(tmp_path: Path) -> None:
-    """The loss stays, and the plots and the table of epochs are written."""
     config = replace(QUICK, epochs=2, contrast=ContrastConfig(width=4, project=False))
-    quiet = [p.loss for p in learn(tmp_path / "quiet", config)]
-    shown = [p.loss for p in learn(tmp_path / "shown", replace(config, show_every=2))]
-    assert quiet == shown
-    names = {str(path.relative_to(tmp_path / "shown")) for path in (tmp_path / "shown").rglob("*") if path.is_file()}
-    plots = {"samples/epoch_002.png", "samples/pairs_002.png", "curves.png", "epochs.csv"}
-    assert plots <= names and "samples/epoch_001.png" not in names
-    assert {path.name for path in (tmp_path / "quiet").iterdir()} == FILES
+    quiet, shown = (
+        [p.loss for p in learn(tmp_path / str(every), replace(config, show_every=every))] for every in (0, 2)
+    )
+    assert quiet == shown and {path.name for path in (tmp_path / "0").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "2" / "samples").iterdir()} == {"epoch_002.png", "pairs_002.png"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +87,7 @@ def test_plots_change_nothing_in_the_training(tmp_path: Path) -> None:
         ({"foreground_weight": 4.0}, True), ({"label_smoothing": 0.0}, True), ({"loss": "iou"}, True),
         ({"mixup": 0.5}, True), ({"seed": 7}, True), ({"optimizer": "adamw"}, False), ({"momentum": 0.0}, False),
         ({"weight_decay": 0.1}, False), ({"clip_norm": 1e-3}, False), ({"accumulate": 2}, True),
-        ({"new_layers_rate": 10.0}, False), ({"schedule": "step"}, False), ({"precision": "bf16"}, True),
+        ({"new_layers_rate": 10.0}, False), ({"schedule": "step"}, False), ({"precision": "fp16"}, True),
     ],
 )  # fmt: skip
 def test_settings_reach_the_loss_or_the_weights(tmp_path: Path, change: dict, at_once: bool) -> None:
@@ -121,15 +101,13 @@ def test_settings_reach_the_loss_or_the_weights(tmp_path: Path, change: dict, at
 
 
 def test_averaged_weights_are_the_ones_saved(tmp_path: Path) -> None:
-    """With a share of (almost) one the average stays where the run began."""
-    config = replace(QUICK, epochs=1, validate_every=1, ema=1 - 1e-9)
-    list(learn(tmp_path, config))
+    """With a share of (almost) one the average stays where the run began; running means are averaged as well."""
+    list(learn(tmp_path, replace(QUICK, epochs=1, validate_every=1, ema=1 - 1e-9)))
     kept, fresh = load_encoder(tmp_path), build_encoder(TINY, 3, seed=QUICK.seed)
     torch.testing.assert_close(kept.classifier.weight, fresh.classifier.weight.detach(), rtol=0.1, atol=0.02)
-    moved = load_state(tmp_path / "last.pt")["learner"]["network.classifier.weight"]
-    assert not torch.equal(moved, kept.classifier.weight)
-    moved = load_state(tmp_path / "last.pt")["learner"]["network.bottleneck.1.running_mean"]
-    assert not torch.equal(moved, kept.bottleneck[1].running_mean), "running means are averaged as well"
+    moved = load_state(tmp_path / "last.pt")["learner"]
+    for name in ("classifier.weight", "bottleneck.1.running_mean"):
+        assert not torch.equal(moved[f"network.{name}"], kept.state_dict()[name])
 
 
 @pytest.fixture(scope="module")
@@ -147,38 +125,30 @@ def fold(data: Path) -> Fold:
 @pytest.fixture(scope="module")
 def whole(data: Path, fold: Fold, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run, which uses no shared random generator."""
-    folder = tmp_path_factory.mktemp("whole")
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    folder, before = tmp_path_factory.mktemp("whole"), (torch.get_rng_state(), np.random.get_state()[1].tolist())
     assert len(list(train(fold, data, folder, FRAMES, SIZE))) == 18
     metadata = json.loads((folder / "best.json").read_text())
     assert (metadata["corpus"], metadata["fold"], metadata["base"]) == ("ytvis", 0, ["kind_2", "kind_3", "kind_4"])
     assert metadata["classes"] == 4 and metadata["size"] == [17, 33] and metadata["config"]["learning_rate"] == 0.05
-    assert torch.equal(torch.get_rng_state(), before[0]), "training drew from torch's shared generator"
-    assert np.random.get_state()[1].tolist() == before[1], "training drew from NumPy's shared generator"
+    assert torch.equal(torch.get_rng_state(), before[0]) and np.random.get_state()[1].tolist() == before[1]
     return folder
 
 
-def kill_after(step: int, folder: Path, config: TrainConfig) -> None:
-    """Start a run on squares in a process of its own and end it the hard way."""
-    with subprocess.Popen(command(folder, config), stdout=subprocess.PIPE, text=True) as child:
-        for line in child.stdout:
-            if int(line) >= step:
-                child.send_signal(signal.SIGKILL)
-                break
-        assert child.wait() == -signal.SIGKILL
-
-
 EVERYTHING = replace(
-    QUICK, loss="ce+iou", mixup=0.3, accumulate=2, ema=0.5, clip_norm=1.0, optimizer="adamw", learning_rate=0.01,
-    contrast=ContrastConfig(width=4),
+    QUICK, epochs=4, loss="ce+iou", mixup=0.3, accumulate=2, ema=0.5, clip_norm=1.0, optimizer="adamw",
+    learning_rate=0.01, contrast=ContrastConfig(width=4),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("config", [QUICK, EVERYTHING], ids=["plain", "everything"])
-def test_a_killed_run_ends_like_one_that_was_not(config: TrainConfig, tmp_path: Path) -> None:
-    config, killed = replace(config, epochs=4), tmp_path / "killed"
+def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    config, killed = EVERYTHING, tmp_path / "killed"
     list(learn(tmp_path / "whole", config))
-    kill_after(8, killed, replace(config, save_seconds=1e9))
+    with subprocess.Popen(
+        command(killed, replace(config, save_seconds=1e9)), stdout=subprocess.PIPE, text=True
+    ) as child:
+        next(line for line in child.stdout if int(line) >= 8)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
     first = load_state(killed / "last.pt")["progress"]["step"]
     assert first in (6, 12, 18), "saved at the ends of epochs"
     with open(killed / "log.jsonl", "a") as torn:
@@ -214,36 +184,20 @@ def leaves(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from leaves(inner, f"{name}/{key}")
 
 
-def test_clips_and_pairs_go_on_as_well(data: Path, fold: Fold, tmp_path: Path) -> None:
-    """Three videos three times over, two clips of two frames a step, each with a window."""
-    losses = [p.loss for p in train(fold, data, tmp_path / "whole", CLIPS, SIZE)]
-    assert len(losses) == 8
-    with closing(train(fold, data, tmp_path / "cut", replace(CLIPS, save_seconds=0.0), SIZE)) as steps:
-        first = [next(steps).loss for _ in range(3)]
-    assert first + [p.loss for p in train(fold, data, tmp_path / "cut", CLIPS, SIZE)] == losses
-    assert {"ce", "contrast"} == set(log(tmp_path / "whole")[0]["parts"])
-
-
 def test_the_contrast_takes_the_videos_it_names(data: Path, fold: Fold, tmp_path: Path) -> None:
-    """Base videos, the novel classes' own, or VSPW's beside: with the options of the configuration."""
-    due = {"base": {"v2a", "v3a", "v4a"}, LEAK: {"v5a", "v5b"}}
-    for videos, names in due.items():
-        contrast = ContrastConfig(videos=videos, pairs=3, every=1)
+    """Base videos, the novel classes' own, which the metadata file says, or VSPW's beside."""
+    for videos, names in (("base", {"v2a", "v3a", "v4a"}), (LEAK, {"v5a", "v5b"})):
+        contrast = ContrastConfig(videos=videos, pairs=3, every=1, width=8)
         pairs = unlabelled_pairs(fold, data, SIZE, replace(FRAMES, contrast=contrast))
         assert set(pairs.videos) == names and pairs[0][0].shape == (3, 2, 3, *SIZE)
+        list(train(fold, data, tmp_path / videos, replace(CLIPS, contrast=contrast), SIZE))
+        metadata = json.loads((tmp_path / videos / "best.json").read_text())
+        assert ("novel classes" in metadata.get("leak", "")) == (videos == LEAK)
+        assert {"ce", "contrast"} == set(log(tmp_path / videos)[0]["parts"])
     empty = np.zeros((corpora.HEIGHT, corpora.WIDTH), np.uint8)
     corpora.vspw(tmp_path / "vspw", {"a": [empty] * 2, "b": [empty + 41] * 2}, train=("a",))
     pairs = unlabelled_pairs(fold, data, SIZE, replace(FRAMES, contrast=ContrastConfig(root=str(tmp_path), every=1)))
     assert set(pairs.videos) == {"a"}, "b contains a class with the name of a novel one"
-
-
-def test_the_leak_is_in_the_metadata_file(data: Path, fold: Fold, tmp_path: Path) -> None:
-    for videos, leaked in (("base", False), (LEAK, True)):
-        config = replace(CLIPS, epochs=1, validate_every=1, contrast=replace(CLIPS.contrast, videos=videos))
-        list(train(fold, data, tmp_path / videos, config, SIZE))
-        metadata = json.loads((tmp_path / videos / "best.json").read_text())
-        assert ("leak" in metadata) == leaked
-    assert "novel classes" in metadata["leak"]
 
 
 def test_only_a_strictly_better_validation_is_the_best(tmp_path: Path) -> None:
@@ -271,39 +225,31 @@ def test_a_finished_run_is_left_alone_if_its_encoder_is_there(data: Path, fold: 
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
     flipped = bytearray(before["best.safetensors"])
     flipped[-9] ^= 1
-    for name, content in (("best.safetensors", b""), ("best.safetensors", bytes(flipped)), ("best.json", b"null\n")):
-        (whole / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{whole.name}: the best encoder .*best\."):
-            next(train(fold, data, whole, FRAMES, SIZE))
+    for name, content in (("best.safetensors", flipped), ("best.json", b"null\n"), ("best.json", None)):
         (whole / name).unlink()
+        if content is not None:
+            (whole / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"{whole.name}: the best encoder .*best\."):
             next(train(fold, data, whole, FRAMES, SIZE))
         (whole / name).write_bytes(before[name])
 
 
-def test_a_folder_of_another_run_is_refused(data: Path, fold: Fold, whole: Path) -> None:
-    turned = replace(fold, base=fold.base[::-1])
-    for other, config, size, found in (
-        (fold, replace(FRAMES, learning_rate=0.01), SIZE, "learning_rate 0.05, not 0.01"),
-        (replace(fold, index=1), FRAMES, SIZE, "fold 0, not 1"),
-        (turned, FRAMES, SIZE, r"base \['kind_2', 'kind_3', 'kind_4'\], not \['kind_4'"),
+def test_a_folder_of_another_run_and_impossible_settings_are_refused(data: Path, fold: Fold, whole: Path) -> None:
+    other, turned = "last.pt: belongs to a run with ", replace(fold, base=fold.base[::-1])
+    for asked, config, size, found in (
+        (fold, replace(FRAMES, learning_rate=0.01), SIZE, f"{other}learning_rate 0.05, not 0.01"),
+        (replace(fold, index=1), FRAMES, SIZE, f"{other}fold 0, not 1"),
+        (turned, FRAMES, SIZE, rf"{other}base \['kind_2', 'kind_3', 'kind_4'\], not \['kind_4'"),
+        (fold, replace(FRAMES, batch=13), SIZE, "12 samples.* batch of 13"),
+        (fold, FRAMES, (100000, 100000), "100000 x 100000"),
     ):
-        with pytest.raises(ValueError, match=f"last.pt: belongs to a run with {found}"):
-            next(train(other, data, whole, config, size))
+        with pytest.raises(ValueError, match=found):
+            next(train(asked, data, whole, config, size))
+    with pytest.raises(ValueError, match="0 to validate"):
+        next(fit(build_encoder(TINY, 3), Squares(24, 0), Squares(0, 1), whole, QUICK, {}))
     configs = [replace(QUICK, contrast=ContrastConfig(root=root)) for root in ("here", "there")]
     here, there = (Run(build_encoder(TINY, 3), whole, each, {}, 9, torch.device("cpu")).identity() for each in configs)
     assert here == there, "the data folder may move"
-
-
-def test_too_few_samples_and_huge_images_are_refused(data: Path, fold: Fold, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="12 samples.* batch of 13"):
-        next(train(fold, data, tmp_path, replace(FRAMES, batch=13), SIZE))
-    with pytest.raises(ValueError, match="batch=5.*2 parts"):
-        next(train(fold, data, tmp_path, replace(FRAMES, batch=5, accumulate=2), SIZE))
-    with pytest.raises(ValueError, match="0 to validate"):
-        next(fit(build_encoder(TINY, 3), Squares(24, 0), Squares(0, 1), tmp_path, QUICK, {}))
-    with pytest.raises(ValueError, match="100000 x 100000"):
-        next(train(fold, data, tmp_path, FRAMES, (100000, 100000)))
 
 
 @pytest.fixture(scope="module")
@@ -318,56 +264,46 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 HALF = replace(QUICK, epochs=2, optimizer="adam", ema=0.5, save_seconds=0.0, validate_every=1)
 
 
-def continued(folder: Path, other: Path, name: str = "", content: bytes = b"", config: TrainConfig = HALF) -> Progress:
-    """The next step of a copy of a run in which one file is replaced."""
+def continued(folder: Path, other: Path, content: bytes = b"") -> Progress:
+    """The next step of a copy of a run, of which the checkpoint may be replaced."""
     shutil.copytree(folder, other)
-    if name:
-        (other / name).write_bytes(content)
-    with closing(learn(other, config)) as steps:
+    if content:
+        (other / "last.pt").write_bytes(content)
+    with closing(learn(other, HALF)) as steps:
         return next(steps)
 
 
 def test_a_bit_that_flipped_in_a_checkpoint_is_found(half: Path, tmp_path: Path) -> None:
     """Wherever a tensor is; the archive has checksums. Cut short, it is refused as well."""
-    whole, rng = (half / "last.pt").read_bytes(), np.random.default_rng(0)
-    with zipfile.ZipFile(half / "last.pt") as archive:
-        entries = [entry for entry in archive.infolist() if entry.file_size > 64]
-    for number, entry in enumerate(rng.choice(np.array(entries, dtype=object), 8)):
-        content, header = bytearray(whole), entry.header_offset
-        lengths = [int.from_bytes(whole[header + at : header + at + 2], "little") for at in (26, 28)]
-        content[header + 30 + sum(lengths) + int(rng.integers(entry.file_size))] ^= 1 << int(rng.integers(8))
-        for name, damaged in ((f"flip{number}", content), (f"cut{number}", content[: int(rng.integers(len(whole)))])):
-            with pytest.raises(ValueError, match=r"last\.pt: .*remove it"):
-                continued(half, tmp_path / name, "last.pt", bytes(damaged))
+    whole, state = (half / "last.pt").read_bytes(), load_state(half / "last.pt")
+    tensors = [tensor for _, tensor in leaves(state) if tensor.numel() > 64 and tensor.unique().numel() > 8]
+    damaged = [whole[: len(whole) // 2]]
+    for bit, tensor in enumerate(tensors[:: len(tensors) // 6]):
+        place = whole.index(bytes(tensor.untyped_storage())) + 33 * bit
+        damaged.append(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
+    for number, content in enumerate(damaged):
+        with pytest.raises(ValueError, match=r"last\.pt: .*remove it"):
+            continued(half, tmp_path / str(number), content)
 
 
 GONE = object()
 WRONG = [
-    ((), []), (("progress",), None), (("progress", "step"), 13), (("progress", "step"), -1), (("best",), math.nan),
-    (("progress", "epoch"), 9), (("counts",), torch.zeros(2, 2)), (("identity",), []), (("identity", "seed"), "x"),
-    (("learner",), {}), (("learner", "network.classifier.bias"), torch.zeros(3, dtype=torch.float64)),
-    (("progress",), asdict(Progress(3, 13, 12, 1.0, {}, 0.1, 1.0, 0.0, 0.0))), (("optimizer", "state", 3), GONE),
-    (("averaged", "n_averaged"), None), (("optimizer",), {}), (("optimizer", "state"), {0: {"step": 1}}),
-    (("optimizer", "state", 3, "exp_avg"), torch.zeros(5)), (("optimizer", "state", 3, "step"), "x"),
+    (("progress",), None), (("progress", "step"), 13), (("best",), math.nan), (("identity",), GONE), (("learner",), {}),
+    (("counts",), torch.zeros(2, 2)), (("learner", "network.classifier.bias"), torch.zeros(3, dtype=torch.float64)),
+    (("optimizer", "state", 3), GONE), (("optimizer", "state", 3, "exp_avg"), torch.zeros(5)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("place", "value"), WRONG, ids=[".".join(map(str, place)) for place, _ in WRONG])
 def test_a_checkpoint_of_another_form_is_refused(half: Path, tmp_path: Path, place: tuple, value: object) -> None:
-    changes = [value, GONE] if len(place) == 1 else [value]
-    for number, change in enumerate(changes):
-        state = load_state(half / "last.pt")
-        *outer, name = (None, *place)
-        inner = {None: state}
-        for part in outer:
-            inner = inner[part]
-        inner.pop(name) if change is GONE else inner.update({name: change})
-        torch.save(state if place else value, tmp_path / "last.pt")
-        if change is GONE and name == "identity":
-            assert name not in load_state(tmp_path / "last.pt")
-        with pytest.raises(ValueError, match=r"last\.pt: ") as raised:
-            continued(half, tmp_path / f"run{number}", "last.pt", (tmp_path / "last.pt").read_bytes())
-        assert "\n" not in str(raised.value)
+    state = inner = load_state(half / "last.pt")
+    *outer, name = place
+    for part in outer:
+        inner = inner[part]
+    inner.pop(name) if value is GONE else inner.update({name: value})
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"\A[^\n]*last\.pt: [^\n]*\Z"):
+        continued(half, tmp_path / "run", (tmp_path / "last.pt").read_bytes())
 
 
 def test_only_one_process_trains_into_a_folder(half: Path, tmp_path: Path) -> None:
@@ -387,29 +323,6 @@ def test_only_one_process_trains_into_a_folder(half: Path, tmp_path: Path) -> No
     assert [row["step"] for row in log(tmp_path / "run")] == list(range(1, 13))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, precision: str) -> None:
-    config = replace(QUICK, save_seconds=0.0, precision=precision, validate_every=1)
-    with pytest.raises(FloatingPointError, match="step 13 is nan.*learning_rate"):
-        list(learn(tmp_path, config, poisoned=2))
-    state = load_state(tmp_path / "last.pt")
-    assert state["progress"]["step"] == 12 and len(log(tmp_path)) == 12
-    assert all(value.isfinite().all() for value in state["learner"].values() if value.is_floating_point())
-    assert load_encoder(tmp_path)(torch.rand(1, 3, 17, 17)).isfinite().all()
-
-
-def test_a_full_disk_stops_the_run_and_it_resumes(tmp_path: Path) -> None:
-    config = replace(QUICK, epochs=2, batch=8)
-    with closing(learn(tmp_path, config)) as steps:
-        assert [next(steps).step for _ in range(3)] == [1, 2, 3]
-    saved = (tmp_path / "last.pt").read_bytes()
-    with no_larger_file_than(len(saved) // 2), pytest.raises(OSError, match="last.pt: cannot be written"):
-        list(learn(tmp_path, config))
-    assert (tmp_path / "last.pt").read_bytes() == saved
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "an incomplete file was left"
-    assert [p.step for p in learn(tmp_path, config)] == [4, 5, 6]
-
-
 def test_the_command_trains_and_resumes(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,12 +331,11 @@ def test_the_command_trains_and_resumes(
     words = [word for name, value in settings.items() for word in ("-p", name, str(value))]
     run = ["train", "ytvis-v1", "--root", str(data), "--mini", "--size", "17", "33", "--out", str(tmp_path), *words]
     step = Run.training_step
-
-    stops = {2: KeyboardInterrupt(), 4: OSError("no space")}
+    stops = iter([None, None, KeyboardInterrupt(), None, None, OSError("no space")])
 
     def stopped(self: Run, *arguments: object) -> Progress:
-        if self.progress.step in stops:
-            raise stops.pop(self.progress.step)
+        if error := next(stops, None):
+            raise error
         return step(self, *arguments)
 
     monkeypatch.setattr(Run, "training_step", stopped)
@@ -432,4 +344,3 @@ def test_the_command_trains_and_resumes(
         lines = capsys.readouterr().err.rstrip("\n").replace("\r", "\n").split("\n")
         assert not found or lines[-1] == found and "loss=" in lines[-2]
     assert [row["step"] for row in log(tmp_path)] == [1, 2, 3, 4, 5, 6]
-    assert main([*run, "-p", "learning_rat", "1"]) == 2 and "learning_rate?" in capsys.readouterr().err

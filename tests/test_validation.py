@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
+from unittest.mock import DEFAULT, Mock
 
 import corpora
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 from squares import TINY, Exactly, Squares
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import TensorDataset
 
 from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.pspnet import PSPNet, build_encoder
@@ -34,11 +36,9 @@ SIZE = (33, 57)
 
 def test_iou_and_loss_of_a_network_that_predicts_class_1_everywhere() -> None:
     """Logits of nothing but the bias: the loss is -log softmax of the true class, however images are batched."""
-    network, frames = build_encoder(TINY, 3), Squares(5, seed=3, ignored=4)
-    bias = torch.tensor([0.5, 1.0, -0.5])
-    with torch.no_grad():
-        network.classifier.weight.zero_()
-        network.classifier.bias.copy_(bias)
+    network, frames, bias = build_encoder(TINY, 3), Squares(5, seed=3, ignored=4), torch.tensor([0.5, 1.0, -0.5])
+    network.classifier.weight.data.zero_()
+    network.classifier.bias.data.copy_(bias)
     labels = torch.cat([frames[i][1].flatten() for i in range(5)])
     labels = labels[labels != 255]
     for batch in (1, 2, 5):
@@ -49,15 +49,10 @@ def test_iou_and_loss_of_a_network_that_predicts_class_1_everywhere() -> None:
 
 
 def test_clips_count_as_their_images() -> None:
-    class Clips(Dataset):
-        def __len__(self) -> int:
-            return 3
-
-        def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-            return tuple(torch.stack(pair) for pair in zip(*(images[2 * index + k] for k in (0, 1)), strict=True))
-
-    network, images = build_encoder(TINY, 3, seed=2).double(), Exactly(Squares(6, seed=3))
-    (iou, loss), (other_iou, other_loss) = validate(network, Clips(), 2), validate(network, images, 4)
+    network, frames = build_encoder(TINY, 3, seed=2).double(), Exactly(Squares(6, seed=3))
+    parts = (torch.stack(part) for part in zip(*(frames[n] for n in range(6)), strict=True))
+    clips = TensorDataset(*(part.unflatten(0, (3, 2)) for part in parts))
+    (iou, loss), (other_iou, other_loss) = validate(network, clips, 2), validate(network, frames, 4)
     assert torch.equal(iou, other_iou) and loss == pytest.approx(other_loss, rel=1e-12)
 
 
@@ -79,15 +74,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def short_iou(plan: BenchmarkData, episodes: Sequence[Episode], network: PSPNet) -> float:
     """RePRI with one support image on every fifth frame, at most `FRAMES`; mean over classes of pooled I / U."""
-    sums: dict[str, list[int]] = {}
+    sums = {episode.class_name: torch.zeros(2) for episode in episodes}
     for episode in episodes:
-        short = replace(episode, query=episode.query[0:23:5][: validation.FRAMES])
-        clip = load_clip(short, plan.query_root, SIZE)
+        clip = load_clip(replace(episode, query=episode.query[0:23:5][: validation.FRAMES]), plan.query_root, SIZE)
         masks = solve(extract(network.eval(), clip), CONFIGS["RePRI"]).masks(SIZE)
-        found = sums.setdefault(episode.class_name, [0, 0])
-        found[0] += int((masks & clip.truth).sum())
-        found[1] += int((masks | clip.truth).sum())
-    return float(np.mean([i / (u + 1e-10) for i, u in sums.values()]))
+        sums[episode.class_name] += torch.tensor([int((masks & clip.truth).sum()), int((masks | clip.truth).sum())])
+    return float(np.mean([float(i) / (float(u) + 1e-10) for i, u in sums.values()]))
 
 
 def test_episodic_validation_step_by_step(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,24 +94,13 @@ def test_episodic_validation_step_by_step(data: Path, monkeypatch: pytest.Monkey
         assert found == pytest.approx(short_iou(plan, episodes, network), rel=1e-12) and not network.training
 
 
-class Failing:
-    """RePRI that fails in its first episodes."""
-
-    def __init__(self, errors: list[Exception]) -> None:
-        self.errors = errors
-
-    def predict(self, *arguments: object) -> object:
-        if self.errors:
-            raise self.errors.pop(0)
-        return METHODS["RePRI"].predict(*arguments)
-
-
 def test_episodes_that_fail_are_reported_and_end_no_training(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, plan = build_encoder(TINY, 3, seed=1), read_benchmark("minivspw-val", 0, data)
     episodes = draw_episodes(plan, 1, 7, 0)
     for failing in (2, len(episodes)):
         errors = [ValueError("a sentence"), KeyError("of any kind"), *[MemoryError()] * failing][:failing]
-        monkeypatch.setattr(validation, "METHODS", {"RePRI": Failing(errors)})
+        method = Mock(predict=Mock(side_effect=chain(errors, repeat(DEFAULT)), wraps=METHODS["RePRI"].predict))
+        monkeypatch.setattr(validation, "METHODS", {"RePRI": method})
         with pytest.warns(UserWarning, match=f"{episodes[0].key} is left out .ValueError: a sentence"):
             result = EpisodicValidation(plan, SIZE, 7)(network, 0)
         due = short_iou(plan, episodes[2:], network) if failing == 2 else 0.0
@@ -131,29 +112,25 @@ def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch) -
     network, frames = build_encoder(TINY, 3, seed=1), Squares(5, seed=3)
     episodic = EpisodicValidation(read_benchmark("minivspw-val", 0, data), SIZE, 7)
     sums: dict[int, list[Tensor]] = {}
-    for count in (1, 3):
-        for rank in range(count):
-            summed = []
-            monkeypatch.setattr(distributed, "count", lambda count=count: count)
-            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-            monkeypatch.setattr(distributed, "total", lambda value, summed=summed: summed.append(value) or value)
-            episodic(network, 0), validate(network, frames, 2)
-            sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0, 0)), summed, strict=True)]
+    for count, rank in ((1, 0), (3, 0), (3, 1), (3, 2)):
+        summed = []
+        monkeypatch.setattr(distributed, "count", lambda count=count: count)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "total", lambda value, summed=summed: summed.append(value) or value)
+        episodic(network, 0), validate(network, frames, 2)
+        sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0, 0)), summed, strict=True)]
     for one, shared in zip(*sums.values(), strict=True):
         torch.testing.assert_close(one, shared, rtol=1e-6, atol=0)
     assert sums[1][0].shape == (3, 2) and sums[1][0][:2].min() > 0
 
 
 def test_a_run_may_be_validated_by_episodes(data: Path, tmp_path: Path) -> None:
-    config = replace(
-        TrainConfig.mini(), epochs=2, batch=4, every=5, validation="minivspw-val", validation_episodes=1, show_every=0
-    )
-    fold = read_benchmark("minivspw", 0, data).query
-    *_, last = train(fold, data, tmp_path, config, SIZE)
-    plan = read_benchmark("minivspw-val", 0, data)
-    epoch = read_json(tmp_path / "best.json")["metrics"]["epoch"]
-    expected = EpisodicValidation(plan, SIZE, config.seed, 1)(load_encoder(tmp_path), epoch).miou
-    found = read_json(tmp_path / "best.json")["metrics"]["val_miou"]
-    assert found == pytest.approx(expected) and last.val_miou is not None
+    settings = {"epochs": 2, "batch": 4, "every": 5, "validation_episodes": 1, "show_every": 0}
+    config = replace(TrainConfig.mini(), validation="minivspw-val", **settings)
+    plan, fold = read_benchmark("minivspw-val", 0, data), read_benchmark("minivspw", 0, data).query
+    assert [p.val_miou for p in train(fold, data, tmp_path, config, SIZE)][-1] is not None
+    found = read_json(tmp_path / "best.json")["metrics"]
+    expected = EpisodicValidation(plan, SIZE, config.seed, 1)(load_encoder(tmp_path), found["epoch"]).miou
+    assert found["val_miou"] == pytest.approx(expected)
     with pytest.raises(ValueError, match="minivspw-vall.*did you mean minivspw-val"):
         next(train(fold, data, tmp_path / "other", replace(config, validation="minivspw-vall"), SIZE))
