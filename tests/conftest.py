@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 from jaxtyping import install_import_hook
 
 install_import_hook("ttilib", "typechecker.checked")
@@ -34,6 +33,4 @@ def mini(repository: Path) -> Path:
     """The synthetic dataset in data/mini; one process generates it, the others wait."""
     from ttilib.synthetic import generate
 
-    (repository / "data").mkdir(exist_ok=True)
-    with FileLock(repository / "data" / ".mini.lock"):
-        return generate(repository / "data" / "mini")
+    return generate(repository / "data" / "mini")

@@ -17,6 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as rle
 
@@ -190,15 +191,23 @@ def generate(
         sizes = f"{videos_per_class} videos of {shortest} to {longest} frames and {request.stills_per_class} images"
         raise ValueError(f"synthetic dataset: {sizes} per class are not possible; give at least 1, 2 and (1, 1)")
     root = Path(root)
-    if _finished(root, request):
-        return root
+    if not _finished(root, request):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root.with_name(f".{root.name}.lock")):  # other processes wait, and find it complete
+            if not _finished(root, request):
+                _write(root, request, workers, progress)
+    return root
+
+
+def _write(root: Path, request: Request, workers: int, progress: Callable[[int, int], object] | None) -> None:
+    """Write the dataset, or what is missing of it after a stop."""
     folder = root / f".unfinished-{digest(VERSION, asdict(request))}"
     if other := next((name for name in sorted(root.glob(".unfinished-*")) if name != folder), None):
         about = f"contains an unfinished synthetic dataset of another request ({other.name})"
         raise ValueError(f"{root}: {about}; delete the folder or choose another")
     # Classes alternate, so that lists are not sorted by class.
-    jobs = [(VIDEO, i) for i in range(classes * videos_per_class)]
-    jobs += [(IMAGE, i) for i in range(classes * sum(request.stills_per_class))]
+    jobs = [(VIDEO, i) for i in range(request.classes * request.videos_per_class)]
+    jobs += [(IMAGE, i) for i in range(request.classes * sum(request.stills_per_class))]
     records = []
     with closing(parallel_map(partial(_job, root, folder, request), jobs, workers, chunk=2)) as work:
         for record in work:
@@ -207,7 +216,6 @@ def generate(
                 progress(len(records), len(jobs))
     _complete(root, request, records)
     shutil.rmtree(folder)
-    return root
 
 
 def _finished(root: Path, request: Request) -> bool:
