@@ -151,7 +151,7 @@ def _one_sentence(where: str, content: Callable[[], Any]) -> Iterator[None]:
     except msgspec.ValidationError as error:
         text, _, place = str(error).replace("`", "").partition(" - at ")
         if re.search(r" [<>]=? ", text) and "[...]" not in place:
-            with suppress(msgspec.DecodeError, RecursionError):  # what follows may not be JSON
+            with suppress(msgspec.DecodeError, RecursionError, UnicodeDecodeError):  # what follows may not be JSON
                 found = content()
                 for name, number in re.findall(r"\.([^.\[]+)|\[([0-9]+)\]", place):
                     found = found[name or int(number)]
