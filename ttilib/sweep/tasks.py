@@ -44,7 +44,7 @@ def notebook_text(notebook: Path | str) -> str:
     convert(found, NotebookFile, str(notebook))
     try:
         nbformat.validate(nbformat.from_dict(found))
-    except nbformat.ValidationError as error:
+    except (nbformat.ValidationError, AttributeError, KeyError, TypeError) as error:  # it fails itself on odd cells
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{notebook}: not a notebook ({reason}); give a notebook that Jupyter can open") from error
     return Path(notebook).read_text(encoding="utf-8")
@@ -54,7 +54,10 @@ def notebook_parameters(notebook: Path | str) -> dict[str, dict[str, str]]:
     """Type, default and help of each parameter in the notebook's cell tagged `parameters`."""
     notebook_text(notebook)
     keys = {"type": "inferred_type_name", "default": "default", "help": "help"}
-    found = papermill.inspect_notebook(str(notebook))
+    try:
+        found = papermill.inspect_notebook(str(notebook))
+    except ValueError as error:  # no kernel or language
+        raise ValueError(f"{notebook}: {error} Choose a kernel in Jupyter and save it; then run again") from error
     return {name: {key: entry[old] for key, old in keys.items()} for name, entry in found.items()}
 
 
