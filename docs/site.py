@@ -114,10 +114,10 @@ def first_lines(notebook: nbformat.NotebookNode) -> tuple[str, str]:
 
 
 def thumbnail(notebook: nbformat.NotebookNode) -> str:
-    """The largest picture of a notebook as an <img>, or nothing."""
-    pictures = [output.data["image/png"] for cell in notebook.cells for output in cell.get("outputs", [])
-                if "image/png" in output.get("data", {})]  # fmt: skip
-    return f'<img alt="" src="data:image/png;base64,{max(pictures, key=len)}">' if pictures else ""
+    """The largest image of a notebook as an <img>, or nothing."""
+    images = [output.data["image/png"] for cell in notebook.cells for output in cell.get("outputs", [])
+              if "image/png" in output.get("data", {})]  # fmt: skip
+    return f'<img alt="" src="data:image/png;base64,{max(images, key=len)}">' if images else ""
 
 
 # ---- documents and names -------------------------------------------------------------------------------

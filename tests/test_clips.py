@@ -176,7 +176,7 @@ def own(tmp_path, stored):
 def test_own_masks_of_every_kind(tmp_path, value, label, void):
     stored = block(value, 2, 3, 6, 6)
     stored[0] = void
-    with pytest.warns(UserWarning, match="255 as not judged") if void and label is None else nullcontext():
+    with pytest.warns(UserWarning, match="255 as the ignore label") if void and label is None else nullcontext():
         clip = clip_from_files(*own(tmp_path, stored), SIZE, label=label)
     np.testing.assert_array_equal(clip.support_masks[0].numpy(), stored == value)
     np.testing.assert_array_equal(clip.support_valid[0].numpy(), (stored != 255) | (value == 255))

@@ -19,7 +19,7 @@ def site(repository):
 
 @pytest.fixture
 def run(site, repository, tmp_path):
-    """A run folder as after the study: executed notebooks with a picture each, tables, overlay and gallery."""
+    """A run folder as after the study: executed notebooks with an image each, tables, overlay and gallery."""
     pixel = base64.b64encode((repository / "docs" / "teaser.webp").read_bytes()[:60]).decode()
     folder = tmp_path / "run"
     (folder / "tasks").mkdir(parents=True)

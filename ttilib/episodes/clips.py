@@ -301,7 +301,7 @@ def _find_object(
         white, marked = (sum(np.count_nonzero(mask >= least) for mask in masks) for least in (IGNORE_LABEL, 1))
         if labels[-1] > 127 or 2 * white > marked:
             about = f"the mask has the values 0, 255 and {shown}; those of 128 and more are taken as the object"
-            warnings.warn(f"{found[labels[-1]]}: {about}; give label= if 255 means not judged", stacklevel=4)
+            warnings.warn(f"{found[labels[-1]]}: {about}; give label= if 255 is the ignore label", stacklevel=4)
             return [np.where(mask > 127, IGNORE_LABEL, 0).astype(np.uint8) for mask in masks], IGNORE_LABEL
     if len(labels) > 1:
         raise ValueError(
@@ -309,7 +309,7 @@ def _find_object(
             "the object with label=, or save black-and-white masks without soft edges"
         )
     if labels and IGNORE_LABEL in found:
-        about = f"{shown} is taken as the object, 255 as not judged"
+        about = f"{shown} is taken as the object, 255 as the ignore label"
         warnings.warn(f"{found[labels[0]]}: {about}; give label= to choose", stacklevel=4)
     return masks, labels[0] if labels else IGNORE_LABEL
 
