@@ -94,7 +94,7 @@ def vc_curve(
             thin = {"color": looks[method]["color"], "linewidth": 0.6, "alpha": 0.8}
             ax.plot(*zip(*sorted(released[method].items()), strict=True), **thin)
     if released:
-        ax.annotate("thin: as released", (1, 1), xycoords="axes fraction", ha="right", va="top", color="0.35")
+        ax.annotate("thin: as released", (0.02, 0.02), xycoords="axes fraction", ha="left", va="bottom", color="0.35")
     tidy(ax, "window k [frames]", "VC$_k$ [percent]", integers=False)
     ax.set_xticks(sorted({k for curve in values.values() for k in curve}))
     line_legend(ax)
@@ -156,7 +156,7 @@ def _losses(ax: Axes, log: Log) -> None:
     for n, name in enumerate(names if several else ()):
         part = _smoothed(_column(parts, name))
         ax.plot(step[-len(part) :], part, color=PARTS[n % len(PARTS)], linewidth=2, label=name)
-    _measured(ax, log, "val_loss", "validation, labels not smoothed", VALIDATION, "o")
+    _measured(ax, log, "val_loss", "validation", VALIDATION, "o")
     what = "training loss, and its parts before weighting" if several else "training loss [nats]"
     tidy(ax, "step", title=what + (f", mean of {len(log) // 20} steps" if len(log) >= 40 else ""))
     if len(ax.lines) > 2:
