@@ -241,6 +241,9 @@ def test_the_mean_beside_a_checkpoint_is_used_unless_another_is_named(tmp_path, 
         save_means(path, replace(means, encoder=extractor.fingerprint, values=means.values / 8))
         expected = centred(extractor.encoder, clip.query, means.values / 8)
         assert_close(load_extractor(str(checkpoint.parent), **named).task(clip, POOL).query, expected)
+    deep = replace(POOL, layers=("layer2",))  # other layers than in the file
+    found = load_extractor(checkpoint, mean_images=random_images()).task(clip, deep).query
+    assert_same(found, FeatureExtractor(extractor.encoder, mean_images=random_images()).task(clip, deep).query)
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("def load():\n    return lambda images: images[:, :, ::8, ::8] + 5\n")
     save_means("mine.means.safetensors", replace(some_means((), (3,)), encoder=""))  # not beside a checkpoint

@@ -6,12 +6,19 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 from distributed import Client
 from tasks import write_notebook
 
+import ttilib as tti
+from ttilib.encoders.checkpoints import fingerprint, save_encoder
+from ttilib.encoders.layers import MultiLayerEncoder
+from ttilib.episodes.benchmarks import read_training
+from ttilib.episodes.clips import pool_frames
 from ttilib.results.export import read_table
+from ttilib.solver.extraction import load_means, measure_means
 from ttilib.sweep.driver import drive
-from ttilib.sweep.study import StudyStep, run_study, study_tasks
+from ttilib.sweep.study import StudyStep, run_study, study_tasks, write_means
 
 # Points of percent: another processor rounds otherwise, and after five hundred steps the weights are others.
 TOLERANCE = {"mIoU": 12, "Dice": 12, "J": 12, "F": 12, "J&F": 12, "VC_3": 20, "VC_5": 20, "VC_7": 20}
@@ -32,6 +39,7 @@ def test_a_fresh_table_agrees_with_the_committed_one(study, repository):
     folder, said = study
     assert len(list((folder / "tasks").glob("*.ipynb"))) >= 8  # two folds, two numbers of shots, two runs
     assert len(list((folder / "figures").glob("*.png"))) >= 25 and not list(folder.rglob("*.failed.ipynb"))
+    assert len(list((folder / "train").glob("*/best.means.safetensors"))) == 2
     assert "TTI+keyframe" in said and next(folder.glob("overlay.*")).stat().st_size > 10_000
     fresh, kept = (
         read_table(place / "tables" / "mini.csv").set_index(["benchmark", "shots", "encoder", "method"])
@@ -62,6 +70,22 @@ def test_a_finished_study_is_not_run_again(study, repository):
     assert run_study(repository, study[0], report=said.append) == study[0]
     assert len(said) == len(before) and all(line.endswith(": up to date") for line in said)
     assert {path: path.stat().st_mtime_ns for path in study[0].rglob("*.ipynb")} == before
+
+
+def test_the_means_of_an_encoder_are_written_once_for_its_weights(mini, tmp_path):
+    """On the images that the notebooks measure, where nothing of the novel classes is labelled."""
+    checkpoint, means = (tmp_path / f"best.{end}" for end in ("safetensors", "means.safetensors"))
+    for seed in (0, 1):
+        encoder = tti.build_encoder("resnet18-mini", 4, seed=seed).eval()
+        save_encoder(checkpoint, encoder)
+        write_means(checkpoint, "ytvis-v1", 1, mini, (33, 49))
+        found = load_means(means, fingerprint(encoder), ())
+    pool = pool_frames(*read_training("ytvis-v1", 1, mini), (33, 49))
+    images = ((image[None], valid[None]) for image, _, valid in pool)
+    assert torch.equal(found.values, measure_means(MultiLayerEncoder(encoder), "", images).values)
+    before = means.stat().st_mtime_ns
+    write_means(checkpoint, "ytvis-v1", 1, mini, (33, 49))
+    assert found.images == 100 and means.stat().st_mtime_ns == before
 
 
 def test_a_study_goes_on_where_it_was_and_runs_what_changed_and_what_follows_it(tmp_path):

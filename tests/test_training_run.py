@@ -209,9 +209,11 @@ def test_only_a_strictly_better_validation_is_the_best(tmp_path: Path) -> None:
         network = build_encoder(TINY, 3)
         return fit(network, *data, validate_epoch=lambda _, epoch: ValidationResult(miou[epoch - 1]))
 
+    (tmp_path / "best.means.safetensors").touch()  # of earlier weights
     with closing(run()) as steps:
         assert [next(steps).step for _ in range(13)][-1] == 13
     assert [progress.step for progress in run()] == list(range(13, 25))
+    assert not (tmp_path / "best.means.safetensors").exists()
     best, last = (json.loads((tmp_path / f"{name}.json").read_text())["metrics"] for name in ("best", "last"))
     assert (best["epoch"], best["val_miou"], last["epoch"], last["val_miou"]) == (2, 0.5, 4, 0.4)
     assert log(tmp_path)[11]["val_loss"] is None and log(tmp_path)[11]["val_miou"] == 0.5

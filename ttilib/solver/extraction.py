@@ -213,9 +213,9 @@ def find_device(name: str | torch.device) -> torch.device:
 class FeatureExtractor:
     """A frozen encoder whose features are computed once for all pipelines.
     `fingerprint` identifies its weights. `folder` caches features and means; None caches nothing. The mean that
-    centring=pool subtracts is read from the file `means`, else measured on `mean_images`. The tasks of the last clip
-    are cached for further methods. `seconds`: extraction time of all tasks returned; a cached one counts as much as
-    when computed.
+    centring=pool subtracts is read from the file `means`, else (and for other layers) measured on `mean_images`. The
+    tasks of the last clip are cached for further methods. `seconds`: extraction time of all tasks returned; a cached
+    one counts as much as when computed.
     """
 
     def __init__(
@@ -271,7 +271,9 @@ class FeatureExtractor:
     def _encoder_means(self, layers: tuple[str, ...]) -> FeatureMean:
         """The encoder's own mean: from a file, from the cache, or measured."""
         if self.means_file:
-            return load_means(self.means_file, self.fingerprint, layers)
+            means = load_means(self.means_file, self.fingerprint, None if self.mean_images else layers)
+            if means.layers == layers:  # those of other layers are measured
+                return means
         if self.mean_images is None:
             about = "no means of this encoder and no images to measure them on"
             hint = "measure them by python -m ttilib means, or use the episode's own by centring=episode"

@@ -6,12 +6,16 @@ Finished tasks run again only if they, their parameters or the library change; o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ttilib.episodes.benchmarks import read_training
+from ttilib.episodes.clips import pool_frames
 from ttilib.files import digest
 from ttilib.results.records import HOME
+from ttilib.solver.extraction import load_extractor, load_means, means_path, measure_means, save_means
 from ttilib.sweep.clusters import cluster
 from ttilib.sweep.driver import TABLE_SECONDS, Report, drive, table_tasks
 from ttilib.sweep.expand import default_paths, expand
@@ -36,6 +40,7 @@ BEFORE_EVALUATION = (
     StudyStep("02_train-f1", "02_train", 270, {"fold": 1}, ("01_data",)),
 )
 DURING_EVALUATION = (StudyStep("03_episode", "03_episode", 50, {"headless": True}),)
+SIZE = (121, 217)  # network input of the notebooks' defaults
 EVALUATION_SECONDS = 300.0  # on one core, for the estimate of the time only
 
 
@@ -58,10 +63,24 @@ def run_study(
                 raise RuntimeError(f"{failures[0].task.name}: {failures[0].error}")
 
         run(first, EVALUATION_SECONDS + TABLE_SECONDS)
+        for fold in (0, 1):
+            write_means(folder / f"train/ytvis-f{fold}/best.safetensors", "ytvis-v1", fold, paths.root, SIZE)
         expansion = expand(tables, paths)
         run([*study_tasks(DURING_EVALUATION, notebooks, folder), *expansion.tasks], TABLE_SECONDS)
         run(table_tasks(tables, expansion, paths), 0.0)
     return folder
+
+
+def write_means(checkpoint: Path, name: str, fold: int, root: Path, size: tuple[int, int]) -> None:
+    """Write the mean feature of an encoder beside its checkpoint, unless it is there: over images of the benchmark's
+    base training, without labels, as notebooks 04 and 07 measure it. One of other weights is replaced.
+    """
+    path, extractor = means_path(str(checkpoint)), load_extractor(checkpoint)
+    with suppress(FileNotFoundError, ValueError):  # missing, damaged, or of other weights
+        load_means(path, extractor.fingerprint, ())
+        return
+    images = ((image[None], valid[None]) for image, _, valid in pool_frames(*read_training(name, fold, root), size))
+    save_means(path, measure_means(extractor.with_layers(()), extractor.fingerprint, images))
 
 
 def study_tasks(steps: Sequence[StudyStep], notebooks: Path, folder: Path) -> list[Task]:

@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ttilib.encoders.checkpoints import load_state, read_checkpoint, save_encoder, save_state
 from ttilib.encoders.pspnet import PSPNet, seeded
 from ttilib.files import convert
+from ttilib.solver.extraction import means_path
 from ttilib.training import distributed, log
 from ttilib.training.config import UNRELATED, TrainConfig
 from ttilib.training.log import Progress
@@ -164,6 +165,7 @@ class Run:
         if result.failed:
             metrics["failed_episodes"] = result.failed
         for name in names if distributed.rank() == 0 else ():
+            means_path(str(self.folder / f"{name}.safetensors")).unlink(missing_ok=True)  # of the weights replaced here
             save_encoder(self.folder / f"{name}.safetensors", self.eval_network, metadata)
 
     def save(self) -> None:
