@@ -1,4 +1,4 @@
-"""The log of a run is right, survives being cut off anywhere, and never stops the run."""
+"""The log of a run is right, and survives being cut off anywhere."""
 
 from __future__ import annotations
 
@@ -55,25 +55,13 @@ def test_a_log_cut_off_anywhere_is_read_up_to_there_and_goes_on(tmp_path_factory
     assert steps_of(folder) == list(range(1, kept + 2))
 
 
-ANY = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers()))
-
-
-@given(name=st.sampled_from(sorted(row(2))), value=ANY, gone=st.booleans(), line=st.binary())
-@settings(deadline=None, max_examples=100)
-def test_a_damaged_line_is_named_but_does_not_stop_a_run(tmp_path_factory, name, value, gone, line):
-    folder = tmp_path_factory.mktemp("damaged")
-    path = written(folder, 5)
+def test_a_damaged_line_is_named(tmp_path):
+    path = written(tmp_path, 5)
     lines = path.read_bytes().splitlines(keepends=True)
-    other = {k: v for k, v in row(2).items() if k != name or not gone} | ({} if gone else {name: value})
-    for damage in (json.dumps(other).encode() + b"\n", line.replace(b"\n", b"") + b"\n", b"[1]\n", b"[" * 5000 + b"\n"):
+    for damage in (b"[1]\n", b"\xff\n", json.dumps(row(2) | {"step": -1}).encode() + b"\n"):
         path.write_bytes(b"".join([lines[0], damage, *lines[2:]]))
-        try:
-            log.read_log(folder)
-        except ValueError as error:
-            assert str(error).startswith(f"{path}: line 2")
-        log.trim(folder, 4, 1)
-        assert [step for step in steps_of(folder) if step in (1, 3, 4)] == [1, 3, 4] and len(steps_of(folder)) <= 4
-        log.write_epochs(folder)
+        with pytest.raises(ValueError, match="log.jsonl: line 2"):
+            log.read_log(tmp_path)
 
 
 def test_trimming_leaves_the_table_and_plots_of_what_was_done_by_then(tmp_path):

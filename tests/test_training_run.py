@@ -290,9 +290,8 @@ def test_a_bit_that_flipped_in_a_checkpoint_is_found(half: Path, tmp_path: Path)
 
 GONE = object()
 WRONG = [
-    (("progress",), None), (("progress", "step"), 13), (("best",), math.nan), (("identity",), GONE), (("learner",), {}),
-    (("counts",), torch.zeros(2, 2)), (("learner", "network.classifier.bias"), torch.zeros(3, dtype=torch.float64)),
-    (("optimizer", "state", 3), GONE), (("optimizer", "state", 3, "exp_avg"), torch.zeros(5)),
+    (("progress",), None), (("best",), math.nan), (("identity",), GONE), (("learner",), {}),
+    (("counts",), torch.zeros(2, 2)), (("optimizer", "state"), GONE),
 ]  # fmt: skip
 
 
@@ -316,7 +315,7 @@ def test_only_one_process_trains_into_a_folder(half: Path, tmp_path: Path) -> No
             child.stdout.readline()
             child.send_signal(signal.SIGSTOP)
             rows = (tmp_path / "run" / "log.jsonl").read_bytes()
-            with pytest.raises(ValueError, match=f"run: process {child.pid} on .* trains into it"):
+            with pytest.raises(ValueError, match=f"train: in use by process {child.pid} on "):
                 next(learn(tmp_path / "run", HALF))
             assert (tmp_path / "run" / "log.jsonl").read_bytes() == rows
         finally:

@@ -29,7 +29,7 @@ from ttilib.solver.task import extract
 from ttilib.training import distributed, validation
 from ttilib.training.config import TrainConfig
 from ttilib.training.train import train
-from ttilib.training.validation import EpisodicValidation, validate
+from ttilib.training.validation import validate, validate_episodes
 
 SIZE = (33, 57)
 
@@ -90,7 +90,7 @@ def test_episodic_validation_step_by_step(data: Path, monkeypatch: pytest.Monkey
     first, second = (draw_episodes(plan, 1, 7, epoch) for epoch in (0, 1))
     assert first != second and first[0].class_id != first[-1].class_id
     for epoch, limit, episodes in ((0, 0, first), (1, 99, second), (0, 1, first[:1]), (0, 2, [first[0], first[-1]])):
-        found = EpisodicValidation(plan, SIZE, 7, limit)(network.train(), epoch).miou
+        found = validate_episodes(network.train(), epoch, plan, SIZE, 7, limit).miou
         assert found == pytest.approx(short_iou(plan, episodes, network), rel=1e-12) and not network.training
 
 
@@ -102,7 +102,7 @@ def test_episodes_that_fail_are_reported_and_end_no_training(data: Path, monkeyp
         method = Mock(predict=Mock(side_effect=chain(errors, repeat(DEFAULT)), wraps=METHODS["RePRI"].predict))
         monkeypatch.setattr(validation, "METHODS", {"RePRI": method})
         with pytest.warns(UserWarning, match=f"{episodes[0].key} is left out .ValueError: a sentence"):
-            result = EpisodicValidation(plan, SIZE, 7)(network, 0)
+            result = validate_episodes(network, 0, plan, SIZE, 7)
         due = short_iou(plan, episodes[2:], network) if failing == 2 else 0.0
         assert result.failed == failing and result.miou == pytest.approx(due, rel=1e-12)
 
@@ -110,14 +110,14 @@ def test_episodes_that_fail_are_reported_and_end_no_training(data: Path, monkeyp
 def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The counts of all processes, each with its own episodes or images, add up to those of one."""
     network, frames = build_encoder(TINY, 3, seed=1), Squares(5, seed=3)
-    episodic = EpisodicValidation(read_benchmark("minivspw-val", 0, data), SIZE, 7)
+    plan = read_benchmark("minivspw-val", 0, data)
     sums: dict[int, list[Tensor]] = {}
     for count, rank in ((1, 0), (3, 0), (3, 1), (3, 2)):
         summed = []
         monkeypatch.setattr(distributed, "count", lambda count=count: count)
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         monkeypatch.setattr(distributed, "total", lambda value, summed=summed: summed.append(value) or value)
-        episodic(network, 0), validate(network, frames, 2)
+        validate_episodes(network, 0, plan, SIZE, 7), validate(network, frames, 2)
         sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0, 0)), summed, strict=True)]
     for one, shared in zip(*sums.values(), strict=True):
         torch.testing.assert_close(one, shared, rtol=1e-6, atol=0)
@@ -130,7 +130,7 @@ def test_a_run_may_be_validated_by_episodes(data: Path, tmp_path: Path) -> None:
     plan, fold = read_benchmark("minivspw-val", 0, data), read_benchmark("minivspw", 0, data).query
     assert [p.val_miou for p in train(fold, data, tmp_path, config, SIZE)][-1] is not None
     found = read_json(tmp_path / "best.json")["metrics"]
-    expected = EpisodicValidation(plan, SIZE, config.seed, 1)(load_encoder(tmp_path), found["epoch"]).miou
+    expected = validate_episodes(load_encoder(tmp_path), found["epoch"], plan, SIZE, config.seed, 1).miou
     assert found["val_miou"] == pytest.approx(expected)
     with pytest.raises(ValueError, match="minivspw-vall.*did you mean minivspw-val"):
         next(train(fold, data, tmp_path / "other", replace(config, validation="minivspw-vall"), SIZE))

@@ -10,6 +10,7 @@ import re
 import secrets
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from filelock import FileLock, Timeout
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -105,6 +107,33 @@ class _Tried(Exception):
     """Ends `check_writable` without a file."""
 
 
+PATIENCE = 1.0  # seconds of waiting for a lock, before it is reported
+
+
+@contextmanager
+def file_lock(path: Path | str, wait: bool = True) -> Iterator[None]:
+    """Lock a file against other processes: `with file_lock(path):`. May be nested; creates the folder.
+    If a process has it: warns of it and waits or, without `wait`, raises ValueError. That of a killed process is free.
+    <path>.lock is never deleted: otherwise two processes could lock two files of that name.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    own, lock = Path(f"{path}.lock"), FileLock(f"{path}.lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=PATIENCE if wait else 0)
+    except Timeout as error:
+        holder = own.read_bytes()[:200].decode("utf-8", "replace") or "another process"
+        if not wait:
+            raise ValueError(f"{path}: in use by {holder}; wait for its end, or use another folder") from error
+        warnings.warn(f"{path}: in use by {holder}; waiting until it has finished", stacklevel=3)
+        lock.acquire()
+    try:
+        if lock.lock_counter == 1:
+            own.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` atomically as UTF-8, without changing line ends."""
     with atomic(path) as temporary:
@@ -165,12 +194,8 @@ def _one_sentence(where: str, content: Callable[[], Any]) -> Iterator[None]:
 
 def read_lines(path: Path | str) -> list[str]:
     """Lines of a text file. Raises ValueError naming it if it is not UTF-8."""
-    return _read_text(Path(path), "utf-8-sig").splitlines()
-
-
-def _read_text(path: Path, encoding: str = "utf-8") -> str:
     try:
-        return path.read_bytes().decode(encoding)
+        return Path(path).read_bytes().decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); download or write it again") from error
 

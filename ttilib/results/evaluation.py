@@ -25,14 +25,13 @@ from ttilib.datasets.base import OnError, raise_first
 from ttilib.episodes.benchmarks import BenchmarkData, find_roots
 from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import Episode, group_by_batch, read_episodes
-from ttilib.files import write_text
+from ttilib.files import file_lock, write_text
 from ttilib.results import records
 from ttilib.results.metrics import METRICS, as_masks
 from ttilib.results.records import (
     append_masks,
     append_row,
     as_line,
-    file_lock,
     key_of,
     mask_rows,
     masks_beside,
@@ -93,7 +92,7 @@ def evaluate(
             about = extractors, data, size, on_problem, supports
             for method, results in _predict_group(members, missing, *about).items():
                 extractor = extractors[members[0][1].fold]
-                made = records.provenance_fields(extractor.device, extractor.fingerprint)
+                made = records.provenance(extractor.device, extractor.fingerprint)
                 for row, result in zip(score_group(name, encoder, method, results, made), results, strict=True):
                     if key_of(row) not in done:
                         if rows:

@@ -15,13 +15,11 @@ import math
 import os
 import platform
 import re
-import socket
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,13 +29,12 @@ import cv2
 import msgspec
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from jaxtyping import Bool
 from pycocotools import mask as runs
 from torch import Tensor
 
 from ttilib.datasets.masks import decode
-from ttilib.files import convert, digest, parse_json, read_json, write_json
+from ttilib.files import convert, digest, file_lock, parse_json, read_json, write_json
 from ttilib.results.metrics import METRICS, Masks, as_masks
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
@@ -66,6 +63,16 @@ class _Episode(Counted, kw_only=True):
     class_id: Number
     class_name: str
     frames: Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if the numbers of pixels contradict each other."""
+        known = {name: getattr(self, name, None) for name in ("intersection", "predicted", "true", "union")}
+        known = {name: count for name, count in known.items() if count is not None}
+        parts = {name: getattr(self, f"{name}s", None) for name in ("intersection", "union")}
+        summed = {name: sum(counts) for name, counts in parts.items() if counts is not None}
+        in_order = all(self.intersection <= count <= self.union for count in known.values())
+        if not in_order or summed != {name: known[name] for name in summed}:
+            raise ValueError(f"pixels {known}, summed over frames {summed}, contradict each other")
 
 
 _KNOWN: list[Any] = [
@@ -136,32 +143,6 @@ def as_line(row: Mapping[str, Any]) -> str:
     return json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-PATIENCE = 1.0  # seconds of waiting for a lock, before it is reported
-
-
-@contextmanager
-def file_lock(path: Path | str) -> Iterator[None]:
-    """Lock a file against other processes: `with file_lock(path):`. May be nested; creates the folder.
-
-    Warns of the process it waits for; that of a killed process is free. <path>.lock is never deleted: otherwise two
-    processes could lock two files of that name.
-    """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    own, lock = Path(f"{path}.lock"), FileLock(f"{path}.lock", is_singleton=True)
-    try:
-        lock.acquire(timeout=PATIENCE)
-    except Timeout:
-        holder = own.read_bytes().decode("ascii", "replace") or "another process"
-        warnings.warn(f"{path}: in use by {holder[:200]}; waiting until it has finished", stacklevel=3)
-        lock.acquire()
-    try:
-        if lock.lock_counter == 1 and re.fullmatch(b"(process .*)?", own.read_bytes()):  # no other text of a lock
-            own.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        yield
-    finally:
-        lock.release()
-
-
 def append_row(path: Path | str, row: Mapping[str, Any]) -> None:
     """Append a row (see `plain`) as JSON, locked and synced to disk. Raises TypeError if JSON cannot represent it."""
     path = Path(path)
@@ -211,7 +192,7 @@ def _rows(path: Path | str, what: str, form: type, word: str = "") -> Iterator[d
                 continue
             where = f"{path}: line {number}"
             parse_json(line, form, where)
-            yield check_counts(parse_json(line, dict[str, Any], where), where)
+            yield parse_json(line, dict[str, Any], where)
 
 
 def read_rows(path: Path | str, form: type = Row) -> list[dict[str, Any]]:
@@ -220,17 +201,6 @@ def read_rows(path: Path | str, form: type = Row) -> list[dict[str, Any]]:
     Raises FileNotFoundError; ValueError with line and value for a row that is not of the form, or impossible.
     """
     return list(_rows(path, "rows", form))
-
-
-def check_counts(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """The row. Raises ValueError if its numbers of pixels contradict each other."""
-    known = {name: row[name] for name in ("intersection", "predicted", "true", "union") if row.get(name) is not None}
-    summed = {name: sum(row[f"{name}s"]) for name in known if row.get(f"{name}s") is not None}
-    first, *_, last = [*known.values()] or [0, 0]
-    if not all(first <= count <= last for count in known.values()) or summed != {name: row[name] for name in summed}:
-        about = f"pixels {known}" + (f", summed over frames {summed}" if summed else "")
-        raise ValueError(f"{where}: {about} contradict each other; remove that line and evaluate again")
-    return row
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[str, int, str]:
@@ -342,9 +312,6 @@ HERE = Path(__file__).resolve().relative_to(HOME)
 START = "results.evaluation"  # the code digest covers this module and its imports, except
 SCORING = ("results.metrics", "results.records")  # those that score and store
 
-CARRIED = ("ttilib", "torch", "python", "numpy", "cv2", "commit", "device", "device_name", "threads")
-
-
 def _git(*arguments: str) -> str | None:
     """Output of git in the library's folder; None without git, repository or commit."""
     try:
@@ -364,28 +331,6 @@ def _device_name(device: str) -> str:
         except (RuntimeError, AssertionError, ValueError):
             return str(device)
     return platform.processor() or platform.machine()
-
-
-def provenance(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Versions, commit, device, threads and time (UTC); None for what is unknown. Never raises.
-
-    `commit` is None unless a git repository tracks the library; `modified`: tracked files differ from the commit.
-    """
-    installed = None
-    with suppress(PackageNotFoundError):
-        installed = version("ttilib")
-    tracked = _git("ls-files", "--error-unmatch", str(HERE)) is not None
-    changes = _git("status", "--porcelain", "--untracked-files=no") if tracked else None
-    return {
-        **{"ttilib": installed, "torch": str(torch.__version__), "numpy": np.__version__, "cv2": cv2.__version__},
-        "python": platform.python_version(),
-        "commit": _git("rev-parse", "--verify", "HEAD") if tracked else None,
-        "modified": None if changes is None else bool(changes),
-        "device": str(device),
-        "device_name": _device_name(str(device)),
-        "threads": torch.get_num_threads(),
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
 
 
 def code_digest() -> str:
@@ -435,10 +380,11 @@ def _shape(node: Any) -> Any:
     return [_shape(part) for part in node] if isinstance(node, list) else repr(node)
 
 
-def provenance_fields(device: torch.device | str = "cpu", weights: str | None = None) -> dict[str, Any]:
+def provenance(device: torch.device | str = "cpu", weights: str | None = None) -> dict[str, Any]:
     """Provenance of a row: versions, commit, device, threads, digests, and the encoder's fingerprint `weights`.
 
-    Without time, so equal work gives equal rows. The code is read once per process, so later edits have no effect.
+    Without time, so equal work gives equal rows; None for what is unknown. Never raises. The code is read once per
+    process, so later edits have no effect. `commit` is None unless a git repository tracks the library.
     """
     return _process_fields(str(device), HOME) | {"threads": torch.get_num_threads(), "weights": weights}
 
@@ -446,5 +392,14 @@ def provenance_fields(device: torch.device | str = "cpu", weights: str | None = 
 @lru_cache
 def _process_fields(device: str, home: Path) -> dict[str, Any]:
     """The part that is constant within a process; `home`: folder of the library."""
-    about = provenance(device)
-    return {name: about[name] for name in CARRIED} | {"code": code_digest(), "metrics": metrics_digest()}
+    installed = None
+    with suppress(PackageNotFoundError):
+        installed = version("ttilib")
+    tracked = _git("ls-files", "--error-unmatch", str(HERE)) is not None
+    return {
+        "ttilib": installed, "torch": str(torch.__version__), "python": platform.python_version(),
+        "numpy": np.__version__, "cv2": cv2.__version__,
+        "commit": _git("rev-parse", "--verify", "HEAD") if tracked else None,
+        "device": device, "device_name": _device_name(device), "threads": torch.get_num_threads(),
+        "code": code_digest(), "metrics": metrics_digest(),
+    }  # fmt: skip

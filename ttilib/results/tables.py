@@ -18,7 +18,7 @@ import pandas as pd
 
 from ttilib.files import convert, lists_folder, suggest
 from ttilib.results.metrics import METRICS, Metric
-from ttilib.results.records import Tabulated, check_counts, plain
+from ttilib.results.records import Tabulated, plain
 
 METHOD = ["benchmark", "shots", "encoder", "method"]  # identify a line of a table
 PASS = [*METHOD, "fold", "run"]  # identify one run (seed) of a fold
@@ -43,7 +43,6 @@ def episode_frame(rows: Rows) -> pd.DataFrame:
     checked = [plain({k: v for k, v in row.items() if not isinstance(v, list)}) for row in rows]
     for number, row in enumerate(checked, start=1):
         convert(row, Tabulated, f"row {number}")
-        check_counts(row, f"row {number}")
     if not checked:
         raise ValueError("there are no rows to tabulate; evaluate at least one episode")
     data = pd.DataFrame(checked)

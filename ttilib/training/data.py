@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,13 +29,9 @@ Order, Void = Literal["set", "time"], Literal["background", "ignored"]
 class _Samples(Dataset):
     """Frames of a dataset: augmented, resized and padded by its rules."""
 
-    def __init__(
-        self, fold: Fold, root: Path | str, size: tuple[int, int], seed: int, void: Void = "background"
-    ) -> None:
+    def __init__(self, fold: Fold, root: Path | str, size: tuple[int, int], seed: int) -> None:
         dataset = find_dataset(fold.corpus)
         self.reader, self.augmentation = dataset.reader(root), dataset.augmentation
-        if void == "ignored":
-            self.reader.void = IGNORE_LABEL
         check_input_size(size)
         self.size, self.seed, self.epoch = size, seed, 0
 
@@ -59,10 +55,15 @@ class _Samples(Dataset):
         return normalise(image / 255), labels.long()
 
 
-class _Labelled(_Samples):
-    """Labelled frames of a split: of each video, every `every`-th of the frames that contain a base class.
+class TrainingFrames(_Samples):
+    """Labelled frames of the base classes. Sample: normalised image [3, H, W] float, labels [H, W] int64.
 
-    `order` of these frames: "time", or for datasets of clips "set", as released: that of their numbers in a Python set.
+    Of each video of a `split`, every `every`-th of the frames that contain a base class. `order` of these frames:
+    "time", or for datasets of clips "set", as released: that of their numbers in a Python set.
+    Labels are 0 background, index in `fold.base` plus one, 255 ignored; `void` (255) of a label map is background, as
+    released, or ignored. `split` "train" is augmented, "val" is not.
+    Raises ValueError if no frame contains a base class, or if a base class is in no frame of "train".
+    Source: docs/protocol.md 1.3, 1.5, C2 (labels) and 2 (augmentation).
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class _Labelled(_Samples):
         order: Order = "set",
         void: Void = "background",
     ) -> None:
-        super().__init__(fold, root, size, seed, void)
+        super().__init__(fold, root, size, seed)
+        if void == "ignored":
+            self.reader.void = IGNORE_LABEL
         self.base, self.training = fold.base, split == "train"
         listed = {"train": fold.train, "val": fold.val}[split]
         frames = {c: {frame for video in fold.presence[c].values() for frame in video} for c in fold.base}
@@ -89,12 +92,9 @@ class _Labelled(_Samples):
         self.frames = tuple(frame for video in self.videos for frame in self.pools[video])
         missing = [fold.names[c] for c in fold.base if frames[c].isdisjoint(self.frames)]
         if not self.videos or (self.training and missing):
-            where = f"{fold.corpus} fold {fold.index}: no {split} frame in {root}"
-            step = "" if every == 1 else f" at frame stride {every}"
-            raise ValueError(
-                f"{where}{step} contains the base classes {', '.join(missing)}; add videos that contain them, or "
-                "remove them from the base classes in its lists.json"
-            )
+            about = f"no {split} frame in {root} at frame stride {every} contains the base classes {', '.join(missing)}"
+            advice = "add videos that contain them, or remove them from the base classes in its lists.json"
+            raise ValueError(f"{fold.corpus} fold {fold.index}: {about}; {advice}")
 
     def read(self, frame: str) -> Frame:
         """Stored image and labels; a label is the index in the base classes plus one."""
@@ -102,37 +102,27 @@ class _Labelled(_Samples):
         check_same_size(frame, image.shape, labels.shape)
         return image_tensor(image), mask_tensor(labels)
 
-    def _rng(self, index: int, length: int) -> np.random.Generator:
-        if not 0 <= index < length:  # ends iteration
-            raise IndexError(f"index {index} of {length} samples")
+    def _rng(self, index: int) -> np.random.Generator:
+        if not 0 <= index < len(self):  # ends iteration
+            raise IndexError(f"index {index} of {len(self)} samples")
         return np.random.default_rng([self.seed, self.epoch, index])
-
-
-class TrainingFrames(_Labelled):
-    """Labelled frames of the base classes. Sample: normalised image [3, H, W] float, labels [H, W] int64.
-
-    Labels are 0 background, index in `fold.base` plus one, 255 ignored; `void` (255) of a label map is background, as
-    released, or ignored. `split` "train" is augmented, "val" is not.
-    Raises ValueError if no frame contains a base class, or if a base class is in no frame of "train".
-    Source: docs/protocol.md 1.3, 1.5, C2 (labels) and 2 (augmentation).
-    """
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Int64[Tensor, "H W"]]:
-        rng = self._rng(index, len(self))
+        rng = self._rng(index)
         image, labels = self.read(self.frames[index])
         if self.training:
             image, labels = AUGMENTATIONS[self.augmentation](image, labels, rng)
         return self.network_input(image, labels)
 
 
-class TrainingClips(_Labelled):
+class TrainingClips(TrainingFrames):
     """Clips of one video. Sample: images [n, 3, H, W], labels [n, H, W], as in `TrainingFrames`; n is `frames`.
 
-    An epoch has `repeats` clips of each video. Of the frames with a base class, every `every`-th in `order` is used,
-    and n of these are sampled with replacement. If there are at most n, all come first, followed by random repeats.
+    An epoch has `repeats` clips of each video: n of its frames, sampled with replacement. If there are at most n, all
+    come first, followed by random repeats.
     "train" augments the frames of video datasets with common parameters (first frame not warped), other datasets
     frame by frame; "val" is not augmented.
     Raises ValueError as `TrainingFrames`. Source: docs/protocol.md 1.3 (sampling) and 2 (augmentation), Q16, C6.
@@ -148,17 +138,16 @@ class TrainingClips(_Labelled):
         every: int = 5,
         frames: int = 5,
         repeats: int = 10,
-        order: Order = "set",
-        void: Void = "background",
+        **rules: Any,
     ) -> None:
-        super().__init__(fold, root, split, size, seed, every, order, void)
+        super().__init__(fold, root, split, size, seed, every, **rules)
         self.length, self.repeats = frames, repeats
 
     def __len__(self) -> int:
         return self.repeats * len(self.videos)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "n 3 H W"], Int64[Tensor, "n H W"]]:
-        rng = self._rng(index, len(self))
+        rng = self._rng(index)
         pool = self.pools[self.videos[index % len(self.videos)]]
         names = list(pool) if len(pool) <= self.length else []
         names += [pool[number] for number in rng.integers(len(pool), size=self.length - len(names))]
@@ -195,7 +184,9 @@ class VideoPairs(_Samples):
         window: int = 2,
         count: int = 1,
     ) -> None:
-        _check_videos(fold)
+        if fold.frames and all(frames == (video,) for video, frames in fold.frames.items()):
+            about = "images have no next frame to compare with; give VSPW's folder as contrast.root"
+            raise ValueError(f"{fold.corpus} fold {fold.index}: {about}, or switch the contrastive loss off")
         unknown = [video for video in videos if not fold.frames.get(video)]
         if not videos or unknown:
             about = f"no frames of {unknown[0]} and {len(unknown) - 1} other videos" if unknown else "no videos"
@@ -236,8 +227,7 @@ class VideoPairs(_Samples):
 
 
 def base_videos(fold: Fold) -> tuple[str, ...]:
-    """The videos of base training, each once; some contain novel classes. Raises ValueError for a dataset of images."""
-    _check_videos(fold)
+    """The videos of base training, each once; some contain novel classes."""
     return tuple(dict.fromkeys(fold.train))
 
 
@@ -246,10 +236,8 @@ def leaked_test_videos(fold: Fold) -> tuple[str, ...]:
 
     THESE ARE THE QUERY VIDEOS OF THE EPISODES: use them only to reproduce the release, and mark every score.
     YouTube-VIS: all videos of each novel class; a video of two classes comes twice. Other datasets: every video of the
-    fold but the 19 that the release ignores. Raises ValueError for a dataset of images.
-    Source: docs/protocol.md 4, DCL auxiliary, Q24.
+    fold but the 19 that the release ignores. Source: docs/protocol.md 4, DCL auxiliary, Q24.
     """
-    _check_videos(fold)
     if fold.corpus == "ytvis":
         return tuple(video for number in fold.novel for video in fold.presence[number])
     ignored = read_table("vspw")["pascal_to_vspw"]["ignored"]
@@ -271,12 +259,3 @@ def vspw_beside(fold: Fold, root: Path | str) -> Fold:
     novel = {fold.names[number] for number in fold.novel}
     excluded = {video for number, name in names.items() if name in novel for video in videos.presence[number]}
     return replace(videos, train=tuple(video for video in videos.frames if video not in excluded), val=())
-
-
-def _check_videos(fold: Fold) -> None:
-    """Raise ValueError for a dataset of images, where each image is a video of one frame with the same name."""
-    if fold.frames and all(frames == (video,) for video, frames in fold.frames.items()):
-        raise ValueError(
-            f"{fold.corpus} fold {fold.index}: images have no next frame to compare with; give VSPW's folder as "
-            "contrast.root, or switch the contrastive loss off"
-        )

@@ -118,13 +118,3 @@ def parts_of(order: Int[np.ndarray, "steps batch"], accumulate: int) -> Int[np.n
     """Samples of each batch for this process: each of `accumulate` parts is divided among the processes in order."""
     steps, batch = order.shape
     return order.reshape(steps, accumulate, count(), -1)[:, :, rank()].reshape(steps, batch // count())
-
-
-def check_batch(batch: int, accumulate: int) -> None:
-    """Raise ValueError unless all parts of all processes get equally many samples."""
-    shares = accumulate * count()
-    if batch % shares:
-        raise ValueError(
-            f"batch={batch} cannot be divided evenly among {count()} processes in {accumulate} parts; give a multiple "
-            f"of {shares}"
-        )

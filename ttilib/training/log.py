@@ -73,31 +73,18 @@ def tensorboard(folder: Path | str, step: int = 0) -> Board:
 
 
 def read_log(folder: Path | str) -> list[dict[str, Any]]:
-    """The rows of the complete lines; none without a log. Raises ValueError for a damaged line before the last."""
-    rows = _rows(folder)
-    for row in rows[:-1]:
-        if isinstance(row, ValueError):
-            raise row
-    return [asdict(row) for row in rows if isinstance(row, Progress)]
-
-
-def _rows(folder: Path | str) -> list[Progress | ValueError]:
-    """The complete lines of the log; the error of a damaged one."""
-    path, rows = Path(folder) / LOG, []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.is_file() else [], start=1):
-        try:
-            rows.append(parse_json(line, Progress, f"{path}: line {number} is damaged"))
-        except ValueError as error:
-            rows.append(error)
-    return rows
+    """The rows of the complete lines; none without a log. Raises ValueError for a damaged one."""
+    path = Path(folder) / LOG
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    return [asdict(parse_json(line, Progress, f"{path}: line {n} is damaged")) for n, line in enumerate(lines, start=1)]
 
 
 def trim(folder: Path | str, step: int, epochs: int) -> None:
-    """Remove rows after `step`, table rows and plots after the first `epochs` epochs, and damaged lines."""
+    """Remove rows after `step`, an incomplete last line, and table rows and plots after the first `epochs` epochs."""
     folder = Path(folder)
     if (folder / LOG).is_file():
-        kept = [row for row in _rows(folder) if isinstance(row, Progress) and row.step <= step]
-        write_text(folder / LOG, "".join(json.dumps(asdict(row)) + "\n" for row in kept))
+        kept = [row for row in read_log(folder) if row["step"] <= step]
+        write_text(folder / LOG, "".join(json.dumps(row) + "\n" for row in kept))
     if (folder / EPOCHS).is_file():
         write_epochs(folder, epochs)
     for path in (folder / SAMPLES).glob("*.png"):

@@ -34,13 +34,6 @@ from ttilib.training.log import Progress
 from ttilib.training.model import Batch, Learner, build_optimizer, learning_rate, pixel_weights, training_scores
 from ttilib.training.validation import ValidationResult
 
-MOMENTS = {name: {"step", "exp_avg", "exp_avg_sq"} for name in ("adam", "adamw")} | {"sgd": {"momentum_buffer"}}
-
-
-def _kinds(state: dict[str, Any]) -> dict[str, Any]:
-    """Shape and type of each tensor of a state, type of other values."""
-    return {name: (v.shape, v.dtype) if isinstance(v, Tensor) else type(v) for name, v in state.items()}
-
 
 class _State(Struct):
     """The content of last.pt: what is compared, what is restored, and the states of `Run._parts`."""
@@ -195,29 +188,16 @@ class Run:
         return self.progress
 
     def _restore(self, state: _State, path: Path) -> None:
-        """Continue from a saved state. Raises ValueError if it does not fit: names, types, shapes and numbers."""
-        done, parts, wrong = state.progress, self._parts(), ""
-        for name in parts.keys() - {"optimizer"}:
-            wrong = wrong if _kinds(getattr(state, name)) == _kinds(parts[name].state_dict()) else name
-        if not 0 < done.step <= done.steps == self.steps or done.epoch != -(-done.step // self.per_epoch):
-            wrong = f"step {done.step} of epoch {done.epoch}, {self.steps} steps"
-        if wrong or _kinds({"": state.counts}) != _kinds({"": self.counts}):
-            raise ValueError(f"{path}: {wrong or 'counts'} does not fit this run; remove the file to start again")
+        """Continue from a saved state. Raises ValueError if it does not fit."""
         state.optimizer["param_groups"] = self.optimizer.state_dict()["param_groups"]  # they follow from the settings
         try:
-            for name, part in parts.items():
+            for name, part in self._parts().items():
                 part.load_state_dict(getattr(state, name))
-            moments = list(self.optimizer.state.items())
-            fits = len(moments) in (0, sum(1 for _ in self.learner.parameters()))
-            for parameter, values in moments:
-                fits &= values.keys() == MOMENTS[self.config.optimizer]
-                fits &= all(value.shape in ((), parameter.shape) for value in values.values())
-        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError):  # of the optimizer's load_state_dict
-            fits = False
-        if not fits:
-            raise ValueError(f"{path}: optimizer does not fit this run; remove the file to start again")
-        self.best, self.progress, self.counts = state.best, done, state.counts.to(self.device)
-        self.began = time.perf_counter() - done.seconds
+            self.counts.copy_(state.counts)
+        except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: does not fit this run; remove the file to start again") from error
+        self.best, self.progress = state.best, state.progress
+        self.began = time.perf_counter() - self.progress.seconds
 
     def _check_encoder(self) -> None:
         """Raise ValueError if the best encoder is gone, or, at the end of the run, damaged."""

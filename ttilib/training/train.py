@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,14 +22,14 @@ from ttilib.datasets.catalog import Fold, find_root
 from ttilib.datasets.transforms import denormalise
 from ttilib.encoders.pspnet import PSPNet, build_encoder
 from ttilib.episodes.benchmarks import read_benchmark
-from ttilib.files import check_writable, digest
+from ttilib.files import check_writable, digest, file_lock
 from ttilib.plots.curves import training_figure
 from ttilib.plots.overlays import pairs_sheet, sample_sheet
 from ttilib.training import distributed, log
 from ttilib.training.config import LEAK, ContrastConfig, TrainConfig
 from ttilib.training.data import TrainingClips, TrainingFrames, VideoPairs, base_videos, leaked_test_videos, vspw_beside
 from ttilib.training.run import Progress, Run
-from ttilib.training.validation import EpisodicValidation, ValidationResult, validate
+from ttilib.training.validation import ValidationResult, validate, validate_episodes
 
 Validator = Callable[[PSPNet, int], ValidationResult]  # of (network, epoch)
 SHOWN = 4  # images, and pairs, that are plotted
@@ -90,7 +87,8 @@ def train(
         validate_epoch = None
         if config.validation != "classes":
             data = read_benchmark(config.validation, fold.index, root)
-            validate_epoch = EpisodicValidation(data, size, config.seed, config.validation_episodes, device)
+            chosen = {"seed": config.seed, "limit": config.validation_episodes}
+            validate_epoch = partial(validate_episodes, data=data, size=size, device=device, **chosen)
         yield from fit(network, items, held_out, folder, config, about, device, validate_epoch)
 
 
@@ -115,10 +113,13 @@ def fit(
             f"{folder}: {len(items)} samples to train on and {len(held_out)} to validate are too few for a "
             f"batch of {config.batch}; lower `batch` or `every`, or add videos"
         )
-    distributed.check_batch(config.batch, config.accumulate)
+    if config.batch % (shares := config.accumulate * distributed.count()):
+        about = f"batch={config.batch} cannot be divided evenly among {distributed.count()} processes"
+        raise ValueError(f"{about} in {config.accumulate} parts; give a multiple of {shares}")
     validate_epoch = validate_epoch or partial(_validate_classes, held_out=held_out, config=config, device=device)
     run = Run(network, folder, config, about, len(items) // config.batch, device)
-    with only_process(folder):
+    check_writable(folder / "train.lock")
+    with file_lock(folder / "train", wait=False) if distributed.rank() == 0 else nullcontext():
         yield from _steps(run, items, held_out, validate_epoch)
 
 
@@ -145,28 +146,6 @@ def _steps(run: Run, items: Dataset, held_out: Dataset, validate_epoch: Validato
                     show(run, items, held_out, board)
                 run.save()  # after the log, so that every saved step is logged
                 yield progress
-
-
-@contextmanager
-def only_process(folder: Path) -> Iterator[None]:
-    """Let no other run train into a folder. Raises ValueError that names the process of the one that does, OSError if
-    the folder is not writable. The file stays: otherwise two processes could lock two files of that name.
-    """
-    if distributed.rank() > 0:
-        yield
-        return
-    check_writable(path := folder / "train.lock")
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        holder = path.read_bytes()[:200].decode("utf-8", "replace") or "another process"
-        raise ValueError(f"{folder}: {holder} trains into it; wait for its end, or use another folder") from error
-    try:
-        path.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
-        yield
-    finally:
-        lock.release()
 
 
 def batches(
@@ -220,11 +199,11 @@ def show(run: Run, items: Dataset, held_out: Dataset, board: log.Board = None) -
 
 
 def _labelled(fold: Fold, root: Path | str, split: str, size: tuple[int, int], config: TrainConfig) -> Dataset:
-    rules: dict[str, Any] = {"seed": config.seed, "every": config.every, "order": config.frame_order}
+    about = fold, root, split, size, config.seed, config.every
+    rules: dict[str, Any] = {"order": config.frame_order, "void": config.void}
     if not config.clip_frames:
-        return TrainingFrames(fold, root, split, size, void=config.void, **rules)
-    length, repeats = config.clip_frames, config.repeats
-    return TrainingClips(fold, root, split, size, void=config.void, frames=length, repeats=repeats, **rules)
+        return TrainingFrames(*about, **rules)
+    return TrainingClips(*about, config.clip_frames, config.repeats, **rules)
 
 
 def _validate_classes(

@@ -1,6 +1,6 @@
 """Validation during training: a metric that selects the best encoder. Processes share the work.
 
-`validate`: IoU of the base classes on held-out images, as released for YouTube-VIS and Pascal. `EpisodicValidation`:
+`validate`: IoU of the base classes on held-out images, as released for YouTube-VIS and Pascal. `validate_episodes`:
 shortened episodes of a benchmark, as released for MiniVSPW, whose validation classes are in neither training nor test.
 Source: docs/protocol.md 4.
 """
@@ -8,7 +8,7 @@ Source: docs/protocol.md 4.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
 
@@ -61,37 +61,37 @@ def validate(
     return class_iou(counts.cpu()), float(loss / counts.sum().clamp_min(1))
 
 
-@dataclass(frozen=True)
-class EpisodicValidation:
-    """Mean class IoU of 1-shot RePRI on shortened episodes."""
+def validate_episodes(
+    network: PSPNet,
+    epoch: int,
+    data: BenchmarkData,
+    size: tuple[int, int],
+    seed: int,
+    limit: int = 0,
+    device: torch.device | str = "cpu",
+) -> ValidationResult:
+    """Mean class IoU of 1-shot RePRI on shortened episodes of run number `epoch`; at most `limit` of them (0: all).
 
-    data: BenchmarkData
-    size: tuple[int, int]
-    seed: int
-    limit: int = 0  # maximum number of episodes; 0: all
-    device: torch.device | str = "cpu"
-
-    def __call__(self, network: PSPNet, epoch: int) -> ValidationResult:
-        """Mean class IoU on the episodes of run number `epoch`. Leaves the network in eval mode.
-        Warns of episodes that raise an error, and leaves them out: a validation must not end days of training.
-        """
-        method, extractor = METHODS["RePRI"], FeatureExtractor(network.eval(), device=self.device)
-        sampled = draw_episodes(self.data, 1, self.seed, epoch)
-        numbers = np.linspace(0, len(sampled) - 1, min(self.limit or len(sampled), len(sampled)))
-        chosen = [sampled[round(number)] for number in numbers]  # evenly spaced: episodes are ordered by class
-        classes = sorted({episode.class_id for episode in chosen})
-        sums = torch.zeros(len(classes) + 1, 2, dtype=torch.int64, device=self.device)  # the last row: failures
-        for episode in chosen[distributed.rank() :: distributed.count()]:
-            short = replace(episode, query=episode.query[::STRIDE][:FRAMES])
-            try:
-                clip = load_clip(short, self.data.query_root, self.size, self.data.support_root)
-                counts = intersection_union(method.predict(clip, extractor).masks, clip.truth, clip.query_valid)
-            except Exception as error:  # any: see above
-                sums[-1] += 1
-                about = f"episode {episode.key} is left out ({type(error).__name__}: {error})"
-                warnings.warn(f"validation {epoch}: {about}", stacklevel=2)
-                continue
-            sums[classes.index(episode.class_id)] += sums.new_tensor([int(each.sum()) for each in counts])
-        *rows, (failed, _) = distributed.total(sums).tolist()
-        iou = pooled_iou((number, *row) for number, row in zip(classes, rows, strict=True))
-        return ValidationResult(fmean(iou.values()), failed=failed)
+    Leaves the network in eval mode. Warns of episodes that raise an error, and leaves them out: a validation must not
+    end days of training.
+    """
+    method, extractor = METHODS["RePRI"], FeatureExtractor(network.eval(), device=device)
+    sampled = draw_episodes(data, 1, seed, epoch)
+    numbers = np.linspace(0, len(sampled) - 1, min(limit or len(sampled), len(sampled)))
+    chosen = [sampled[round(number)] for number in numbers]  # evenly spaced: episodes are ordered by class
+    classes = sorted({episode.class_id for episode in chosen})
+    sums = torch.zeros(len(classes) + 1, 2, dtype=torch.int64, device=device)  # the last row: failures
+    for episode in chosen[distributed.rank() :: distributed.count()]:
+        short = replace(episode, query=episode.query[::STRIDE][:FRAMES])
+        try:
+            clip = load_clip(short, data.query_root, size, data.support_root)
+            counts = intersection_union(method.predict(clip, extractor).masks, clip.truth, clip.query_valid)
+        except Exception as error:  # any: see above
+            sums[-1] += 1
+            about = f"episode {episode.key} is left out ({type(error).__name__}: {error})"
+            warnings.warn(f"validation {epoch}: {about}", stacklevel=2)
+            continue
+        sums[classes.index(episode.class_id)] += sums.new_tensor([int(each.sum()) for each in counts])
+    *rows, (failed, _) = distributed.total(sums).tolist()
+    iou = pooled_iou((number, *row) for number, row in zip(classes, rows, strict=True))
+    return ValidationResult(fmean(iou.values()), failed=failed)
