@@ -1,5 +1,6 @@
 """Shapes and types in the library's signatures are checked while the tests run, and only then."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,16 @@ def mini(repository: Path) -> Path:
     from ttilib.synthetic import generate
 
     return generate(repository / "data" / "mini")
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser without a window; tests that need it are skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -27,7 +27,7 @@ def run(site, repository, tmp_path):
         notebook = nbformat.read(repository / "notebooks" / f"{name}.ipynb", as_version=4)
         outputs = [nbformat.v4.new_output("display_data", {"image/png": pixel}),
                    nbformat.v4.new_output("stream", name="stderr", text="progress of the run")]  # fmt: skip
-        notebook.cells[-1 if notebook.cells[-1].cell_type == "code" else 3].outputs = outputs
+        [cell for cell in notebook.cells if cell.cell_type == "code"][-1].outputs = outputs
         injected = nbformat.v4.new_code_cell("out = 'x'", metadata={"tags": ["injected-parameters"]})
         notebook.cells.insert(2, injected)
         nbformat.write(notebook, folder / copy.replace("*", "key"))

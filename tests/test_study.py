@@ -88,6 +88,23 @@ def test_the_means_of_an_encoder_are_written_once_for_its_weights(mini, tmp_path
     assert found.images == 100 and means.stat().st_mtime_ns == before
 
 
+@pytest.mark.study
+def test_the_pages_of_a_study_show_their_images_and_play_its_video(study, repository, chromium, tmp_path):
+    command = [sys.executable, "docs/site.py", "--run", str(study[0]), "--out", str(tmp_path / "site")]
+    subprocess.run(command, cwd=repository, check=True, stdout=subprocess.DEVNULL)
+    page, errors = chromium.new_page(), []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.on("requestfailed", lambda request: errors.append(request.url))
+    for path in sorted((tmp_path / "site").rglob("*.html")):
+        page.goto(path.as_uri())
+        assert all(page.locator("img").evaluate_all("all => all.map(image => image.naturalWidth)")), path
+    page.goto((tmp_path / "site" / "index.html").as_uri())
+    video = page.locator("video").first
+    video.evaluate("video => { video.muted = true; video.play() }")
+    page.wait_for_function("video => video.currentTime > 0.1", arg=video.element_handle())
+    assert not errors
+
+
 def test_a_study_goes_on_where_it_was_and_runs_what_changed_and_what_follows_it(tmp_path):
     """Two tiny notebooks, q after p, append their names to a log."""
     (out := tmp_path / "out").mkdir()
