@@ -34,6 +34,7 @@ from ttilib.solver.settings import PipelineConfig
 from ttilib.solver.task import CHUNK, Task, downsample, extract, unit
 
 ENDING = ".means.safetensors"
+MEANS = Path(__file__).parents[1] / "networks"  # means that come with the library, by the encoder's fingerprint
 KIND = "means of an encoder's features"  # identifies the files
 AGAIN = "measure them again with this encoder and these layers"
 
@@ -306,7 +307,8 @@ def load_extractor(
     fold: Fold | None = None,
 ) -> FeatureExtractor:
     """The encoder that `spec` names (see `load_encoder`) as a feature extractor, in evaluation mode on the device.
-    Without `means`, a best.means.safetensors beside the checkpoint is used. Features are cached only for a
+    Without `means`, a best.means.safetensors beside the checkpoint is used; without `mean_images` too, the means of
+    these weights that come with the library, if any (`ttilib/networks`). Features are cached only for a
     torch.nn.Module, whose weights have a fingerprint.
     """
     device = find_device(device)
@@ -317,4 +319,7 @@ def load_extractor(
     checkpoint = _checkpoint_file(str(spec))
     if not means and checkpoint is not None and checkpoint.with_suffix(ENDING).is_file():
         means = checkpoint.with_suffix(ENDING)
+    shipped = MEANS / f"{fingerprint}{ENDING}"
+    if not means and mean_images is None and shipped.is_file():
+        means = shipped
     return FeatureExtractor(encoder, fingerprint, folder if fingerprint else None, means, mean_images, device)
