@@ -70,7 +70,8 @@ class _Episode(Counted, kw_only=True):
         known = {name: count for name, count in known.items() if count is not None}
         parts = {name: getattr(self, f"{name}s", None) for name in ("intersection", "union")}
         summed = {name: sum(counts) for name, counts in parts.items() if counts is not None}
-        in_order = all(self.intersection <= count <= self.union for count in known.values())
+        pixels: list[Any] = list(known.values())
+        in_order = all(self.intersection <= count <= self.union for count in pixels)
         if not in_order or summed != {name: known[name] for name in summed}:
             raise ValueError(f"pixels {known}, summed over frames {summed}, contradict each other")
 
