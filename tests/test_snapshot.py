@@ -25,7 +25,7 @@ SIZE = (65, 113)
 def made_up_fold(dataset: str, form: str) -> Fold:
     """A fold without files: 16 videos of 3 to 6 frames, or 40 images; three novel classes, 1 or 2 in each item."""
     novel, names = (2, 3, 5), {number: f"class {number}" for number in range(1, 6)}
-    images = form in ("stills", "cross") and dataset != "davis"
+    images = form in ("stills", "cross") and dataset not in ("davis", "moving-pascal")
     items = [f"item{n:02d}" for n in range(40 if images else 16)]
     frames = {v: tuple(f"{v}/{t}" for t in range(1 if images else 3 + n % 4)) for n, v in enumerate(items)}
     shown = {v: (novel[n % 3],) if n % 4 else (novel[n % 3], novel[(n + 1) % 3]) for n, v in enumerate(items)}

@@ -13,13 +13,14 @@ from typing import Any
 from ttilib.datasets.base import ClassesByFold, ClassTable, Dataset, Names, OnError, Table, raise_first
 from ttilib.datasets.coco import COCO, COCO_FULL
 from ttilib.datasets.davis import DAVIS
+from ttilib.datasets.moving import MOVING
 from ttilib.datasets.pascal import PASCAL
 from ttilib.datasets.vspw import MINIVSPW, VSPW
 from ttilib.datasets.youtube_vis import YTVIS
 from ttilib.files import convert, lists_folder, read_json
 
 DATASETS: dict[str, Dataset] = {
-    dataset.name: dataset for dataset in (YTVIS, PASCAL, COCO, COCO_FULL, VSPW, MINIVSPW, DAVIS)
+    dataset.name: dataset for dataset in (YTVIS, PASCAL, COCO, COCO_FULL, VSPW, MINIVSPW, DAVIS, MOVING)
 }
 """Add a dataset with `DATASETS["name"] = Dataset(...)`; it is looked up at every call."""
 

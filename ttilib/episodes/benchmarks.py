@@ -69,6 +69,8 @@ BENCHMARKS: dict[str, Benchmark] = {
             note="The validation classes of minivspw, by which the release chose its checkpoints."),
         Benchmark("pascal2davis", "davis", "pascal", "cross", WIDE, "pascal",
             note="Pascal images support DAVIS videos; not a published benchmark."),
+        Benchmark("moving-pascal", "moving-pascal", "pascal", "cross", (241, 321), "pascal",
+            note="Pascal images support clips of a camera over other Pascal images; not a published benchmark."),
     )
 }  # fmt: skip
 

@@ -99,7 +99,7 @@ def sample_independent(
         key = (seed, run, query_fold.corpus, video, turn)
         number = classes[_lowest(_codes(classes), 1, *key)[0]]
         seen = support_fold.presence[ids[number]]
-        pool, own = tuple(seen), support_fold.corpus == query_fold.corpus and video in seen
+        pool, own = tuple(seen), video in seen
         if has_enough_videos(support_fold, ids[number], len(pool) - own, shots, on_error):
             chosen = [pool[index] for index in _lowest(codes[number], shots + own, *key, number)]
             others = [other for other in chosen if not (own and other == video)][:shots]
@@ -210,10 +210,9 @@ class _Released:
 
     def cross(self) -> Iterator[Sample]:
         """Per video and novel class in it: support videos, then a frame of each; classes are matched by name."""
-        same = self.support_fold.corpus == self.query_fold.corpus
         for video, number, frames in pairs(self.query_fold, self.ids):
             pool = self.support_fold.presence[self.ids[number]]
-            others = [other for other in pool if not (same and other == video)]
+            others = [other for other in pool if other != video]
             if has_enough_videos(self.support_fold, self.ids[number], len(others), self.shots, self.on_error):
                 chosen = self.rng.sample(others, self.shots)
                 yield Sample(number, tuple(self.rng.choice(pool[other]) for other in chosen), frames)
