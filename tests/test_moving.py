@@ -17,7 +17,7 @@ def root(tmp_path):
         mask[20:44, 28:56] = 1
     root = pascal(tmp_path / "pascal", masks, tuple(masks))
     for name, mask in masks.items():
-        Image.fromarray(np.repeat(200 * mask[..., None], 3, axis=2)).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+        Image.fromarray(200 * np.dstack([mask] * 3)).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
     return root
 
 

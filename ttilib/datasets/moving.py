@@ -61,7 +61,9 @@ class MovingReader(PascalReader):
     def labels(self, frame: str, base: Ids) -> UInt8[np.ndarray, "h w"]:
         raise ValueError(f"{self.mask_path(frame.split('/')[0])}: moving images are for evaluation; train on pascal")
 
-    def _view(self, pixels: UInt8[np.ndarray, "..."], frame: str, how: int) -> tuple[UInt8[np.ndarray, "..."], float]:
+    def _view(
+        self, pixels: UInt8[np.ndarray, "*shape"], frame: str, how: int
+    ) -> tuple[UInt8[np.ndarray, "*shape"], float]:
         """What the camera sees, as large as the image, and its brightness."""
         image, number = frame.split("/")
         height, width = pixels.shape[:2]
@@ -75,7 +77,7 @@ def scan_moving(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnErr
     """A clip of each `val` image with a large novel class, which all its frames are taken to contain."""
     stills = scan_images(PascalReader, root, table, base, novel, on_error)
     frames = {image: tuple(f"{image}/{number}" for number in range(FRAMES)) for image in stills.shown}
-    presence = {c: {image: frames[image] for image in stills.presence[c]} if c in novel else {} for c in table["classes"]}
+    presence = {c: {i: frames[i] for i in stills.presence[c]} if c in novel else {} for c in table["classes"]}
     return Scan(frames, presence, (), ())
 
 
