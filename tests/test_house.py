@@ -24,7 +24,7 @@ PACKAGES = (
     ("synthetic", "outlines shapes scenery scenes dataset"),
     ("", "synthetic"),
     ("networks", "imagenet"),
-    ("plots", "style overlays curves comparisons gallery video browser"),
+    ("plots", "style overlays curves comparisons gallery video browser draw"),
     ("training", "config distributed data model validation log run train"),
     ("tools", "doctor_checks doctor"),
     ("sweep", "tables tasks clusters expand driver study"),

@@ -107,7 +107,12 @@ def _grabcut(
     labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     labels[cv2.erode(mask.astype(np.uint8), kernel) > 0] = cv2.GC_FGD
     labels[outside] = cv2.GC_BGD
+    return grabcut(frame, labels, steps)
+
+
+def grabcut(frame: UInt8[np.ndarray, "H W 3"], labels: UInt8[np.ndarray, "H W"], steps: int) -> Bool[np.ndarray, "H W"]:
+    """The foreground after `steps` iterations of GrabCut from `labels`, of cv2.GC_*; deterministic."""
     cv2.setRNGSeed(0)  # OpenCV's k-means starts at random
-    models = np.zeros((1, GAUSSIANS)), np.zeros((1, GAUSSIANS))
-    cv2.grabCut(frame, labels, None, *models, steps, cv2.GC_INIT_WITH_MASK)
-    return (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    models, found = (np.zeros((1, GAUSSIANS)), np.zeros((1, GAUSSIANS))), labels.copy()
+    cv2.grabCut(frame, found, None, *models, steps, cv2.GC_INIT_WITH_MASK)
+    return (found == cv2.GC_FGD) | (found == cv2.GC_PR_FGD)
