@@ -129,7 +129,7 @@ FROZEN = {
     "TTI": "TTI",  # below: TTI with parts of the frozen configuration
     "TTI centred": "TTI centring=pool",
     "TTI support bias": "TTI bias_start=support-midpoint midpoint=none",
-    "TTI, those two": "TTI centring=pool bias_start=support-midpoint midpoint=none",
+    "TTI centred + support bias": "TTI centring=pool bias_start=support-midpoint midpoint=none",
     "TTI from step 0": "TTI temporal_start=0",
     "TTI edges": "TTI guided=0.033 guided_eps=0.0001 cut=0.033",
 }
