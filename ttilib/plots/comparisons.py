@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
 
 from ttilib.plots.style import STYLES, Looks, Style, short, styles, subscripted, text_size, tidy
 from ttilib.results.export import cell_text, metric_of
@@ -146,7 +145,7 @@ def run_dots(ax: Axes, run_table: pd.DataFrame, metric: str = "mIoU", looks: Loo
 
 
 def cost_accuracy(ax: Axes, table: pd.DataFrame, metric: str = "mIoU", looks: Looks | None = None) -> None:
-    """Seconds per episode (log) against a metric: a dot per method, a legend below.
+    """Seconds per episode against a metric: a dot per method, a legend below.
 
     A line joins the methods of a block by time, with the block's title at its end. With more than `CHAIN` methods there
     is no line, and the legend has only methods of fixed style and those that no faster one beats.
@@ -167,18 +166,15 @@ def cost_accuracy(ax: Axes, table: pd.DataFrame, metric: str = "mIoU", looks: Lo
             if len(part) <= CHAIN or method in STYLES or y == top:
                 named.setdefault(short(method), dot)
     tidy(ax, "seconds per episode", _with_unit(metric), integers=False)
-    ax.set_xscale("log")
     ax.margins(x=0.1, y=0.12)
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(left=0)
     below: Any = {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 4.2}  # below the axis label
     columns = 2 if max(map(len, named), default=0) < 20 else 1
     ax.legend(named.values(), named, ncols=columns, frameon=False, handlelength=1, labelspacing=0.3, **below)
 
 
 def per_class_bars(ax: Axes, table: pd.DataFrame, metric: str = "IoU", looks: Looks | None = None) -> None:
-    """One bar per class and method; classes sorted by the last method, the best on top.
+    """One bar per class and method, labelled for a legend; classes sorted by the last method, the best on top.
 
     Takes `tables.class_table` of one benchmark and number of shots. Error bars if the table has "IoU low" and
     "IoU high". Raises ValueError if a method has several rows for a class.
@@ -202,5 +198,3 @@ def per_class_bars(ax: Axes, table: pd.DataFrame, metric: str = "IoU", looks: Lo
     ax.set_yticks(range(len(classes)), classes)
     ax.set_ylim(-0.6, len(classes) - 0.4)
     ax.tick_params(axis="y", length=0)
-    above: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
-    ax.legend(ncols=min(3, len(methods)), frameon=False, handlelength=1.2, columnspacing=1.2, **above)

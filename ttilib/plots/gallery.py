@@ -18,13 +18,12 @@ from torch import Tensor
 from ttilib.episodes.benchmarks import find_roots
 from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import read_episodes
-from ttilib.plots.overlays import PREDICTION, RIM, SHARP, Pixels, array, evenly_spaced, overlay, show, zoom_for
-from ttilib.plots.style import text_size, tidy
+from ttilib.plots.overlays import RIM, SHARP, SUPPORT, Pixels, array, evenly_spaced, overlay, show, zoom_for
+from ttilib.plots.style import styles, text_size, tidy
 from ttilib.results.metrics import METRICS, intersection_union
 from ttilib.results.records import read_masks
 from ttilib.results.tables import Rows, episode_frame, sums_of
 
-LABEL = "#56B4E9"  # of support masks; predictions are magenta
 FRAMES = 5  # query frames shown, each one inch wide
 LINE = 0.36  # inches, height of the IoU line
 
@@ -96,7 +95,7 @@ def support_mosaic(clip: Clip) -> Pixels:
     zoom = max(1, zoom_for(clip.support[0], SHARP // columns))
     gap = max(2, clip.size[1] * zoom // 40)
     tiles = [
-        np.pad(overlay(image, mask, colour=LABEL, zoom=zoom), ((0, gap), (0, gap), (0, 0)), constant_values=255)
+        np.pad(overlay(image, mask, colour=SUPPORT, zoom=zoom), ((0, gap), (0, gap), (0, 0)), constant_values=255)
         for image, mask in zip(clip.support, clip.support_masks, strict=True)
     ]
     tiles += [np.full_like(tiles[0], 255)] * (-shots % columns)
@@ -109,12 +108,14 @@ def height(items: Sequence[Item]) -> float:
     return 0.25 + sum(clip.size[0] / clip.size[1] + LINE + 0.5 for _, clip, _ in items)
 
 
-def gallery(figure: Figure | SubFigure, items: Sequence[Item]) -> None:
+def gallery(figure: Figure | SubFigure, items: Sequence[Item], method: str) -> None:
     """One row per episode: support, `FRAMES` frames with ground truth and prediction, the IoU of every frame below.
+    Predictions have the colour of the method.
 
     Use a figure `style.PAGE` wide and `height(items)` high. The IoU line has a dot at every frame shown, and a gap
     where prediction and ground truth are empty.
     """
+    colour = styles([method])[method]["color"]
     ratios = [part for _, clip, _ in items for part in (clip.size[0] / clip.size[1], LINE)]
     grid = figure.add_gridspec(len(ratios), FRAMES + 1, height_ratios=ratios)
     for number, (title, clip, masks) in enumerate(items):
@@ -126,27 +127,27 @@ def gallery(figure: Figure | SubFigure, items: Sequence[Item]) -> None:
         at = evenly_spaced(len(clip.query), FRAMES)
         for column, t in enumerate(at, start=1):
             ax = figure.add_subplot(grid[above, column])
-            show(ax, overlay(clip.query[t], masks[t]), " ")  # reserves the line of the episode's title
+            show(ax, overlay(clip.query[t], masks[t], colour=colour), " ")  # reserves the line of the episode's title
             if clip.truth is not None and clip.truth[t].any() and not clip.truth[t].all():
                 contour = ax.contour(array(clip.truth[t]), levels=[0.5], colors="white", linewidths=0.7)
                 contour.set_path_effects(RIM)
         if clip.truth is not None:
-            _iou_line(figure.add_subplot(grid[below, 1:]), clip, masks, at)
+            _iou_line(figure.add_subplot(grid[below, 1:]), clip, masks, at, colour)
     marks = [
-        Patch(color=LABEL, alpha=0.7, label="labelled support"),
-        Patch(color=PREDICTION, alpha=0.6, label="predicted"),
+        Patch(color=SUPPORT, alpha=0.7, label="labelled support"),
+        Patch(color=colour, alpha=0.6, label=f"predicted by {method}"),
         Line2D([], [], color="white", linewidth=0.7, label="ground truth"),
     ]
     legend = figure.legend(handles=marks, loc="outside lower right", ncols=3, fontsize=text_size(0.92), frameon=False)
     legend.get_lines()[0].set_path_effects(RIM)
 
 
-def _iou_line(ax: Axes, clip: Clip, masks: Predicted, at: list[int]) -> None:
+def _iou_line(ax: Axes, clip: Clip, masks: Predicted, at: list[int], colour: str) -> None:
     """IoU of every frame in percent, with dots at the frames shown."""
     intersection, union = intersection_union(array(masks), array(clip.truth), array(clip.query_valid))
     iou = np.where(union > 0, 100 * intersection / np.maximum(union, 1), np.nan)
-    ax.plot(np.arange(len(iou)), iou, color=PREDICTION, clip_on=False)
-    ax.plot(at, iou[at], "o", color=PREDICTION, clip_on=False)
+    ax.plot(np.arange(len(iou)), iou, color=colour, clip_on=False)
+    ax.plot(at, iou[at], "o", color=colour, clip_on=False)
     tidy(ax, ylabel="IoU [%]", integers=False)
     ax.set_ylim(0, 100)
     ax.set_yticks([0, 50, 100])

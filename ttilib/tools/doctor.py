@@ -97,7 +97,7 @@ class Report:
             if finding.severity == kind:
                 groups.setdefault(finding.fix, []).append(finding)
         for fix, findings in groups.items():
-            yield f"  to do: {fix}"
+            yield f"  {fix}" if kind == NOTE else f"  to do: {fix}"
             yield from (f"    {f.file}: {f.found}" for f in findings[:limit])
             if len(findings) > limit:
                 yield f"    and {len(findings) - limit} more"

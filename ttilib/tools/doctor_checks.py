@@ -25,7 +25,7 @@ from ttilib.files import parallel_map
 from ttilib.images import read_image, read_labels
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
-AS_RELEASED = "nothing to do: as in the release; know it when you compare"
+AS_RELEASED = "as in the release; know it when you compare"
 MANY, VERY_MANY = 500, 5000
 """More frames than these: a progress bar is shown, several processes are used."""
 
@@ -158,7 +158,7 @@ def check_flow(folder: Path, frames: Mapping[str, Sequence[str]]) -> Iterator[Fi
             yield Finding(WARNING, str(folder / name / "flow"), about, fix)
     if single:
         about = f"{single} of {len(frames)} sequences have no flow for their first or last frame, which is left out"
-        yield Finding(NOTE, str(folder), about, "nothing to do: as in the release")
+        yield Finding(NOTE, str(folder), about, "as in the release")
 
 
 def check_ytvis(index: YtvisIndex, expected: int | None = None) -> Iterator[Finding]:
@@ -172,7 +172,7 @@ def check_ytvis(index: YtvisIndex, expected: int | None = None) -> Iterator[Find
         for track in tracks:
             if not any(track.segmentations):
                 about = f"annotation {track.id} of video {name} is in no frame"
-                yield Finding(WARNING, path, about, "nothing to do: it is never sampled")
+                yield Finding(NOTE, path, about, "it is never sampled")
 
 
 EVERY_CLASS = ("v1", "v2")  # sampling over classes; otherwise over videos, which skips a class without any
@@ -191,7 +191,7 @@ def check_coverage(query: Fold, support: Fold, draws: str, shots: Sequence[int])
         needed = {k: 2 if draws == "sequences" else k + same for k in shots}
         if number not in ids:
             about = f"{name} is none of the novel classes of {support.corpus}, so it is never a query"
-            yield Finding(NOTE, _name(query), about, "nothing to do: classes are matched by name")
+            yield Finding(NOTE, _name(query), about, "classes are matched by name")
         elif not query.presence.get(number) and draws not in EVERY_CLASS:
             about, fix = f"{name} is in no {_unit(query)}, so it is never a query", "fetch more data, if it should be"
             yield Finding(WARNING if same else NOTE, _name(query), about, fix)
@@ -220,10 +220,10 @@ def check_leakage(fold: Fold, labels: Mapping[str, Collection[int]], ignored: bo
     if any(seen):
         about = f"{len(seen[0])} of {len(train)} {unit} of base training and {len(seen[1])} of {len(val)} of its "
         about += "validation contain novel objects, " + ("which are ignored" if ignored else "as background")
-        yield Finding(NOTE if ignored else WARNING, name, about, AS_RELEASED)
+        yield Finding(NOTE, name, about, AS_RELEASED)
     if shared := (train - val) & queries:
         about = f"{len(shared)} of {len(queries)} {unit} of the episodes are in base training, without novel labels"
-        yield Finding(WARNING, name, about, AS_RELEASED)
+        yield Finding(NOTE, name, about, AS_RELEASED)
 
 
 def check_draws(query: Fold, support: Fold, draws: str, drawn: Iterable[Sample] = ()) -> Iterator[Finding]:
