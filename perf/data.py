@@ -82,13 +82,12 @@ def seconds(work) -> tuple[float, float]:
 
 
 def compare_loading(root: Path, episodes: dict[str, Episode], repeats: int) -> None:
-    print(f"{'ms a frame, CPU (clock)':<26}{'bare':>14}{'load_clip':>16}{'ratio':>8}{'2 workers':>16}{'faster':>8}")
+    print(f"{'ms a frame, CPU (clock)':<26}{'bare':>14}{'load_clip':>16}{'ratio':>8}")
     for corpus, episode in episodes.items():
         folder, size = root / corpus, SIZES[corpus]
         ways = {
             "bare": lambda f=folder, e=episode, c=corpus: bare(c, f, e),
             "one": lambda f=folder, e=episode, s=size: load_clip(e, f, s),
-            "two": lambda f=folder, e=episode, s=size: load_clip(e, f, s, workers=2),
         }
         for work in ways.values():
             work()  # loads libraries and files, so that neither is counted
@@ -98,10 +97,10 @@ def compare_loading(root: Path, episodes: dict[str, Episode], repeats: int) -> N
                 taken[name].append(seconds(work))
         unit = 1000 / (len(episode.support) + len(episode.query))
         least = {name: [unit * min(part) for part in zip(*pairs, strict=True)] for name, pairs in taken.items()}
-        ratio, faster = least["one"][0] / least["bare"][0], least["one"][1] / least["two"][1]
+        ratio = least["one"][0] / least["bare"][0]
         columns = [f"{cpu:.1f} ({clock:.1f})" for cpu, clock in least.values()]
         label = f"{corpus} onto {size[0]} x {size[1]}"
-        print(f"{label:<26}{columns[0]:>14}{columns[1]:>16}{ratio:7.2f}x{columns[2]:>16}{faster:7.2f}x")
+        print(f"{label:<26}{columns[0]:>14}{columns[1]:>16}{ratio:7.2f}x")
 
 
 def write_annotations(root: Path) -> Path:

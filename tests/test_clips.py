@@ -97,7 +97,7 @@ def test_ytvis_supports_are_resized_and_padded_like_the_first(tmp_path, shapes):
     names = tuple(f"v{n}/8" for n in range(len(shapes)))
     episode = Episode("ytvis", 0, 1, "kind", names, names[1:2], 0)
     for supports, like in (("released", masks[:1] * len(masks)), ("own", masks)):
-        clip = load_clip(episode, root, size, workers=2, supports=supports)
+        clip = load_clip(episode, root, size, supports=supports)
         for place, (shown, mask, first) in enumerate(zip(pictures, masks, like, strict=True)):
             image, labels = released(shown, mask, size, "video", first)
             np.testing.assert_array_equal(normalise(clip.support)[place].numpy(), image.transpose(2, 0, 1))
@@ -124,8 +124,7 @@ def test_an_episode_across_datasets_uses_both_folders_and_both_ids(tmp_path):
     assert "class 3" in str(errors[0]) and len(errors) == 1
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_reading_stops_at_the_first_unusable_frame_and_does_not_depend_on_threads(workers):
+def test_reading_stops_at_the_first_unusable_frame():
     read = []
 
     def read_frame(index):
@@ -136,12 +135,12 @@ def test_reading_stops_at_the_first_unusable_frame_and_does_not_depend_on_thread
 
     frames = Frames(tuple(map(str, range(500))), read_frame, (41, 41), ResizeRule(letterbox, True))
     few = replace(frames, names=frames.names[:9])
-    for found, together in zip(zip(*few, strict=True), few.load_all(workers), strict=True):
+    for found, together in zip(zip(*few, strict=True), few.load_all(), strict=True):
         assert torch.equal(torch.stack(found), together)
     read.clear()
     with pytest.raises(ValueError, match="frame 14"):
-        frames.load_all(workers)
-    assert len(read) < 500 if workers > 1 else read == list(range(15))
+        frames.load_all()
+    assert read == list(range(15))
 
 
 def test_the_released_batch_reaches_the_solver(tmp_path):

@@ -162,9 +162,6 @@ def test_means_survive_their_file_and_others_or_damaged_ones_are_refused(tmp_pat
         with pytest.raises(ValueError, match=r"own\.means\.safetensors: not a file of means"):
             load_means(path)
         assert content != intact
-    save_means(path, replace(means, values=1000 * means.values))  # longer than a mean of unit features
-    with pytest.raises(ValueError, match="damaged"):
-        load_means(path)
 
 
 def test_the_mean_is_measured_once_and_cached(tmp_path) -> None:

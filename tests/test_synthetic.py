@@ -100,6 +100,15 @@ def test_another_request_is_refused_in_one_sentence(tiny, more, word):
     assert "\n" not in str(caught.value)
 
 
+def test_files_of_another_dataset_are_left_alone(tmp_path):
+    table = tmp_path / "ytvis" / "train" / "train.json"
+    table.parent.mkdir(parents=True)
+    table.write_text("{}")
+    with pytest.raises(ValueError, match="train.json"):
+        generate(tmp_path, **TINY)
+    assert table.read_text() == "{}"
+
+
 def test_void_ring_is_one_pixel_on_either_side_of_the_edge():
     owner = np.zeros((10, 12), np.uint8)
     owner[3:7, 3:8] = 1

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ttilib.files import atomic, natural_key
 
@@ -20,17 +20,6 @@ LABEL_MODES = ("L", "P", "1")  # Pillow's names: grey, palette, black-and-white
 AS_INDICES = "save it as one channel of 8-bit indices (grey or palette PNG)"
 CODE = np.array([1 << 16, 1 << 8, 1], np.uint32)  # encodes a colour as one number
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-UPRIGHT: Mapping[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: np.fliplr,
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: np.flipud,
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: np.rot90,
-}
-"""How to turn an image as its EXIF orientation says; 1 and other values: as stored."""
 
 
 def is_utf8(name: str) -> bool:
@@ -58,12 +47,12 @@ def read_image(path: Path | str, upright: bool = True) -> UInt8[np.ndarray, "H W
     """Read an image as RGB; `upright`: turned as its EXIF orientation says, as viewers show it.
     Raises FileNotFoundError if it is missing, ValueError if it is empty, truncated, damaged or not an image.
     """
-    data, image, orientation = _decode(Path(path), "image")
+    data, image = _decode(Path(path), "image", upright)
     pixels = None
     if image.mode not in ("RGB", *LABEL_MODES):  # e.g. 16 bits or CMYK: Pillow clips, OpenCV scales
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    return _turned(np.array(image.convert("RGB")) if pixels is None else pixels, orientation if upright else 1)
+    return np.array(image.convert("RGB")) if pixels is None else pixels
 
 
 def read_labels(path: Path | str, colours: Colours | None = None, upright: bool = True) -> UInt8[np.ndarray, "H W"]:
@@ -74,24 +63,19 @@ def read_labels(path: Path | str, colours: Colours | None = None, upright: bool 
     if it is damaged or its labels are ambiguous.
     """
     path = Path(path)
-    data, image, orientation = _decode(path, "label map")
+    data, image = _decode(path, "label map", upright)
     if image.mode in ("RGB", "RGBA", "LA"):
-        labels = _labels_of_colours(path, image.convert("RGBA"), colours or {})
-        return _turned(labels, orientation if upright else 1)
+        return _labels_of_colours(path, image.convert("RGBA"), colours or {})
     bits = data[24] if image.format == "PNG" else 8
     # Grey with 2 or 4 bits is ambiguous: an index, or brightness in steps of 85 or 17.
     if image.mode not in LABEL_MODES or (image.mode == "L" and bits < 8):
         kind = f"{bits}-bit grey" if image.mode == "L" else image.mode
         raise ValueError(f"{path}: label map has {kind} pixels; {AS_INDICES}")
-    return _turned(np.array(image, dtype=np.uint8), orientation if upright else 1)
+    return np.array(image, dtype=np.uint8)
 
 
-def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    return np.ascontiguousarray(UPRIGHT[orientation](pixels)) if orientation in UPRIGHT else pixels
-
-
-def _decode(path: Path, what: str) -> tuple[bytes, Image.Image, int]:
-    """Content of the file, the image as it is stored, and its EXIF orientation; errors name the file."""
+def _decode(path: Path, what: str, upright: bool) -> tuple[bytes, Image.Image]:
+    """Content of the file, and the image, turned as its EXIF orientation says if `upright`; errors name the file."""
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {found}; expected an image")
@@ -102,7 +86,8 @@ def _decode(path: Path, what: str) -> tuple[bytes, Image.Image, int]:
         Image.open(BytesIO(data)).verify()  # compares a PNG's checksums, which load() does not
         image = Image.open(BytesIO(data))
         image.load()
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise ValueError(f"{path}: {what} has more than {most} pixels; save it smaller") from error
@@ -110,7 +95,7 @@ def _decode(path: Path, what: str) -> tuple[bytes, Image.Image, int]:
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else error
         found = f"{path}: {what} cannot be decoded, it is truncated or damaged ({len(data)} bytes, {reason})"
         raise ValueError(f"{found}; copy it again") from error
-    return data, image, orientation
+    return data, image
 
 
 def _labels_of_colours(path: Path, image: Image.Image, colours: Colours) -> UInt8[np.ndarray, "H W"]:

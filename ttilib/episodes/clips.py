@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,19 +87,14 @@ class Frames:
         first = self.rule.placement(height, width, self.size)
         return replace(self, rule=self.rule._replace(placement=lambda *_: first))
 
-    def load_all(
-        self, workers: int = 1
-    ) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
-        """All frames, read by `workers` threads; raises the first error."""
+    def load_all(self) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
+        """All frames; raises the first error."""
         # NumPy allocates zeros lazily; torch.zeros would write the memory twice.
         images = torch.from_numpy(np.zeros((len(self), 3, *self.size), dtype=np.float32))
         labels = torch.empty((len(self), *self.size), dtype=torch.uint8)
         known = labels.numpy()  # NumPy compares bytes ten times faster
-        if workers > 1:
-            with ThreadPoolExecutor(workers) as pool:
-                list(pool.map(self._read_into, images, labels, range(len(self))))
-        else:
-            list(map(self._read_into, images, labels, range(len(self))))
+        for index in range(len(self)):
+            self._read_into(images[index], labels[index], index)
         return images, torch.from_numpy(known == 1), torch.from_numpy(known != IGNORE_LABEL)
 
     def _read_into(self, image: Float[Tensor, "3 H W"], labels: UInt8[Tensor, "H W"], index: int) -> None:
@@ -133,10 +127,9 @@ def load_clip(
     root: Path | str,
     size: tuple[int, int] = (241, 425),
     support_root: Path | str | None = None,
-    workers: int = 1,
     supports: str = "released",
 ) -> Clip:
-    """Read the frames of one episode at the network input `size` (height, width) in `workers` threads.
+    """Read the frames of one episode at the network input `size` (height, width).
 
     `root`, `support_root`: folders of the query dataset and of another support dataset. Frames are resized and padded
     as released (docs/protocol.md 2); padding is background in ytvis and vspw (Q5). `supports`: "released", in ytvis
@@ -150,12 +143,12 @@ def load_clip(
         raise ValueError(f"episode {episode.name}: {about}; give support_root as well")
     support_root = root if support_root is None else support_root
     support = labelled_frames(episode.support_dataset, support_root, episode.support, episode.support_id, size)
-    images, masks, valid = (support.as_support() if supports == "released" else support).load_all(workers)
+    images, masks, valid = (support.as_support() if supports == "released" else support).load_all()
     if not masks.any() and not any((support.read(index)[1] == 1).any() for index in range(len(support))):
         about = f"no support frame contains class {episode.support_id}"  # an object may vanish only by resizing
         raise ValueError(f"episode {episode.name}: {about}; sample the episodes again from this dataset")
     query = labelled_frames(episode.corpus, root, episode.query, episode.class_id, size)
-    frames, truth, query_valid = query.load_all(workers)
+    frames, truth, query_valid = query.load_all()
     batch = None if episode.batch is None else BATCH
     shown, queried = (images, masks, valid, support.names), (frames, query_valid, query.names)
     return Clip(episode.name, episode.class_name, *shown, *queried, truth, batch)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -28,18 +28,6 @@ from ttilib.episodes.episode import Episode, group_by_batch, read_episodes
 from ttilib.files import file_lock, write_text
 from ttilib.results import records
 from ttilib.results.metrics import METRICS, as_masks
-from ttilib.results.records import (
-    append_masks,
-    append_row,
-    as_line,
-    key_of,
-    mask_rows,
-    masks_beside,
-    masks_of,
-    plain,
-    read_index,
-    read_rows,
-)
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import Method
 
@@ -82,69 +70,59 @@ def evaluate(
     methods, and its error passed to `on_problem` (default: raise). `supports`: see
     `load_clip`.
     """
+
+    def load(episode: Episode) -> Clip:
+        roots = data[episode.fold]
+        return load_clip(episode, roots.query_root, size, roots.support_root, supports)
+
     with file_lock(rows) if rows else nullcontext():
-        done = {key_of(row): row for row in read_rows(rows)} if rows and Path(rows).is_file() else {}
+        done = {records.key_of(row): row for row in records.read_rows(rows)} if rows and Path(rows).is_file() else {}
         indices = list(episodes)
         for group in group_by_batch(list(episodes.values())):
             members = [(indices[n], episodes[indices[n]]) for n in group]
             keys = [(episode.key, index, method.name) for method in methods for index, episode in members]
             missing = [method for method in methods if any(key not in done for key in keys if key[2] == method.name)]
-            about = extractors, data, size, on_problem, supports
-            for method, results in _predict_group(members, missing, *about).items():
+            for method, results in _predict_group(members, missing, load, extractors, on_problem).items():
                 extractor = extractors[members[0][1].fold]
                 made = records.provenance(extractor.device, extractor.fingerprint)
                 for row, result in zip(score_group(name, encoder, method, results, made), results, strict=True):
-                    if key_of(row) not in done:
+                    if records.key_of(row) not in done:
                         if rows:
-                            append_masks(masks_beside(rows), row, result.masks)
-                            append_row(rows, row)
-                        done[key_of(row)] = row
+                            records.append_masks(records.masks_beside(rows), row, result.masks)
+                            records.append_row(rows, row)
+                        done[records.key_of(row)] = row
             yield from (done[key] for key in keys if key in done)
 
 
 def _predict_group(
     members: Members,
     methods: Sequence[Method],
+    load: Callable[[Episode], Clip],
     extractors: Mapping[int, FeatureExtractor],
-    data: Mapping[int, BenchmarkData],
-    size: tuple[int, int],
     on_problem: OnError,
-    supports: str,
 ) -> dict[str, list[EpisodeResult]]:
     """Predictions of each method for the episodes of a group that can be read and solved."""
     results: dict[str, list[EpisodeResult]] = {method.name: [] for method in methods}
     for index, episode in members if methods else ():
         try:
-            found = _predict(index, episode, methods, extractors[episode.fold], data[episode.fold], size, supports)
+            clip = load(episode)
+            found = [_predict(index, episode, clip, method, extractors[episode.fold]) for method in methods]
         except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
             on_problem(ValueError(f"episode {episode.name}: {str(error).removeprefix(f'episode {episode.name}: ')}"))
             continue
-        for name, result in found.items():
-            results[name].append(result)
+        for method, result in zip(methods, found, strict=True):
+            results[method.name].append(result)
     return results
 
 
-def _predict(
-    index: int,
-    episode: Episode,
-    methods: Sequence[Method],
-    extractor: FeatureExtractor,
-    roots: BenchmarkData,
-    size: tuple[int, int],
-    supports: str,
-) -> dict[str, EpisodeResult]:
-    """Prediction of each method for one episode."""
-    results, clip = {}, load_clip(episode, roots.query_root, size, roots.support_root, supports=supports)
-    for method in methods:
-        before = extractor.seconds
-        task = extractor.task(clip, method.pipeline)
-        extraction = extractor.seconds - before
-        with measured(extractor.device) as cost:
-            masks = method.predict(clip, extractor, clip.truth).masks
-        memory = None if cost.memory_mb is None else cost.memory_mb + task.query.nbytes / MEGABYTE
-        spent = extraction + cost.seconds, memory
-        results[method.name] = EpisodeResult(episode, index, clip, masks, *spent, task.support_vanished)
-    return results
+def _predict(index: int, episode: Episode, clip: Clip, method: Method, extractor: FeatureExtractor) -> EpisodeResult:
+    before = extractor.seconds
+    task = extractor.task(clip, method.pipeline)
+    extraction = extractor.seconds - before
+    with measured(extractor.device) as cost:
+        masks = method.predict(clip, extractor, clip.truth).masks
+    memory = None if cost.memory_mb is None else cost.memory_mb + task.query.nbytes / MEGABYTE
+    return EpisodeResult(episode, index, clip, masks, extraction + cost.seconds, memory, task.support_vanished)
 
 
 def score_group(
@@ -174,7 +152,7 @@ def score_group(
             if taken := fields.keys() & {*row, *cost}:
                 raise ValueError(f"metric {metric.name!r}: rows have a {min(taken)!r} already; give it another key")
             row |= fields
-        rows.append(plain(row | cost))
+        rows.append(records.plain(row | cost))
     return rows
 
 
@@ -214,19 +192,19 @@ def rescore(out: Path | str, name: str, root: Path | str) -> int:
     without a row.
     """
     out, count = Path(out), 0
-    for file, about in read_index(out, name)["manifests"].items():
+    for file, about in records.read_index(out, name)["manifests"].items():
         if not (out / file).is_file():
             continue  # this line of the table has not been run
         episodes = read_episodes(out / about["path"])
         roots = find_roots(about["benchmark"], root)
         with file_lock(out / file):
-            rows = {key_of(row): row for row in read_rows(out / file)}
-            masks = {key_of(row): row for row in mask_rows(masks_beside(out / file))}
+            rows = {records.key_of(row): row for row in records.read_rows(out / file)}
+            masks = {records.key_of(row): row for row in records.mask_rows(records.masks_beside(out / file))}
             _check_pairs(out / file, rows, masks, episodes)
             for group in group_by_batch(episodes):
                 members = [(index, episodes[index]) for index in group]
                 rows |= _rescore_group(members, rows, masks, roots, tuple(about["size"]), out / file)
-            write_text(out / file, "".join(map(as_line, rows.values())))
+            write_text(out / file, "".join(map(records.as_line, rows.values())))
         count += len(rows)
     return count
 
@@ -239,7 +217,7 @@ def _check_pairs(path: Path, rows: Mapping, masks: Mapping, episodes: Sequence[E
     if missing := [key for key in rows if key not in masks]:
         key, index, method = missing[0]
         about = f"{len(missing)} of {len(rows)} rows have no masks, such as episode {key} (index {index}) by {method!r}"
-        raise ValueError(f"{masks_beside(path)}: {about}; evaluate them again")
+        raise ValueError(f"{records.masks_beside(path)}: {about}; evaluate them again")
     if more := masks.keys() - rows.keys():
         warnings.warn(f"{path}: {len(more)} stored masks have no row; evaluate again to add them", stacklevel=3)
 
@@ -254,16 +232,17 @@ def _rescore_group(
             clip = load_clip(episode, roots[0], size, roots[1])
         for method in methods:
             row, shape = rows[episode.key, index, method], clip.query_valid.shape
-            stored = masks_of(masks[episode.key, index, method], masks_beside(path), shape)
+            stored = records.masks_of(masks[episode.key, index, method], records.masks_beside(path), shape)
             seconds = float("nan") if row.get("seconds") is None else row["seconds"]
             kept = seconds, row.get("memory_mb"), row.get("support_vanished", False)
             results.setdefault(method, []).append(EpisodeResult(episode, index, clip, stored, *kept))
     found = {}
     for method, group in results.items():
         for new in score_group("", "", method, group, {}):
-            row = rows[key_of(new)]
+            row = rows[records.key_of(new)]
             made = (row.get("made") or {}) | {"metrics": records.metrics_digest()}
-            found[key_of(new)] = row | new | {name: row[name] for name in ("benchmark", "encoder")} | {"made": made}
+            kept = {"benchmark": row["benchmark"], "encoder": row["encoder"], "made": made}
+            found[records.key_of(new)] = row | new | kept
     return found
 
 

@@ -66,12 +66,11 @@ class _Episode(Counted, kw_only=True):
 
     def __post_init__(self) -> None:
         """Raise ValueError if the numbers of pixels contradict each other."""
-        known = {name: getattr(self, name, None) for name in ("intersection", "predicted", "true", "union")}
-        known = {name: count for name, count in known.items() if count is not None}
-        parts = {name: getattr(self, f"{name}s", None) for name in ("intersection", "union")}
-        summed = {name: sum(counts) for name, counts in parts.items() if counts is not None}
-        pixels: list[Any] = list(known.values())
-        in_order = all(self.intersection <= count <= self.union for count in pixels)
+        fields = msgspec.structs.asdict(self)
+        names = [name for name in ("intersection", "predicted", "true", "union") if fields.get(name) is not None]
+        known = {name: fields[name] for name in names}
+        summed = {name: sum(fields[f"{name}s"]) for name in names if fields.get(f"{name}s") is not None}
+        in_order = all(self.intersection <= count <= self.union for count in known.values())
         if not in_order or summed != {name: known[name] for name in summed}:
             raise ValueError(f"pixels {known}, summed over frames {summed}, contradict each other")
 

@@ -54,10 +54,7 @@ def episode_frame(rows: Rows) -> pd.DataFrame:
     for about, advice in {"code": "evaluate", "metrics": "score again (notebook 05, rescore)"}.items():
         _check_versions(data, about, advice)
     for key in ["predicted", "true", *(metric.key for metric in METRICS.values() if metric.score), *COST]:
-        try:
-            data[key] = pd.to_numeric(data[key]) if key in data else float("nan")
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"some rows have a {key!r} that is no number ({error}); score them again") from error
+        data[key] = pd.to_numeric(data[key]) if key in data else float("nan")
     return data
 
 
@@ -159,13 +156,10 @@ def align_with_plan(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> 
     """A `score_table` in the order of the planned `lines`; lines without rows have 0 episodes and nan.
 
     Each line has benchmark, shots, encoder, method and optionally `why`, shown in the last column, "note". Duplicates
-    are merged; unplanned lines of the table follow. Raises ValueError naming what a line lacks.
+    are merged; unplanned lines of the table follow.
     """
     notes: dict[tuple[Hashable, ...], list[str]] = {}
-    for number, line in enumerate(lines, start=1):
-        missing = [key for key in METHOD if line.get(key) is None]
-        if missing:
-            raise ValueError(f"line {number} of the plan has no {missing[0]!r}; each needs {', '.join(METHOD)}")
+    for line in lines:
         reasons = notes.setdefault(tuple(line[key] for key in METHOD), [])
         if line.get("why") and line["why"] not in reasons:
             reasons.append(str(line["why"]))
@@ -187,16 +181,9 @@ def read_reported(benchmark: str | None = None, path: Path | str = REPORTED) -> 
     """Reported values in percent with their sources, of one benchmark or all.
 
     Columns: benchmark, shots, encoder, method (our names), label (theirs), fold ("0".."3" or "mean"), figure (the
-    metric), value, spread (standard deviation over runs, if known), source. Raises FileNotFoundError if the file is
-    missing, ValueError naming a value that it holds twice.
+    metric), value, spread (standard deviation over runs, if known), source.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of reported values; give the path of one")
     table = pd.read_csv(path, dtype={"fold": str})
-    for line in table[table.duplicated([*KEYS, "figure"])].itertuples():
-        about = f"{line.benchmark} {line.shots}-shot {line.encoder} {line.method} fold {line.fold} {line.figure}"
-        raise ValueError(f"{path}: {about} is there twice; keep one of the two lines")
     return table if benchmark is None else table[table["benchmark"] == benchmark].reset_index(drop=True)
 
 

@@ -11,8 +11,6 @@ import logging
 import os
 import re
 import shlex
-import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +25,7 @@ from distributed.core import Status
 from distributed.system import memory_limit
 from distributed.utils import get_ip
 
-from ttilib.files import may_run, suggest
+from ttilib.files import suggest
 
 WHERE = ("local", "slurm")
 ADDRESS = r"((tcp|tls|ws|wss)://)?[^\s/]+:(\d{1,5})"
@@ -142,25 +140,12 @@ class WorkerLog(WorkerPlugin):
 
 
 @contextmanager
-def _private_folder(parent: Path | str) -> Iterator[str]:
-    """A new folder for this user only, removed at the end; if the process was killed, by the next on this machine."""
-    start = f"ttilib-{socket.gethostname()}-"
-    for left in Path(parent).iterdir():
-        found = re.match(rf"{re.escape(start)}(\d{{1,9}})-", left.name)
-        if found and not may_run(int(found[1])):
-            shutil.rmtree(left, ignore_errors=True)
-    prefix = f"{start}{os.getpid()}-"
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as folder:
-        yield folder
-
-
-@contextmanager
 def _local(environments: list[dict[str, str]], log: Path) -> Iterator[SpecCluster]:
     """One worker process per environment, reachable from this process only; a nanny restarts it when it dies."""
     security = Security.temporary()
     network = {"host": LOOPBACK, "protocol": "tls://", "security": security}
     scheduler = {**network, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
-    with _private_folder(tempfile.gettempdir()) as folder:
+    with tempfile.TemporaryDirectory(prefix="ttilib-", ignore_cleanup_errors=True) as folder:
         common = {
             **network, "nthreads": 1, "memory_limit": None, "local_directory": folder,
             "silence_logs": logging.WARNING, "plugins": [WorkerLog(log)],
@@ -252,6 +237,8 @@ def _queue(texts: Mapping[str, str], jobs: int, threads: int, log_folder: Path) 
     if re.search(r"[^\w@%+=:,./-]", str(log_folder)):
         raise ValueError(f"{log_folder}: jobs need a path without spaces and special signs; give another --out")
     with ExitStack() as stack:
+        temporary = tempfile.TemporaryDirectory(prefix="ttilib-", dir=log_folder, ignore_cleanup_errors=True)
+        private = stack.enter_context(temporary)  # for this user only
         try:
             options = job_options(texts)
             share = threads or max(1, options["cores"] // options["processes"])
@@ -266,7 +253,7 @@ def _queue(texts: Mapping[str, str], jobs: int, threads: int, log_folder: Path) 
             here = {"interface": interface} if interface else {"host": get_ip()}
             queue = SLURMCluster(
                 **options, log_directory=str(log_folder), silence_logs=False, protocol="tls://",
-                security=_certificate(stack.enter_context(_private_folder(log_folder))),
+                security=_certificate(private),
                 scheduler_options={**here, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"},
             )  # fmt: skip
         except (TypeError, ValueError, RuntimeError) as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from ttilib.datasets.base import OnError, raise_first
@@ -198,12 +197,10 @@ def with_encoders(tables: Sequence[Table], encoders: str) -> tuple[Table, ...]:
     Raises ValueError for an unknown {name} in the path, or if several encoders would share one path.
     """
     try:
-        parts = list(Formatter().parse(encoders))
-    except ValueError:
-        parts = [("", "", None, None)]
-    if any(name is not None and (name not in PLACES or form or conversion) for _, name, form, conversion in parts):
+        encoders.format(**dict.fromkeys(PLACES, ""))
+    except (KeyError, IndexError, AttributeError, ValueError) as error:
         names = ", ".join(f"{{{name}}}" for name in PLACES)
-        raise ValueError(f"--encoders {encoders}: only {names} are substituted")
+        raise ValueError(f"--encoders {encoders}: only {names} are substituted") from error
     if "{encoder}" in encoders:
         return tuple(tables)
     if is_plugin(encoders):

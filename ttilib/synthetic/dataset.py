@@ -66,7 +66,7 @@ def write_pascal_image(root: Path, name: str, frame: Frame, scene: Scene) -> dic
     image, labels = f"JPEGImages/{name}.jpg", f"SegmentationClassAug/{name}.png"
     write_image(root / image, frame.image, quality=92)
     write_labels(root / labels, label_map(frame, scene, np.zeros_like(frame.stuff), ids))
-    return {"name": name, "line": f"{image} {labels}", "files": [image, labels]}
+    return {"name": name, "line": f"{image} {labels}"}
 
 
 def write_ytvis_video(root: Path, name: str, frames: Sequence[Frame], scene: Scene) -> dict:
@@ -80,23 +80,19 @@ def write_ytvis_video(root: Path, name: str, frames: Sequence[Frame], scene: Sce
         masks = [encode(visible[position]) if position in visible else None for visible in seen]
         if any(masks):
             tracks.append({"category_id": actor.kind + 1, "segmentations": masks})
-    return {"names": names, "size": list(scene.size), "tracks": tracks,
-            "files": [f"train/JPEGImages/{file}" for file in names]}  # fmt: skip
+    return {"names": names, "size": list(scene.size), "tracks": tracks}
 
 
 def write_vspw_sequence(root: Path, name: str, first: int, frames: Sequence[Frame], scene: Scene) -> dict:
     """Write frames, index PNGs and flow files of a sequence, numbered from `first`; returns its record."""
-    ids, files, folder = [vspw_id(kind) for kind in range(len(FAMILIES))], [], f"data/{name}"
-    for t, frame in enumerate(frames):
-        image, labels = f"{folder}/origin/{first + t:08d}.jpg", f"{folder}/mask/{first + t:08d}.png"
-        write_image(root / image, frame.image, quality=82)
-        write_labels(root / labels, label_map(frame, scene, frame.stuff, ids))
-        files += [image, labels]
-        if t < len(frames) - 1:  # the last frame has no flow
-            files.append(f"{folder}/flow/{first + t:08d}.pkl.pkl")
-            with atomic(root / files[-1]) as temporary:
+    ids, folder = [vspw_id(kind) for kind in range(len(FAMILIES))], root / "data" / name
+    for number, frame in enumerate(frames, start=first):
+        write_image(folder / f"origin/{number:08d}.jpg", frame.image, quality=82)
+        write_labels(folder / f"mask/{number:08d}.png", label_map(frame, scene, frame.stuff, ids))
+        if number < first + len(frames) - 1:  # the last frame has no flow
+            with atomic(folder / f"flow/{number:08d}.pkl.pkl") as temporary:
                 temporary.write_bytes(pickle.dumps({"flow": None}, protocol=4))
-    return {"name": name, "files": files}
+    return {"name": name}
 
 
 def class_tables(classes: int) -> dict[str, dict]:
@@ -116,8 +112,8 @@ def class_tables(classes: int) -> dict[str, dict]:
     }  # fmt: skip
 
 
-def write_tables(root: Path, classes: int, records: Mapping[str, Sequence[dict]]) -> list[str]:
-    """Write lists and annotation tables of the three datasets from all records (in order); returns the files."""
+def write_tables(root: Path, classes: int, records: Mapping[str, Sequence[dict]]) -> None:
+    """Write lists and annotation tables of the three datasets from all records (in order)."""
     for corpus, table in class_tables(classes).items():
         write_json(root / corpus / "lists.json", table)
     for split in ("train", "val"):
@@ -137,9 +133,6 @@ def write_tables(root: Path, classes: int, records: Mapping[str, Sequence[dict]]
     categories = [{"id": i + 1, "name": family.name} for i, family in enumerate(FAMILIES[:classes])]
     content = {"videos": videos, "annotations": annotations, "categories": categories}
     write_json(root / "ytvis/train/train.json", content)
-    lists = [f"{corpus}/{split}.txt" for corpus in ("pascal", "vspw") for split in ("train", "val")]
-    tables = [f"{corpus}/lists.json" for corpus in DATASETS]
-    return [*tables, *lists, "vspw/label_num_dic_final.json", "ytvis/train/train.json"]
 
 
 VERSION = 2  # increase when the same request gives other bytes
@@ -202,9 +195,9 @@ def generate(
 def _write(root: Path, request: Request, workers: int, progress: Callable[[int, int], object] | None) -> None:
     """Write the dataset, or what is missing of it after a stop."""
     folder = root / f".unfinished-{digest(VERSION, asdict(request))}"
-    if other := next((name for name in sorted(root.glob(".unfinished-*")) if name != folder), None):
-        about = f"contains an unfinished synthetic dataset of another request ({other.name})"
-        raise ValueError(f"{root}: {about}; delete the folder or choose another")
+    if not folder.is_dir() and not (root / LIST).is_file() and (others := _present(root)):
+        raise ValueError(f"{root}: contains files of another dataset, such as {min(others)}; choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
     # Classes alternate, so that lists are not sorted by class.
     jobs = [(VIDEO, i) for i in range(request.classes * request.videos_per_class)]
     jobs += [(IMAGE, i) for i in range(request.classes * sum(request.stills_per_class))]
@@ -234,14 +227,10 @@ def _finished(root: Path, request: Request) -> bool:
 
 
 def _complete(root: Path, request: Request, records: list[dict]) -> None:
-    """Write the tables, refuse foreign files, and write the marker last."""
+    """Write the tables, and the marker last."""
     by_dataset = {corpus: [record[corpus] for record in records if corpus in record] for corpus in DATASETS}
-    files = write_tables(root, request.classes, by_dataset)
-    files += [f"{corpus}/{file}" for corpus in DATASETS for record in by_dataset[corpus] for file in record["files"]]
-    files.sort()
-    foreign = sorted(name for name in _present(root) - set(files) if name.endswith((".jpg", ".png", ".pkl")))
-    if foreign:
-        raise ValueError(f"{root}: contains files of another dataset, such as {foreign[0]}; delete the folder")
+    write_tables(root, request.classes, by_dataset)
+    files = sorted(_present(root))
     write_text(root / LIST, "".join(f"{name}\n" for name in files))
     write_json(root / MARKER, {"version": VERSION, "request": asdict(request), "files": digest(files)})
 

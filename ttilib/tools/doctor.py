@@ -51,11 +51,6 @@ class Report:
         """Whether there is no error; warnings and notes do not count."""
         return not self.totals[ERROR]
 
-    def as_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        findings = [asdict(finding) for finding in self.findings]
-        return {"ok": self.ok, "totals": self.totals, **asdict(self), "findings": findings}
-
     def text(self, limit: int = 20) -> str:
         """Readable report: verdict, counts, then at most `limit` findings per severity and fix, worst first."""
         totals = ", ".join(_number(count, kind) for kind, count in self.totals.items())
@@ -109,7 +104,7 @@ def _number(count: int, kind: str) -> str:
 
 def write_report(path: Path | str, report: Report) -> None:
     """Write a report atomically as JSON."""
-    write_json(path, report.as_json())
+    write_json(path, {"ok": report.ok, "totals": report.totals, **asdict(report)})
 
 
 def count_fold(query: Fold, support: Fold, trained: Fold | None) -> dict[str, Any]:
