@@ -12,7 +12,6 @@ from folds import fold, sequence_fold, stills_fold
 from ttilib.datasets.catalog import DATASETS, TABLES, Fold
 from ttilib.datasets.coco import make_masks
 from ttilib.episodes.benchmarks import BENCHMARKS, read_benchmark
-from ttilib.episodes.sampling import Sample
 from ttilib.files import read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
 from ttilib.synthetic import generate
@@ -294,10 +293,3 @@ def test_overlap_with_base_training_is_counted(query, expected):
     findings = checks.check_leakage(query, {"a": {1, 2}, "b": {0, 1}, "c": {2, 255}, "d": {2}}, True)
     for finding, start in zip(findings, expected, strict=True):
         assert f"{finding.severity}: {finding.found}".startswith(start) and finding.file == "ytvis fold 3"
-
-
-def test_a_query_that_supports_itself_is_an_error():
-    query = trained("", "")
-    good, bad = Sample(1, ("b/0",), ("a/0", "a/1")), Sample(1, ("b/0", "a/5"), ("a/0",))
-    findings = [f for f in checks.check_draws(query, query, "v1", [good, bad, bad]) if f.severity == "error"]
-    assert [finding.found for finding in findings] == ["a is support and query of one episode"]

@@ -40,10 +40,6 @@ def test_pixels_classes_runs_folds_in_that_order():
     assert only(tables.score_table(twice))["mIoU"] == pytest.approx(100 * 3 / 4)
     known = [{**r, "memory_mb": m} for r, m in zip(ROWS, (10, None, 40, 5, 100), strict=True)]  # where it is known
     assert only(tables.score_table(known))["MB/episode"] == pytest.approx(((25 + 5) / 2 + 100) / 2)
-    folds = tables.fold_table(COUNTED)
-    assert folds["fold"].tolist() == ["0", "1", "mean"]
-    assert only(folds, fold="0")["mIoU"] == pytest.approx(100 * ((4 / 12 + 1 / 2) / 2 + 3 / 4) / 2)
-    assert only(folds, fold="mean")["mIoU"] == pytest.approx(line["mIoU"])
     table = tables.score_table([row(released_vc_3=0.5)])  # a gap is no zero
     assert only(table)["VC_3 released"] == 50 and table[["J", "F", "precision", "s/episode"]].isna().all(axis=None)
 
@@ -55,7 +51,7 @@ def test_methods_shots_encoders_and_benchmarks_keep_apart_in_any_order_of_rows()
     assert len(table) == 5 and sorted(table["mIoU"])[:4] == [0] * 4
     assert max(table["mIoU"]) == only(tables.score_table(ROWS))["mIoU"]
     long = pd.DataFrame([{**r, "f_frames": [None, 0.5]} for r in ROWS[::-1]])
-    pd.testing.assert_frame_equal(tables.fold_table(ROWS), tables.fold_table(long))
+    pd.testing.assert_frame_equal(tables.score_table(ROWS), tables.score_table(long))
 
 
 def made(*versions, about="code"):
@@ -125,15 +121,13 @@ def test_reported_values_are_complete_and_agree_with_their_means():
 def test_measured_beside_reported_values_of_the_same_definition():
     rows = [*four_folds("TTI", 460, 690, 610, 640), *four_folds("ours", 500, 500, 500, 500)]
     rows += four_folds("TTI", 400, 400, 400, 400, encoder="resnet101")  # not reported
-    table = beside_reported(folds := tables.fold_table(rows))
-    tti = table[table["encoder"] == "resnet50"]
-    fold0 = only(tti, method="TTI", fold="0")
-    assert fold0["mIoU reported"] == 46.54 and fold0["mIoU difference"] == pytest.approx(46 - 46.54)
-    assert only(tti, method="TTI", fold="mean")["mIoU difference"] == pytest.approx(60 - 59.96)
+    table = beside_reported(scores := tables.score_table(rows))
+    tti = only(table, encoder="resnet50", method="TTI")
+    assert tti["mIoU reported"] == 59.96 and tti["mIoU difference"] == pytest.approx(60 - 59.96)
     assert table[(table["method"] == "ours") | (table["encoder"] == "resnet101")]["mIoU reported"].isna().all()
-    pd.testing.assert_frame_equal(table[list(folds.columns)], folds)
-    some = beside_reported(tables.fold_table(four_folds("TTI", 460, 690)))  # its mean is not over all folds
-    assert only(some, fold="1")["mIoU reported"] == 69.17 and math.isnan(only(some, fold="mean")["mIoU reported"])
+    pd.testing.assert_frame_equal(table[list(scores.columns)], scores)
+    some = beside_reported(tables.score_table(four_folds("TTI", 460, 690)))  # its mean is not over all folds
+    assert math.isnan(only(some)["mIoU reported"]) and only(some)["source"] == ""
 
     rows = four_folds("HPAN", *[600] * 4, j=0.61, f=0.62) + four_folds("TTI", *[600] * 4, j=0.5, f=0.4)
     table = beside_reported(tables.score_table(rows), ("mIoU", "Dice", "J", "F"), others=True)

@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import socket
-import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -142,11 +141,7 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` atomically as indented JSON in the given order; NaN and infinity raise ValueError."""
-    try:
-        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{path}: this value cannot be written as JSON ({error})") from error
-    write_text(path, text + "\n")
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path | str, form: Any = Any) -> Any:
@@ -218,13 +213,12 @@ def digest(*values: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def fingerprint(path: Path | str, length: int | None = None) -> str:
-    """SHA-256 of a file, or of its first `length` bytes, as 64 hex digits."""
-    total, left = hashlib.sha256(), sys.maxsize if length is None else length
+def fingerprint(path: Path | str) -> str:
+    """SHA-256 of a file, as 64 hex digits."""
+    total = hashlib.sha256()
     with Path(path).open("rb") as file:
-        while block := file.read(min(2**20, left)):
+        while block := file.read(2**20):
             total.update(block)
-            left -= len(block)
     return total.hexdigest()
 
 

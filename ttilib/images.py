@@ -124,19 +124,14 @@ def write_image(path: Path | str, rgb: UInt8[np.ndarray, "H W 3"], quality: int 
     path = Path(path)
     parameters = [cv2.IMWRITE_JPEG_QUALITY, quality] if path.suffix.lower() in (".jpg", ".jpeg") else []
     try:
-        done, data = cv2.imencode(path.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), parameters)
+        _, data = cv2.imencode(path.suffix, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), parameters)
     except cv2.error as error:
         raise ValueError(f"{path}: cannot write {path.suffix!r} images; use .jpg or .png") from error
-    if not done:
-        raise ValueError(f"{path}: the image could not be encoded; use .jpg or .png")
     with atomic(path) as temporary:
         temporary.write_bytes(data.tobytes())
 
 
 def write_labels(path: Path | str, labels: UInt8[np.ndarray, "H W"]) -> None:
     """Write a label map atomically as a lossless grey PNG whose values are the labels."""
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path}: label maps must be .png (found {path.suffix!r}); JPEG would change labels")
     with atomic(path) as temporary:
         Image.fromarray(labels).save(temporary, format="PNG")

@@ -11,17 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    Protocol,
-    Required,
-    TypedDict,
-    runtime_checkable,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, Required, TypedDict
 
 import msgspec
 import numpy as np
@@ -87,7 +77,6 @@ class ResizeRule(NamedTuple):
     supports_like_first: bool = False
 
 
-@runtime_checkable
 class Reader(Protocol):
     """Images, masks and training labels of a dataset's frames, and the rules to resize and pad them."""
 

@@ -112,7 +112,7 @@ class Annotations(NamedTuple):
 
 
 def coco_annotations(root: Path, split: str) -> Annotations:
-    """Read the annotations of "train" or "val" (train2014: 5 s, 0.6 GB). ValueError if they are not of COCO 2014."""
+    """Read the annotations of "train" or "val". ValueError if they are not of COCO 2014."""
     path = _file(root, split)
     content = read_json(path, CocoFile)
     problems: list[Exception] = []

@@ -131,7 +131,7 @@ def score_group(
     """One row per result: episode, metrics (fractions, None if undefined), cost, and provenance `made`.
 
     `results`: the episodes of one batch, in order, or a single one. Raises ValueError naming an episode without ground
-    truth or with another frame size, or a metric whose field name is taken.
+    truth, or a metric whose field name is taken.
     """
     if not results:
         return []
@@ -163,9 +163,6 @@ def _concatenated(results: Sequence[EpisodeResult]) -> tuple[Bool[np.ndarray, "f
         name, clip = result.episode.name, result.clip
         if clip.truth is None:
             raise ValueError(f"episode {name}: there is no ground truth to score against; leave it out")
-        if clip.size != results[0].clip.size:
-            about = f"its frames are {clip.size}, those of {results[0].episode.name} {results[0].clip.size}"
-            raise ValueError(f"episode {name}: {about}; score frames of one size together")
         try:
             parts.append(as_masks(result.masks, clip.truth, clip.query_valid))
         except ValueError as error:
@@ -241,8 +238,8 @@ def _rescore_group(
         for new in score_group("", "", method, group, {}):
             row = rows[records.key_of(new)]
             made = (row.get("made") or {}) | {"metrics": records.metrics_digest()}
-            kept = {"benchmark": row["benchmark"], "encoder": row["encoder"], "made": made}
-            found[records.key_of(new)] = row | new | kept
+            about = {"benchmark": row["benchmark"], "encoder": row["encoder"], "made": made}
+            found[records.key_of(new)] = row | new | about
     return found
 
 

@@ -144,14 +144,6 @@ def score_table(rows: Rows) -> pd.DataFrame:
     return _mean(_mean(run_table(rows), [*METHOD, "fold"]), METHOD)
 
 
-def fold_table(rows: Rows) -> pd.DataFrame:
-    """`score_table` for each fold (means over runs), then for each method the line "mean"."""
-    folds = _mean(run_table(rows), [*METHOD, "fold"])
-    means = _mean(folds, METHOD).assign(fold="mean")
-    table = pd.concat([folds.astype({"fold": str}), means])[folds.columns]
-    return table.sort_values([*METHOD, "fold"], kind="stable").reset_index(drop=True)
-
-
 def align_with_plan(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """A `score_table` in the order of the planned `lines`; lines without rows have 0 episodes and nan.
 
@@ -174,7 +166,6 @@ def align_with_plan(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> 
 
 REPORTED = lists_folder() / "reported.csv"
 FOLDS = 4  # number of folds that a reported mean covers
-KEYS = [*METHOD, "fold"]  # identify a reported value of a metric
 
 
 def read_reported(benchmark: str | None = None, path: Path | str = REPORTED) -> pd.DataFrame:
@@ -188,50 +179,39 @@ def read_reported(benchmark: str | None = None, path: Path | str = REPORTED) -> 
 
 
 def _by_line(path: Path | str, metrics: Sequence[str]) -> pd.DataFrame:
-    """Reported values, one line per setting and fold: a column for each metric, and the sources."""
+    """Reported means over all folds, one line per setting: a column for each metric, and the sources."""
     reported = read_reported(path=path)
-    reported = reported[reported["figure"].isin(list(metrics))]
-    values = reported.pivot(index=KEYS, columns="figure", values="value").reindex(columns=list(metrics))
-    sources = reported.groupby(KEYS)["source"].agg(lambda texts: "; ".join(dict.fromkeys(texts)))
-    lines = reported[KEYS].drop_duplicates(ignore_index=True)
-    return lines.join(values.add_suffix(" reported").join(sources), on=KEYS)
+    reported = reported[reported["figure"].isin(list(metrics)) & (reported["fold"] == "mean")]
+    values = reported.pivot(index=METHOD, columns="figure", values="value").reindex(columns=list(metrics))
+    sources = reported.groupby(METHOD)["source"].agg(lambda texts: "; ".join(dict.fromkeys(texts)))
+    lines = reported[METHOD].drop_duplicates(ignore_index=True)
+    return lines.join(values.add_suffix(" reported").join(sources), on=METHOD)
 
 
 def beside_reported(
-    table: pd.DataFrame,
-    metrics: Sequence[str] = ("mIoU",),
-    others: bool = False,
-    path: Path | str = REPORTED,
+    table: pd.DataFrame, metrics: Sequence[str] = ("mIoU",), others: bool = False, path: Path | str = REPORTED
 ) -> pd.DataFrame:
-    """A `score_table` or `fold_table` with the values reported for its lines, in percent.
+    """A `score_table` with the values reported for its lines, in percent.
 
     Adds "mIoU reported" and "mIoU difference" (measured minus reported) for each metric, then "source"; nan and ""
-    where nothing is reported. A mean is compared only if it covers all four folds. With `others`, the reported lines of
+    where nothing is reported. A line is compared only if it covers all four folds. With `others`, the reported lines of
     the same benchmarks and shots that the table lacks are appended. Raises ValueError naming a missing column.
     """
-    for name in [*METHOD, "folds" if "folds" in table or "fold" not in table else "fold", *metrics]:
+    for name in [*METHOD, "folds", *metrics]:
         if name not in table:
             hint = suggest(name, table.columns, "give a table of scores and metrics that it has")
             raise ValueError(f"the table has no column {name!r}; {hint}")
     ours, right = table.reset_index(drop=True), _by_line(path, metrics)
-    fold = ours["fold"].astype(str) if "fold" in ours else pd.Series("mean", index=ours.index, dtype=str)
-    whole = (fold != "mean") | (ours["folds"] == FOLDS if "folds" in ours else False)
-    keys = ours[METHOD].assign(fold=fold.where(whole, "some of the folds"))
-    columns = [f"{name} {word}" for name in metrics for word in ("reported", "difference")] + ["source"]
-    found = keys.merge(right, on=KEYS, how="left", validate="m:1")
-    result = ours.join(found.drop(columns=KEYS))
-    if others and len(lacking := _lacking(ours, right)):
-        result = pd.concat([result, lacking], ignore_index=True)
+    result = ours.merge(right, on=METHOD, how="left", validate="m:1")
+    reported = [f"{name} reported" for name in metrics]
+    result.loc[result["folds"] != FOLDS, [*reported, "source"]] = float("nan")
+    if others:
+        blocks, settings = (set(ours[keys].itertuples(index=False, name=None)) for keys in (METHOD[:2], METHOD))
+        keys = right[METHOD].itertuples(index=False, name=None)
+        lacking = right[[key[:2] in blocks and key not in settings for key in keys]]
+        result = pd.concat([result, lacking], ignore_index=True) if len(lacking) else result
     for name in metrics:
         result[f"{name} difference"] = result[name] - result[f"{name} reported"]
     result["source"] = result["source"].fillna("")
-    return result[[*table.columns, *columns]]
-
-
-def _lacking(ours: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
-    """The reported lines of the table's benchmarks and shots, in settings that it lacks."""
-    settings = set(ours[METHOD].itertuples(index=False, name=None))
-    blocks = set(ours[METHOD[:2]].itertuples(index=False, name=None))
-    keys = right[METHOD].itertuples(index=False, name=None)
-    chosen = right[[key[:2] in blocks and key not in settings for key in keys]]
-    return chosen if "fold" in ours else chosen[chosen["fold"] == "mean"].drop(columns="fold")
+    columns = [f"{name} {word}" for name in metrics for word in ("reported", "difference")]
+    return result[[*table.columns, *columns, "source"]]

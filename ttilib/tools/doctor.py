@@ -248,10 +248,10 @@ class _Examination:
             known = {video: {c for c, seen in trained.presence.items() if video in seen} for video in trained.frames}
             labels = self.labels.get(trained.corpus, known)
             self.add(checks.check_leakage(trained, labels, find_dataset(trained.corpus).others_ignored))
+        self.add(checks.check_draws(query, support, plan.draws))
         episodes = {}
         for k in shots:
             drawn = tuple(sampler(plan.draws, query, support, k, on_error=lambda error: None)())  # coverage was checked
-            self.add(checks.check_draws(query, support, plan.draws, drawn))
             episodes[str(k)] = plan.per_run if plan.per_run and drawn else len(drawn)
         return {**count_fold(query, support, trained), "episodes": episodes}
 
