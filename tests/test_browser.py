@@ -7,12 +7,14 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from tasks import toy_encoder
 
 from ttilib.episodes.clips import synthetic_clip
 from ttilib.plots import browser
 from ttilib.plots.overlays import overlay, zoom_for
 from ttilib.plots.style import styles
+from ttilib.results.metrics import iou
 from ttilib.solver.solver import SolverConfig, solve
 from ttilib.solver.task import extract
 
@@ -57,3 +59,14 @@ def test_the_image_shows_the_mask_of_the_controls(episode):
     assert f"refined on keyframe {solutions['TTI+keyframe'].keyframe}" in widget.caption.value
     widget.step.value = 3
     assert "equal to RePRI" in widget.caption.value  # the temporal terms start with this step
+
+
+def test_a_changed_setting_solves_again_and_the_film_has_every_step(episode, tmp_path):
+    clip, task, solutions = episode
+    config = SolverConfig(prior_update=3, steps=6)
+    *sliders, caption, image = browser.settings_view(clip, task, config, 2).children
+    sliders[0].value, sliders[3].value, before = 0.5, 2, image.value
+    masks = solve(task, replace(config, kl_weight=0.5 / task.shots, window=2)).masks()
+    assert f"{100 * iou(masks, clip.truth):.1f} %" in caption.value and image.value != before
+    with Image.open(browser.write_film(tmp_path / "film.webp", clip, task, solutions["RePRI"], 1)) as film:
+        assert film.n_frames == 7

@@ -73,3 +73,12 @@ def test_the_training_figure_shows_the_share_of_waiting_and_takes_any_log():
     assert shares[-1] == pytest.approx(85)  # of the time, not a mean of shares
     for some in ([], rows[:1], older):
         curves.training_figure(some).canvas.draw()
+
+
+def test_errors_by_cause():
+    """Of 400 object pixels 200 are missed at p = 0.4; 100 beside it are false at p = 0.6, 20 of them 8 pixels away."""
+    truth, valid = torch.zeros(1, 60, 60, dtype=torch.bool), torch.ones(1, 60, 60, dtype=torch.bool)
+    truth[0, 20:40, 20:40], valid[0, :5] = True, False
+    p = torch.where(truth, 0.9, 0.1)
+    p[0, 20:40, 30:40], p[0, 25:35, 40:50], p[0, :5] = 0.4, 0.6, 1.0
+    assert curves.error_causes(p, truth, valid) == pytest.approx([50, 20, 5])

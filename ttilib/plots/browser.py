@@ -1,9 +1,11 @@
-"""Interactive view of a solved episode, with sliders for frame and step, and the same as a static figure."""
+"""Views of a solved episode: with sliders for frame and step or for the settings, as a film, as a static figure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import ipywidgets
@@ -11,18 +13,24 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Bool
+from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.figure import Figure
 
 from ttilib.episodes.clips import Clip
-from ttilib.plots.overlays import evenly_spaced, filmstrip, overlay, zoom_for
-from ttilib.plots.style import styles
-from ttilib.results.metrics import region_similarity
+from ttilib.files import atomic
+from ttilib.plots.curves import loss_terms, prior_trace
+from ttilib.plots.overlays import array, filmstrip, overlay, show, zoom_for
+from ttilib.plots.style import STYLES, styles
+from ttilib.results.metrics import iou, region_similarity
 from ttilib.solver.classifier import Classifier
-from ttilib.solver.solver import Solution, upsampled_probabilities
-from ttilib.solver.task import Task
+from ttilib.solver.settings import SolverConfig
+from ttilib.solver.solver import Solution, solve, upsampled_probabilities
+from ttilib.solver.task import Task, oracle_prior
 
 CACHED = 64  # cached PNG images, about 40 MB
 SHARP = 960  # pixels of the longer side, about the width of a cell
+MOMENTS = (0, 0.04, 0.1, 0.2, 0.45, 1)  # of a static view, in shares of all stages
+WIDE, FITTING = ipywidgets.Layout(width="420px"), ipywidgets.Layout(max_width="100%", object_fit="contain")
 
 
 def stages(solution: Solution) -> int:
@@ -59,13 +67,12 @@ class EpisodeBrowser(ipywidgets.VBox):
         self._render = lru_cache(maxsize=CACHED)(self._encoded)
         names = list(self.solutions)
         last = len(clip.query) - 1
-        wide = ipywidgets.Layout(width="420px")
         self.method = ipywidgets.ToggleButtons(options=names, value=names[-1], description="method")
-        self.frame = ipywidgets.IntSlider(0, 0, last, description="frame", layout=wide)
-        self.step = ipywidgets.IntSlider(0, 0, 0, description="step", layout=wide)
+        self.frame = ipywidgets.IntSlider(0, 0, last, description="frame", layout=WIDE)
+        self.step = ipywidgets.IntSlider(0, 0, 0, description="step", layout=WIDE)
         self.player = ipywidgets.Play(min=0, max=last, interval=200, description="frames")
         ipywidgets.jslink((self.player, "value"), (self.frame, "value"))
-        self.image = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%", object_fit="contain"))
+        self.image = ipywidgets.Image(format="png", layout=FITTING)
         self.caption = ipywidgets.HTML()
         self._follow_method()
         self.method.observe(self._follow_method, names="value")
@@ -97,10 +104,7 @@ class EpisodeBrowser(ipywidgets.VBox):
             valid = self.clip.query_valid[frame].cpu().numpy()
             score = region_similarity(mask[None], truth[None].cpu().numpy(), valid[None])[0]
             parts.append(f"IoU {score:.2f}")
-        image = self.clip.query[frame]
-        colour = styles(self.solutions)[method]["color"]
-        pixels = cv2.cvtColor(overlay(image, mask, truth, colour, zoom_for(image, SHARP)), cv2.COLOR_RGB2BGR)
-        return cv2.imencode(".png", pixels)[1].tobytes(), " \u00b7 ".join(parts)
+        return _png(self.clip, frame, mask, styles(self.solutions)[method]["color"]), " \u00b7 ".join(parts)
 
     def _equal(self, method: str, stage: int) -> list[str]:
         """Which other methods have the same classifier at this stage, as before the first temporal step."""
@@ -113,22 +117,83 @@ class EpisodeBrowser(ipywidgets.VBox):
         return [f"equal to {' and '.join(equal)}"] if equal else []
 
 
-def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], width: float = 9.5) -> Figure:
-    """The browser as a figure, a row per method: one frame at two early steps, then frames at the last stage."""
-    frames = evenly_spaced(len(clip.query), 4)
-    early = frames[len(frames) // 2]
-    figure = plt.figure(figsize=(width, 0.2 + 1.07 * len(solutions)), layout="compressed")
+def _png(clip: Clip, frame: int, mask: Bool[np.ndarray, "H W"], colour: str) -> bytes:
+    """A frame with a mask and the ground truth, enlarged, as PNG."""
+    image, truth = clip.query[frame], None if clip.truth is None else clip.truth[frame]
+    pixels = overlay(image, mask, truth, colour, zoom_for(image, SHARP))
+    return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def settings_view(clip: Clip, task: Task, config: SolverConfig, frame: int) -> ipywidgets.VBox:
+    """Sliders for three weights, in units of 1/K, and the window; each change solves the task again and shows a frame.
+
+    The children are the sliders (KL, entropy, temporal, window), the caption and the image.
+    """
+    look = {"continuous_update": False, "layout": WIDE}
+    names = {"kl_weight": "KL", "entropy_weight": "entropy", "temporal_weight": "temporal"}
+    sliders = {field: ipywidgets.FloatSlider(1.0, min=0, max=4, step=0.25, description=name, **look)
+               for field, name in names.items()}  # fmt: skip
+    window = ipywidgets.IntSlider(config.window, 1, len(clip.query), description="window", **look)
+    caption, image = ipywidgets.HTML(), ipywidgets.Image(format="png", layout=FITTING)
+
+    def draw(change: object = None) -> None:
+        weights = {field: slider.value / task.shots for field, slider in sliders.items()}
+        masks = solve(task, replace(config, window=window.value, **weights)).masks().cpu()
+        score = "" if clip.truth is None else f", IoU of the video {100 * iou(masks, clip.truth):.1f} %"
+        caption.value = f"TTI, frame {frame}{score}"
+        image.value = _png(clip, frame, masks[frame].numpy(), STYLES["TTI"]["color"])
+
+    for slider in (*sliders.values(), window):
+        slider.observe(draw, names="value")
+    draw()
+    return ipywidgets.VBox([*sliders.values(), window, caption, image])
+
+
+def write_film(path: Path | str, clip: Clip, task: Task, solution: Solution, frame: int) -> Path:
+    """Write every step of TTI as an animated .webp and return its path.
+
+    Panels: a frame with its mask, the mean of each term with a line at the step, prior and prediction of every frame.
+    """
+    terms = [state.terms() for state in solution.history]
+    traces = [(state.prior.cpu(), at.marginal.cpu()) for state, at in zip(solution.history, terms, strict=True)]
+    figure = plt.figure(figsize=(11, 2.6), layout="constrained")
+    plt.close(figure)
+    left, middle, right = figure.subplots(1, 3, width_ratios=(4, 3, 3))
+    image, truth = clip.query[frame], None if clip.truth is None else clip.truth[frame]
+    shown = show(left, overlay(image, zoom=zoom_for(image)), "TTI")
+    loss_terms(middle, terms)
+    line = middle.axvline(0, color="0.3", linewidth=1)
+    prior_trace(right, *traces[0], None if clip.truth is None else oracle_prior(clip.truth, task).cpu())
+    right.set_ylim(0, 100 * max(float(torch.cat(trace).max()) for trace in traces))
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # panels stay in place
+
+    def draw(step: int) -> None:
+        mask = mask_at(task, solution, step, frame)
+        shown.set_data(overlay(image, mask, truth, STYLES["TTI"]["color"], zoom_for(image)))
+        left.set_title(f"TTI, frame {frame}: step {step} of {len(terms) - 1}", fontsize=9)
+        line.set_xdata([step, step])
+        for curve, values in zip(right.lines, traces[step], strict=False):
+            curve.set_ydata(100 * array(values))
+
+    with atomic(path) as temporary:
+        FuncAnimation(figure, draw, frames=len(terms)).save(temporary, PillowWriter(fps=6), dpi=100)
+    return Path(path)
+
+
+def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], frame: int) -> Figure:
+    """The browser as a figure: a row per method with one frame at six stages, most of them early."""
+    figure = plt.figure(figsize=(11, 0.2 + 1.07 * len(solutions)), layout="compressed")
     looks = styles(solutions)
     plt.close(figure)  # shown once, as the value of the cell
-    grid = figure.subplots(len(solutions), 2 + len(frames), squeeze=False)
+    grid = figure.subplots(len(solutions), len(MOMENTS), squeeze=False)
+    truths = None if clip.truth is None else [clip.truth[frame]] * len(MOMENTS)
     for row, (method, solution) in zip(grid, solutions.items(), strict=True):
         refined, last = len(solution.history), stages(solution) - 1
-        moments = [(0, early), ((refined - 1) // 5, early)] + [(last, frame) for frame in frames]
-        shown = [frame for _, frame in moments]
-        titles = [f"{'refined' if s == refined else f'step {s}'}, frame {frame}" for s, frame in moments]
-        masks = [mask_at(task, solution, *moment) for moment in moments]
-        truths = None if clip.truth is None else clip.truth[shown]
-        filmstrip(row, clip.query[shown], masks, truths, titles, looks[method]["color"])
+        moments = [round(share * last) for share in MOMENTS]
+        titles = ["refined" if stage == refined else f"step {stage}" for stage in moments]
+        masks = [mask_at(task, solution, stage, frame) for stage in moments]
+        filmstrip(row, [clip.query[frame]] * len(moments), masks, truths, titles, looks[method]["color"])
         name = {"rotation": 90, "va": "center", "ha": "right", "fontsize": 9}
         row[0].text(-0.04, 0.5, method, transform=row[0].transAxes, **name)
     return figure

@@ -1,4 +1,4 @@
-"""Curves over steps, frames and windows, and of base training (rows of `log.jsonl`), with legends beside them."""
+"""Curves over steps, frames and windows, and of base training (rows of `log.jsonl`); causes of errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,20 +24,15 @@ Series = Float[Tensor, "_"] | Float[np.ndarray, "_"] | Sequence[float]
 TOTAL = Term("weighted sum [nats]", "#000000", "L", lambda at: at.p)
 
 
-def loss_terms(
-    axes: SomeAxes, terms: Sequence[Terms], prior_update: int | None = None, names: Sequence[str] = ()
-) -> None:
+def loss_terms(axes: SomeAxes, terms: Sequence[Terms], prior_update: int | None = None) -> None:
     """Terms of the objective over the steps: mean over frames, and the middle half of the frames as a band.
 
-    `terms`: one `Terms` per step, from the start. `names`: by default all terms present, and the total. A single axes
-    shows all lines without bands; several show one term each, and the first surplus one explains the lines. A dashed
-    line marks the update of the prior. Raises ValueError if several axes are fewer than `names`.
+    `terms`: one `Terms` per step, from the start. A single axes shows all lines without bands; several show one term
+    each, and the first surplus one explains the lines. A dashed line marks the update of the prior.
     """
-    names = names or [*(name for name in TERMS if name in vars(terms[0])), "total"]
+    names = [*(name for name in TERMS if name in vars(terms[0])), "total"]
     values = {name: np.stack([array(getattr(at, name)) for at in terms]) for name in names}
     single, row = isinstance(axes, Axes), each_of(axes)
-    if not single and len(row) < len(names):
-        raise ValueError(f"{len(names)} terms for {len(row)} axes; give one each, or a single one for all")
     for n, ax in enumerate(row[len(names) :]):
         ax.set_axis_off()
         if n == 0:
@@ -49,7 +45,7 @@ def loss_terms(
             ax.fill_between(range(len(value)), *band, color=term.colour, alpha=0.2, linewidth=0)
             tidy(ax, "step", title=term.label)
     if single:
-        tidy(row[0], "step", "mean over frames")
+        tidy(row[0], "step", title="Terms, mean over frames")
         line_legend(row[0])
     for ax in row[: len(names)]:
         if prior_update is not None and prior_update < len(terms):
@@ -59,8 +55,8 @@ def loss_terms(
                 ax.text(prior_update, 1, "prior update ", fontsize=text_size(0.9), color="0.35", **at)
 
 
-def per_frame(ax: Axes, values: Series, label: str, colour: str = "#0072B2", title: str = "") -> None:
-    """One number per frame, as bars."""
+def per_frame(ax: Axes, values: Series, label: str, colour: str | Sequence[str] = "#0072B2", title: str = "") -> None:
+    """One number per frame, as bars, in one colour or one each."""
     ax.bar(range(len(values)), array(values), color=colour, width=0.8)
     tidy(ax, "query frame", label, title)
 
@@ -100,15 +96,25 @@ def vc_curve(
     line_legend(ax)
 
 
-def vc_time(ax: Axes, values: Mapping[str, Series], k: int) -> None:
-    """VC in percent of every window of k frames, at its first frame; nan (no common ground truth) leaves a gap."""
-    for method, look in styles(values).items():
-        vc = array(values[method])
-        marks = {"markersize": 5, "markevery": max(1, len(vc) // 12)}
-        ax.plot(vc, linewidth=2, label=method, clip_on=False, **marks, **look)
-    ax.set_ylim(0, 100)
-    tidy(ax, "first frame of the window", f"VC$_{k}$ [percent]", f"Consistency of every {k} frames")
-    line_legend(ax)
+CAUSES = ("wrong proportion", "boundary", "confused features")
+
+
+def error_causes(
+    p: Float[Tensor, "T H W"], truth: Bool[Tensor, "T H W"], valid: Bool[Tensor, "T H W"], margin: int = 8
+) -> list[float]:
+    """Error pixels of p > 1/2 by `CAUSES`, in percent of the object's pixels.
+
+    Wrong proportion: errors that vanish if the threshold of every frame gives as many foreground pixels as in the
+    ground truth. The errors that stay are at the boundary, at most `margin` pixels from the true contour, or not.
+    """
+    true, p = truth & valid, p.where(valid, -1.0)
+    grown, shrunk = (F.max_pool2d(mask.float(), 2 * margin + 1, 1, margin) > 0 for mask in (truth, ~truth))
+    count = true.flatten(1).sum(dim=1, keepdim=True)
+    threshold = p.flatten(1).sort(descending=True).values.gather(1, (count - 1).clamp_min(0)).where(count > 0, 2.0)
+    stay, wrong = ((mask ^ true) & valid for mask in (p >= threshold[..., None], p > 0.5))
+    total, rest = float(wrong.sum()), float(min(stay.sum(), wrong.sum()))
+    boundary = rest * float((stay & grown & shrunk).sum() / stay.sum().clamp_min(1))
+    return [100 * part / max(int(true.sum()), 1) for part in (total - rest, boundary, rest - boundary)]
 
 
 VALIDATION = "#D55E00"

@@ -1,4 +1,4 @@
-"""Images with masks, ground truth, labels, gradients and features, as pixels, on given axes, or as a figure.
+"""Images with masks, ground truth, labels and gradients, as pixels, on given axes, or as a figure.
 
 Images are tensors [3, H, W] in [0, 1], as in clips, or arrays [H, W, 3].
 """
@@ -141,6 +141,15 @@ def filmstrip(
         show(ax, overlay(image, mask, truth, colour, zoom_for(image)), title or "")
 
 
+def time_slice(ax: Axes, clip: Clip, mask: Bool[Tensor, "T H W"], row: int, title: str, colour: str) -> None:
+    """One row of pixels of every frame, time downwards, with its part of the masks and of the ground truth."""
+    image = clip.query[:, :, row].permute(1, 0, 2).repeat_interleave(8, dim=1)
+    known, true = ((m[:, row].repeat_interleave(8, dim=0)) for m in (mask, mask if clip.truth is None else clip.truth))
+    pixels = overlay(image, known, true, colour, zoom=2)
+    ax.imshow(pixels, extent=(0, clip.size[1], len(clip.query), 0), aspect="auto")
+    ax.set(title=title, xlabel="x [pixels]", ylabel="frame")
+
+
 def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> None:
     """The support with its masks, and `frames` query frames with the ground truth in white; for 11 x 3.2 inches.
     A single support image is as high as two rows of frames.
@@ -162,7 +171,7 @@ def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> Non
 
 
 def gradient_map(
-    ax: Axes, image: Image, gradient: Map, label: str = "gradient", truth: Mask | None = None
+    ax: Axes, image: Image, gradient: Map, label: str = "gradient", truth: Mask | None = None, title: str = ""
 ) -> AxesImage:
     """A signed map at feature size over the grey image, with a colour bar: blue negative, white zero, red positive.
 
@@ -179,7 +188,7 @@ def gradient_map(
     drawn = ax.imshow(values, extent=extent, **look)
     if truth is not None and array(truth).any():
         ax.contour(array(truth), [0.5], colors="black", linewidths=0.8)
-    ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), title=title)
     ax.set_axis_off()
     power = math.floor(math.log10(limit))
     beside: Any = {"cax": ax.inset_axes((1.02, 0, 0.04, 1)), "format": lambda value, _: f"{value / 10**power:g}"}
@@ -187,22 +196,6 @@ def gradient_map(
     bar.set_label(f"{label} [$10^{{{power}}}$]" if power else label)
     bar.outline.set_visible(False)
     return drawn
-
-
-def feature_colours(features: Float[Tensor, "N C h w"] | Float[np.ndarray, "N C h w"]) -> Float[np.ndarray, "N h w 3"]:
-    """Features as RGB in [0, 1]: the first three principal components over all N h w cells.
-
-    Each is stretched from its 1st to its 99th percentile. Its sign makes the largest entry of the direction positive.
-    """
-    values = array(features).astype(np.float64).transpose(0, 2, 3, 1)
-    cells = values.reshape(-1, values.shape[-1])
-    cells = cells - cells.mean(axis=0)
-    directions = np.linalg.eigh(cells.T @ cells)[1][:, ::-1][:, :3]  # largest variance first
-    directions = directions * np.sign(np.take_along_axis(directions, np.abs(directions).argmax(axis=0)[None], axis=0))
-    scores = np.zeros((len(cells), 3))
-    scores[:, : directions.shape[1]] = cells @ directions
-    low, high = np.percentile(scores, [1, 99], axis=0)
-    return np.clip((scores - low) / np.where(high > low, high - low, 1), 0, 1).reshape(*values.shape[:3], 3)
 
 
 COLOURS = np.delete(colormaps["tab20"].colors, (14, 15), axis=0)

@@ -39,7 +39,7 @@ BEFORE_EVALUATION = (
     StudyStep("02_train-f0", "02_train", 270, {"fold": 0}, ("01_data",)),
     StudyStep("02_train-f1", "02_train", 270, {"fold": 1}, ("01_data",)),
 )
-DURING_EVALUATION = (StudyStep("03_episode", "03_episode", 50, {"headless": True}),)
+AFTER_EVALUATION = (StudyStep("03_episode", "03_episode", 50, {"headless": True}),)  # selects its episode by the rows
 SIZE = (121, 217)  # network input of the notebooks' defaults
 EVALUATION_SECONDS = 300.0  # on one core, for the estimate of the time only
 
@@ -66,8 +66,8 @@ def run_study(
         for fold in (0, 1):
             write_means(folder / f"train/ytvis-f{fold}/best.safetensors", "ytvis-v1", fold, paths.root, SIZE)
         expansion = expand(tables, paths)
-        run([*study_tasks(DURING_EVALUATION, notebooks, folder), *expansion.tasks], TABLE_SECONDS)
-        run(table_tasks(tables, expansion, paths), 0.0)
+        run(expansion.tasks, TABLE_SECONDS)
+        run([*study_tasks(AFTER_EVALUATION, notebooks, folder), *table_tasks(tables, expansion, paths)], 0.0)
     return folder
 
 
