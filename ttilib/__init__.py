@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from ttilib.results.metrics import iou, video_consistency
     from ttilib.solver.settings import CONFIGS as METHODS
     from ttilib.solver.settings import SolverConfig
-    from ttilib.solver.solver import iterate, solve, upsampled_probabilities
+    from ttilib.solver.solver import iterate, solve
     from ttilib.solver.task import Task, extract
     from ttilib.synthetic import generate
     from ttilib.tools.doctor import examine
@@ -36,7 +36,7 @@ _MODULES = {
     "episodes.episode": ("sample_episodes",),
     "results.metrics": ("iou", "video_consistency"),
     "solver.settings": ("METHODS", "SolverConfig"),
-    "solver.solver": ("iterate", "solve", "upsampled_probabilities"),
+    "solver.solver": ("iterate", "solve"),
     "solver.task": ("Task", "extract"),
     "synthetic": ("generate",),
     "tools.doctor": ("examine",),
