@@ -6,23 +6,30 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import real
 import torch
+from PIL import Image
+from tasks import toy_encoder
 
 from ttilib.__main__ import main
+from ttilib.datasets.masks import decode
 from ttilib.datasets.transforms import letterbox
 from ttilib.encoders.checkpoints import fingerprint, load_encoder, save_encoder
 from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.encoders.pspnet import build_encoder
-from ttilib.episodes.clips import clip_from_files
+from ttilib.episodes.clips import clip_from_files, clips_from_files
 from ttilib.images import read_image, read_labels, write_image, write_labels
 from ttilib.plots import video
+from ttilib.results.metrics import iou
 from ttilib.segment import segment
 from ttilib.solver.extraction import FeatureExtractor, FeatureMean, save_means
 from ttilib.solver.methods import read_method
 
 SIZE = (97, 161)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Two support images and a video of a red disk that moves over grass, 90 x 160 pixels; masks with 2 labels."""
@@ -45,21 +52,22 @@ def folder(tmp_path):
     return tmp_path
 
 
-def support(folder):
-    return ([folder / f"image{k}.{end}" for k in (0, 1)] for end in ("jpg", "png"))
+def support(folder, shots=2):
+    return ([folder / f"image{k}.{end}" for k in range(shots)] for end in ("jpg", "png"))
 
 
-def run(folder, method="frozen", encoder=None, label=3, **options):
+def run(folder, method="frozen", encoder=None, label=3, shots=2, **options):
     """The summary, and the masks that were written."""
-    images, masks = support(folder)
+    images, masks = support(folder, shots)
     encoder = encoder or f"{folder}/encoder.py:load"
     summary = segment(images, masks, folder / "video", folder / "out", encoder, method, SIZE, label=label, **options)
-    return summary, np.stack([read_labels(folder / "out" / "masks" / f"{t}.png") for t in range(8, 12)]) > 0
+    files = sorted((folder / "out" / "masks").iterdir(), key=lambda path: int(path.stem))
+    return summary, np.stack([read_labels(path) for path in files]) > 0
 
 
-def by_steps(folder, text, spec=None, means=None):
+def by_steps(folder, text, spec=None, means=None, frames=slice(None)):
     """The same by the steps of the library."""
-    clip = clip_from_files(*support(folder), list(video.read_frames(folder / "video")), SIZE, label=3)
+    clip = clip_from_files(*support(folder), list(video.read_frames(folder / "video"))[frames], SIZE, label=3)
     encoder = load_encoder(spec or f"{folder}/encoder.py:load")
     identity = fingerprint(encoder.eval()) if isinstance(encoder, torch.nn.Module) else ""
     found = read_method(text).predict(clip, FeatureExtractor(encoder, identity, means=means))
@@ -74,7 +82,7 @@ def test_masks_lie_on_the_object_at_the_size_of_the_video(folder):
         summary, masks = run(folder, text)
         ious[text] = (masks & truth).sum() / (masks | truth).sum()
     assert masks.shape == (4, 90, 160) and ious["frozen"] > max(0.8, ious["frozen guided=0 cut=0"] + 0.05)
-    assert summary["frames"] == 4 and summary["keyframe"] is None
+    assert summary["frames"] == 4 and summary["objects"] == ["3"]
     assert summary["foreground"] == [round(float(mask.mean()), 4) for mask in masks]
     assert json.loads((folder / "out" / "summary.json").read_text()) == summary
     assert (folder / "out" / summary["overlay"]).stat().st_size > 1000
@@ -87,7 +95,7 @@ def test_any_method_gives_the_masks_of_the_library(folder):
         summary, masks = run(folder, text)
         expected, solution = by_steps(folder, name)
         assert summary["method"] == name and np.array_equal(masks, expected) and summary["means"] is None
-        assert summary["keyframe"] == (None if solution.keyframe is None else str(solution.keyframe + 8))
+        assert solution.keyframe is None or summary["keyframe"] == str(solution.keyframe + 8)
 
 
 def test_a_mean_is_read_from_the_named_file_or_the_one_beside_the_checkpoint(folder):
@@ -114,6 +122,57 @@ def words(folder, *more):
     given = ["segment", "--support", *images, "--masks", *masks, "--video", str(folder / "video"), "--label", "3"]
     given += ["--out", str(folder / "out"), "--encoder", f"{folder}/encoder.py:load", "--size", "97", "161"]
     return [*given, "--method", "TTI window=5 steps=2", *more]
+
+
+def test_parts_are_episodes_of_their_own_and_the_support_is_encoded_once(folder, monkeypatch):
+    """4 frames in parts of at most 3 are 2 and 2; names keep the number in the folder."""
+    seen = []
+    monkeypatch.setattr("tasks.toy_encoder", lambda images: seen.append(len(images)) or toy_encoder(images))
+    summary, masks = run(folder, "TTI", part=3)
+    assert summary["parts"] == 2 and seen == [1, 2, 2, 2]  # a first look, the support, the parts
+    for part in (slice(0, 2), slice(2, 4)):
+        assert np.array_equal(masks[part], by_steps(folder, "TTI", frames=part)[0])
+    run(folder, "TTI", start=1, end=4, every=2)
+    assert sorted(path.name for path in (folder / "out" / "masks").iterdir()) == ["11.png", "9.png"]
+    with pytest.raises(ValueError, match="start=4"):
+        run(folder, "TTI", start=4)
+
+
+def test_several_objects_share_features_and_every_file_says_the_same(folder):
+    alone = {label: run(folder, "TTI", label=label)[1] for label in (3, 5)}
+    summary, _ = run(folder, "TTI", label=None, probabilities=True)
+    out = folder / "out"
+    labels = np.stack([read_labels(out / "masks" / f"{t}.png") for t in range(8, 12)])
+    assert summary["objects"] == ["3", "5"] and Image.open(out / "masks" / "8.png").getpalette()[3:6] == [128, 0, 0]
+    assert np.array_equal(labels > 0, alone[3] | alone[5]) and not (labels == 1)[~alone[3]].any()
+    table, outlines = pd.read_csv(out / "frames.csv"), json.loads((out / "masks.json").read_text())
+    assert len(table) == 8 and table.area_px.tolist() == [(labels[t] == n).sum() for t in range(4) for n in (1, 2)]
+    y, x = np.nonzero(labels[0] == 1)
+    assert table.loc[0, ["x", "y", "left", "width"]].tolist() == pytest.approx(
+        [x.mean(), y.mean(), x.min(), np.ptp(x) + 1], abs=1e-4
+    )
+    found = np.zeros_like(labels)
+    for entry in outlines["annotations"]:
+        found[entry["image_id"] - 1][decode(entry["segmentation"], 90, 160)] = entry["category_id"]
+    assert np.array_equal(found, labels)
+    sure = np.stack([read_labels(out / "probabilities" / f"{t}-1.png") for t in range(8, 12)])
+    assert table.probability[0] == pytest.approx(sure[0][labels[0] == 1].mean() / 255, abs=0.05)
+    key = list(range(8, 12)).index(int(summary["keyframe"]))
+    assert np.array_equal(read_labels(out / "keyframe.png"), labels[key])
+    clips = clips_from_files(
+        [out / "keyframe.jpg"], [out / "keyframe.png"], [image := read_image(out / "keyframe.jpg")], SIZE
+    )
+    assert list(clips) == [str(n) for n in np.unique(labels[key]) if n] and image.shape == (90, 160, 3)
+
+
+def test_leave_one_out_is_the_iou_of_an_image_under_the_others(folder):
+    scores = run(folder, "TTI")[0]["leave_one_out"]["3"]
+    images, masks = support(folder)
+    for k in (0, 1):
+        clip = clip_from_files([images[1 - k]], [masks[1 - k]], [images[k]], SIZE, truth=[masks[k]], label=3)
+        found = read_method("TTI").predict(clip, FeatureExtractor(toy_encoder)).masks
+        assert scores[k] == pytest.approx(iou(found, clip.truth, clip.query_valid), abs=1e-4)
+    assert run(folder, "TTI", shots=1)[0]["leave_one_out"] == {"3": [None]}
 
 
 WRONG = [  # words of the command, and of what it says
@@ -161,7 +220,7 @@ def test_masks_of_an_earlier_run_are_removed_and_names_keep_their_dots(folder):
 
 
 def test_a_video_is_never_held_as_a_whole_and_one_that_breaks_off_is_told(folder, capsys, monkeypatch):
-    """Frames are kept by weak references only: as soon as one is decoded, at most two older ones are alive."""
+    """Frames are kept by weak references only: as soon as one is decoded, at most three older ones are alive."""
     film, seen, alive = folder / "film.avi", [], []
     writer = cv2.VideoWriter(str(film), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 10, (160, 90))
     for t in [8, 9, 10, 11] * 6:
@@ -178,7 +237,7 @@ def test_a_video_is_never_held_as_a_whole_and_one_that_breaks_off_is_told(folder
     monkeypatch.setattr(video, "_decode", counted)
     assert main(words(folder, "--video", str(film))) == 0
     captured = capsys.readouterr()
-    assert max(alive) <= 3 and len(alive) == 49 and "24/24" in captured.err and "warning" not in captured.err
+    assert max(alive) <= 4 and len(alive) <= 4 * 24 + 1 and "24/24" in captured.err and "warning" not in captured.err
     film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
     assert main(words(folder, "--video", str(film))) == 0
     told, summary = capsys.readouterr().err, json.loads((folder / "out" / "summary.json").read_text())

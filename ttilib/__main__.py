@@ -339,23 +339,40 @@ def episodes(options: argparse.Namespace) -> None:
 
 
 @command(
-    given("--support", "support images, which contain the object", nargs="+", required=True),
-    given("--masks", "their masks, in the same order", nargs="+", required=True),
-    given("--label", "label value of the object in the masks, if there are several", type=int),
-    given("--video", "query: a video file or a folder of frames", required=True),
-    OUT, ENCODER, SIZE, DEVICE,
+    given("video", "a video file or a folder of frames", nargs="?", metavar="VIDEO"),
+    given("--support", "support images, which contain the object, or a folder", nargs="+", default=()),
+    given("--masks", "masks in order, a .json, or a folder for each object (default: beside)", nargs="+", default=()),
+    given("--label", "label or name of the object in the masks (default: all of them)"),
+    given("--video", "the same as VIDEO", dest="film", metavar="VIDEO"),
+    given("--out", "output folder (default: outputs/own/NAME of the video)"),
+    given("--encoder", "checkpoint, module:function or file.py:function"),
+    given("--size", "network input size (default: 241 425)", type=int, nargs=2, metavar=("H", "W")),
+    DEVICE,
     option("--method", "frozen", 'method with optional settings, such as TTI or "frozen layers=layer2+layer3"'),
     option("--means", "", "mean features from the command means (default: those next to the checkpoint)"),
+    option("--start", 0, "first frame, from 0"),
+    given("--end", "frame before which to stop (default: the last)", type=int),
+    option("--every", 1, "take every N-th frame", metavar="N"),
+    option("--part", 100, "most frames solved together, which determines the memory", metavar="FRAMES"),
+    option("--probabilities", False, "also write the probability of every pixel, 255 is 1"),
+    option("--example", False, "segment a video of the synthetic dataset"),
 )  # fmt: skip
 def segment(options: argparse.Namespace) -> None:
     """Segment a video, given a few images with masks."""
-    from ttilib.segment import segment
+    from ttilib.segment import EXAMPLE, example_files, segment
 
+    video, encoder, size = options.video or options.film, options.encoder, options.size
+    out = Path(options.out or Path("outputs/own") / (Path(video).stem if video else "example"))
+    if options.example:
+        options.support, options.masks, video, _ = example_files(out / "given")
+        encoder, size = encoder or EXAMPLE, size or (121, 217)
+    if not (video and options.support and encoder):
+        raise ValueError("VIDEO, --support and --encoder are needed; or try --example")
     summary = segment(
-        options.support, options.masks, options.video, options.out, options.encoder,
-        options.method, tuple(options.size), options.label, options.device, options.means,
+        options.support, options.masks, video, out, encoder, options.method, tuple(size or (241, 425)), options.label,
+        options.device, options.means, options.start, options.end, options.every, options.part, options.probabilities,
     )  # fmt: skip
-    print(f"{summary['frames']} masks in {options.out}/masks, overlay in {options.out}/{summary['overlay']}")
+    print(f"{summary['frames']} masks in {out}/masks, overlay in {out}/{summary['overlay']}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ttilib.files import atomic, natural_key
@@ -55,17 +55,19 @@ def read_image(path: Path | str, upright: bool = True) -> UInt8[np.ndarray, "H W
     return np.array(image.convert("RGB")) if pixels is None else pixels
 
 
-def read_labels(path: Path | str, colours: Colours | None = None, upright: bool = True) -> UInt8[np.ndarray, "H W"]:
+def read_labels(
+    path: Path | str, colours: Colours | None = None, upright: bool = True, painted: bool = False
+) -> UInt8[np.ndarray, "H W"]:
     """Read a label map: the stored index of every pixel, from palette, grey or black-and-white (0 and 1) files.
 
     In a colour file, labels come from `colours` if it has them all, else from three equal channels; alpha is the label
-    where there is one colour only. `upright`: as in `read_image`. Raises FileNotFoundError if it is missing, ValueError
-    if it is damaged or its labels are ambiguous.
+    where there is one colour only. `painted`: other colours are labels too, see `_painted_labels`. `upright`: as in
+    `read_image`. Raises FileNotFoundError if it is missing, ValueError if it is damaged or its labels are ambiguous.
     """
     path = Path(path)
     data, image = _decode(path, "label map", upright)
     if image.mode in ("RGB", "RGBA", "LA"):
-        return _labels_of_colours(path, image.convert("RGBA"), colours or {})
+        return _labels_of_colours(path, image.convert("RGBA"), colours or {}, painted)
     bits = data[24] if image.format == "PNG" else 8
     # Grey with 2 or 4 bits is ambiguous: an index, or brightness in steps of 85 or 17.
     if image.mode not in LABEL_MODES or (image.mode == "L" and bits < 8):
@@ -98,8 +100,8 @@ def _decode(path: Path, what: str, upright: bool) -> tuple[bytes, Image.Image]:
     return data, image
 
 
-def _labels_of_colours(path: Path, image: Image.Image, colours: Colours) -> UInt8[np.ndarray, "H W"]:
-    """Labels of an RGBA image from the colour table, from three equal channels, or from alpha."""
+def _labels_of_colours(path: Path, image: Image.Image, colours: Colours, painted: bool) -> UInt8[np.ndarray, "H W"]:
+    """Labels of an RGBA image from the colour table, from three equal channels, from alpha, or as painted."""
     rgb, alpha = np.split(np.array(image), [3], axis=2)
     if (rgb == rgb[0, 0]).all() and (alpha != alpha[0, 0]).any():
         return alpha[..., 0].copy()
@@ -114,9 +116,33 @@ def _labels_of_colours(path: Path, image: Image.Image, colours: Colours) -> UInt
     # After the table, because a grey may be the colour of a class: (128, 128, 128) is car in VOC.
     if all(len(set(colour)) == 1 for colour in found):
         return rgb[..., 0].copy()
+    if painted and (labels := _painted_labels(rgb, alpha[..., 0] < 128)).any():
+        return labels
     about = f", {len(unknown)} of which are not in the colour table" if colours else ""
     first = ", ".join(map(str, unknown[:3])) + (", ..." if len(unknown) > 3 else "")
     raise ValueError(f"{path}: label map has RGB pixels of {len(found)} colours{about} ({first}); {AS_INDICES}")
+
+
+def _painted_labels(rgb: UInt8[np.ndarray, "H W 3"], clear: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+    """Labels 1, 2, ... of the colours painted on black or on transparent (`clear`) pixels, 255 on edges between them.
+
+    Colours are rounded to steps of 32 because of JPEG and soft edges; a label is one with 2 % of the painted pixels.
+    One colour, and the opaque part of a photo, is label 1; soft edges are cut at half. All 0 for an opaque photo, which
+    is no mask: without black, with more than 8 colours, or with more than 5 % of its pixels in none of them.
+    """
+    bright = rgb.max(axis=2)
+    background = clear if clear.any() else bright < 32
+    marked = ~clear if clear.any() else bright >= 64
+    codes = (rgb.astype(np.uint32) + 16 >> 5) @ np.array([81, 9, 1], np.uint32)
+    found, counts = np.unique(codes[marked], return_counts=True)
+    main = found[50 * counts >= marked.sum()]
+    plain = np.isin(codes, main) & marked
+    flat = background.any() and 0 < len(main) <= 8 and (plain | background).mean() >= 0.95
+    if flat and len(main) > 1:
+        return np.where(plain, np.searchsorted(main, codes) + 1, 255 * marked).astype(np.uint8)
+    if flat and not clear.any():
+        marked = 2.0 * bright > np.median(bright[plain])
+    return (marked & (flat or clear.any())).astype(np.uint8)
 
 
 def write_image(path: Path | str, rgb: UInt8[np.ndarray, "H W 3"], quality: int = 95) -> None:

@@ -42,7 +42,6 @@ Polygons = list[list[float]]
 """Corners x1, y1, x2, y2, ... of each part of an object."""
 
 
-
 class Numbered(msgspec.Struct):
     """An entry of an annotation file."""
 
@@ -140,6 +139,60 @@ def fill(segmentation: RunLengths | Polygons, height: int, width: int) -> Bool[n
     if not polygons:
         return np.zeros((height, width), dtype=bool)
     return coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))).astype(bool)
+
+
+class _Shape(msgspec.Struct):
+    label: str
+    points: list[tuple[float, float]]
+    shape_type: str = "polygon"
+
+
+class _Named(Numbered):
+    name: str = ""
+    file_name: str = ""
+
+
+class _Annotation(msgspec.Struct):
+    image_id: int
+    category_id: int
+    segmentation: msgspec.Raw
+
+
+class Outlines(msgspec.Struct):
+    """A file of labelme (`shapes`) or of COCO (the others)."""
+
+    shapes: list[_Shape] = []
+    images: list[_Named] = []
+    annotations: list[_Annotation] = []
+    categories: list[_Named] = []
+
+
+def read_outlines(path: Path, image: str, height: int, width: int) -> dict[str, UInt8[np.ndarray, "h w"]]:
+    """Masks (0, 1) of an image by class from a labelme or COCO JSON file; objects of a class are joined.
+
+    COCO's entry is the one with the name of the file `image`, or the only one. Raises FileNotFoundError; ValueError if
+    the file has another form, no such image, other shapes than polygons and rectangles, or outlines that do not fit.
+    """
+    content, found = read_json(path, Outlines), list[tuple[str, object]]()
+    for shape in content.shapes:
+        corners = np.array(shape.points, float).reshape(-1, 2)
+        if shape.shape_type == "rectangle" and len(corners) == 2:
+            corners = np.column_stack([corners[[0, 1, 1, 0], 0], corners[[0, 0, 1, 1], 1]])
+        elif shape.shape_type != "polygon":
+            raise ValueError(f"{path}: shape {shape.label!r} is a {shape.shape_type}; draw it as a polygon")
+        found.append((shape.label, [corners.ravel().tolist()]))
+    if content.images:
+        same = [entry.id for entry in content.images if Path(entry.file_name).name == Path(image).name]
+        if not same and len(content.images) > 1:
+            raise ValueError(f"{path}: has no entry for {Path(image).name}; give a file with this image")
+        number, names = (same or [content.images[0].id])[0], {each.id: each.name for each in content.categories}
+        objects = [each for each in content.annotations if each.image_id == number]
+        found += [(names.get(each.category_id, str(each.category_id)), each.segmentation) for each in objects]
+    masks: dict[str, np.ndarray] = {}
+    for name, outline in found:
+        mask = decode(outline, height, width, f"{path}: {name}").astype(np.uint8)
+        masks[name] = masks.get(name, 0) | mask
+    return masks
 
 
 Counts = Mapping[int, int]

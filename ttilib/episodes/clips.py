@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +16,18 @@ from tqdm import tqdm
 
 from ttilib.datasets.base import IGNORE_LABEL, OnError, ResizeRule, raise_first
 from ttilib.datasets.catalog import Fold, find_dataset
+from ttilib.datasets.masks import read_outlines
+from ttilib.datasets.pascal import VOC_COLOURS
 from ttilib.datasets.transforms import image_tensor, letterbox, mask_tensor
 from ttilib.episodes.episode import Episode
+from ttilib.files import Item
 from ttilib.images import read_image, read_labels
 
 File = Path | str | np.ndarray
+MaskFile = File | Mapping[str, File]
+
+FLAT = 8
+"""More grey values than this, some of them light, are soft edges and not labels."""
 
 USER_VIDEO_RULE = ResizeRule(letterbox, False)
 """For a user's own images: letterboxed, padding is not valid."""
@@ -206,44 +213,87 @@ def unlabelled_frames(
 
 def clip_from_files(
     support_images: Sequence[File],
-    support_masks: Sequence[File],
+    support_masks: Sequence[MaskFile],
     frames: Sequence[File],
     size: tuple[int, int],
     name: str = "own",
     class_name: str = "object",
-    truth: Sequence[File] | None = None,
-    label: int | None = None,
+    truth: Sequence[MaskFile] | None = None,
+    label: int | str | None = None,
 ) -> Clip:
-    """A clip from files or arrays: images uint8 [h, w, 3], masks bool or uint8 [h, w].
+    """The clip of `clips_from_files` for masks of one object, or for that of `label`; ValueError if there are several.
+    `truth`: true masks of the frames.
+    """
+    clips = clips_from_files(support_images, support_masks, frames, size, name, label)
+    clip = replace(_only(clips, support_masks), class_name=class_name)
+    if truth is None:
+        return clip
+    images = [_image(item) for item in frames]
+    masks = _only(_object_masks(truth, frames, images, "frames", label), truth)
+    answer, valid = _placed(clip.query_names, images, masks, size)[1:]
+    return replace(clip, truth=answer, query_valid=valid)
 
-    Masks contain 0 and 255, 0 and 1, or palette indices; `label` selects one object of several, 255 is then the ignore
-    label. Without `label`, masks with 255 and other values are taken as described in `_find_object`, with a warning.
-    Raises ValueError naming the file if a mask has colours, several labels, or no foreground pixel.
+
+def clips_from_files(
+    support_images: Sequence[File],
+    support_masks: Sequence[MaskFile],
+    frames: Sequence[File],
+    size: tuple[int, int],
+    name: str = "own",
+    label: int | str | None = None,
+) -> dict[str, Clip]:
+    """A clip for every object in the masks, by its label or name, from files or arrays; images are uint8 [h, w, 3].
+
+    A mask has the values 0 and 255, 0 and 1, or labels (bool or uint8 [h, w], grey or palette file), has colours on
+    black or transparent pixels (see `read_labels`), or is JSON of labelme or COCO; a mapping has one for each object.
+    `label` selects one object, 255 is then the ignore label. Without it, 255 beside other values is read as described
+    in `_find_labels`, with a warning. An object may be absent from some images. The clips share the images' tensors.
+    Raises ValueError naming the file if a mask is unclear, has another size than its image, or has no object.
     """
     if not support_images or not frames:
         about = f"{len(support_images)} support images and {len(frames)} frames"
         raise ValueError(f"{name}: {about}; give at least one each")
     images = [_image(item) for item in support_images]
-    masks = _object_masks(name, support_masks, len(images), "support images", label)
-    for index, mask in enumerate(masks):
-        if not (mask == 1).any():
+    objects = _object_masks(support_masks, support_images, images, "support images", label)
+    for index, item in enumerate(support_masks):
+        marked = [masks[index] == 1 for masks in objects.values()]
+        if not any(mask.any() for mask in marked):
             about = "the mask contains no foreground pixel; annotate the object, or give its value with label="
-            raise ValueError(f"{_name(support_masks[index], index)}: {about}")
-    truths = None if truth is None else _object_masks(name, truth, len(frames), "frames", label)
+            raise ValueError(f"{_name(item, index)}: {about}")
+        if any(mask.all() for mask in marked):
+            warnings.warn(f"{_name(item, index)}: the mask covers the whole image; is it inverted?", stacklevel=2)
+    support_names, query_names = (tuple(map(_name, items, range(len(items)))) for items in (support_images, frames))
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:
         image = _image(frames[index])
-        return image, np.zeros(image.shape[:2], dtype=np.uint8) if truths is None else truths[index]
+        return image, np.zeros(image.shape[:2], dtype=np.uint8)
 
-    support_names = tuple(_name(item, index) for index, item in enumerate(support_images))
-    support = Frames(support_names, list(zip(images, masks, strict=True)).__getitem__, size, USER_VIDEO_RULE).load_all()
-    query_names = tuple(_name(item, index) for index, item in enumerate(frames))
-    query, answer, valid = Frames(query_names, read, size, USER_VIDEO_RULE).load_all()
-    known = None if truths is None else answer
-    return Clip(name, class_name, *support, support_names, query, valid, query_names, known)
+    query, _, valid = Frames(query_names, read, size, USER_VIDEO_RULE).load_all()
+    placed = {found: _placed(support_names, images, masks, size) for found, masks in objects.items()}
+    support = next(iter(placed.values()))[0]
+    return {
+        found: Clip(name, found, support, inside, known, support_names, query, valid, query_names)
+        for found, (_, inside, known) in placed.items()
+    }
 
 
-def _name(item: File, index: int) -> str:
+def _placed(
+    names: tuple[str, ...], images: Sequence[np.ndarray], masks: Sequence[np.ndarray], size: tuple[int, int]
+) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
+    """Images, masks and valid pixels at the network input size."""
+    return Frames(names, list(zip(images, masks, strict=True)).__getitem__, size, USER_VIDEO_RULE).load_all()
+
+
+def _only(objects: Mapping[str, Item], items: Sequence[MaskFile]) -> Item:
+    """The one object. Raises ValueError if the masks have several."""
+    if len(objects) > 1:
+        about = f"the masks contain {len(objects)} labels ({', '.join(list(objects)[:8])})"
+        advice = "say which one is the object with label=, or save black-and-white masks"
+        raise ValueError(f"{_name(items[0], 0)}: {about}; {advice}")
+    return next(iter(objects.values()))
+
+
+def _name(item: MaskFile, index: int) -> str:
     return f"array {index}" if isinstance(item, np.ndarray) else str(item)
 
 
@@ -252,59 +302,77 @@ def _image(item: File) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _object_masks(
-    name: str, items: Sequence[File], due: int, what: str, label: int | None
-) -> list[UInt8[np.ndarray, "h w"]]:
-    """Masks of one object with values 0, 1 and IGNORE_LABEL."""
-    if len(items) != due:
-        raise ValueError(f"{name}: {due} {what} have {len(items)} masks; give one mask for each, in order")
-    if label is not None and not 0 < label <= IGNORE_LABEL:
-        raise ValueError(f"{name}: label is {label}; give the value of the object in the masks, 1 to {IGNORE_LABEL}")
-    names = [_name(item, index) for index, item in enumerate(items)]
-    stored = [_labels(item, name) for item, name in zip(items, names, strict=True)]
-    if label is None:
-        found, label = _find_object(names, stored)
-        stored = list(found)
-    if label == IGNORE_LABEL:
-        return [(mask == label).astype(np.uint8) for mask in stored]
-    return [np.where(mask == IGNORE_LABEL, IGNORE_LABEL, mask == label).astype(np.uint8) for mask in stored]
+    items: Sequence[MaskFile], names: Sequence[File], images: Sequence[np.ndarray], what: str, label: int | str | None
+) -> dict[str, list[UInt8[np.ndarray, "h w"]]]:
+    """Masks with values 0, 1 and IGNORE_LABEL of every object, one per image."""
+    if len(items) != len(images):
+        raise ValueError(f"{len(images)} {what} have {len(items)} masks; give one mask for each, in order")
+    if isinstance(items[0], Mapping):
+        parts = {name: [item[name] for item in items] for name in items[0]}  # type: ignore[index, call-overload]
+        return {name: _only(_object_masks(part, names, images, what, None), part) for name, part in parts.items()}
+    if str(label).isdigit() and not 0 < int(str(label)) <= IGNORE_LABEL:
+        raise ValueError(f"label is {label}; give the value of the object in the masks, 1 to {IGNORE_LABEL}")
+    maps = {_name(item, index): _labels(item, index) for index, item in enumerate(items) if not _is_json(item)}
+    values = [int(str(label))] if str(label).isdigit() else []
+    if label is None and maps:
+        maps, values = _find_labels(maps)
+    found = []
+    for index, (item, image) in enumerate(zip(items, images, strict=True)):
+        if isinstance(item, str | Path) and _is_json(item):
+            objects = read_outlines(Path(item), str(names[index]), *image.shape[:2])
+            found.append({name: mask for name, mask in objects.items() if label in (None, name)})
+        else:
+            labels = maps[_name(item, index)]
+            found.append({"object" if n == IGNORE_LABEL else str(n): _is_value(labels, n) for n in values})
+    known = dict.fromkeys(name for objects in found for name in objects) or {str(label): None}
+    empty = [np.zeros(image.shape[:2], np.uint8) for image in images]
+    return {name: [each.get(name, none) for each, none in zip(found, empty, strict=True)] for name in known}
 
 
-def _labels(item: File, name: str) -> UInt8[np.ndarray, "h w"]:
+def _is_json(item: MaskFile) -> bool:
+    return isinstance(item, str | Path) and Path(item).suffix.lower() == ".json"
+
+
+def _is_value(labels: UInt8[np.ndarray, "h w"], value: int) -> UInt8[np.ndarray, "h w"]:
+    """The pixels of a value as 1, those of the ignore label as they are, others as 0."""
+    inside = (labels == value).astype(np.uint8)
+    return inside if value == IGNORE_LABEL else np.where(labels == IGNORE_LABEL, np.uint8(IGNORE_LABEL), inside)
+
+
+def _labels(item: MaskFile, index: int) -> UInt8[np.ndarray, "h w"]:
     """The values of a mask."""
-    if not isinstance(item, np.ndarray):
-        return read_labels(item)
-    if item.ndim != 2 or not ((item >= 0) & (item <= 255) & (item == np.floor(item))).all():
-        about = f"a mask of shape {item.shape} and type {item.dtype}"
-        raise ValueError(f"{name}: {about}; give whole numbers of 0 to 255 in an array [h, w]")
+    if isinstance(item, str | Path):
+        return read_labels(item, VOC_COLOURS, painted=True)
+    if not isinstance(item, np.ndarray) or item.ndim != 2 or not np.isin(item, range(256)).all():
+        about = f"a mask of shape {getattr(item, 'shape', ())} and type {getattr(item, 'dtype', type(item))}"
+        raise ValueError(f"{_name(item, index)}: {about}; give whole numbers of 0 to 255 in an array [h, w]")
     return item.astype(np.uint8)
 
 
-def _find_object(
-    names: Sequence[str], masks: Sequence[UInt8[np.ndarray, "_ _"]]
-) -> tuple[Sequence[UInt8[np.ndarray, "_ _"]], int]:
-    """The masks and the value of their object: the single label besides background, 255 only if there is no other.
+def _find_labels(
+    maps: Mapping[str, UInt8[np.ndarray, "_ _"]],
+) -> tuple[dict[str, UInt8[np.ndarray, "_ _"]], list[int]]:
+    """The masks by name, and the values of their objects: all labels besides background, 255 only if there is no other.
 
-    With 255, other values are soft edges or strays if they have fewer pixels than 255, or if one is above 127; then
-    the masks are thresholded at half. Otherwise 255 is the ignore label. Warns in both cases.
+    With 255, other values are soft edges or strays if they have fewer pixels than 255, or if one is above 127; without
+    it, if they are more than FLAT and one is above 127. Then the masks are thresholded at half. Otherwise 255 is the
+    ignore label. Warns in all these cases.
     """
-    found = {int(value): name for name, mask in zip(names, masks, strict=True) for value in np.unique(mask)}
+    found = {int(value): name for name, mask in maps.items() for value in np.unique(mask)}
     labels = sorted(set(found) - {0, IGNORE_LABEL})
     shown = ", ".join(map(str, labels[:8])) + (", ..." if len(labels) > 8 else "")
-    if labels and IGNORE_LABEL in found:
-        white, marked = (sum(np.count_nonzero(mask >= least) for mask in masks) for least in (IGNORE_LABEL, 1))
-        if labels[-1] > 127 or 2 * white > marked:
-            about = f"the mask has the values 0, 255 and {shown}; those of 128 and more are taken as the object"
-            warnings.warn(f"{found[labels[-1]]}: {about}; give label= if 255 is the ignore label", stacklevel=4)
-            return [np.where(mask > 127, IGNORE_LABEL, 0).astype(np.uint8) for mask in masks], IGNORE_LABEL
-    if len(labels) > 1:
-        raise ValueError(
-            f"{found[labels[-1]]}: the masks contain {len(labels)} labels ({shown}); say which one is "
-            "the object with label=, or save black-and-white masks without soft edges"
-        )
-    if labels and IGNORE_LABEL in found:
+    soft, white = len(labels) > FLAT and labels[-1] > 127, IGNORE_LABEL in found
+    if labels and white:
+        most, marked = (sum(np.count_nonzero(mask >= least) for mask in maps.values()) for least in (IGNORE_LABEL, 1))
+        soft = labels[-1] > 127 or bool(2 * most > marked)
+    if soft:
+        about = f"the mask has the values 0, 255 and {shown}; those of 128 and more are taken as the object"
+        warnings.warn(f"{found[labels[-1]]}: {about}; give label= if 255 is the ignore label", stacklevel=5)
+        return {name: np.where(mask > 127, np.uint8(IGNORE_LABEL), 0) for name, mask in maps.items()}, [IGNORE_LABEL]
+    if labels and white:
         about = f"{shown} is taken as the object, 255 as the ignore label"
-        warnings.warn(f"{found[labels[0]]}: {about}; give label= to choose", stacklevel=4)
-    return masks, labels[0] if labels else IGNORE_LABEL
+        warnings.warn(f"{found[labels[0]]}: {about}; give label= to choose", stacklevel=5)
+    return dict(maps), labels or [IGNORE_LABEL]
 
 
 def synthetic_clip(seed: int = 0, frames: int = 8, shots: int = 1, size: tuple[int, int] = (121, 217)) -> Clip:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import cv2
@@ -17,9 +17,10 @@ from jaxtyping import UInt8
 from PIL import ExifTags
 from PIL import Image as PillowImage
 
+from ttilib.datasets.pascal import VOC_COLOURS
 from ttilib.files import atomic
-from ttilib.images import image_files, read_image, write_labels
-from ttilib.plots.overlays import Image, Mask, Pixels, array, overlay, zoom_for
+from ttilib.images import image_files, read_image
+from ttilib.plots.overlays import COLOURS, Image, Mask, Pixels, array, overlay, zoom_for
 
 try:
     import av
@@ -29,7 +30,11 @@ except ImportError:  # optional extra `video`; fall back to VP9 in .webm by Open
 PANEL = 360  # pixels: smaller frames are enlarged to about this size
 STRIP = 24  # pixels: height of the strip with the name of a panel
 LARGEST_FRAME = 100_000_000  # pixels; a frame of an 8K film has 33 million
-LONGEST_SIDE = 8192  # pixels of an overlay; larger ones are reduced, since encoders do not take them
+WIDEST = 2560  # pixels of an overlay; wider ones are reduced, as those of a 4K film
+FPS = 6.0  # frames per second of an overlay, if the film has no rate of its own
+
+
+Labels = UInt8[np.ndarray, "_ _"]
 
 
 @dataclass(frozen=True)
@@ -37,19 +42,25 @@ class Video:
     """A video file or a folder of images; iterating decodes one frame after the other as (name, RGB bytes).
 
     `size`: height and width of every frame in pixels. `announced`: number of frames by the container, 0 if unknown.
-    Raises ValueError while iterating if a frame has another size.
+    `fps`: frames per second, 0 if unknown. Only every `every`-th frame from `start` up to `end` (frames from 0, `end`
+    excluded, None is all) is given. Raises ValueError while iterating if a frame has another size.
     """
 
     path: Path
     size: tuple[int, int]
     announced: int
+    fps: float = 0.0
+    start: int = 0
+    end: int | None = None
+    every: int = 1
 
     def __iter__(self) -> Iterator[tuple[str, UInt8[np.ndarray, "H W 3"]]]:
-        files = image_files(self.path) if self.path.is_dir() else None
-        frames = _decode(self.path) if files is None else map(read_image, files)
+        chosen = self.start, self.end, self.every
+        files = image_files(self.path)[slice(*chosen)] if self.path.is_dir() else None
+        frames = islice(_decode(self.path), *chosen) if files is None else map(read_image, files)
         for index, frame in enumerate(frames):
             _check_size(self.path if files is None else files[index], frame.shape[:2], self.size)
-            yield (f"{index:05d}" if files is None else files[index].stem), frame
+            yield (f"{self.start + index * self.every:05d}" if files is None else files[index].stem), frame
 
     def shortfall(self, found: int) -> str:
         """A sentence if the video breaks off after `found` frames, else empty."""
@@ -59,11 +70,11 @@ class Video:
         return f"{self.path}: {about}; copy it again if it should be longer"
 
 
-def open_video(path: Path | str) -> Video:
+def open_video(path: Path | str, start: int = 0, end: int | None = None, every: int = 1) -> Video:
     """A video file or a folder of images (natural order), with the size of its frames.
 
-    Raises FileNotFoundError if `path` does not exist, ValueError if it contains no frame, frames of two sizes (by
-    their headers) or of more than LARGEST_FRAME pixels, or files whose masks would have the same name.
+    Raises FileNotFoundError if `path` does not exist, ValueError if it contains no frame in the range, frames of two
+    sizes (by their headers) or of more than LARGEST_FRAME pixels, or files whose masks would have the same name.
     """
     path = Path(path)
     if not path.exists():
@@ -71,15 +82,22 @@ def open_video(path: Path | str) -> Video:
     if path.is_dir():
         files = image_files(path)
         _check_names(files)
-        size = _image_size(files[0])
+        size, count, fps = _image_size(files[0]), len(files), 0.0
         for file in files:
             _check_size(file, _image_size(file), size)
-        return Video(path, size, len(files))
-    with _capture(path) as capture:
-        frame = _next(capture)
-        if frame is None:
-            raise ValueError(f"{path}: no frame can be read; convert it to H.264 .mp4 or to images")
-        return Video(path, frame.shape[:2], max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0))
+    else:
+        with _capture(path) as capture:
+            frame = _next(capture)
+            if frame is None:
+                raise ValueError(f"{path}: no frame can be read; convert it to H.264 .mp4 or to images")
+            size, count = frame.shape[:2], max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+            fps = capture.get(cv2.CAP_PROP_FPS)
+    last = sys.maxsize if end is None else end
+    chosen = range(start, min(last, count or last), max(every, 1))
+    if start < 0 or every < 1 or not chosen:
+        about = f"no frame of {count or 'its'} frames is in start={start}, end={end}, every={every}"
+        raise ValueError(f"{path}: {about}; frames count from 0, the end is excluded")
+    return Video(path, size, len(chosen) if count else 0, fps if 0 < fps < 1000 else 0.0, start, end, every)
 
 
 def read_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
@@ -87,11 +105,12 @@ def read_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     return (frame for _, frame in open_video(path))
 
 
-def frame_names(path: Path | str, count: int) -> tuple[str, ...]:
-    """Names of the first `count` frames of `read_frames`: file names, or 00000, 00001, ... for a video."""
+def frame_names(path: Path | str, count: int, start: int = 0, every: int = 1) -> tuple[str, ...]:
+    """Names of `count` frames of a video: file names, or 00000, 00001, ... for a video file."""
+    chosen = slice(start, start + count * every, every)
     if Path(path).is_dir():
-        return tuple(image.stem for image in image_files(path)[:count])
-    return tuple(f"{t:05d}" for t in range(count))
+        return tuple(image.stem for image in image_files(path)[chosen])
+    return tuple(f"{t:05d}" for t in range(start, start + count * every, every))
 
 
 def _check_names(files: Sequence[Path]) -> None:
@@ -144,22 +163,21 @@ def _next(capture: cv2.VideoCapture) -> UInt8[np.ndarray, "H W 3"] | None:
         return capture.read()[1]
 
 
-def write_masks(folder: Path | str, masks: Iterable[Mask], names: Sequence[str]) -> list[Path]:
-    """Write masks as label maps (0, 1) <last part of name>.png. ValueError if names are equal or not one per mask."""
-    paths = [Path(folder) / f"{Path(name).name}.png" for name in names]
-    if double := [path.name for path, count in Counter(paths).items() if count > 1]:
-        raise ValueError(f"{folder}: two frames would both be {double[0]}; give frames different names")
-    for path, mask in zip(paths, masks, strict=True):
-        write_labels(path, array(mask).astype(np.uint8))
-    return paths
+def write_mask(path: Path, labels: UInt8[np.ndarray, "H W"], objects: int) -> None:
+    """Write a mask that every viewer shows: 0 and 255 for one object, else indices with VOC's colours."""
+    image = PillowImage.fromarray(labels if objects > 1 else 255 * labels)
+    if objects > 1:
+        image.putpalette([value for colour in VOC_COLOURS for value in colour])
+    with atomic(path) as temporary:
+        image.save(temporary, format="PNG")
 
 
 def write_overlay(
     path: Path | str,
     frames: Iterable[Image],
-    masks: Iterable[Mask],
+    masks: Iterable[Mask | Labels],
     truth: Iterable[Mask] | None = None,
-    fps: float = 6.0,
+    fps: float = FPS,
 ) -> Path:
     """Write a video of `side_by_side` and return its path.
 
@@ -182,20 +200,27 @@ def write_overlay(
     return path
 
 
-def side_by_side(frame: Image, mask: Mask, truth: Mask | None = None) -> Pixels:
-    """One video frame: input, prediction and ground truth, each with its name; height and width are even."""
-    zoom = zoom_for(frame, PANEL)
-    panels = {"input": overlay(frame, zoom=zoom), "prediction": overlay(frame, mask, truth, zoom=zoom)}
+def side_by_side(frame: Image, mask: Mask | Labels, truth: Mask | None = None) -> Pixels:
+    """One video frame: input, prediction and ground truth, each with its name; height and width are even.
+
+    `mask` may have several labels.
+    """
+    zoom, labels = zoom_for(frame, PANEL), array(mask)
+    predicted = overlay(frame, labels == 1, truth, zoom=zoom)
+    for label in range(2, int(labels.max()) + 1):
+        inside, colour = (labels == label).repeat(zoom, axis=0).repeat(zoom, axis=1), COLOURS[2 * label % len(COLOURS)]
+        predicted = overlay(predicted, inside, colour=colour)
+    panels = {"input": overlay(frame, zoom=zoom), "prediction": predicted}
     if truth is not None:
         panels["ground truth"] = overlay(frame, truth=truth, zoom=zoom)
+    share = min(1.0, WIDEST / sum(each.shape[1] for each in panels.values()))
     for name, each in panels.items():
+        if share < 1:
+            each = cv2.resize(each, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
         strip = np.full((STRIP, each.shape[1], 3), 24, np.uint8)
         cv2.putText(strip, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (240, 240, 240), 1, cv2.LINE_AA)
         panels[name] = np.vstack([strip, each])
     joined = np.hstack(list(panels.values()))
-    if (longest := max(joined.shape)) > LONGEST_SIDE:
-        share = LONGEST_SIDE / longest
-        joined = cv2.resize(joined, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
     height, width = joined.shape[:2]
     return np.pad(joined, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # codecs need even sizes
 

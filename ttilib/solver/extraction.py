@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -227,19 +227,27 @@ class FeatureExtractor:
         self._encoders: dict[tuple[str, ...], MultiLayerEncoder | CachedEncoder] = {}
         self._means: dict[tuple[str, ...], FeatureMean] = {}
         self._clip: Clip | None = None
-        self._tasks: dict[tuple, tuple[Task, float]] = {}  # of this clip, by PipelineConfig.features
+        self._tasks: dict[tuple, tuple[Task, float]] = {}  # of these images, by PipelineConfig.features
+        self._support: dict[tuple, Tensor] = {}  # features of these support images, where no frame changes them
         self.seconds = 0.0
 
     def task(self, clip: Clip, pipeline: PipelineConfig | None = None) -> Task:
-        """The clip as a task, with a pipeline's features. Raises ValueError for an unknown layer or a missing mean."""
-        pipeline = pipeline or PipelineConfig()
-        if clip is not self._clip:
+        """The clip as a task, with a pipeline's features. Raises ValueError for an unknown layer or a missing mean.
+        Clips that share the tensors of images share their features.
+        """
+        pipeline, last = pipeline or PipelineConfig(), self._clip
+        if last is None or clip.support is not last.support:
+            self._support = {}
+        if last is None or clip.support is not last.support or clip.query is not last.query:
             self._clip, self._tasks = clip, {}
         if pipeline.features not in self._tasks:
             self._tasks[pipeline.features] = self._extract(clip, pipeline)
         task, seconds = self._tasks[pipeline.features]
         self.seconds += seconds
-        return task
+        if clip is self._clip:
+            return task
+        masks, valid = (downsample(x, task.grid).to(self.device) for x in (clip.support_masks, clip.support_valid))
+        return replace(task, name=clip.name, support_masks=masks, support_valid=valid)
 
     def _extract(self, clip: Clip, pipeline: PipelineConfig) -> tuple[Task, float]:
         """The task, and its extraction time without that of the mean."""
@@ -250,7 +258,10 @@ class FeatureExtractor:
             encoder = MeanCentered(plain, means, pipeline.layer_weights)
         clock = (lambda: plain.seconds) if isinstance(plain, CachedEncoder) else time.perf_counter
         begin = clock()
-        return extract(encoder, clip, self.device), clock() - begin
+        task = extract(encoder, clip, self.device, support=self._support.get(pipeline.features))
+        if pipeline.centring != "episode":
+            self._support[pipeline.features] = task.support
+        return task, clock() - begin
 
     def means(self, pipeline: PipelineConfig, clip: Clip) -> FeatureMean:
         """The mean that the pipeline subtracts: over the episode's images, or the encoder's own."""

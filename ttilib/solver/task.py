@@ -77,14 +77,20 @@ def downsample(masks: Bool[Tensor, "N H W"], grid: tuple[int, int]) -> Bool[Tens
 
 @torch.no_grad()
 def extract(
-    encoder: Callable[[Tensor], Tensor], clip: Clip, device: str | torch.device = "cpu", chunk: int = CHUNK
+    encoder: Callable[[Tensor], Tensor],
+    clip: Clip,
+    device: str | torch.device = "cpu",
+    chunk: int = CHUNK,
+    support: Float[Tensor, "K C h w"] | None = None,
 ) -> Task:
-    """The clip as a `Task`; `encoder` maps normalised images to features, in evaluation mode and on `device`."""
+    """The clip as a `Task`; `encoder` maps normalised images to features, in evaluation mode and on `device`.
+    `support`: features of the support images, if they are known.
+    """
 
     def encode(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         return torch.cat([unit(encoder(normalise(part.to(device))))[0] for part in images.split(chunk)])
 
-    support, query = encode(clip.support), encode(clip.query)
+    support, query = encode(clip.support) if support is None else support, encode(clip.query)
     grid = (query.shape[-2], query.shape[-1])
     return Task(
         name=clip.name,
