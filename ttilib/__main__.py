@@ -345,7 +345,7 @@ def episodes(options: argparse.Namespace) -> None:
     given("--label", "label or name of the object in the masks (default: all of them)"),
     given("--video", "the same as VIDEO", dest="film", metavar="VIDEO"),
     given("--out", "output folder (default: outputs/own/NAME of the video)"),
-    given("--encoder", "checkpoint, module:function or file.py:function"),
+    given("--encoder", "checkpoint, module:function or file.py:function (default: ttilib.networks.imagenet:lite2)"),
     given("--size", "network input size (default: 241 425)", type=int, nargs=2, metavar=("H", "W")),
     DEVICE,
     option("--method", "frozen", 'method with optional settings, such as TTI or "frozen layers=layer2+layer3"'),
@@ -359,15 +359,16 @@ def episodes(options: argparse.Namespace) -> None:
 )  # fmt: skip
 def segment(options: argparse.Namespace) -> None:
     """Segment a video, given a few images with masks."""
-    from ttilib.segment import EXAMPLE, example_files, segment
+    from ttilib.segment import DEFAULT, EXAMPLE, example_files, segment
 
-    video, encoder, size = options.video or options.film, options.encoder, options.size
+    video, encoder, size = options.video or options.film, options.encoder or DEFAULT, options.size
     out = Path(options.out or Path("outputs/own") / (Path(video).stem if video else "example"))
     if options.example:
         options.support, options.masks, video, _ = example_files(out / "given")
-        encoder, size = encoder or EXAMPLE, size or (121, 217)
-    if not (video and options.support and encoder):
-        raise ValueError("VIDEO, --support and --encoder are needed; or try --example")
+        encoder = options.encoder or (EXAMPLE if Path(EXAMPLE).is_file() else DEFAULT)
+        size = size or (121, 217)
+    if not (video and options.support):
+        raise ValueError("VIDEO and --support are needed; or try --example")
     summary = segment(
         options.support, options.masks, video, out, encoder, options.method, tuple(size or (241, 425)), options.label,
         options.device, options.means, options.start, options.end, options.every, options.part, options.probabilities,

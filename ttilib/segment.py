@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ttilib.datasets.catalog import find_dataset
 from ttilib.datasets.transforms import letterbox
+from ttilib.encoders.pretrained import DEFAULT
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.clips import BATCH, Clip, MaskFile, clips_from_files, unlabelled_frames
 from ttilib.files import check_writable, read_json, write_json, write_text
@@ -56,7 +57,7 @@ def segment(
     support_masks: Sequence[Path | str],
     video: Path | str,
     out: Path | str,
-    encoder: str,
+    encoder: str = DEFAULT,
     method: str = "frozen",
     size: tuple[int, int] = (241, 425),
     label: int | str | None = None,
