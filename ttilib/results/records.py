@@ -338,37 +338,37 @@ def code_digest() -> str:
 
     Docstrings, comments and the code that scores and stores are left out. It is the same on every machine.
     """
-    return digest(sorted([name, _shape(tree)] for name, tree in _imported(START).items() if name not in SCORING))
+    return digest(sorted([name, shape] for name, shape in _imported(START).items() if name not in SCORING))
 
 
 def metrics_digest() -> str:
     """Digest of the code that scores masks, in the same way."""
-    return digest(_shape(_parsed("results.metrics")))
+    return digest(_imported("results.metrics")["results.metrics"])
 
 
-def _parsed(name: str) -> ast.Module:
-    """A module of the library as a syntax tree without docstrings and texts under constants."""
-    tree = ast.parse(HOME.joinpath(*name.split(".")).with_suffix(".py").read_bytes())
+@lru_cache
+def _parsed(code: bytes) -> tuple[Any, list[str]]:
+    """The syntax tree of a module without docstrings and texts under constants, and its imports from the library."""
+    tree, imports = ast.parse(code), []
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             texts = [part for part in node.body if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant)]
             node.body = [part for part in node.body if part not in texts]
-    return tree
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ttilib"):
+            base = node.module.removeprefix("ttilib").removeprefix(".")
+            imports += [base, *(f"{base}.{alias.name}".strip(".") for alias in node.names)]
+    return _shape(tree), imports
 
 
-def _imported(start: str) -> dict[str, ast.Module]:
-    """A module and all its direct and indirect imports from the library."""
-    found: dict[str, ast.Module] = {}
-    due = [start]
+def _imported(start: str) -> dict[str, Any]:
+    """The syntax trees of a module and all its direct and indirect imports from the library."""
+    found, due = {}, [start]
     while due:
         name = due.pop()
-        if name in found or not HOME.joinpath(*name.split(".")).with_suffix(".py").is_file():
-            continue
-        found[name] = _parsed(name)
-        for node in ast.walk(found[name]):
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("ttilib"):
-                base = node.module.removeprefix("ttilib").removeprefix(".")
-                due += [base, *(f"{base}.{alias.name}".strip(".") for alias in node.names)]
+        path = HOME.joinpath(*name.split(".")).with_suffix(".py")
+        if name not in found and path.is_file():
+            found[name], imports = _parsed(path.read_bytes())
+            due += imports
     return found
 
 
