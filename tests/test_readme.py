@@ -80,11 +80,10 @@ def test_results_are_those_of_the_committed_tables(file, header):
 
 @pytest.mark.study
 def test_notebooks_on_another_layout_and_fold(mini, tmp_path):
-    """A few steps, an episode and two methods on the VSPW layout."""
+    """A few steps and two methods on the VSPW layout."""
     small = {"benchmark": "minivspw", "out": str(tmp_path), "height": 65, "width": 113}
     steps = {
         "02_train": {**small, "fold": 1, "epochs": 1, "every": 12, "batch": 4, "loss": "ce+iou", "contrast": "base"},
-        "03_episode": {**small, "fold": 1, "index": 1, "headless": True},
         "04_evaluate": {**small, "folds": [1], "shots": [1], "limit": 2, "methods": ["RePRI", "TTI"], "name": "small"},
         "05_tables": {"name": "small", "samples": 50, "out": str(tmp_path)},
     }
