@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import socket
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,7 @@ from filelock import FileLock, Timeout
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+TEMPORARY = "ttilib-unfinished"  # in the names of temporary files
 UNFIT = (errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)  # of a folder to write into
 
 
@@ -37,15 +39,14 @@ def lists_folder() -> Path:
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path`, with the same suffix, that replaces `path` when the block succeeds.
-    If the block raises, the temporary file is removed and `path` stays as it was; if the process was killed, the next
-    one on this machine that writes into the folder removes it. Parent folders are created. Raises OSError if the disk
-    is full or the folder read-only, IsADirectoryError if `path` is a folder, FileNotFoundError if nothing was written.
+    If the block raises, the temporary file is removed and `path` stays as it was; if the process was killed, one that
+    writes into the folder a day later removes it. Parent folders are created. Raises OSError if the disk is full or the
+    folder read-only, IsADirectoryError if `path` is a folder, FileNotFoundError if nothing was written.
     """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give the name of a file to write")
-    own = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary = path.with_name(f".{path.stem[:40]}.{own}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:40]}.{TEMPORARY}-{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent.resolve())
@@ -72,24 +73,11 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 @cache
 def _remove_leftovers(folder: Path) -> None:
-    """Remove, once per process, the temporary files of processes of this machine that do not run any more."""
-    host = re.escape(socket.gethostname())
-    for left in folder.iterdir():
-        found = re.fullmatch(rf"\..*\.{host}-([0-9]+)-[0-9a-f]{{8}}(\..*)?", left.name)
-        if found and not may_run(int(found[1])):
-            left.unlink(missing_ok=True)
-
-
-def may_run(process: int) -> bool:
-    """Whether a process of this machine runs; True if unknown."""
-    try:
-        if os.name == "posix":
-            os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True  # another user's
-    return True
+    """Remove, once per process, temporary files that nobody has written to for a day: of processes that were killed."""
+    for left in folder.glob(f".*.{TEMPORARY}-*"):
+        with suppress(FileNotFoundError):  # it may have been renamed
+            if time.time() - left.stat().st_mtime > 24 * 3600:
+                left.unlink()
 
 
 def check_writable(path: Path | str) -> None:

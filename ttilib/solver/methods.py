@@ -11,16 +11,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool
+from msgspec import Meta
 from torch import Tensor
 
 from ttilib.episodes.clips import Clip
 from ttilib.files import suggest
 from ttilib.solver.edges import grabcut_refine, guided_filter
 from ttilib.solver.extraction import FeatureExtractor
-from ttilib.solver.settings import CONFIGS, LARGEST, Kind, PipelineConfig, SolverConfig, check, kinds, read_value
+from ttilib.solver.settings import CONFIGS, PipelineConfig, SolverConfig, check, field_types, read_value
 from ttilib.solver.solver import Solution, solve
 from ttilib.solver.task import oracle_prior
 
@@ -62,12 +63,10 @@ class TransductiveMethod:
     config: SolverConfig = SolverConfig()
     pipeline: PipelineConfig = PipelineConfig()
     prior: Literal["oracle"] | None = None
-    noise: float = 0.0
+    noise: Annotated[float, Meta(ge=-1, le=1e6)] = 0.0
 
     def __post_init__(self) -> None:
-        check(self, signed=("noise",), largest=LARGEST)
-        if self.noise < -1:
-            raise ValueError(f"noise={self.noise} makes proportions negative; give -1 or more")
+        check(self)
         if self.noise and not self.prior:
             raise ValueError("noise applies to an oracle's prior only; add prior=oracle, or leave it out")
 
@@ -138,7 +137,7 @@ def read_method(text: str) -> Method:
         raise ValueError(f"method {name!r}: {error}") from error
 
 
-def _read_settings(words: list[str], known: dict[str, Kind]) -> dict[str, Any]:
+def _read_settings(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
     """Values of the settings in the words name=value."""
     found: dict[str, Any] = {}
     for word in words:
@@ -149,17 +148,22 @@ def _read_settings(words: list[str], known: dict[str, Kind]) -> dict[str, Any]:
             raise ValueError(f"there is no setting {field!r}; {suggest(field, known) if known else 'it has none'}")
         if field in found:
             raise ValueError(f"{field} is given twice; give it once")
-        found[field] = read_value(field, value, known[field])
+        found[field] = read_value(field, value, known[field], text=True)
     return found
 
 
-def settings_of(method: Any) -> dict[str, Kind]:
-    """Every setting of a method by name: the fields of its dataclass and of those inside it, except its name."""
-    found: dict[str, Kind] = {}
+def settings_of(method: Any) -> dict[str, Any]:
+    """Type of every setting of a method by name: the fields of its dataclass and of those inside it, except its name,
+    whose values can be given as text.
+    """
+    found: dict[str, Any] = {}
     for field in fields(method) if is_dataclass(method) else ():
         value = getattr(method, field.name)
-        found |= settings_of(value) if is_dataclass(value) else {field.name: kinds(type(method))[field.name]}
-    return {name: kind for name, kind in found.items() if name != "name" and kind.simple}
+        if is_dataclass(value):
+            found |= settings_of(value)
+        elif field.name != "name" and (value is None or isinstance(value, int | float | str | tuple)):
+            found[field.name] = field_types(type(method))[field.name]
+    return found
 
 
 def _replace(method: Any, values: dict[str, Any]) -> Any:

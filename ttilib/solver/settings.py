@@ -2,108 +2,59 @@
 
 from __future__ import annotations
 
-import math
-import sys
-import types
 import typing
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from numbers import Integral, Real
-from types import MappingProxyType
-from typing import Any, Literal
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
 
 from ttilib.files import suggest
 from ttilib.solver.classifier import BiasStart
 from ttilib.solver.losses import BUILT_IN, TERMS, Divisor, Negative
 
 Centring = Literal["none", "pool", "episode"]
-EXPECTED = {
-    int: "a whole number; give one such as 3", float: "a number; give one such as 0.5", str: "a name; such as layer2"
-}  # fmt: skip
-MOST_STEPS = 10_000  # the state before each is kept
-LARGEST = 1e6  # weight or rate: larger ones overflow float32 or make the other terms ineffective
+Step = Annotated[int, Meta(ge=0)]
+Steps = Annotated[int, Meta(ge=0, le=10_000)]  # the state before each is kept
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Weight = Annotated[float, Meta(ge=0, le=1e6)]  # or rate: larger ones overflow float32 or make other terms ineffective
+Name = Annotated[str, Meta(min_length=1)]
 
 
-class Kind(typing.NamedTuple):
-    """What an annotation allows: a type or choices, one value or a tuple (`many`), None (`optional`)."""
-
-    type: Any
-    choices: tuple[str, ...]
-    many: bool
-    optional: bool
-
-    @property
-    def simple(self) -> bool:
-        """Whether a value can be given as text."""
-        return bool(self.choices) or self.type in EXPECTED
+def field_types(settings: type) -> dict[str, Any]:
+    """The declared type of every field of a dataclass, with its range."""
+    return typing.get_type_hints(settings, include_extras=True)
 
 
-def kinds(settings: type) -> dict[str, Kind]:
-    """The kind of every field of a dataclass, such as `int | None`, `Literal["a", "b"] | None` or `tuple[str, ...]`."""
-    found = {}
-    for field, hint in typing.get_type_hints(settings).items():
-        parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-        alternatives = [part for part in parts if part is not type(None)]
-        one = alternatives[0] if len(alternatives) == 1 else object
-        inside, origin = typing.get_args(one), typing.get_origin(one)
-        many, choices = origin is tuple, inside if origin is Literal else ()
-        found[field] = Kind(inside[0] if many else one, choices, many, type(None) in parts)
-    return found
+def check(settings: Any) -> None:
+    """Raise ValueError, naming the field, for a value that its declared type forbids; dataclasses check themselves."""
+    for field, kind in field_types(type(settings)).items():
+        if not is_dataclass(value := getattr(settings, field)):
+            read_value(field, value, kind)
 
 
-def check(
-    settings: Any,
-    positive: Collection[str] = (),
-    signed: Collection[str] = (),
-    most: Mapping[str, float] = MappingProxyType({}),
-    largest: float = math.inf,
-) -> None:
-    """Raise ValueError, naming the field, for a value that the annotation forbids, or a number not finite or below 0.
-    Fields in `positive` must be above 0; fields in `signed` may be negative; `most` has upper limits, `largest` is that
-    of all other numbers with a fraction. Values of other types check themselves.
+def read_value(field: str, value: Any, kind: Any, text: bool = False) -> Any:
+    """The value of a field of type `kind`; with `text`, read from text: "none" is None or (), "a+b" a tuple.
+    Raises ValueError, naming the field, for a value of another type or outside its range.
     """
-    for field, kind in kinds(type(settings)).items():
-        value = getattr(settings, field)
-        if kind.simple and not (value is None and kind.optional or value == "" and kind.type is str):
-            for each in value if kind.many else (value,):
-                _check_type(field, each, kind)
-                if kind.choices or kind.type is str:
-                    continue
-                if field not in signed and (each < 0 or each == 0 and field in positive):
-                    least = "a number above 0" if field in positive else "0 or more"
-                    raise ValueError(f"{field}={each} is too small; give {least}")
-                if each > (limit := most.get(field, largest if kind.type is float else math.inf)):
-                    raise ValueError(f"{field}={each} is too large; give at most {limit:g}")
-
-
-def _check_type(field: str, value: Any, kind: Kind) -> None:
-    """Raise ValueError for an unknown choice, an empty name, or a number not finite or not of the type."""
-    if kind.choices:
-        if value not in kind.choices:
-            raise ValueError(f"{field}={value} is not known; {suggest(str(value), kind.choices)}")
-        return
-    if kind.type is str:
-        fits = isinstance(value, str) and value != ""
-    else:
-        number = isinstance(value, Integral if kind.type is int else Real) and not isinstance(value, bool)
-        exact = value if isinstance(value, int) else float(value) if number else math.nan
-        fits = number and abs(exact) <= sys.float_info.max  # isfinite raises for longer integers
-    if not fits:
-        raise ValueError(f"{field}={value} is not {EXPECTED[kind.type]}")
-
-
-def read_value(field: str, text: str, kind: Kind) -> Any:
-    """Value of a setting from text; "none" is None or (), "a+b" a tuple. Raises ValueError; `check` tests ranges."""
-    if text.lower() == "none" and (kind.optional or kind.many):
-        return () if kind.many else None
-    if kind.many:
-        return tuple(read_value(field, part, kind._replace(many=False)) for part in text.split("+"))
+    many, plain = typing.get_origin(kind) is tuple, value.item() if isinstance(value, np.generic) else value
+    if text and value.lower() == "none" and (many or type(None) in typing.get_args(kind)):
+        return () if many else None
     try:
-        value = text if kind.choices else kind.type(text)
-    except ValueError:
-        value = text
-    _check_type(field, value, kind)
-    return value
+        return msgspec.convert(value.split("+") if text and many else plain, kind, strict=not text)
+    except msgspec.ValidationError as error:
+        known = _choices(kind)
+        expected = str(error).replace("`", "").removeprefix("Expected ").partition(",")[0].partition(" - at ")[0]
+        about = f"is not known; {suggest(str(value), known)}" if known else f"is not possible; give {expected}"
+        raise ValueError(f"{field}={value} {about}") from error
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The values of a Literal, also inside a union."""
+    parts = typing.get_args(kind)
+    return parts if typing.get_origin(kind) is Literal else tuple(name for part in parts for name in _choices(part))
 
 
 @dataclass(frozen=True)
@@ -112,34 +63,33 @@ class SolverConfig:
     Raises ValueError for invalid values. Source: docs/protocol.md 5.1.
     """
 
-    temperature: float = 20.0
+    temperature: Annotated[float, Meta(gt=0, le=1e6)] = 20.0
     bias_start: BiasStart = "query-mean"  # or from the support, see classifier.start
-    midpoint: float | None = 0.5  # from background (0) to foreground (1); None: 1/2 - 1/(5K)
-    steps: int = 49  # the release is configured for 50 and runs 49 (S1)
-    learning_rate: float = 0.025
-    ce_weight: float = 1.0
-    kl_weight: float | None = None
-    entropy_weight: float | None = None
-    temporal_weight: float | None = None
-    local_weight: float = 1.0  # factors inside the temporal term, not in the release
-    global_weight: float = 1.0
-    prior_update: int | None = 9  # step at which the prior becomes the marginal; None: never
-    kl_boost: float = 1.0  # added to the KL weight when the prior is updated
-    temporal_start: int | None = None  # first temporal step; None: prior_update, never for an oracle or without KL
-    window: int = 3  # frames of the local term; only 3 in the release
+    midpoint: Share | None = 0.5  # from background (0) to foreground (1); None: 1/2 - 1/(5K)
+    steps: Steps = 49  # the release is configured for 50 and runs 49 (S1)
+    learning_rate: Weight = 0.025
+    ce_weight: Weight = 1.0
+    kl_weight: Weight | None = None
+    entropy_weight: Weight | None = None
+    temporal_weight: Weight | None = None
+    local_weight: Weight = 1.0  # factors inside the temporal term, not in the release
+    global_weight: Weight = 1.0
+    prior_update: Step | None = 9  # step at which the prior becomes the marginal; None: never
+    kl_boost: Weight = 1.0  # added to the KL weight when the prior is updated
+    temporal_start: Step | None = None  # first temporal step; None: prior_update, never for an oracle or without KL
+    window: Positive = 3  # frames of the local term; only 3 in the release
     divisor: Divisor = "batch"  # of the global positive term; "video" as written
     negative: Negative = "all"  # weights of the global negative term; "background" as written
     keyframe: Literal["support", "global"] | None = None  # prototype it should be similar to; None: no refinement
-    refine_steps: int = 9  # the release is configured for 10 and runs 9 (S1)
-    refine_learning_rate: float = 0.0025
-    ring: float = 0.2  # width of the ignored ring around the pseudo-mask, in image diagonals
+    refine_steps: Steps = 9  # the release is configured for 10 and runs 9 (S1)
+    refine_learning_rate: Weight = 0.0025
+    ring: Share = 0.2  # width of the ignored ring around the pseudo-mask, in image diagonals
     vanished_support: Literal["background", "refuse"] = "background"  # no foreground at feature size: all background
-    added_terms: tuple[str, ...] = ()  # new terms, from losses.TERMS
-    added_weights: tuple[float, ...] = ()  # 1 each if empty
+    added_terms: tuple[Name, ...] = ()  # new terms, from losses.TERMS
+    added_weights: tuple[Weight, ...] = ()  # 1 each if empty
 
     def __post_init__(self) -> None:
-        most = {"steps": MOST_STEPS, "refine_steps": MOST_STEPS, "midpoint": 1, "ring": 1}
-        check(self, positive=("temperature", "window"), most=most, largest=LARGEST)
+        check(self)
         new = [term for term in TERMS if term not in BUILT_IN]
         for name in self.added_terms:
             if name not in new:
@@ -178,16 +128,14 @@ class PipelineConfig:
     """
 
     centring: Centring = "none"
-    layers: tuple[str, ...] = ()
-    layer_weights: tuple[float, ...] = ()
-    guided: float = 0.0
-    guided_eps: float = 1e-3
-    cut: float = 0.0
+    layers: tuple[Name, ...] = ()
+    layer_weights: tuple[Weight, ...] = ()
+    guided: Share = 0.0
+    guided_eps: Annotated[float, Meta(ge=1e-10, le=1e6)] = 1e-3  # smaller ones are lost in float32
+    cut: Share = 0.0
 
     def __post_init__(self) -> None:
-        check(self, positive=("guided_eps",), most={"guided": 1, "cut": 1}, largest=LARGEST)
-        if self.guided_eps < 1e-10:
-            raise ValueError(f"guided_eps={self.guided_eps} is too small for float32; give at least 1e-10")
+        check(self)
 
     @property
     def features(self) -> tuple[Centring, tuple[str, ...], tuple[float, ...]]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import typing
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta
 
 from ttilib.files import suggest
-from ttilib.solver.settings import check, kinds
+from ttilib.solver.settings import Positive, Step, check, field_types
 
 UNRELATED = ("workers", "save_seconds", "show_every")  # settings that do not influence the result
-MOST = {
-    "seed": 2**32 - 1, "workers": 1000, "epochs": 10**6, "batch": 10**6, "clip_frames": 1000, "repeats": 10**4,
-    "pairs": 1000, "window": 1000, "width": 10**4,
-}  # fmt: skip
-"""Largest values of settings that a typing error could turn into a full memory."""
+Number = Annotated[float, Meta(ge=0, le=1e18)]
 BASE: Final = "base"
 LEAK: Final = "LEAK-novel-test-videos"
 
@@ -27,22 +25,20 @@ class ContrastConfig:
 
     videos: Literal["base", "LEAK-novel-test-videos"] = BASE  # LEAK: the query videos of the episodes, as released
     root: str = ""  # VSPW folder: use its videos instead; required for datasets of images
-    weight: float = 0.1  # relative to the supervised loss
-    temperature: float = 0.1  # as released
+    weight: Number = 0.1  # relative to the supervised loss
+    temperature: Annotated[float, Meta(gt=0, le=1e18)] = 0.1  # as released
     features: Literal["stage3", "bottleneck"] = "stage3"
     statistics: Literal["all", "features"] = "all"  # batch norm layers whose running statistics see the unlabelled
     # frames: all, as released, or those before the features
     pooled: bool = False  # average the features to 7 x 7 cells before the head; as released, no effect without
     project: bool = True  # projection head: two 1x1 convolutions, not used in episodes
-    width: int = 128  # channels of the projection head
-    window: int = 2  # consecutive frames at this stride, of which the first two are compared; as released
-    pairs: int = 1  # windows per labelled sample
-    every: int = 5  # frame stride
+    width: Annotated[int, Meta(ge=1, le=10**4)] = 128  # channels of the projection head
+    window: Annotated[int, Meta(ge=2, le=1000)] = 2  # consecutive frames; the first two are compared, as released
+    pairs: Annotated[int, Meta(ge=1, le=1000)] = 1  # windows per labelled sample
+    every: Positive = 5  # frame stride
 
     def __post_init__(self) -> None:
-        _check(self, ("temperature", "width", "window", "pairs", "every"))
-        if self.window < 2:
-            raise ValueError(f"window={self.window} is too small; two frames are compared")
+        check(self)
 
 
 @dataclass(frozen=True)
@@ -53,42 +49,42 @@ class TrainConfig:
 
     encoder: str = "resnet50"
     pretrained: str = "initmodel"  # folder or file of the released weights; "imagenet": torchvision's; "": random
-    epochs: int = 10
-    batch: int = 6  # samples per step, summed over all processes
-    clip_frames: int = 5  # frames of a clip, which is one sample; 0: every frame is a sample
-    every: int = 5  # frame stride
+    epochs: Annotated[int, Meta(ge=1, le=10**6)] = 10  # the limits catch typing errors, before they fill the memory
+    batch: Annotated[int, Meta(ge=2, le=10**6)] = 6  # samples per step, summed over all processes
+    clip_frames: Annotated[int, Meta(ge=0, le=1000)] = 5  # frames of a sample; 0: frames one by one
+    every: Positive = 5  # frame stride
     frame_order: Literal["set", "time"] = "set"  # in which every n-th is taken: of Python's set, as released
     void: Literal["background", "ignored"] = "background"  # label 255 of Pascal's label maps; background as released
-    repeats: int = 10  # clips per video and epoch; only with clip_frames
+    repeats: Annotated[int, Meta(ge=1, le=10**4)] = 10  # clips per video and epoch; only with clip_frames
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"  # sgd with Nesterov momentum
-    learning_rate: float = 2.5e-3  # initial value
-    new_layers_rate: float = 1.0  # learning rate factor of the layers outside the backbone
+    learning_rate: Number = 2.5e-3  # initial value
+    new_layers_rate: Number = 1.0  # learning rate factor of the layers outside the backbone
     schedule: Literal["cosine", "step", "multi-step"] = "cosine"  # cosine: per step; others: times decay_factor
-    last_learning_rate: float = 1e-6  # final value of the cosine schedule
+    last_learning_rate: Number = 1e-6  # final value of the cosine schedule
     last_rates: Literal["equal", "scaled"] = "equal"  # for all layers, as released, or times new_layers_rate
-    decay_factor: float = 0.1
-    step_epochs: int = 30  # step: after every n epochs
-    milestones: tuple[int, ...] = (40, 70)  # multi-step: after these epochs
-    momentum: float = 0.9
-    weight_decay: float = 1e-4  # on all parameters
+    decay_factor: Number = 0.1
+    step_epochs: Positive = 30  # step: after every n epochs
+    milestones: tuple[Positive, ...] = (40, 70)  # multi-step: after these epochs
+    momentum: Number = 0.9
+    weight_decay: Number = 1e-4  # on all parameters
     loss: Literal["ce", "iou", "ce+iou"] = "ce"
-    label_smoothing: float = 0.1  # probability moved from the true class to the others
-    foreground_weight: float = 1.0  # weight of foreground pixels relative to background; 1 as released
-    mixup: float = 0.0  # a of Beta(a, a); 0: no mixup; 0.2 in the release
+    label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.1  # probability moved from the true class to the others
+    foreground_weight: Number = 1.0  # weight of foreground pixels relative to background; 1 as released
+    mixup: Number = 0.0  # a of Beta(a, a); 0: no mixup; 0.2 in the release
     contrast: ContrastConfig | None = None  # auxiliary loss on unlabelled videos; None: off
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # bf16, fp16: mixed precision
-    accumulate: int = 1  # gradient accumulation: number of parts of a batch
-    clip_norm: float = 0.0  # maximum norm of the gradient; 0: no limit
-    ema: float = 0.0  # decay of the exponential moving average of the weights; 0: no average
+    accumulate: Positive = 1  # gradient accumulation: number of parts of a batch
+    clip_norm: Number = 0.0  # maximum norm of the gradient; 0: no limit
+    ema: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # decay of the moving average of the weights; 0: no average
     shared_norm: bool = True  # batch norm synchronised over all processes
     compile: bool = False  # torch.compile
     validation: str = "classes"  # mIoU of the base classes; or a benchmark name: its episodes, shortened
-    validate_every: int = 1  # epochs
-    validation_episodes: int = 0  # maximum; 0: all
-    seed: int = 2020
-    workers: int = 0  # data loader processes
-    save_seconds: float = 300.0  # time between checkpoints
-    show_every: int = 1  # epochs between plots; 0: only the log
+    validate_every: Positive = 1  # epochs
+    validation_episodes: Step = 0  # maximum; 0: all
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 2020
+    workers: Annotated[int, Meta(ge=0, le=1000)] = 0  # data loader processes
+    save_seconds: Number = 300.0  # time between checkpoints
+    show_every: Step = 1  # epochs between plots; 0: only the log
 
     @classmethod
     def released(cls, corpus: str) -> TrainConfig:
@@ -122,20 +118,10 @@ class TrainConfig:
         )
 
     def __post_init__(self) -> None:
-        _check(self, ("epochs", "every", "repeats", "step_epochs", "milestones", "accumulate", "validate_every"))
-        if self.batch < 2 or self.accumulate > (self.batch if self.clip_frames > 1 else self.batch // 2):
+        check(self)
+        if self.accumulate > (self.batch if self.clip_frames > 1 else self.batch // 2):
             found = f"batch={self.batch} with accumulate={self.accumulate}"
             raise ValueError(f"{found} is too small; batch norm needs 2 images or more in each part")
-        if self.ema >= 1 or self.label_smoothing >= 0.5:
-            found = f"ema={self.ema} or label_smoothing={self.label_smoothing}"
-            raise ValueError(f"{found} is too large; give less than 1 and less than 0.5")
-
-
-def _check(config: Any, positive: Collection[str]) -> None:
-    check(config, positive, most=MOST, largest=1e18)
-    for field, kind in kinds(type(config)).items():
-        if kind.type is bool and not isinstance(getattr(config, field), bool):
-            raise ValueError(f"{field}={getattr(config, field)} is not True or False")
 
 
 def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
@@ -147,11 +133,11 @@ def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     for name, value in changes.items():
         field = name.removeprefix("contrast.")
         part: Any = config if field == name else config.contrast or ContrastConfig()
-        known = kinds(type(part))
+        known = field_types(type(part))
         if field not in known or (field == "contrast" and value is not None):
             hint = suggest(field, (each for each in known if each != "contrast"), most=1)
             raise ValueError(f"setting {name!r} is not known; {hint}")
-        if known[field].many:
+        if typing.get_origin(known[field]) is tuple:
             value = tuple(value) if isinstance(value, list | tuple) else (value,)
         part = replace(part, **{field: value})
         config = part if field == name else replace(config, contrast=part)
