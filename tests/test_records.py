@@ -48,7 +48,7 @@ def test_rows_come_back_as_plain_json_with_fields_of_any_name(tmp_path):
     append_row(path, row(**{name: value for name, value, _ in pairs}))
     append_row(path, row(index=1))
     assert read_rows(path) == [row(**{name: value for name, _, value in pairs}), row(index=1)]
-    with pytest.raises(TypeError, match=r"rows\.jsonl"):
+    with pytest.raises(TypeError):
         append_row(path, {"a": 1j})
     assert len(read_rows(path)) == 2
 

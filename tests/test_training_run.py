@@ -225,13 +225,9 @@ def test_a_finished_run_is_left_alone_if_its_encoder_is_there(data: Path, fold: 
     (last,) = train(fold, data, whole, replace(FRAMES, save_seconds=1.0), SIZE)
     assert last.step == last.steps == 18 and last.val_miou is not None and last.eta == 0
     assert {path.name: path.read_bytes() for path in whole.iterdir()} == before
-    flipped = bytearray(before["best.safetensors"])
-    flipped[-9] ^= 1
-    for name, content in (("best.safetensors", flipped), ("best.json", b"null\n"), ("best.json", None)):
+    for name in ("best.safetensors", "best.json"):
         (whole / name).unlink()
-        if content is not None:
-            (whole / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{whole.name}: the best encoder .*best\."):
+        with pytest.raises(ValueError, match=r"best.safetensors: .*gone"):
             next(train(fold, data, whole, FRAMES, SIZE))
         (whole / name).write_bytes(before[name])
 

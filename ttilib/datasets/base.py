@@ -1,9 +1,7 @@
 """The interface of a dataset: one `Dataset`, made of a scan, a reader and settings.
 
-A *scan* returns, without opening an image, the frames of every video, the frames that contain each class, and the
-videos of base training. A *reader* returns the image of a frame, its mask of one class and its training labels.
-`on_error` gets every file that cannot be used: `raise_first` ends a scan there, before minutes of counting labels;
-`problems.append` leaves the file out and continues.
+A *scan* lists frames and classes without opening an image; a *reader* returns images, masks and labels. `on_error` gets
+every file that cannot be used: `raise_first` ends there, `problems.append` leaves the file out and continues.
 """
 
 from __future__ import annotations

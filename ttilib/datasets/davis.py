@@ -1,8 +1,7 @@
 """DAVIS: one object per sequence, in an official edition or with Pascal's class ids in the masks.
 
-An official edition (with a folder JPEGImages/480p or of another resolution) marks an object without its class: 255 in
-2016, a number per part in 2017. The class table gives the class of each sequence and leaves out those of several things
-or of no Pascal class. Other masks contain class ids and the ignore label 255.
+An official edition (folder JPEGImages/480p or another resolution) marks an object without its class: the class table
+gives the class of each sequence, and leaves out those of several things or of no Pascal class.
 """
 
 from __future__ import annotations

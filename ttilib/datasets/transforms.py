@@ -1,8 +1,7 @@
 """Resize and pad images and masks to the network input, bit-identical to the release; augment training data.
 
-Padding, flips and normalisation use torchvision v2. Resizing uses OpenCV, as the release does: v2 differs by up to 0.03
-of 255 (bilinear) and by a pixel for one pair of lengths in thirteen (nearest). The warp uses OpenCV too, as the
-release's imgaug 0.4.0 does. Source: docs/protocol.md 2.
+Resizing and warping use OpenCV, as the release does: torchvision's v2 differs by up to 0.03 of 255 (bilinear) and by a
+pixel for one pair of lengths in thirteen (nearest). Source: docs/protocol.md 2.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Sampling of episodes from a fold, with the random numbers of the release or independently of each other.
 
-The release uses `random` and NumPy's legacy generator with seed 2020. Every number it takes matters, so unused ones are
-taken here too, from local generators. `sample_independent` uses hashes of seed, run, query and candidate: a missing
-video changes only episodes that would use it. `on_error` gets a class with too few videos; if it returns, the class is
-left out. Source: docs/protocol.md 1.1 to 1.5.
+Every number that the release takes from its generators matters, so unused ones are taken here too. `on_error` gets a
+class with too few videos; if it returns, the class is left out. Source: docs/protocol.md 1.1 to 1.5.
 """
 
 from __future__ import annotations

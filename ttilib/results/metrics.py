@@ -1,11 +1,7 @@
-"""Metrics of predicted masks: region overlap, contour accuracy, temporal consistency.
+"""Metrics of predicted masks, bool NumPy arrays or tensors; `valid` marks the pixels that are scored (default: all).
 
-*Pooled* metrics sum intersection and union over all frames and episodes of a class and divide once, so large objects in
-long videos weigh most. *Averaged* metrics are a mean over frames. Video consistency VC_k is the share of the ground
-truth common to k frames that is predicted in all k; `warped_consistency` needs no ground truth.
-
-`METRICS` declares the columns of all tables. Add one: `METRICS["my metric"] = Metric("my metric", score)`. Masks are
-NumPy arrays or tensors; `valid` marks the pixels that are scored (default: all).
+*Pooled* metrics sum intersection and union over all frames and episodes of a class and divide once; *averaged* ones are
+a mean over frames. `METRICS` declares the columns of all tables: `METRICS["mine"] = Metric("mine", score)` adds one.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""Rows, masks and indices on disk: JSON lines, one per finished episode.
+"""Rows, masks and indices on disk: JSON lines, one per finished episode, appended under a lock; see `Row` and `Index`.
 
-Evaluation only appends, under a lock, so it can be stopped, resumed and shared by processes. Readers skip an incomplete
-last line and the next writer removes it, both with a warning. Masks are stored as COCO run lengths. The index
-<out>/rows/<name>.json gives rows, masks and manifests of a table by paths relative to the run folder. The formats are
-declared by `Row`, `MaskLine` and `Index`; other fields of a row are kept. `made` is the provenance of a row. Rows of
-different code (`code_digest`, `metrics_digest`) are not mixed in one table.
+Readers skip an incomplete last line and the next writer removes it, both with a warning. `made` is the provenance of a
+row: rows of different code (`code_digest`, `metrics_digest`) are not mixed in one table.
 """
 
 from __future__ import annotations
@@ -145,11 +142,7 @@ def as_line(row: Mapping[str, Any]) -> str:
 
 def append_row(path: Path | str, row: Mapping[str, Any]) -> None:
     """Append a row (see `plain`) as JSON, locked and synced to disk. Raises TypeError if JSON cannot represent it."""
-    path = Path(path)
-    try:
-        line = as_line(row).encode("utf-8")
-    except TypeError as error:
-        raise TypeError(f"{path}: this row cannot be written as JSON ({error}); use plain values") from error
+    path, line = Path(path), as_line(row).encode("utf-8")
     with file_lock(path), path.open("a+b") as file:
         file.write(_repaired(file, path) + line)
         file.flush()

@@ -1,10 +1,7 @@
-"""Tables of metrics from the rows of episodes, and reported values beside them.
+"""Tables of metrics from the rows of episodes, in percent, and reported values (`lists/reported.csv`) beside them.
 
-As released, pixels are pooled within each class of a fold and run; then classes, runs and folds are averaged, in this
-order. `metrics.METRICS` declares the columns. Rows hold fractions; tables hold percent, in full precision.
-
-`lists/reported.csv` holds reported values with their sources. Only equal definitions are compared: the "F-score" that
-the release prints is Dice, not the boundary measure F; a mean over all folds is compared with a mean over all folds.
+As released, pixels are pooled within each class of a fold and run; then classes, runs and folds are averaged. Only
+equal definitions are compared: the "F-score" that the release prints is Dice, not the boundary measure F.
 """
 
 from __future__ import annotations

@@ -26,12 +26,8 @@ def guided_filter(
     which a window counts as uniform. Frames with probability 0 everywhere stay so.
     Uses OpenCV's contributed modules if installed, else box filters (equal to about 1e-4); below an `eps` of 0.001
     always box filters, because OpenCV is inexact there on grey images.
-    Raises ValueError for radius < 1, eps <= 0, or another shape of `guide`. Source: He, Sun and Tang, Guided Image
-    Filtering, ECCV 2010, equations 11 to 13, with a colour guide.
+    Source: He, Sun and Tang, Guided Image Filtering, ECCV 2010, equations 11 to 13, with a colour guide.
     """
-    if radius < 1 or not eps > 0:
-        raise ValueError(f"radius={radius}, eps={eps}: give a radius of 1 pixel or more and an eps above 0")
-    _check_guide(guide, probabilities)
     opencv = OPENCV_FILTER if eps >= OPENCV_EPS else None
     filtered = torch.zeros_like(probabilities)
     for result, probability, frame in zip(filtered, probabilities.detach(), guide.detach(), strict=True):
@@ -41,12 +37,6 @@ def guided_filter(
             q = opencv(cv2.merge(planes), p, radius, 1.0) if opencv else _box_filters(planes, p, radius)
             result.copy_(torch.from_numpy(q.clip(0, 1)))
     return filtered
-
-
-def _check_guide(guide: Tensor, frames: Tensor) -> None:
-    count, *size = frames.shape
-    if tuple(guide.shape) != (count, 3, *size):
-        raise ValueError(f"the guide is {list(guide.shape)}; give the frames {[count, 3, *size]} in colour")
 
 
 def _box_filters(planes: Planes, p: Plane, radius: int) -> Plane:
@@ -83,12 +73,9 @@ def grabcut_refine(
     """Masks with their border moved to colour edges by GrabCut, by at most `band` pixels; deterministic.
     Pixels farther than `band` inside the mask are foreground, those farther outside are background; `steps` iterations
     of GrabCut, initialised with the mask, decide between them. `guide`: colours in [0, 1]. A frame with an empty mask,
-    or without pixels far outside, stays unchanged. Raises ValueError for band < 1, steps < 1, or another shape of
-    `guide`. Source: Rother, Kolmogorov and Blake, GrabCut, SIGGRAPH 2004, in OpenCV.
+    or without pixels far outside, stays unchanged. Source: Rother, Kolmogorov and Blake, GrabCut, SIGGRAPH 2004, in
+    OpenCV.
     """
-    if band < 1 or steps < 1:
-        raise ValueError(f"band={band}, steps={steps}: give a band of 1 pixel or more and 1 step or more")
-    _check_guide(guide, masks)
     colours = (guide.detach().float() * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     refined = masks.cpu().numpy().copy()
     for mask, frame in zip(refined, colours, strict=True):

@@ -1,9 +1,7 @@
-"""The terms of the objective as formulas, for plots and for tests of the solver's gradients.
+"""The terms of the objective as pure functions of one value per frame, for plots and for tests of the gradients.
 
 L = sum over frames t of  ce_weight CE_t + kl_weight KL_t + entropy_weight H_t + temporal_weight (L_t + G_t)
-
-All functions are pure, differentiable, and return one value per frame. `TERMS` declares each once. A new term is a new
-entry, weighted by `SolverConfig(added_terms=("mine",), added_weights=(0.5,))`, with its gradient by autograd.
+A new entry of `TERMS` is weighted by `SolverConfig(added_terms=("mine",), added_weights=(0.5,))`.
 """
 
 from __future__ import annotations

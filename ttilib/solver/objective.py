@@ -1,10 +1,7 @@
-"""The objective of one episode: its value by the formulas of `losses`, its gradient in closed form.
+"""The objective of one episode: its value by the formulas of `losses`, its gradient in closed form, without a graph.
 
-Tested against autograd in float64. With z the logit of a cell and s = p (1 - p):
-
+With z the logit of a cell and s = p (1 - p); a CPU handles frames in chunks that fit into its cache:
     dCE/dz = (p - y) / |V|      dH/dz = -s z / |V|      dm/dz = s / |V|      dz/dw = tau (f - u cos) / |w|
-
-The gradient needs no graph and no copy of the features. A CPU handles frames in chunks that fit into its cache.
 """
 
 from __future__ import annotations

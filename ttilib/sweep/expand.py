@@ -1,8 +1,7 @@
 """From tables to tasks: episodes, encoders, and the reasons why a setting cannot run.
 
-A task is notebook 04 on some episodes of one run of a benchmark, with all methods of the tables. Its key is a digest of
-episodes, encoder, code and all settings that can change a result; not of paths, nor of the methods, whose rows are
-added to the same file one after another.
+A task is notebook 04 on some episodes of one run, with all methods of the tables. Its key is a digest of all that can
+change a result; not of paths, nor of the methods, whose rows are added to the same file.
 """
 
 from __future__ import annotations

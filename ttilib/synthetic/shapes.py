@@ -1,7 +1,4 @@
-"""The twelve object classes, each with its own silhouette and surface, as sprites.
-
-Hue ranges of classes overlap, so colour alone does not identify a class. A sprite is painted flat; `scenes` bends,
-rotates, lights and composes it.
+"""The twelve object classes as sprites, each with its own silhouette and surface; hues overlap. `scenes` lights them.
 
 A surface takes (rng, x, y, parts, tones): unit coordinates [S, S], part numbers [S, S] and a palette of four colours
 (main, second, dark, light). It returns float32 colours [S, S, 3], also outside the silhouette, for clean edges.

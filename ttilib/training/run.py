@@ -1,8 +1,7 @@
-"""One training run: its steps and its folder.
+"""One training run: its steps and its folder, which has the encoders of the best and the last validation.
 
-All random numbers of a step are functions of (seed, epoch, step). A killed run resumes from `last.pt` and ends with the
-same weights, bit-identical on a CPU with as many threads and processes. `best.safetensors` and `last.safetensors` are
-the encoders of the best and last validation, each with a metadata file.
+All random numbers of a step are functions of (seed, epoch, step): a killed run resumes from `last.pt` and ends with the
+same weights, bit-identical on a CPU with as many threads and processes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ttilib.encoders.checkpoints import load_state, read_checkpoint, save_encoder, save_state
+from ttilib.encoders.checkpoints import load_state, save_encoder, save_state
 from ttilib.encoders.pspnet import PSPNet, seeded
 from ttilib.files import convert
 from ttilib.solver.extraction import means_path
@@ -172,7 +171,7 @@ class Run:
 
     def resume(self) -> Progress:
         """Restore the last checkpoint, if any, and trim the log. Raises ValueError if it is damaged or from another
-        run, or if the encoders that it says were saved are not there.
+        run, or if the best encoder is gone.
         """
         path = self.folder / "last.pt"
         if path.is_file():
@@ -182,7 +181,9 @@ class Run:
                 found = ", ".join(f"{name} {saved.get(name)!r}, not {mine.get(name)!r}" for name in other)
                 raise ValueError(f"{path}: belongs to a run with {found}; use another folder or its settings")
             self._restore(state, path)
-            self._check_encoder()
+            best = self.folder / "best.safetensors"
+            if self.best >= 0 and not (best.is_file() and best.with_suffix(".json").is_file()):
+                raise ValueError(f"{best}: it or its .json is gone; restore it, or remove last.pt to train again")
         if distributed.rank() == 0:
             log.trim(self.folder, self.progress.step, self.progress.step // self.per_epoch)
         return self.progress
@@ -198,20 +199,6 @@ class Run:
             raise ValueError(f"{path}: does not fit this run; remove the file to start again") from error
         self.best, self.progress = state.best, state.progress
         self.began = time.perf_counter() - self.progress.seconds
-
-    def _check_encoder(self) -> None:
-        """Raise ValueError if the best encoder is gone, or, at the end of the run, damaged."""
-        path = self.folder / "best.safetensors"
-        if self.best < 0 or distributed.rank() > 0:
-            return
-        try:
-            if self.progress.step == self.steps:
-                read_checkpoint(path)
-            elif not (path.is_file() and path.with_suffix(".json").is_file()):  # if killed, of two validations
-                raise FileNotFoundError(f"{path} or its .json is not there")
-        except (ValueError, OSError) as error:
-            advice = "restore it, or remove last.pt to train again"
-            raise ValueError(f"{self.folder}: the best encoder was saved, but {error}; {advice}") from error
 
     def _parts(self) -> dict[str, Any]:
         """Everything whose state the next step depends on."""

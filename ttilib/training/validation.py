@@ -1,8 +1,7 @@
 """Validation during training: a metric that selects the best encoder. Processes share the work.
 
 `validate`: IoU of the base classes on held-out images, as released for YouTube-VIS and Pascal. `validate_episodes`:
-shortened episodes of a benchmark, as released for MiniVSPW, whose validation classes are in neither training nor test.
-Source: docs/protocol.md 4.
+episodes of a benchmark, as released for MiniVSPW with classes of neither training nor test (docs/protocol.md 4).
 """
 
 from __future__ import annotations
