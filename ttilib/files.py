@@ -73,7 +73,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 @cache
 def _remove_leftovers(folder: Path) -> None:
-    """Remove, once per process, temporary files that nobody has written to for a day: of processes that were killed."""
+    """Remove, once per process, temporary files of killed processes: those that have not changed for a day."""
     for left in folder.glob(f".*.{TEMPORARY}-*"):
         with suppress(FileNotFoundError):  # it may have been renamed
             if time.time() - left.stat().st_mtime > 24 * 3600:

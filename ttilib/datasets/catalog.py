@@ -133,7 +133,6 @@ def base_classes(corpus: str, fold: int) -> list[str]:
 
 
 def _divided(corpus: str, table: Table, fold: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Base and novel classes of a fold."""
     if not 0 <= fold < len(table["novel"]):
         raise ValueError(f"{corpus} has folds 0 to {len(table['novel']) - 1}, not {fold}")
     novel = tuple(table["novel"][fold])

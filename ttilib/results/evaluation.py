@@ -171,7 +171,6 @@ def _concatenated(results: Sequence[EpisodeResult]) -> tuple[Bool[np.ndarray, "f
 
 
 def _episode_fields(result: EpisodeResult) -> dict[str, Any]:
-    """The fields that identify an episode in its run."""
     episode = result.episode
     return {
         "fold": episode.fold, "run": episode.run, "shots": episode.shots, "seed": episode.seed,
@@ -207,7 +206,6 @@ def rescore(out: Path | str, name: str, root: Path | str) -> int:
 
 
 def _check_pairs(path: Path, rows: Mapping, masks: Mapping, episodes: Sequence[Episode]) -> None:
-    """Check that every row has its masks and its episode."""
     for key, index, _ in rows:
         if index >= len(episodes) or episodes[index].key != key:
             raise ValueError(f"{path}: episode {key} (index {index}) is not in the manifest; evaluate again")

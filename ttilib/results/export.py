@@ -52,7 +52,6 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _numeric(table: pd.DataFrame) -> list[bool]:
-    """Which columns are numeric, hence right-aligned."""
     return [bool(pd.api.types.is_numeric_dtype(table[name])) for name in table]
 
 
@@ -110,7 +109,6 @@ def styled(table: pd.DataFrame) -> Styler:
 
 
 def _decimals(value: float) -> str:
-    """Four decimals; three significant digits below 0.001."""
     return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
 
 

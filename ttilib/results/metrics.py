@@ -37,7 +37,6 @@ def as_masks(*masks: Masks) -> tuple[Bool[np.ndarray, "T H W"], ...]:
 
 
 def _counted(masks: Masks, truth: Masks, valid: Masks | None) -> tuple[np.ndarray, np.ndarray]:
-    """Prediction and ground truth without the ignored pixels."""
     if valid is None:
         predicted, true = as_masks(masks, truth)
         return predicted, true

@@ -296,7 +296,6 @@ def write_index(
 
 
 def _within(out: Path | str, path: Path) -> str:
-    """The path relative to the run folder."""
     return Path(os.path.relpath(Path(path).resolve(), Path(out).resolve())).as_posix()
 
 
@@ -317,7 +316,6 @@ def _git(*arguments: str) -> str | None:
 
 
 def _device_name(device: str) -> str:
-    """Name of the GPU, or of the processor."""
     if str(device).startswith("cuda"):
         try:
             return torch.cuda.get_device_name(device)

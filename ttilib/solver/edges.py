@@ -86,7 +86,6 @@ def grabcut_refine(
 def _grabcut(
     mask: Bool[np.ndarray, "H W"], frame: UInt8[np.ndarray, "H W 3"], band: int, steps: int
 ) -> Bool[np.ndarray, "H W"]:
-    """`grabcut_refine` for one frame."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
     outside = cv2.dilate(mask.astype(np.uint8), kernel) == 0
     if not mask.any() or not outside.any():

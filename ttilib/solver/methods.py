@@ -138,7 +138,6 @@ def read_method(text: str) -> Method:
 
 
 def _read_settings(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
-    """Values of the settings in the words name=value."""
     found: dict[str, Any] = {}
     for word in words:
         field, equals, value = word.partition("=")

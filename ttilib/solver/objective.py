@@ -92,7 +92,6 @@ class Objective:
         return weight, dbias
 
     def _added_gradient(self, classifier: Classifier) -> tuple[Tensor, ...]:
-        """Gradient of the added terms by autograd."""
         with torch.enable_grad():
             weight, bias = classifier.weight.detach().requires_grad_(), classifier.bias.detach().requires_grad_()
             at = self.at(Classifier(weight, bias, classifier.temperature))

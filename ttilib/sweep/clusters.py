@@ -102,7 +102,6 @@ def cluster(
 
 
 def _address(where: str) -> str:
-    """The address of a running scheduler, with protocol."""
     found = re.fullmatch(ADDRESS, where)
     if not found or not 0 < int(found[3]) < 2**16:
         hint = suggest(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
@@ -198,7 +197,6 @@ def _connect(address: str) -> Client:
 
 
 def _check_code(client: Client, address: str, expected: Callable[[], str]) -> None:
-    """Raise RuntimeError if `expected` fails on a worker or returns another text than here."""
     here = expected()
     found = client.run(expected, on_error="return")
     for worker, code in found.items():
@@ -271,7 +269,6 @@ def _queue(texts: Mapping[str, str], jobs: int, threads: int, log_folder: Path) 
 
 
 def _certificate(folder: str) -> Security:
-    """A temporary certificate in files, for jobs."""
     temporary, paths = Security.temporary(), {}
     for name, text in (("cert", temporary.tls_ca_file), ("key", temporary.tls_client_key)):
         paths[name] = Path(folder) / f"{name}.pem"

@@ -236,8 +236,4 @@ def begin(paths: SweepPaths, tables: Sequence[Table]) -> None:
         "tables": [plan.name for plan in tables], "root": str(paths.root), "encoders": paths.encoders,
         "device": paths.device, "limit": paths.limit, "frames": paths.frames, **paths.more,
     }  # fmt: skip
-    try:
-        write_json(paths.out / "sweep.json", about)
-    except OSError as error:
-        hint = "choose another folder with --out"
-        raise OSError(f"{paths.out}: results cannot be written there ({error.strerror or error}); {hint}") from error
+    write_json(paths.out / "sweep.json", about)

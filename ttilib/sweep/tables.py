@@ -78,7 +78,6 @@ def _lines(settings: Iterable[Setting], methods: Sequence[str] | Mapping[str, st
 
 
 def _each(benchmark: str, shots: Sequence[int], encoders: Sequence[str] = ("resnet50",), **more: Any) -> list[Setting]:
-    """A setting for each encoder and number of shots."""
     return [Setting(benchmark, k, encoder, **more) for encoder in encoders for k in shots]
 
 

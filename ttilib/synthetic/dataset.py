@@ -227,7 +227,6 @@ def _finished(root: Path, request: Request) -> bool:
 
 
 def _complete(root: Path, request: Request, records: list[dict]) -> None:
-    """Write the tables, and the marker last."""
     by_dataset = {corpus: [record[corpus] for record in records if corpus in record] for corpus in DATASETS}
     write_tables(root, request.classes, by_dataset)
     files = sorted(_present(root))
