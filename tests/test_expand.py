@@ -128,7 +128,7 @@ def test_requests_are_checked_before_anything_runs(paths, tmp_path):
         with pytest.raises(ValueError, match=word):
             split_parameters(NOTEBOOKS, given)
     (tmp_path / "mini.json").write_text('{"version": 3}')
-    for change, word in (({"frames": 0}, "--frames"), ({"out": tmp_path / "mini.json" / "deep"}, "choose another folder")):
+    for change, word in (({"frames": 0}, "--frames"), ({"out": tmp_path / "mini.json" / "deep"}, "another folder")):
         with pytest.raises((ValueError, OSError), match=word):
             begin(replace(paths, **change), [plan("TTI")])
     with pytest.raises(ValueError, match="ytvis-v1.*--mini"):  # rows of synthetic data under the name of a benchmark
