@@ -20,7 +20,7 @@ else:
 def test_every_third_party_import_is_a_dependency(repository):
     """What the library imports unconditionally must be installed with it."""
     names = {"cv2": "opencv-python", "PIL": "pillow", "IPython": "jupyterlab", "tornado": "distributed",
-             "nbformat": "papermill"}  # fmt: skip
+             "nbformat": "papermill", "traitlets": "ipywidgets"}  # fmt: skip
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     listed = {re.split(r"[><=\[ ]", entry)[0] for entry in project["dependencies"]}
     imported = set()

@@ -68,16 +68,16 @@ def segment(
     every: int = 1,
     part: int = BATCH,
     probabilities: bool = False,
+    features: Path | str | None = None,
 ) -> dict[str, Any]:
     """Segment `video` (a file or a folder of frames), given support images with masks; see `support_files`.
     Every label in the masks is an object, unless `label` selects one. A pixel of several objects goes to the most
     probable one. `method`: see `read_method`. The mean for centring=pool is read from `means` or the file beside the
-    checkpoint, else it is that of the clip, and the method's name says so. `start`, `end`, `every`: frames, see
-    `Video`. A longer video is solved in equal parts of at most `part` frames, each an episode with the same support.
+    checkpoint, else it is that of the clip, and the method's name says so. `features`: folder that keeps the features
+    for further methods. `start`, `end`, `every`: see `Video`. A long video is solved in equal parts of `part` frames.
     Writes to `out`, at the size of the video, masks/<frame>.png (see `write_mask`), masks.json (COCO), frames.csv,
     overlay, keyframe.jpg and .png, summary.json; with `probabilities`, probabilities/<frame>-<object>.png, 255 is 1.
-    Returns the summary. Frames are decoded one by one, three times; a video that breaks off before its announced end is
-    warned of. Raises ValueError, FileNotFoundError.
+    Returns the summary. Decodes the video three times; warns if it breaks off. Raises ValueError, FileNotFoundError.
     """
     chosen, out, film = read_method(method), Path(out), open_video(video, start, end, every)
     check_means(means, [chosen])
@@ -86,7 +86,7 @@ def segment(
     output = _Output(out, film, tuple(clips), probabilities)
     if output.warning:
         warnings.warn(output.warning, stacklevel=2)
-    extractor = load_extractor(encoder, means=means, device=device)
+    extractor = load_extractor(encoder, features, means, device=device)
     if chosen.pipeline.centring == "pool" and not extractor.means_file and "centring=" not in chosen.name:
         chosen = read_method(f"{chosen.name} centring=episode")
     counts = _equal_parts(len(output.names), part)
