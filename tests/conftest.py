@@ -5,9 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 install_import_hook("ttilib", "typechecker.checked")
+
+# The same examples each time, however slow the machine is.
+settings.register_profile("ttilib", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ttilib")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -40,12 +40,13 @@ def random_task(
     )
 
 
-def write_notebook(path, parameters, work):
-    """A notebook with a cell of parameters and one of work."""
-    cells = [nbformat.v4.new_code_cell(text) for text in (parameters, work)]
+def write_notebook(path, parameters, *work):
+    """A notebook with a cell of parameters and cells of work."""
+    cells = [nbformat.v4.new_code_cell(text) for text in (parameters, *work)]
     cells[0].metadata["tags"] = ["parameters"]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
 
 
 def eventually(condition, process=None):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from squares import QUICK, command, learn
+from tasks import LIMIT
 from test_training_run import log
 
 from ttilib.encoders.checkpoints import load_state
@@ -23,7 +24,7 @@ OPTIONS = {"double": True, "ignored": 5}
 
 def in_two(folder: Path, config: TrainConfig, **options: int) -> subprocess.CompletedProcess:
     words = command(folder, config, 2, **{**OPTIONS, **options})
-    return subprocess.run(words, capture_output=True, text=True, timeout=300)
+    return subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
 
 
 def test_two_processes_stop_at_an_error_and_end_with_the_weights_of_one(tmp_path: Path) -> None:

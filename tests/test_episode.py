@@ -41,7 +41,7 @@ entries = st.tuples(
 )  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(entries, max_size=4))
 def test_a_manifest_gives_the_same_episodes_back(tmp_path_factory, rows):
     path, episodes = tmp_path_factory.getbasetemp() / "episodes.json", [Episode(*row) for row in rows]
@@ -53,7 +53,7 @@ def test_a_manifest_gives_the_same_episodes_back(tmp_path_factory, rows):
 values = st.sampled_from([None, -1, 1.5, 10**30, True, "", "x", "a\0b", "../x", [], [[]], [None], {}, {"a": 1}])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), hashed=st.booleans(), value=values, cut=st.none() | st.integers(0, 700))
 def test_a_damaged_manifest_is_one_sentence_or_episodes(tmp_path_factory, data, hashed, value, cut):
     path = tmp_path_factory.getbasetemp() / "damaged.json"

@@ -50,7 +50,7 @@ def test_latex_is_a_booktabs_table_with_rules_between_blocks():
     assert lines[9].startswith(r"coco & 1 & a \& b & -- & ")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(alphabet="ab_&%$#{}~^\\0-\n\t ", max_size=12))
 def test_no_text_breaks_a_latex_table(text):
     (line,) = export.to_latex(pd.DataFrame({"a": [text], "b": ["c"]})).splitlines()[4:-2]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from foreign import no_larger_file_than
+from tasks import LIMIT
 
 from ttilib.encoders.feature_cache import CachedEncoder, cache_key
 
@@ -148,5 +149,5 @@ def test_processes_may_empty_the_folder_for_each_other(tmp_path, repository):
     assert [process.stdout.readline() for process in crowd] == ["ready\n"] * 2
     for process in crowd:  # they begin together
         process.stdin.close()
-    assert [process.wait(60) for process in crowd] == [0, 0]
+    assert [process.wait(LIMIT) for process in crowd] == [0, 0]
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 1.3 * 20_000

@@ -39,7 +39,7 @@ def test_a_write_happens_completely_or_not_at_all(tmp_path, error):
         pass
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(value=values)
 def test_json_round_trip(tmp_path_factory, value):
     path = tmp_path_factory.mktemp("json") / "value.json"

@@ -69,7 +69,7 @@ def test_image_files_are_in_natural_order_without_hidden_ones(tmp_path):
             image_files(tmp_path / folder)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(labels=MAPS, alpha=st.booleans())
 def test_label_maps_and_colours_of_a_table_are_exact(tmp_path_factory, labels, alpha):
     folder, numbers = tmp_path_factory.mktemp("labels"), labels % 3

@@ -14,7 +14,7 @@ from ttilib.results import metrics
 from ttilib.results.metrics import boundary, boundary_f, iou, released_video_consistency, video_consistency
 
 clips = arrays(bool, (4, 6, 7))
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 
 
 def clip(*frames):

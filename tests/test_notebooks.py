@@ -6,7 +6,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from tasks import toy_encoder
+from tasks import toy_encoder, write_notebook
 
 import ttilib as tti
 from ttilib.encoders.checkpoints import save_encoder
@@ -19,15 +19,6 @@ from ttilib.segment import example_files
 from ttilib.solver.extraction import FeatureMean, save_means
 from ttilib.sweep.tables import table
 from ttilib.sweep.tasks import run_notebook
-
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-
-
-def write_notebook(path, parameters, *cells):
-    cells = [nbformat.v4.new_code_cell(text) for text in (parameters, *cells)]
-    cells[0].metadata["tags"] = ["parameters"]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), path)
-    return path
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def assert_equal(objective: Objective, seed: int = 0):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)  # the formulas add 1e-10 in logarithms
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     frames=st.integers(1, 7), shots=st.integers(1, 3), channels=st.integers(2, 9),
     grid=st.tuples(st.integers(2, 5), st.integers(2, 5)), seed=st.integers(0, 10**6),

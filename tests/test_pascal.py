@@ -49,7 +49,7 @@ def test_bad_masks_are_each_reported_and_left_out(tmp_path):
         scan(root, on_error=[].append)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_the_scan_is_the_rule_written_down(tmp_path_factory, data):
     """docs/protocol.md 1.1, image by image, from the label maps themselves."""

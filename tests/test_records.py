@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tasks import LIMIT
 
 from ttilib.files import write_json
 from ttilib.results import records
@@ -104,7 +105,7 @@ def mutated(data, value):
     return copy
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_mutated_files_are_read_or_refused_in_one_sentence(tmp_path_factory, data):
     out = tmp_path_factory.mktemp("out")
@@ -161,7 +162,7 @@ def test_writers_name_the_one_they_wait_for_and_take_over_when_it_is_killed(tmp_
     path = tmp_path / "rows.jsonl"
     append_row(path, {"writer": "first", "i": 0})
     stuck = start(STUCK, str(path))
-    alarm = threading.Timer(120, stuck.kill)
+    alarm = threading.Timer(LIMIT, stuck.kill)
     alarm.start()
     try:
         while not (tmp_path / "rows.jsonl.stuck").exists():
@@ -175,9 +176,9 @@ def test_writers_name_the_one_they_wait_for_and_take_over_when_it_is_killed(tmp_
     finally:
         alarm.cancel()
         stuck.kill()
-        stuck.communicate(timeout=120)
+        stuck.communicate(timeout=LIMIT)
     for writer in waiting:  # the lock died with its holder
-        writer.communicate(timeout=120)
+        writer.communicate(timeout=LIMIT)
         assert writer.returncode == 0
     rows = [(each["writer"], each["i"]) for each in map(json.loads, path.read_text().splitlines())]
     blocks = [[(name, i) for i in range(20)] for name in "ab"]

@@ -20,7 +20,7 @@ def plain(draws):
     return [(draw.number, draw.support, draw.query) for draw in draws]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, shots=st.integers(1, 5), videos=st.integers(6, 30), multi=st.booleans(), run=some_run)
 def test_ytvis_follows_the_released_state_machine(seed, shots, videos, multi, run):
     shown = [f"v{n}" for n in range(0, videos, 2)] * (videos > 2 * shots + 2) or [f"v{n}" for n in range(videos)]
@@ -38,7 +38,7 @@ def worlds(draw):
     return {f"q{n}": [draw(first), *draw(st.lists(some, max_size=4))] for n in range(draw(st.integers(1, 7)))}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(world=worlds(), seed=seeds, shots=some_shots, repeats=st.sampled_from([1, 10]), run=some_run)
 def test_sequences_follow_the_released_state_machine(world, seed, shots, repeats, run):
     data = sequence_fold(world, repeats=repeats)
@@ -59,7 +59,7 @@ def galleries(draw, shots):
     return kept, pools
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data(), seeds, some_shots, some_run, st.integers(1, 40))
 def test_stills_follow_the_released_state_machine(data, seed, shots, run, per_run):
     gallery = stills_fold(*data.draw(galleries(shots)))
@@ -122,7 +122,7 @@ def sample_independent(how, query, support, shots=2, seed=2020, run=0):
     return list(sampling.sample_independent(how, query, support, shots, seed, run, raise_first))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(videos=st.integers(4, 20), shots=some_shots, seed=seeds, how=st.sampled_from(["v1", "v2", "cross"]))
 def test_independent_samples_use_every_video_and_class_once(videos, shots, seed, how):
     names = [f"v{n}" for n in range(videos)]
@@ -136,7 +136,7 @@ def test_independent_samples_use_every_video_and_class_once(videos, shots, seed,
         assert d.query == data.presence[d.number][d.video] and d.batch is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data(), seeds)
 def test_an_independent_sample_does_not_change_with_order_or_with_other_classes(data, seed):
     def supports(some):

@@ -41,7 +41,7 @@ def repeated(data, weights):
     return sampled.assign(index=range(len(sampled)))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 2**32), st.sampled_from(statistics.UNITS))
 def test_a_sample_scores_as_its_rows_would_if_written_down(seed, unit):
     mean = mean_of(random_rows(seed))

@@ -40,7 +40,7 @@ def table(folder):
 
 @given(cut=st.integers(0, 2000), steps=st.integers(0, 8))
 @example(cut=len(json.dumps(row(1))), steps=8)  # just before the end of the line
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_log_cut_off_anywhere_is_read_up_to_there_and_goes_on(tmp_path_factory, cut, steps):
     folder = tmp_path_factory.mktemp("cut")
     data = written(folder, 6).read_bytes()[:cut]

@@ -234,7 +234,7 @@ def test_every_layer_is_a_group_with_its_own_rate() -> None:
 
 
 @given(st.integers(1, 8), st.integers(1, 5), st.sampled_from([0.1, 1.0]), st.lists(st.integers(1, 9), min_size=1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rates_are_those_of_torch(epochs: int, per_epoch: int, factor: float, ends: list[int]) -> None:
     config = TrainConfig(epochs=epochs, step_epochs=ends[0], milestones=tuple(ends), decay_factor=factor)
     steps = per_epoch * epochs

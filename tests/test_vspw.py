@@ -135,7 +135,7 @@ def test_minivspw_lists_and_scans_what_the_release_does(tmp_path):
     assert list(minivspw_listed(root, [49, 50, 65], (), raise_first)[0]) == ["118_fgmRMeHommU", "9_x"]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.data())
 def test_minivspw_agrees_with_a_slow_program(tmp_path_factory, data):
     row = st.lists(st.sampled_from([0, 1, 49, 50, 57, 65, 255]), min_size=3, max_size=3)

@@ -22,6 +22,7 @@ import papermill
 from ttilib.files import atomic, check_writable, read_json, suggest, write_json
 
 TYPES = {"int": int, "float": float | int, "str": str, "bool": bool, "list": list | tuple}
+PATIENCE = 600  # seconds: for a kernel to start, and for the output of a cell to arrive, on a busy machine
 
 
 def notebook_text(notebook: Path | str) -> str:
@@ -80,7 +81,7 @@ def run_notebook(
             papermill.execute_notebook(
                 str(notebook), str(temporary), dict(parameters or {}), kernel_name="python3", progress_bar=False,
                 cwd=str(notebook.parent), execution_timeout=timeout, stdout_file=log, stderr_file=log,
-                extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
+                start_timeout=PATIENCE, iopub_timeout=PATIENCE, extra_arguments=["--IPKernelApp.log_level=40"],
             )  # fmt: skip
         except Exception as error:  # code of the user, in a kernel of the user
             reason = f"{type(error).__name__}: {error}"
