@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ttilib.datasets.catalog import Fold, coco_name
 from ttilib.encoders.external import (
+    LIBRARIES,
     SUFFIXES,
     Encoder,
     differences,
@@ -34,6 +35,7 @@ from ttilib.encoders.external import (
     read_foreign,
     state_of,
 )
+from ttilib.encoders.pretrained import load_named
 from ttilib.encoders.pspnet import ARCHITECTURES, Architecture, PSPNet, build_encoder, find_architecture
 from ttilib.files import atomic, read_json, write_json
 from ttilib.files import convert as as_form
@@ -153,12 +155,15 @@ def load_encoder(
     """The encoder that `spec` names, frozen and in evaluation mode.
 
     `spec` is a checkpoint (.safetensors, its folder, or a published .pth), a function that returns an encoder
-    ("package.module:function" or "path/to/file.py:function"), or an architecture: with random weights and a warning, or
-    with ImageNet weights from `pretrained` (see `build_encoder`). `architecture` is the one a checkpoint must have;
-    `fold` is checked by `check_fold`. Raises ValueError or FileNotFoundError.
+    ("package.module:function" or "path/to/file.py:function"), a network of timm or torchvision (see `load_named`), or
+    an architecture: with random weights and a warning, or with ImageNet weights from `pretrained` (see
+    `build_encoder`). `architecture` is the one a checkpoint must have; `fold` is checked by `check_fold`. Raises
+    ValueError or FileNotFoundError.
     """
     spec = str(spec)
-    if is_plugin(spec):
+    if spec.startswith(LIBRARIES):
+        encoder: Encoder = load_named(spec)
+    elif is_plugin(spec):
         encoder = load_plugin(spec)
     elif "/" in spec or "\\" in spec or Path(spec).suffix or Path(spec).exists():
         encoder, metadata, _ = read_checkpoint(spec, architecture)
@@ -168,10 +173,10 @@ def load_encoder(
         encoder = build_encoder(spec, pretrained=pretrained)
         if not pretrained:
             warnings.warn(f"encoder {spec!r} has untrained weights, for trials only", stacklevel=2)
+    vars(encoder)["spec"] = spec  # for messages
     if isinstance(encoder, nn.Module):
         with naming(encoder):
             encoder.eval().requires_grad_(False)
-        vars(encoder)["spec"] = spec  # for messages
     return encoder
 
 

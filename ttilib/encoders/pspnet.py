@@ -190,6 +190,12 @@ def resize(x: Float[Tensor, "N C h w"], size: Sequence[int]) -> Float[Tensor, "N
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=True)
 
 
+def concatenate(maps: Sequence[Float[Tensor, "N _ _ _"]]) -> Float[Tensor, "N C h w"]:
+    """The maps one after the other along the channels, resized to the grid of the largest."""
+    grid = max((each.shape[-2:] for each in maps), key=lambda size: size[0] * size[1])
+    return torch.cat([each if each.shape[-2:] == grid else resize(each, grid) for each in maps], dim=1)
+
+
 def imagenet_tensors(weights: WeightsEnum) -> dict[str, Tensor]:
     """torchvision's weights, from torch's cache or downloaded. Raises FileNotFoundError naming file and folder, or
     ValueError if the file is damaged.
