@@ -1,20 +1,11 @@
-"""The guided filter against its equations in float64, in both implementations; GrabCut on shapes with known borders."""
+"""The guided filter against its equations in float64; GrabCut on shapes with known borders."""
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from ttilib.solver import edges
 from ttilib.solver.edges import grabcut_refine, guided_filter
-
-installed = pytest.mark.skipif(edges.OPENCV_FILTER is None, reason="OpenCV's contributed modules are not installed")
-
-
-@pytest.fixture(params=["boxes", pytest.param("contributed", marks=installed)])
-def implementation(request, monkeypatch):
-    if request.param == "boxes":
-        monkeypatch.setattr(edges, "OPENCV_FILTER", None)
 
 
 def smooth(rng, *shape):
@@ -52,7 +43,7 @@ def by_the_equations(p, guide, radius, eps):
 
 @pytest.mark.parametrize("kind", ["smooth", "grey steps", "dark"])
 @pytest.mark.parametrize("radius, eps", [(8, 1e-3), (3, 1e-4)])
-def test_equations_of_the_article(implementation, kind, radius, eps):
+def test_equations_of_the_article(kind, radius, eps):
     p, guide = torch.sigmoid(8 * (smooth(np.random.default_rng(5), 1, 2, 21, 26)[0] - 0.5)), frames(kind)
     found = guided_filter(p, guide, radius, eps)
     for one, probability, frame in zip(found, p, guide, strict=True):

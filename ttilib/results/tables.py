@@ -7,7 +7,6 @@ equal definitions are compared: the "F-score" that the release prints is Dice, n
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -165,19 +164,18 @@ REPORTED = lists_folder() / "reported.csv"
 FOLDS = 4  # number of folds that a reported mean covers
 
 
-def read_reported(benchmark: str | None = None, path: Path | str = REPORTED) -> pd.DataFrame:
-    """Reported values in percent with their sources, of one benchmark or all.
+def read_reported() -> pd.DataFrame:
+    """Reported values in percent with their sources.
 
     Columns: benchmark, shots, encoder, method (our names), label (theirs), fold ("0".."3" or "mean"), figure (the
     metric), value, spread (standard deviation over runs, if known), source.
     """
-    table = pd.read_csv(path, dtype={"fold": str})
-    return table if benchmark is None else table[table["benchmark"] == benchmark].reset_index(drop=True)
+    return pd.read_csv(REPORTED, dtype={"fold": str})
 
 
-def _by_line(path: Path | str, metrics: Sequence[str]) -> pd.DataFrame:
+def _by_line(metrics: Sequence[str]) -> pd.DataFrame:
     """Reported means over all folds, one line per setting: a column for each metric, and the sources."""
-    reported = read_reported(path=path)
+    reported = read_reported()
     reported = reported[reported["figure"].isin(list(metrics)) & (reported["fold"] == "mean")]
     values = reported.pivot(index=METHOD, columns="figure", values="value").reindex(columns=list(metrics))
     sources = reported.groupby(METHOD)["source"].agg(lambda texts: "; ".join(dict.fromkeys(texts)))
@@ -185,9 +183,7 @@ def _by_line(path: Path | str, metrics: Sequence[str]) -> pd.DataFrame:
     return lines.join(values.add_suffix(" reported").join(sources), on=METHOD)
 
 
-def beside_reported(
-    table: pd.DataFrame, metrics: Sequence[str] = ("mIoU",), others: bool = False, path: Path | str = REPORTED
-) -> pd.DataFrame:
+def beside_reported(table: pd.DataFrame, metrics: Sequence[str] = ("mIoU",), others: bool = False) -> pd.DataFrame:
     """A `score_table` with the values reported for its lines, in percent.
 
     Adds "mIoU reported" and "mIoU difference" (measured minus reported) for each metric, then "source"; nan and ""
@@ -198,7 +194,7 @@ def beside_reported(
         if name not in table:
             hint = suggest(name, table.columns, "give a table of scores and metrics that it has")
             raise ValueError(f"the table has no column {name!r}; {hint}")
-    ours, right = table.reset_index(drop=True), _by_line(path, metrics)
+    ours, right = table.reset_index(drop=True), _by_line(metrics)
     result = ours.merge(right, on=METHOD, how="left", validate="m:1")
     reported = [f"{name} reported" for name in metrics]
     result.loc[result["folds"] != FOLDS, [*reported, "source"]] = float("nan")

@@ -11,8 +11,6 @@ from torch import Tensor
 Plane = Float32[np.ndarray, "H W"]
 Planes = list[Plane]
 
-OPENCV_FILTER = getattr(getattr(cv2, "ximgproc", None), "guidedFilter", None)  # None without the contributed modules
-OPENCV_EPS = 1e-3  # smallest eps for which OpenCV's float32 is exact enough
 GAUSSIANS = 65  # parameters of GrabCut's mixture of five Gaussians
 
 
@@ -24,18 +22,15 @@ def guided_filter(
     a_k = (cov_k(I, I) + eps)^-1 cov_k(I, p) and b_k = mean_k(p) - a_k · mean_k(I).
     `guide`: colours I in [0, 1]. Windows are 2 `radius` + 1 pixels wide, borders mirrored. `eps`: colour variance below
     which a window counts as uniform. Frames with probability 0 everywhere stay so.
-    Uses OpenCV's contributed modules if installed, else box filters (equal to about 1e-4); below an `eps` of 0.001
-    always box filters, because OpenCV is inexact there on grey images.
+    By box filters: OpenCV's contributed modules have another one, which is inexact on grey images.
     Source: He, Sun and Tang, Guided Image Filtering, ECCV 2010, equations 11 to 13, with a colour guide.
     """
-    opencv = OPENCV_FILTER if eps >= OPENCV_EPS else None
     filtered = torch.zeros_like(probabilities)
     for result, probability, frame in zip(filtered, probabilities.detach(), guide.detach(), strict=True):
         if probability.any():  # an absent object stays absent
-            # Shifted and scaled so that eps is 1, with the same result: else OpenCV treats uniform windows as singular.
+            # Shifted and scaled so that eps is 1, with the same result.
             planes, p = [*((frame.float() - 0.5) / eps**0.5).cpu().numpy()], probability.float().cpu().numpy()
-            q = opencv(cv2.merge(planes), p, radius, 1.0) if opencv else _box_filters(planes, p, radius)
-            result.copy_(torch.from_numpy(q.clip(0, 1)))
+            result.copy_(torch.from_numpy(_box_filters(planes, p, radius).clip(0, 1)))
     return filtered
 
 
