@@ -2,22 +2,26 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import corpora
 import cv2
 import numpy as np
 import pytest
 import torch
-from corpora import HEIGHT, WIDTH, block, davis, palette_png, pascal, picture, vspw, ytvis
+from corpora import HEIGHT, WIDTH, block, compressed, davis, palette_png, pascal, picture, vspw, ytvis
 from folds import cross
 from PIL import Image
 
 from ttilib.datasets.base import ResizeRule
 from ttilib.datasets.catalog import find_dataset, read_fold
 from ttilib.datasets.transforms import MEAN, STD, letterbox, normalise
-from ttilib.episodes.clips import Frames, check_episodes, clip_from_files, load_clip, pool_frames
+from ttilib.episodes.clips import Frames, check_episodes, clip_from_files, clips_from_files, load_clip, pool_frames
 from ttilib.episodes.episode import Episode
+from ttilib.files import write_json
 from ttilib.images import write_image, write_labels
+from ttilib.plots.video import write_mask
+from ttilib.segment import support_files
 from ttilib.solver.task import extract
 
 SIZE = (HEIGHT, WIDTH)
@@ -181,6 +185,78 @@ def test_own_masks_of_every_kind(tmp_path, value, label, void):
     np.testing.assert_array_equal(clip.support_valid[0].numpy(), (stored != 255) | (value == 255))
     assert clip.truth is None and clip.query.shape == (2, 3, *SIZE) and clip.query_valid.all()
     np.testing.assert_allclose(clip.query[1].permute(1, 2, 0).numpy() * 255, picture(2), atol=1e-3)
+
+
+def colours(mask, inside, outside=(0, 0, 0), mode="RGB"):
+    return Image.fromarray(np.where(mask[..., None] > 0, np.uint8(inside), np.uint8(outside)), mode)
+
+
+def soft(mask):
+    return cv2.GaussianBlur(255 * mask, (5, 5), 1)
+
+
+SHAPE = np.kron(block(1, 4, 6, 9, 15), np.ones((8, 8), np.uint8))
+CORNERS = [[48, 32], [168, 32], [168, 104], [48, 104]]
+COCO = {
+    "images": [{"id": 4, "file_name": "x/still.png"}, {"id": 5, "file_name": "b.png"}],
+    "categories": [{"id": 2, "name": "dog"}],
+}
+KINDS = {  # name of the file: how it is written
+    "one.png": lambda path: write_labels(path, SHAPE), "white.png": lambda path: write_labels(path, 255 * SHAPE),
+    "ours.png": lambda path: write_mask(path, SHAPE, 1), "palette.png": lambda path: write_mask(path, SHAPE, 2),
+    "soft.png": lambda path: write_labels(path, soft(SHAPE)),
+    "grey.jpg": lambda path: Image.fromarray(240 * SHAPE).save(path),
+    "alpha.png": lambda path: colours(SHAPE, (255, 255, 255, 255), (255, 255, 255, 0), "RGBA").save(path),
+    "red.png": lambda path: colours(SHAPE, (255, 0, 0, 255), (0, 0, 0, 0), "RGBA").save(path),
+    "black.png": lambda path: colours(SHAPE, (0, 0, 0, 255), (255, 255, 255, 0), "RGBA").save(path),
+    "cutout.png": lambda path: Image.fromarray(np.dstack([picture(1, *SHAPE.shape), 255 * SHAPE])).save(path),
+    "brush.png": lambda path: Image.fromarray(np.dstack([soft(SHAPE), 0 * SHAPE, 0 * SHAPE])).save(path),
+    "red.jpg": lambda path: colours(SHAPE, (230, 30, 20)).save(path, quality=90),
+    "labelme.json": lambda path: write_json(path, {"shapes": [{"label": "dog", "points": CORNERS}], "imageData": None}),
+    "polygon.json": lambda path: write_json(path, coco_of([sum(CORNERS, [])])),
+    "lengths.json": lambda path: write_json(path, coco_of(compressed(SHAPE))),
+}  # fmt: skip
+
+
+def coco_of(outline):
+    return COCO | {"annotations": [{"id": 1, "image_id": 4, "category_id": 2, "segmentation": outline}]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:.*taken as the object")
+def test_masks_as_people_have_them(tmp_path, kind):
+    """A rectangle of 120 x 72 pixels; lossy and soft files may differ along its border."""
+    write_image(tmp_path / "still.png", picture(0, *SHAPE.shape))
+    KINDS[kind](tmp_path / kind)
+    clips = clips_from_files([tmp_path / "still.png"], [tmp_path / kind], [picture(0)], SHAPE.shape)
+    ((name, clip),) = clips.items()
+    found, border = clip.support_masks[0].numpy(), cv2.morphologyEx(SHAPE, cv2.MORPH_GRADIENT, np.ones((5, 5)))
+    assert (name == "dog") == (Path(kind).suffix == ".json")
+    exact = kind.endswith("json") or kind[:4] not in ("soft", "grey", "brus", "red.")
+    np.testing.assert_array_equal(found[(border == 0) | exact], SHAPE[(border == 0) | exact] == 1)
+
+
+def test_several_objects_in_one_mask_and_in_folders(tmp_path):
+    first, second = block(1, 2, 3, 6, 6), block(1, 10, 20, 5, 8)
+    labels = first + 2 * second
+    write_mask(tmp_path / "palette.png", labels, 2)
+    rgb = np.zeros((*SIZE, 3), np.uint8)
+    rgb[labels == 1], rgb[labels == 2] = (0, 255, 0), (255, 0, 255)
+    Image.fromarray(rgb).save(tmp_path / "colours.png")
+    write_labels(tmp_path / "a" / "x.png", first)
+    write_labels(tmp_path / "b" / "x.png", 255 * second)
+    write_image(tmp_path / "images" / "x.jpg", picture(0))
+    images, joint = support_files([tmp_path / "images"], [tmp_path / "a", tmp_path / "b"])
+    for mask, names in (("palette.png", ["1", "2"]), ("colours.png", ["7", "21"]), (joint[0], ["a", "b"])):
+        mask = tmp_path / mask if isinstance(mask, str) else mask
+        clips = clips_from_files(images, [mask], [picture(0)], SIZE)
+        assert list(clips) == names and clips[names[0]].support is clips[names[1]].support
+        for name, inside in zip(names, (first, second), strict=True):
+            np.testing.assert_array_equal(clips[name].support_masks[0].numpy(), inside == 1)
+    clips = clips_from_files(images * 2, [tmp_path / "palette.png", first], [picture(0)], SIZE)
+    assert clips["2"].support_masks.flatten(1).any(1).tolist() == [True, False]
+    with pytest.raises(ValueError, match="RGB"):  # image and mask exchanged
+        clips_from_files([tmp_path / "palette.png"], images, [picture(0)], SIZE)
 
 
 @pytest.mark.parametrize("edge", [{1: 1}, {128: 30}, {40: 8, 180: 12, 220: 12}])
