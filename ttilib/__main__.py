@@ -367,8 +367,8 @@ def segment(options: argparse.Namespace) -> None:
         options.support, options.masks, video, _ = example_files(out / "given")
         encoder = options.encoder or (EXAMPLE if Path(EXAMPLE).is_file() else DEFAULT)
         size = size or (121, 217)
-    if not (video and options.support):
-        raise ValueError("VIDEO and --support are needed; or try --example")
+    if not options.support or not options.example and bool(options.video) == bool(options.film):
+        raise ValueError("give one VIDEO and --support; or try --example")
     summary = segment(
         options.support, options.masks, video, out, encoder, options.method, tuple(size or (241, 425)), options.label,
         options.device, options.means, options.start, options.end, options.every, options.part, options.probabilities,

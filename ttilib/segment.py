@@ -109,12 +109,12 @@ def support_files(
     the ending .json or .png, or one .json for all. Raises FileNotFoundError for a missing folder.
     """
     files, given = [Path(path) for path in images], [Path(path) for path in masks]
-    folder = files[0] if files and files[0].is_dir() else files[0].parent
+    folder = next((path if path.is_dir() else path.parent for path in files), Path())
     files = image_files(folder) if folder in files else files
     if given and all(path.is_dir() for path in given):
         objects = {path.name: {file.stem: file for file in path.iterdir()} for path in given}
         named = [
-            {name: found.get(path.stem, Path(name, path.stem)) for name, found in objects.items()} for path in files
+            {folder.name: objects[folder.name].get(file.stem, folder / file.stem) for folder in given} for file in files
         ]
         return files, named if len(given) > 1 else [next(iter(each.values())) for each in named]
     if not given:
