@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttilib import files
-from ttilib.files import atomic, digest, fingerprint, natural_key, read_json, read_lines, write_json, write_text
+from ttilib.files import (
+    atomic,
+    check_writable,
+    digest,
+    fingerprint,
+    natural_key,
+    read_json,
+    read_lines,
+    write_json,
+    write_text,
+)
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 values = st.recursive(scalars, lambda one: st.lists(one, max_size=4) | st.dictionaries(st.text(), one, max_size=4))
@@ -37,6 +47,15 @@ def test_a_write_happens_completely_or_not_at_all(tmp_path, error):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
     with pytest.raises(FileNotFoundError, match="a.txt: nothing was written"), atomic(tmp_path / "a.txt"):
         pass
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (file := tmp_path / "file").touch()
+    check_writable(file.with_name("new.txt"))
+    assert os.listdir(tmp_path) == ["file"]
+    for path, error, word in ((file / "a.txt", OSError, "file"), (tmp_path / "\udcff", ValueError, "UTF-8")):
+        with pytest.raises(error, match=word):
+            check_writable(path)
 
 
 @settings(max_examples=40)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 import ttilib
 
@@ -31,6 +32,12 @@ def test_every_third_party_import_is_a_dependency(repository):
                 imported |= {module.split(".")[0] for module in modules}
     third_party = imported - set(sys.stdlib_module_names) - {"ttilib"}
     assert {names.get(name, name) for name in third_party} <= listed
+
+
+def test_conda_installs_the_same_packages(repository):
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    listed = yaml.safe_load((repository / "environment.yml").read_text())["dependencies"]
+    assert listed[-1] == {"pip": ["-e .[dev]"]} and f"python{project['requires-python']}" in listed
 
 
 def test_a_wheel_brings_commands_and_lists(repository, tmp_path):

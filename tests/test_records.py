@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tasks import LIMIT
 
 from ttilib.files import write_json
@@ -84,51 +82,6 @@ def test_an_impossible_row_is_refused_with_file_line_and_value(tmp_path, change,
     if "unions" not in change:
         with pytest.raises(ValueError, match=f"row 2: .*{found}"):
             score_table([row(), row(episode="f", **change)])
-
-
-ANY = st.recursive(
-    st.sampled_from([None, True, -1, 0, 3, 10**15, 1e300, 0.5, "", "a", "../x", "\ud800"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2), max_leaves=3,
-)  # fmt: skip
-
-
-def mutated(data, value):
-    """The value with one part replaced by anything, or left out."""
-    if not isinstance(value, (dict, list)) or not value or not data.draw(st.integers(0, 4)):
-        return data.draw(ANY)
-    copy = value.copy()
-    at = data.draw(st.sampled_from(range(len(copy)) if isinstance(copy, list) else list(copy)))
-    if data.draw(st.integers(0, 3)):
-        copy[at] = mutated(data, copy[at])
-    else:
-        del copy[at]
-    return copy
-
-
-@settings(max_examples=300)
-@given(st.data())
-def test_mutated_files_are_read_or_refused_in_one_sentence(tmp_path_factory, data):
-    out = tmp_path_factory.mktemp("out")
-    masks = {"key": "abc", "index": 0, "method": "TTI", "size": [1, 3], "frames": ["12", "03"]}
-    index = {"title": "", "lines": [row()], "files": ["rows/r.jsonl"], "masks": {"rows/r.jsonl": "masks/r.jsonl"},
-             "manifests": {"rows/r.jsonl": {"path": "m.json", "benchmark": "b", "size": [9, 9]}}, "code": "",
-             "weights": {"toy": "0"}}  # fmt: skip
-    kind = data.draw(st.sampled_from(["rows", "masks", "index"]))
-    content = json.dumps(mutated(data, {"rows": row(), "masks": masks, "index": index}[kind])).encode()
-    cut = data.draw(st.integers(0, len(content)))
-    damage = data.draw(st.sampled_from([*[b""] * 6, b"\x00", b"\xff", b"[" * 9999, b"9" * 999]))
-    path = out / "rows" / "r.json"
-    path.parent.mkdir()
-    path.write_bytes(content[:cut] + damage + content[cut:] + b"\n")
-    try:
-        if kind == "index":
-            read_index(out, "r")
-        elif kind == "masks":
-            read_masks(path, "abc", 0, "TTI")
-        else:
-            score_table(read_rows(path))
-    except ValueError as error:
-        assert "\n" not in str(error) and (str(error).startswith(str(out)) or "no rows" in str(error))
 
 
 # waits for the lock, writes its rows

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tasks import random_task
 
-from ttilib.solver.classifier import start
+from ttilib.solver import solver
+from ttilib.solver.classifier import prototype, start
 from ttilib.solver.losses import marginal
 from ttilib.solver.settings import CONFIGS, SolverConfig
 from ttilib.solver.solver import choose_keyframe, iterate, solve
@@ -90,6 +91,15 @@ def test_the_keyframe_is_most_similar_to_the_reference_and_has_a_prediction():
     without = torch.tensor([1.0, 0.0, 1.0])[:, None, None]
     assert choose_keyframe(query, without, torch.tensor([0.6, 0.8]))[0] == 2  # without a prediction the cosine is 0
     assert choose_keyframe(query, torch.zeros(3, 1, 1), torch.tensor([1.0, 0.0]))[0] is None
+
+
+def test_the_reference_is_the_support_or_the_mean_of_the_classifiers(task, monkeypatch):
+    found = []
+    choose = lambda query, weight, reference: found.append(reference) or (None, torch.zeros(6))  # noqa: E731
+    monkeypatch.setattr(solver, "choose_keyframe", choose)
+    for name in ("support", "global"):
+        solve(task, replace(KEYFRAME, keyframe=name))
+    torch.testing.assert_close(found, [prototype(task), solve(task).classifier.weight.mean(dim=0)])
 
 
 @pytest.mark.parametrize("config", [KEYFRAME, SolverConfig.frozen()])

@@ -42,7 +42,7 @@ def test_invalid_settings_are_named(wrong: dict[str, Any], found: str) -> None:
 
 @given(st.sampled_from(FIELDS), st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary()))
 @example((TrainConfig, "optimizer"), "sdg")
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_any_value_is_taken_or_refused_in_a_sentence_that_names_it(field: tuple[type, str], value: Any) -> None:
     config, name = field[0](), field[1]
     value = (value,) if name == "milestones" else value  # as `changed` does

@@ -88,6 +88,7 @@ def test_plots_change_nothing_in_the_training(tmp_path: Path) -> None:
         ({"mixup": 0.5}, True), ({"seed": 7}, True), ({"optimizer": "adamw"}, False), ({"momentum": 0.0}, False),
         ({"weight_decay": 0.1}, False), ({"clip_norm": 1e-3}, False), ({"accumulate": 2}, True),
         ({"new_layers_rate": 10.0}, False), ({"schedule": "step"}, False), ({"precision": "fp16"}, True),
+        ({"precision": "bf16"}, True),
     ],
 )  # fmt: skip
 def test_settings_reach_the_loss_or_the_weights(tmp_path: Path, change: dict, at_once: bool) -> None:
