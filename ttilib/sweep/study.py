@@ -35,7 +35,7 @@ class StudyStep:
 
 
 BEFORE_EVALUATION = (
-    StudyStep("01_data", "01_data", 80),
+    StudyStep("01_data", "01_data", 80, {"headless": True}),
     StudyStep("02_train-f0", "02_train", 270, {"fold": 0}, ("01_data",)),
     StudyStep("02_train-f1", "02_train", 270, {"fold": 1}, ("01_data",)),
 )
