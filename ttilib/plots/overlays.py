@@ -162,12 +162,12 @@ def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> Non
         query = [figure.add_subplot(grid[row, 2 + column]) for row in range(2) for column in range(columns)]
     else:
         support, query = figure.subplots(2, max(shots, len(chosen)), squeeze=False)
-    filmstrip(support, clip.support, clip.support_masks, colour=SUPPORT)
+    shares = [f"{clip.class_name}: {100 * float(mask.sum()) / mask.numel():.1f}%" for mask in clip.support_masks]
+    filmstrip(support, clip.support, clip.support_masks, titles=shares, colour=SUPPORT)
     truths = None if clip.truth is None else clip.truth[chosen]
     filmstrip(query, clip.query[chosen], truths=truths, titles=[f"frame {t}" for t in chosen])
-    support[0].set_title(f"support: {shots} labelled, {clip.class_name}", loc="left", fontsize=10, pad=3)
     line = "" if clip.truth is None else ", ground truth in white"
-    figure.suptitle(f"{clip.name}: {len(clip.query)} query frames{line}", fontsize=11)
+    figure.suptitle(f"{clip.name}: {shots} support, {len(clip.query)} query frames{line}", fontsize=11)
 
 
 def gradient_map(
@@ -245,8 +245,8 @@ def sample_sheet(
         iou = [float((a & b).sum() / (a | b).sum()) for a, b in pairs]
         score = f", IoU {100 * np.mean(iou):.0f}%" if iou else ""
         show(axes[0], image, "image")
-        unnamed = _named_regions(axes[1], image, true, names, "ground truth")
-        unnamed |= _named_regions(axes[2], image, guess, names, f"prediction{score}")
+        unnamed = named_regions(axes[1], image, true, names, "ground truth")
+        unnamed |= named_regions(axes[2], image, guess, names, f"prediction{score}")
         if unnamed:  # where no name is in the way
             patches = [Patch(color=COLOURS[(n - 1) % len(COLOURS)], label=names[n]) for n in sorted(unnamed)]
             look: Any = {"frameon": True, "framealpha": 0.8, "handlelength": 1, "borderpad": 0.3}
@@ -254,7 +254,7 @@ def sample_sheet(
     return figure
 
 
-def _named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str], title: str) -> set[int]:
+def named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str], title: str) -> set[int]:
     """A label map with the names of classes on regions that are large enough; returns the other labels."""
     zoom, known = zoom_for(image), array(labels)
     show(ax, label_map(image, labels, zoom), title)
