@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -12,9 +13,11 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython.display import HTML
 from jaxtyping import Bool
-from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image as PillowImage
 
 from ttilib.episodes.clips import Clip
 from ttilib.files import atomic
@@ -30,7 +33,7 @@ from ttilib.solver.task import Task, oracle_prior
 CACHED = 64  # cached PNG images, about 40 MB
 SHARP = 960  # pixels of the longer side, about the width of a cell
 MOMENTS = (0, 0.04, 0.1, 0.2, 0.45, 1)  # of a static view, in shares of all stages
-WIDE, FITTING = ipywidgets.Layout(width="420px"), ipywidgets.Layout(max_width="100%", object_fit="contain")
+WIDE, FITTING = ipywidgets.Layout(width="420px"), ipywidgets.Layout(max_width=f"min(100%, {SHARP}px)")
 
 
 def stages(solution: Solution) -> int:
@@ -67,7 +70,7 @@ class EpisodeBrowser(ipywidgets.VBox):
         self._render = lru_cache(maxsize=CACHED)(self._encoded)
         names = list(self.solutions)
         last = len(clip.query) - 1
-        self.method = ipywidgets.ToggleButtons(options=names, value=names[-1], description="method")
+        self.method = ipywidgets.ToggleButtons(options=names, value=names[-1])
         self.frame = ipywidgets.IntSlider(0, 0, last, description="frame", layout=WIDE)
         self.step = ipywidgets.IntSlider(0, 0, 0, description="step", layout=WIDE)
         self.player = ipywidgets.Play(min=0, max=last, interval=200, description="frames")
@@ -99,21 +102,16 @@ class EpisodeBrowser(ipywidgets.VBox):
         steps, keyframe = len(self.solutions[method].history), self.solutions[method].keyframe
         at = f"refined on keyframe {keyframe}" if stage == steps else f"step {stage} of {steps - 1}"
         parts = [method, at, f"frame {frame} of {len(self.clip.query) - 1}", *self._equal(method, stage)]
-        truth = None if self.clip.truth is None else self.clip.truth[frame]
-        if truth is not None:
-            valid = self.clip.query_valid[frame].cpu().numpy()
-            score = region_similarity(mask[None], truth[None].cpu().numpy(), valid[None])[0]
-            parts.append(f"IoU {score:.2f}")
+        if self.clip.truth is not None:
+            truth, valid = (part[frame : frame + 1].cpu().numpy() for part in (self.clip.truth, self.clip.query_valid))
+            parts.append(f"IoU {100 * region_similarity(mask[None], truth, valid)[0]:.0f} %")
         return _png(self.clip, frame, mask, styles(self.solutions)[method]["color"]), " \u00b7 ".join(parts)
 
     def _equal(self, method: str, stage: int) -> list[str]:
         """Which other methods have the same classifier at this stage, as before the first temporal step."""
-        if stage >= len(self.solutions[method].history):
-            return []
-        weight = self.solutions[method].history[stage].classifier.weight
-        others = [(name, other.history[stage].classifier.weight) for name, other in self.solutions.items()
-                  if name != method and stage < len(other.history)]  # fmt: skip
-        equal = [name for name, other in others if torch.equal(weight, other)]
+        there = {name: s.history[stage].classifier for name, s in self.solutions.items() if stage < len(s.history)}
+        own = there.pop(method, None)
+        equal = [name for name, other in there.items() if own is not None and torch.equal(own.weight, other.weight)]
         return [f"equal to {' and '.join(equal)}"] if equal else []
 
 
@@ -149,42 +147,45 @@ def settings_view(clip: Clip, task: Task, config: SolverConfig, frame: int) -> i
     return ipywidgets.VBox([*sliders.values(), window, caption, image])
 
 
-def write_film(path: Path | str, clip: Clip, task: Task, solution: Solution, frame: int) -> Path:
-    """Write every step of TTI as an animated .webp and return its path.
+def film(path: Path | str, clip: Clip, task: Task, solution: Solution, frame: int) -> HTML:
+    """Write every step of TTI as an animated .webp, and return it for a cell.
 
     Panels: a frame with its mask, the mean of each term with a line at the step, prior and prediction of every frame.
     """
     terms = [state.terms() for state in solution.history]
     traces = [(state.prior.cpu(), at.marginal.cpu()) for state, at in zip(solution.history, terms, strict=True)]
-    figure = plt.figure(figsize=(11, 2.6), layout="constrained")
-    plt.close(figure)
-    left, middle, right = figure.subplots(1, 3, width_ratios=(4, 3, 3))
+    figure = Figure(figsize=(11, 2.6), dpi=100, layout="constrained")
+    canvas, (left, middle, right) = FigureCanvasAgg(figure), figure.subplots(1, 3, width_ratios=(4, 3, 3))
     image, truth = clip.query[frame], None if clip.truth is None else clip.truth[frame]
-    shown = show(left, overlay(image, zoom=zoom_for(image)), "TTI")
+    shown, title = show(left, overlay(image, zoom=zoom_for(image))), left.set_title("TTI")
     loss_terms(middle, terms)
     line = middle.axvline(0, color="0.3", linewidth=1)
     prior_trace(right, *traces[0], None if clip.truth is None else oracle_prior(clip.truth, task).cpu())
-    right.set_ylim(0, 100 * max(float(torch.cat(trace).max()) for trace in traces))
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # panels stay in place
-
-    def draw(step: int) -> None:
+    right.set_ylim(0, 105 * max(float(torch.cat(trace).max()) for trace in traces))
+    for artist in (moving := (shown, title, line, *right.lines[:2])):
+        artist.set_animated(True)
+    canvas.draw()
+    still, images = canvas.copy_from_bbox(figure.bbox), []
+    for step, trace in enumerate(traces):
         mask = mask_at(task, solution, step, frame)
         shown.set_data(overlay(image, mask, truth, STYLES["TTI"]["color"], zoom_for(image)))
-        left.set_title(f"TTI, frame {frame}: step {step} of {len(terms) - 1}", fontsize=9)
+        title.set_text(f"TTI, frame {frame}: step {step} of {len(terms) - 1}")
         line.set_xdata([step, step])
-        for curve, values in zip(right.lines, traces[step], strict=False):
+        for curve, values in zip(right.lines, trace, strict=False):
             curve.set_ydata(100 * array(values))
-
+        canvas.restore_region(still)
+        for artist in moving:
+            figure.draw_artist(artist)
+        images.append(PillowImage.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
     with atomic(path) as temporary:
-        FuncAnimation(figure, draw, frames=len(terms)).save(temporary, PillowWriter(fps=6), dpi=100)
-    return Path(path)
+        images[0].save(temporary, save_all=True, append_images=images[1:], duration=170, loop=0)
+    data = b64encode(Path(path).read_bytes()).decode()
+    return HTML(f'<img alt="All steps of TTI" src="data:image/webp;base64,{data}">')  # nbconvert takes no image/webp
 
 
 def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], frame: int) -> Figure:
     """The browser as a figure: a row per method with one frame at six stages, most of them early."""
     figure = plt.figure(figsize=(11, 0.2 + 1.07 * len(solutions)), layout="compressed")
-    looks = styles(solutions)
     plt.close(figure)  # shown once, as the value of the cell
     grid = figure.subplots(len(solutions), len(MOMENTS), squeeze=False)
     truths = None if clip.truth is None else [clip.truth[frame]] * len(MOMENTS)
@@ -193,7 +194,7 @@ def static_view(clip: Clip, task: Task, solutions: Mapping[str, Solution], frame
         moments = [round(share * last) for share in MOMENTS]
         titles = ["refined" if stage == refined else f"step {stage}" for stage in moments]
         masks = [mask_at(task, solution, stage, frame) for stage in moments]
-        filmstrip(row, [clip.query[frame]] * len(moments), masks, truths, titles, looks[method]["color"])
+        filmstrip(row, [clip.query[frame]] * len(moments), masks, truths, titles, styles(solutions)[method]["color"])
         name = {"rotation": 90, "va": "center", "ha": "right", "fontsize": 9}
         row[0].text(-0.04, 0.5, method, transform=row[0].transAxes, **name)
     return figure

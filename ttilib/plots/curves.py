@@ -14,11 +14,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ttilib.plots.overlays import SomeAxes, array, each_of
-from ttilib.plots.style import STYLES, Looks, line_legend, styles, text_size, tidy
+from ttilib.plots.style import STYLES, Looks, line_legend, text_size, tidy
 from ttilib.solver.losses import TERMS, Term
 from ttilib.solver.objective import Terms
 
 Log = Sequence[Mapping[str, Any]]
+WindowValues = Mapping[str, Mapping[int, float]]
 Series = Float[Tensor, "_"] | Float[np.ndarray, "_"] | Sequence[float]
 
 TOTAL = Term("weighted sum [nats]", "#000000", "L", lambda at: at.p)
@@ -76,21 +77,13 @@ def prior_trace(ax: Axes, prior: Series, marginal: Series, truth: Series | None 
     line_legend(ax)
 
 
-def vc_curve(
-    ax: Axes,
-    values: Mapping[str, Mapping[int, float]],
-    released: Mapping[str, Mapping[int, float]] | None = None,
-    looks: Looks | None = None,
-) -> None:
+def vc_curve(ax: Axes, values: WindowValues, released: WindowValues, looks: Looks) -> None:
     """VC_k in percent over the window k for every method; `released`: as the release computes it, as thin lines."""
-    looks = looks or styles(values)
     for method, curve in values.items():
         ax.plot(*zip(*sorted(curve.items()), strict=True), label=method, **looks[method])
-        if released and method in released:
-            thin = {"color": looks[method]["color"], "linewidth": 0.6, "alpha": 0.8}
-            ax.plot(*zip(*sorted(released[method].items()), strict=True), **thin)
-    if released:
-        ax.annotate("thin: as released", (0.02, 0.02), xycoords="axes fraction", ha="left", va="bottom", color="0.35")
+        thin = {"color": looks[method]["color"], "linewidth": 0.6, "alpha": 0.8}
+        ax.plot(*zip(*sorted(released[method].items()), strict=True), **thin)
+    ax.annotate("thin: as released", (0.02, 0.02), xycoords="axes fraction", ha="left", va="bottom", color="0.35")
     tidy(ax, "window k [frames]", "VC$_k$ [percent]", integers=False)
     ax.set_xticks(sorted({k for curve in values.values() for k in curve}))
     line_legend(ax)
