@@ -92,7 +92,7 @@ def test_unknown_networks_and_layers_and_images_smaller_than_a_patch(spec: str, 
 
 def test_missing_weights_terms_and_packages_are_one_sentence_each(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = (
-        (OSError("no route"), rf"no weights \(no route\); put https.* at {hub}/test_resnet.r160_in1k.safetensors"),
+        (OSError("no route"), rf"no route; or put https.* at {hub}/test_resnet.r160_in1k.safetensors"),
         (GatedRepoError("terms", response=Mock()), "gated: accept their terms at https"),
     )
     for error, found in refused:

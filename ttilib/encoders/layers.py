@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 from torchvision.models import resnet50 as published
 
-from ttilib.encoders.external import differences, is_dense, naming
+from ttilib.encoders.external import is_dense, naming
 from ttilib.encoders.pspnet import concatenate, imagenet_tensors, seeded
 from ttilib.files import suggest
 
@@ -124,24 +124,21 @@ def _eval_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
 def resnet50() -> nn.Sequential:
     """ResNet-50 with torchvision's ImageNet weights, up to layer3: 1024 channels, stride 8, frozen, on the CPU.
     Submodules have torchvision's names: conv1, ..., layer2, layer3. Raises FileNotFoundError if the weights can be
-    neither read nor downloaded, ValueError if they belong to another network.
+    neither read nor downloaded, RuntimeError if they belong to another network.
     """
-    found = {name: value for name, value in imagenet_tensors(WEIGHTS).items() if name.partition(".")[0] not in CUT}
-    with torch.device("meta"):  # no random initial weights, they would be overwritten
-        network = _until_layer3()
-    if problem := differences(network.state_dict(), found):
-        raise ValueError(f"{WEIGHTS.url}: not the weights of ResNet-50 ({problem}); remove the file and fetch it again")
-    network.load_state_dict(found, assign=True)
-    return network.eval().requires_grad_(False)
+    return _until_layer3(imagenet_tensors(WEIGHTS))
 
 
 def resnet50_untrained() -> nn.Sequential:
     """The same network with random weights (seed 0), for trials where the weights cannot be downloaded."""
-    with seeded(0):
-        return _until_layer3().eval().requires_grad_(False)
+    return _until_layer3()
 
 
-def _until_layer3() -> nn.Sequential:
+def _until_layer3(tensors: Mapping[str, Tensor] | None = None) -> nn.Sequential:
     """The stages up to layer3, which is dilated instead of strided."""
-    network = published(replace_stride_with_dilation=[False, True, True])
-    return nn.Sequential(OrderedDict((name, part) for name, part in network.named_children() if name not in CUT))
+    with seeded(0):
+        network = published(replace_stride_with_dilation=[False, True, True])
+    if tensors is not None:
+        network.load_state_dict(tensors)
+    stages = OrderedDict((name, part) for name, part in network.named_children() if name not in CUT)
+    return nn.Sequential(stages).eval().requires_grad_(False)

@@ -5,7 +5,8 @@ whose weights come as a package: "ttilib.networks.imagenet:lite2".
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.transforms.v2.functional import normalize
 
-from ttilib.datasets.transforms import MEAN, STD
+from ttilib.datasets.transforms import denormalise
 from ttilib.encoders.external import naming, one_line, read_foreign, state_of
 from ttilib.encoders.pspnet import concatenate, imagenet_tensors
 from ttilib.files import suggest
@@ -34,30 +36,20 @@ class Pretrained(nn.Module):
     `name` identifies network and layers, also in the fingerprint.
     """
 
-    scale: Tensor
-    shift: Tensor
-
     def __init__(
-        self,
-        name: str,
-        network: Any,
-        config: Mapping[str, Any],
-        layers: Sequence[int] = (),
-        cells: int = 1,
-        size: Sequence[int] = (),
+        self, name: str, network: Any, config: Mapping[str, Any], layers: Any = (), cells: int = 1, size: Any = ()
     ) -> None:
         super().__init__()
         self.name, self.network, self.cells, self.size = name, network, cells, list(size)
         self.layers = network.prune_intermediate_layers(sorted(layers)) if layers else ()  # drops what follows
         self.interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
-        mean, std = torch.tensor(config["mean"]), torch.tensor(config["std"])
-        self.register_buffer("scale", (torch.tensor(STD) / std)[:, None, None])
-        self.register_buffer("shift", ((torch.tensor(MEAN) - mean) / std)[:, None, None])
-        self.register_buffer("identity", torch.tensor(list(name.encode()), dtype=torch.uint8))
+        self.mean, self.std = list(config["mean"]), list(config["std"])
+        identity = f"{name} {self.mean} {self.std}"
+        self.register_buffer("identity", torch.tensor(list(identity.encode()), dtype=torch.uint8))
 
     def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         """Features of the layers. Raises ValueError if the images are smaller than a cell, or a layer gives no map."""
-        images, given = images * self.scale + self.shift, list(images.shape[-2:])
+        images, given = normalize(denormalise(images), self.mean, self.std), list(images.shape[-2:])
         if min(given) < self.cells:
             raise ValueError(f"encoder {self.name}: {given} pixels are less than a patch of {self.cells}; enlarge them")
         height, width = size = self.size or [round(side / self.cells) * self.cells for side in given]
@@ -105,16 +97,16 @@ def lite2() -> Pretrained:
 def _of_timm(spec: str, name: str, layers: list[str], pretrained: bool) -> Pretrained:
     timm = _package("timm")
     _find(spec, f"network of timm {timm.__version__}", name, [*timm.list_models(), *timm.list_pretrained()])
-    overlay: dict[str, Any] = {"custom_load": False}
-    if pretrained:
-        overlay["file"] = str(_hub_file(spec, timm.get_pretrained_cfg(name).hf_hub_id))
+    file = _hub_file(spec, timm.get_pretrained_cfg(name).hf_hub_id) if pretrained else None
+    overlay = {"custom_load": False, "file": file}
     for options in OPTIONS:
         try:
             network = timm.create_model(name, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options)
-            return _layers_of(spec, network, layers, options)
-        except (TypeError, AssertionError) as error:
-            unknown = error
-    raise unknown
+            break
+        except (TypeError, AssertionError):
+            if not options:
+                raise
+    return _layers_of(spec, network, layers, options)
 
 
 def _layers_of(spec: str, network: Any, layers: list[str], options: Mapping[str, object]) -> Pretrained:
@@ -130,30 +122,27 @@ def _layers_of(spec: str, network: Any, layers: list[str], options: Mapping[str,
     return Pretrained(name, network, config, indices, cells, config["input_size"][1:] if fixed else ())
 
 
-def _hub_file(spec: str, repository: str | None) -> Path:
-    """The weights of a network of timm in the hub's cache, fetched if needed."""
+def _hub_file(spec: str, repository: str | None) -> str:
+    """The weights of a network of timm: put there by hand, in the hub's cache, or fetched."""
     if repository is None:
         raise ValueError(f"encoder {spec}: timm names no weights of it on the hub; take another network")
-    hub = importlib.import_module("huggingface_hub")
-    page, name = f"https://huggingface.co/{repository}", f"{repository.rpartition('/')[2]}.safetensors"
-    path = Path(torch.hub.get_dir(), "checkpoints", name)
+    hub, name = importlib.import_module("huggingface_hub"), "model.safetensors"
+    path = Path(torch.hub.get_dir(), "checkpoints", f"{repository.rpartition('/')[2]}.safetensors")
     if path.is_file():
-        return path
-    for local in (True, False):
-        try:
-            return Path(hub.hf_hub_download(repository, "model.safetensors", local_files_only=local))
-        except hub.errors.GatedRepoError as error:
-            about = f"the weights are gated: accept their terms at {page} and log in by `hf auth login`"
-            raise FileNotFoundError(f"encoder {spec}: {about}") from error
-        except (OSError, ValueError) as error:
-            found = one_line(error)
-    about = f"no weights ({found}); put {page}/resolve/main/model.safetensors at {path} by hand"
-    raise FileNotFoundError(f"encoder {spec}: {about}")
+        return str(path)
+    try:
+        with suppress(hub.errors.LocalEntryNotFoundError):
+            return hub.hf_hub_download(repository, name, local_files_only=True)
+        return hub.hf_hub_download(repository, name)
+    except (OSError, ValueError) as error:
+        page, gated = f"https://huggingface.co/{repository}", isinstance(error, hub.errors.GatedRepoError)
+        found = f"weights are gated: accept their terms at {page} and log in" if gated else one_line(error)
+        raise FileNotFoundError(f"encoder {spec}: {found}; or put {page}/resolve/main/{name} at {path}") from error
 
 
 def _of_torchvision(spec: str, name: str, layers: list[str], pretrained: bool) -> Pretrained:
     _find(spec, "network of torchvision", name, models.list_models(module=models))
-    weights = models.get_model_weights(name).DEFAULT
+    weights, layers = models.get_model_weights(name).DEFAULT, layers or ["layer3"]
     if pretrained:
         imagenet_tensors(weights)  # fetched, or a sentence with file and folder
     options = {"weights": weights if pretrained else None}
@@ -161,12 +150,11 @@ def _of_torchvision(spec: str, name: str, layers: list[str], pretrained: bool) -
         network = models.get_model(name, replace_stride_with_dilation=[False, True, True], **options)
     except (TypeError, ValueError, NotImplementedError):  # only a ResNet of bottlenecks has it
         network = models.get_model(name, **options)
-    known, layers = dict(network.named_modules()), layers or ["layer3"]
-    for layer in layers:
-        _find(spec, "layer", layer, [each for each in known if each])
+    known = [layer for layer, _ in network.named_modules() if layer]
+    taken = create_feature_extractor(network, [_find(spec, "layer", layer, known) for layer in layers])
     values = weights.transforms()
     config = {"mean": values.mean, "std": values.std, "interpolation": values.interpolation.value}
-    return Pretrained(f"{spec.partition('@')[0]}@{'+'.join(layers)}", create_feature_extractor(network, layers), config)
+    return Pretrained(f"{spec.partition('@')[0]}@{'+'.join(layers)}", taken, config)
 
 
 def _find(spec: str, what: str, name: str, known: Any) -> str:

@@ -1,9 +1,7 @@
 """Alias of `ttilib.encoders` for the plug-in names `ttilib.networks.imagenet:lite2` and `:resnet50`.
 
-The file of means beside it, named after the fingerprint of lite2, holds the mean feature over 635 images of Pascal VOC
-2012 with a short side of 241 pixels. It was made by
-
-    python -m ttilib means JPEGImages --encoder ttilib.networks.imagenet:lite2 --limit 0 --out NAME.means.safetensors
+NAME.means.safetensors, NAME its fingerprint, has the mean of lite2 over 635 images of Pascal VOC 2012, short side 241:
+python -m ttilib means JPEGImages --encoder ttilib.networks.imagenet:lite2 --limit 0 --out NAME.means.safetensors
 """
 
 from ttilib.encoders.layers import resnet50, resnet50_untrained
