@@ -94,12 +94,15 @@ def test_the_keyframe_is_most_similar_to_the_reference_and_has_a_prediction():
 
 
 def test_the_reference_is_the_support_or_the_mean_of_the_classifiers(task, monkeypatch):
-    found = []
-    choose = lambda query, weight, reference: found.append(reference) or (None, torch.zeros(6))  # noqa: E731
+    """The prediction's features count with their length."""
+    found, task = [], replace(task, query_norm=0.5 + torch.rand(task.query_valid.shape))
+    choose = lambda query, weight, reference: found.append((weight, reference)) or (None, torch.zeros(6))  # noqa: E731
     monkeypatch.setattr(solver, "choose_keyframe", choose)
     for name in ("support", "global"):
         solve(task, replace(KEYFRAME, keyframe=name))
-    torch.testing.assert_close(found, [prototype(task), solve(task).classifier.weight.mean(dim=0)])
+    (weight, support), (_, mean) = found
+    torch.testing.assert_close([support, mean], [prototype(task), solve(task).classifier.weight.mean(dim=0)])
+    assert weight.any() and torch.equal(weight, (weight > 0) * task.query_weight)
 
 
 @pytest.mark.parametrize("config", [KEYFRAME, SolverConfig.frozen()])
