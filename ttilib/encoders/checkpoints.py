@@ -36,7 +36,7 @@ from ttilib.encoders.external import (
     state_of,
 )
 from ttilib.encoders.pretrained import load_named
-from ttilib.encoders.pspnet import ARCHITECTURES, Architecture, PSPNet, build_encoder, find_architecture
+from ttilib.encoders.pspnet import ARCHITECTURES, Architecture, PSPNet, build_encoder
 from ttilib.files import atomic, read_json, write_json
 from ttilib.files import convert as as_form
 
@@ -75,7 +75,7 @@ def check_fold(spec: str, metadata: Metadata, fold: Fold) -> None:
         )
 
 
-def read_published(path: Path | str, architecture: str | Architecture | None = None) -> tuple[PSPNet, dict[str, Any]]:
+def read_published(path: Path | str, architecture: Architecture | None = None) -> tuple[PSPNet, dict[str, Any]]:
     """The network of a published .pth, and its source, epoch, settings (if any) and the names of tensors left out.
     `architecture` chooses between networks with equal tensors (vgg16 and vgg16-dilated). Raises FileNotFoundError, or
     ValueError if the file holds another network or would run code.
@@ -107,12 +107,9 @@ def on_meta_device(architecture: Architecture, classes: int) -> PSPNet:
         return PSPNet(architecture, classes)
 
 
-def _recognise(path: Path, tensors: dict[str, Tensor], classes: int, wanted: str | Architecture | None) -> Architecture:
+def _recognise(path: Path, tensors: dict[str, Tensor], classes: int, wanted: Architecture | None) -> Architecture:
     """The architecture with these tensors. Raises ValueError with the differences from the nearest one."""
-    if wanted is None:
-        candidates = tuple(ARCHITECTURES.values())
-    else:
-        candidates = (find_architecture(wanted) if isinstance(wanted, str) else wanted,)
+    candidates = (wanted,) if wanted else tuple(ARCHITECTURES.values())
     states = {each: on_meta_device(each, classes).state_dict() for each in candidates}
 
     def agreement(each: Architecture) -> tuple[int, int]:
@@ -149,15 +146,12 @@ def save_encoder(path: Path | str, network: PSPNet, about: Mapping[str, Any] | N
     return metadata
 
 
-def load_encoder(
-    spec: Path | str, *, architecture: str | None = None, pretrained: str = "", fold: Fold | None = None
-) -> Encoder:
+def load_encoder(spec: Path | str, *, fold: Fold | None = None) -> Encoder:
     """The encoder that `spec` names, frozen and in evaluation mode.
 
     `spec` is a checkpoint (.safetensors, its folder, or a published .pth), a function that returns an encoder
     ("package.module:function" or "path/to/file.py:function"), a network of timm or torchvision (see `load_named`), or
-    an architecture: with random weights and a warning, or with ImageNet weights from `pretrained` (see
-    `build_encoder`). `architecture` is the one a checkpoint must have; `fold` is checked by `check_fold`. Raises
+    an architecture, with random weights and a warning. A checkpoint is checked against `fold` by `check_fold`. Raises
     ValueError or FileNotFoundError.
     """
     spec = str(spec)
@@ -166,13 +160,12 @@ def load_encoder(
     elif is_plugin(spec):
         encoder = load_plugin(spec)
     elif "/" in spec or "\\" in spec or Path(spec).suffix or Path(spec).exists():
-        encoder, metadata, _ = read_checkpoint(spec, architecture)
+        encoder, metadata, _ = read_checkpoint(spec)
         if fold is not None and metadata is not None:
             check_fold(spec, metadata, fold)
     else:
-        encoder = build_encoder(spec, pretrained=pretrained)
-        if not pretrained:
-            warnings.warn(f"encoder {spec!r} has untrained weights, for trials only", stacklevel=2)
+        encoder = build_encoder(spec)
+        warnings.warn(f"encoder {spec!r} has untrained weights, for trials only", stacklevel=2)
     vars(encoder)["spec"] = spec  # for messages
     if isinstance(encoder, nn.Module):
         with naming(encoder):
@@ -180,28 +173,23 @@ def load_encoder(
     return encoder
 
 
-def read_checkpoint(
-    path: Path | str, architecture: str | None = None
-) -> tuple[PSPNet, Metadata | None, dict[str, Any]]:
+def read_checkpoint(path: Path | str) -> tuple[PSPNet, Metadata | None, dict[str, Any]]:
     """The network of a checkpoint, its metadata in form, and all entries of its metadata file.
     A published .pth may have none: then None, and what the file itself says. Raises FileNotFoundError, or ValueError if
-    metadata, tensors and `architecture` do not match.
+    metadata and tensors do not match.
     """
     path = _tensors_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint; train one, or give the folder of a best.safetensors")
-    wanted, beside = None if architecture is None else find_architecture(architecture), path.with_suffix(".json")
-    published = path.suffix in SUFFIXES
+    beside, published = path.with_suffix(".json"), path.suffix in SUFFIXES
     values = read_json(beside) if beside.is_file() or not published else {}
     if published and not (isinstance(values, dict) and "architecture" in values):  # none, or of another tool
-        network, values = read_published(path, wanted)
+        network, values = read_published(path)
         return network, None, values
     metadata = as_form(values, Metadata, str(beside))
     found = metadata.architecture
     if unknown := values["architecture"].keys() - dataclasses.asdict(found).keys():
         raise ValueError(f"{beside}: unknown {', '.join(sorted(unknown))} in architecture; save it again")
-    if wanted not in (None, found):
-        raise ValueError(f"{path}: holds a {found.name!r} encoder, not {architecture!r}; give its own name")
     network = on_meta_device(found, metadata.classes)
     try:
         if published:
