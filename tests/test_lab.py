@@ -1,8 +1,9 @@
-"""Notebook 03 in JupyterLab in a real browser: sliders and buttons work, and the saved notebook shows its figures."""
+"""Notebook 03 in a real browser: sliders, buttons and drawing work, and the saved notebook shows its figures."""
 
 import inspect
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,8 +11,11 @@ import time
 from contextlib import contextmanager
 
 import nbformat
+import numpy as np
 import pytest
-from tasks import LIMIT, toy_encoder
+from tasks import LIMIT, eventually, toy_encoder
+
+from ttilib.images import read_labels, write_image
 
 pytestmark = pytest.mark.study
 
@@ -38,8 +42,20 @@ def jupyterlab(folder):
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/lab/tree"
     finally:
-        server.terminate()
+        server.kill()  # told to terminate, it may wait for a kernel that just starts
         server.wait()
+
+
+CONNECTED = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
+
+
+def opened(chromium, address):
+    """A page with a notebook whose kernel has started."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(1000 * LIMIT)
+    page.goto(address)
+    page.wait_for_function(CONNECTED)
+    return page
 
 
 def command(page, name):
@@ -54,9 +70,7 @@ def outputs(path):
     return found
 
 
-def test_sliders_and_buttons_change_the_image_and_a_saved_notebook_shows_its_figures(
-    chromium, repository, mini, tmp_path
-):
+def test_sliders_buttons_and_drawing_work_and_a_saved_notebook_shows_its_figures(chromium, repository, mini, tmp_path):
     (tmp_path / "plugin.py").write_text(
         f"import torch\n\n\n{inspect.getsource(toy_encoder)}\n\ndef load():\n    return toy_encoder\n"
     )
@@ -64,12 +78,12 @@ def test_sliders_and_buttons_change_the_image_and_a_saved_notebook_shows_its_fig
     cell = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     values = {"encoder": f"{tmp_path}/plugin.py:load", "root": str(mini), "out": str(tmp_path / "run")}
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in values.items())
+    write_image(tmp_path / "a.png", np.full((60, 90, 3), 128, np.uint8))
+    drawing = "from ttilib.plots.draw import MaskDrawing\n\nMaskDrawing('a.png', 'mask.png')"
+    notebook.cells.append(nbformat.v4.new_code_cell(drawing))
     nbformat.write(notebook, path := tmp_path / "03.ipynb")
     with jupyterlab(tmp_path) as url:
-        page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(1000 * LIMIT)
-        page.goto(f"{url}/03.ipynb?reset")
-        page.get_by_text("| Idle").wait_for()
+        page = opened(chromium, f"{url}/03.ipynb?reset")
         command(page, "notebook:run-all-cells")
         command(page, "docmanager:save")
         kept = sum("image/png" in output.get("data", {}) for output in outputs(path))
@@ -85,8 +99,19 @@ def test_sliders_and_buttons_change_the_image_and_a_saved_notebook_shows_its_fig
             slider = browser.locator(".widget-hslider", has=page.get_by_text(name, exact=True))
             changes_the_image(lambda slider=slider, key=key: slider.locator(".noUi-handle").press(key))
         changes_the_image(browser.get_by_role("button", name="RePRI").click)
-        page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
-        page.goto(f"{url}/03.ipynb?reset")
+        canvas = page.locator("canvas.ttilib-draw")
+        canvas.scroll_into_view_if_needed()
+        left, top, width, height = canvas.bounding_box().values()
+        page.mouse.move(left + width / 4, top + height / 2)
+        page.mouse.down()
+        page.mouse.move(left + width / 2, top + height / 2, steps=5)
+        page.mouse.up()
+        eventually((tmp_path / "mask.png").is_file)
+        mask = read_labels(tmp_path / "mask.png")
+        assert mask[30, 34] == 255 and mask[5].max() == 0
+        page.close()
+        shutil.copy(path, tmp_path / "saved.ipynb")  # its kernel has run nothing
+        page = opened(chromium, f"{url}/saved.ipynb?reset")
         figures = page.locator(".jp-OutputArea-output img")
-        figures.nth(kept - 1).wait_for()
+        figures.nth(kept - 1).wait_for(state="attached")
         assert kept >= 10 and all(figures.evaluate_all("all => all.map(image => image.naturalWidth > 100)"))

@@ -94,7 +94,7 @@ def test_the_pages_of_a_study_show_their_images_and_play_its_video(study, reposi
     subprocess.run(command, cwd=repository, check=True, stdout=subprocess.DEVNULL)
     page, errors = chromium.new_page(), []
     page.on("pageerror", lambda error: errors.append(error))
-    page.on("requestfailed", lambda request: errors.append(request.url))
+    page.on("requestfailed", lambda request: errors.append((request.url, request.failure)))
     for path in sorted((tmp_path / "site").rglob("*.html")):
         page.goto(path.as_uri())
         assert all(page.locator("img").evaluate_all("all => all.map(image => image.naturalWidth)")), path
@@ -102,7 +102,7 @@ def test_the_pages_of_a_study_show_their_images_and_play_its_video(study, reposi
     video = page.locator("video").first
     video.evaluate("video => { video.muted = true; video.play() }")
     page.wait_for_function("video => video.currentTime > 0.1", arg=video.element_handle())
-    assert not errors
+    assert not [error for error in errors if "ERR_ABORTED" not in str(error)]  # a video still loads on a page left
 
 
 def test_a_study_goes_on_where_it_was_and_runs_what_changed_and_what_follows_it(tmp_path):

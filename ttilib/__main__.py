@@ -59,7 +59,7 @@ DATA = (
     option("--workers", os.cpu_count() or 1, "number of processes"),
 )  # fmt: skip
 DEVICE = option("--device", "cpu", "cpu or cuda")
-ENCODER = given("--encoder", "checkpoint, module:function or file.py:function", required=True)
+ENCODER = given("--encoder", "checkpoint, timm:NAME, torchvision:NAME or file.py:function", required=True)
 FOLD = option("--fold", 0, "fold, which decides the novel classes")
 KEEP_GOING = option("--keep-going", False, "skip files that cannot be read, and report them")
 OUT = given("--out", "output folder; an interrupted run continues there", required=True)
@@ -345,7 +345,7 @@ def episodes(options: argparse.Namespace) -> None:
     given("--label", "label or name of the object in the masks (default: all of them)"),
     given("--video", "the same as VIDEO", dest="film", metavar="VIDEO"),
     given("--out", "output folder (default: outputs/own/NAME of the video)"),
-    given("--encoder", "checkpoint, module:function or file.py:function (default: ttilib.networks.imagenet:lite2)"),
+    given("--encoder", "checkpoint, timm:NAME, torchvision:NAME or file.py:function (default: EfficientNet-Lite2)"),
     given("--size", "network input size (default: 241 425)", type=int, nargs=2, metavar=("H", "W")),
     DEVICE,
     option("--method", "frozen", 'method with optional settings, such as TTI or "frozen layers=layer2+layer3"'),

