@@ -153,6 +153,8 @@ _ALL = (
           _lines(_each("coco2pascal", (1, 5), seen_classes=True), TWO)),
     Table("pascal2davis", "Pascal images to DAVIS videos (this project's own)",
           _lines(_each("pascal2davis", (1, 5)), (*FOUR, "frozen")), "TTI"),
+    Table("moving-pascal", "Clips of a camera over Pascal images, to choose settings on (this project's own)",
+          _lines(_each("moving-pascal", (1, 5)), FROZEN), "frozen"),
     Table("ablation-frozen", "The configuration for frozen encoders: one part left out, one part alone",
           _lines(_each("pascal2davis", (1, 5)), FROZEN), "frozen"),
     Table("ablation-terms", "Each term of the objective: with the support loss, alone, left out", _lines(YTVIS, TERMS),
@@ -176,10 +178,10 @@ def table(name: str) -> Table:
 
 
 def on_mini(plan: Table) -> Table:
-    """The table on synthetic data: small network, 2 folds, at most 2 runs, YouTube-VIS for DAVIS, rows "mini-..."."""
+    """The table on synthetic data: small network, 2 folds, at most 2 runs, YouTube-VIS for others, rows "mini-..."."""
 
     def small(setting: Setting) -> Setting:
-        name = "ytvis-v1" if setting.benchmark == "pascal2davis" else setting.benchmark
+        name = "ytvis-v1" if setting.benchmark in ("pascal2davis", "moving-pascal") else setting.benchmark
         return replace(
             setting, benchmark=name, encoder="resnet18-mini", folds=(0, 1), runs=min(setting.runs, 2),
             label=setting.label or f"mini-{name}", size=(121, 217),
