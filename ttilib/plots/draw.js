@@ -20,7 +20,7 @@ function render({ model, el }) {
   const line = add(el, "div", { className: "ttilib-draw-text" });
   const context = canvas.getContext("2d");
   canvas.dataset.lmSuppressShortcuts = "true"; // Enter and Escape are ours, not JupyterLab's
-  let tool = "brush", points = [], picture = null;
+  let tool = "brush", points = [], bitmap = null;
   const sent = []; // strokes whose result has not come back
   const [height, width] = model.get("size");
 
@@ -66,8 +66,8 @@ function render({ model, el }) {
   };
   const now = () => ({ tool, points, width: Number(slider.value) });
   const draw = () => {
-    if (!picture) return;
-    context.drawImage(picture, 0, 0);
+    if (!bitmap) return;
+    context.drawImage(bitmap, 0, 0);
     for (const stroke of [...sent, now()]) if (stroke.points.length) trace(stroke);
   };
   const send = (name) => {
@@ -78,8 +78,8 @@ function render({ model, el }) {
     draw();
   };
   const show = async () => {
-    picture = await createImageBitmap(new Blob([model.get("view")]));
-    [canvas.width, canvas.height] = [picture.width, picture.height];
+    bitmap = await createImageBitmap(new Blob([model.get("view")]));
+    [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
     line.textContent = model.get("text");
     draw();
   };
