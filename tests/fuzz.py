@@ -36,7 +36,7 @@ from ttilib.episodes.clips import clip_from_files, load_clip
 from ttilib.episodes.episode import read_episodes, write_episodes
 from ttilib.files import read_json, write_json
 from ttilib.images import write_image
-from ttilib.plots.video import read_frames, write_overlay
+from ttilib.plots.video import open_video, write_overlay
 from ttilib.results.evaluation import evaluate, rescore
 from ttilib.results.records import RowsFile, read_rows, write_index
 from ttilib.results.tables import score_table
@@ -212,7 +212,7 @@ def make_own(folder: Path) -> None:
 
 
 def read_own(folder: Path) -> None:
-    frames = [*read_frames(folder / "frames"), *read_frames(folder / "v.webm")]
+    frames = [frame for video in ("frames", "v.webm") for _, frame in open_video(folder / video)]
     for image in ("a.png", "a.jpg"):
         clip_from_files([folder / image], [folder / "m.png"], frames, SIZE)
 

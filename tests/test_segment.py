@@ -23,7 +23,7 @@ from ttilib.episodes.clips import clip_from_files, clips_from_files
 from ttilib.images import read_image, read_labels, write_image, write_labels
 from ttilib.plots import video
 from ttilib.results.metrics import iou
-from ttilib.segment import segment
+from ttilib.segment import segment, support_files
 from ttilib.solver.extraction import FeatureExtractor, FeatureMean, save_means
 from ttilib.solver.methods import read_method
 
@@ -60,14 +60,16 @@ def run(folder, method="frozen", encoder=None, label=3, shots=2, **options):
     """The summary, and the masks that were written."""
     images, masks = support(folder, shots)
     encoder = encoder or f"{folder}/encoder.py:load"
-    summary = segment(images, masks, folder / "video", folder / "out", encoder, method, SIZE, label=label, **options)
+    near = SIZE[0] - 1, SIZE[1] - 7  # the next sides of 8 n + 1 pixels are those of SIZE
+    summary = segment(images, masks, folder / "video", folder / "out", encoder, method, near, label=label, **options)
     files = sorted((folder / "out" / "masks").iterdir(), key=lambda path: int(path.stem))
     return summary, np.stack([read_labels(path) for path in files]) > 0
 
 
 def by_steps(folder, text, spec=None, means=None, frames=slice(None)):
     """The same by the steps of the library."""
-    clip = clip_from_files(*support(folder), list(video.read_frames(folder / "video"))[frames], SIZE, label=3)
+    film = [frame for _, frame in video.open_video(folder / "video")]
+    clip = clip_from_files(*support(folder), film[frames], SIZE, label=3)
     encoder = load_encoder(spec or f"{folder}/encoder.py:load")
     identity = fingerprint(encoder.eval()) if isinstance(encoder, torch.nn.Module) else ""
     found = read_method(text).predict(clip, FeatureExtractor(encoder, identity, means=means))
@@ -82,7 +84,7 @@ def test_masks_lie_on_the_object_at_the_size_of_the_video(folder):
         summary, masks = run(folder, text)
         ious[text] = (masks & truth).sum() / (masks | truth).sum()
     assert masks.shape == (4, 90, 160) and ious["frozen"] > max(0.8, ious["frozen guided=0 cut=0"] + 0.05)
-    assert summary["frames"] == 4 and summary["objects"] == ["3"]
+    assert summary["frames"] == 4 and summary["objects"] == ["3"] and summary["network_size"] == list(SIZE)
     assert summary["foreground"] == [round(float(mask.mean()), 4) for mask in masks]
     assert json.loads((folder / "out" / "summary.json").read_text()) == summary
     assert (folder / "out" / summary["overlay"]).stat().st_size > 1000
@@ -175,11 +177,24 @@ def test_leave_one_out_is_the_iou_of_an_image_under_the_others(folder):
     assert run(folder, "TTI", shots=1)[0]["leave_one_out"] == {"3": [None]}
 
 
+def test_masks_are_found_beside_the_images_or_where_notebook_06_draws(folder):
+    masks = [folder / "image0.png", folder / "image1.PNG", folder / "masks" / "third.png"]
+    (folder / "image1.png").rename(masks[1])
+    write_image(folder / "third.png", read_image(folder / "image0.jpg"))
+    write_labels(masks[2], read_labels(masks[0]))
+    for path in folder.glob("*[0-9].png"):  # masks of the frames have no image here
+        path.unlink() if path != masks[0] else None
+    assert support_files([folder]) == ([folder / "image0.jpg", folder / "image1.jpg", folder / "third.png"], masks)
+    masks[2].unlink()
+    with pytest.raises(FileNotFoundError, match=r"third\.png: no mask"):
+        support_files([folder])
+
+
 WRONG = [  # words of the command, and of what it says
     (["--method", "magic"], "magic"), (["--method", "oracle"], "oracle needs the ground truth"),
     (["--method", "frozen", "--means", "none.safetensors"], "none.safetensors"),
     (["--method", "TTI", "--means", "none.safetensors"], "no mean is subtracted by TTI"),
-    (["--method", "frozen centring=pool"], "centring=pool: no means of this encoder"), (["--device", "gpu"], "gpu"),
+    (["--method", "frozen centring=pool"], "centring=pool: no means of this encoder"), (["--device", "gpu"], "no such"),
     (["--label", "4"], "label"),
 ]  # fmt: skip
 

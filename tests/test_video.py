@@ -9,7 +9,7 @@ import torch
 from PIL import ExifTags, Image
 
 from ttilib.images import write_image
-from ttilib.plots import video
+from ttilib.plots import overlays, video
 
 GREEN = (30, 200, 60)
 
@@ -25,10 +25,11 @@ def film(count=5, height=40, width=70):
 @pytest.mark.parametrize("suffix", [".webm", ".mp4"])
 def test_overlay_video_comes_back_as_written(tmp_path, suffix, capfd):
     frames, masks = film()
-    path = video.write_overlay(tmp_path / f"film{suffix}", frames, masks, masks, fps=30000 / 1001)
+    path = video.write_overlay(tmp_path / f"film{suffix}", frames, masks, masks, 30000 / 1001, {"TTI": "#E6007E"})
     assert path.suffix == (".webm" if video.av is None else suffix)
     assert [each.name for each in tmp_path.iterdir()] == [path.name]  # nothing temporary is left
-    back, zoom = np.stack(list(video.read_frames(path))).astype(int), video.zoom_for(frames[0], video.PANEL)
+    back = np.stack([frame for _, frame in video.open_video(path)]).astype(int)
+    zoom = video.zoom_for(frames[0], video.PANEL)
     assert back.shape == (5, 40 * zoom + video.STRIP, 3 * 70 * zoom, 3)
     assert np.abs(back[2, video.STRIP + 5 * zoom, 5 * zoom] - GREEN).max() < 12  # red, green, blue in this order
     given, predicted, true = (back[:, video.STRIP + 20 * zoom, x * 70 * zoom + 30 * zoom] for x in range(3))
@@ -61,6 +62,15 @@ def test_sides_are_even_and_an_overlay_of_enormous_frames_is_reduced():
     for width, shape in ((361, (66, 722, 3)), (4000, (38, video.WIDEST, 3))):
         panels = video.side_by_side(np.zeros((41, width, 3), np.uint8), np.zeros((41, width), bool))
         assert panels.shape == shape
+
+
+def test_objects_have_the_colours_of_the_mask_file_at_twice_the_brightness(tmp_path):
+    labels = np.repeat(np.arange(4, dtype=np.uint8), 100)[None].repeat(90, axis=0)
+    video.write_mask(tmp_path / "mask.png", labels, 3)
+    stored = np.array(Image.open(tmp_path / "mask.png").convert("RGB"))
+    panels = video.side_by_side(np.zeros((90, 400, 3), np.uint8), labels, objects=video.object_colours(["a", "b", "c"]))
+    shown = panels[video.STRIP + 45, 400 + np.arange(50, 400, 100)]
+    np.testing.assert_allclose(shown, overlays.FILL * np.minimum(2 * stored[45, 50::100].astype(int), 255), atol=1)
 
 
 @pytest.mark.parametrize(

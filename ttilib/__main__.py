@@ -346,7 +346,7 @@ def episodes(options: argparse.Namespace) -> None:
     given("--video", "the same as VIDEO", dest="film", metavar="VIDEO"),
     given("--out", "output folder (default: outputs/own/NAME of the video)"),
     given("--encoder", "checkpoint, timm:NAME, torchvision:NAME or file.py:function (default: EfficientNet-Lite2)"),
-    given("--size", "network input size (default: 241 425)", type=int, nargs=2, metavar=("H", "W")),
+    given("--size", "network input, sides made 8 n + 1 (default: 241 425)", type=int, nargs=2, metavar=("H", "W")),
     DEVICE,
     option("--method", "frozen", 'method with optional settings, such as TTI or "frozen layers=layer2+layer3"'),
     option("--means", "", "mean features from the command means (default: those next to the checkpoint)"),
@@ -373,7 +373,8 @@ def segment(options: argparse.Namespace) -> None:
         options.support, options.masks, video, out, encoder, options.method, tuple(size or (241, 425)), options.label,
         options.device, options.means, options.start, options.end, options.every, options.part, options.probabilities,
     )  # fmt: skip
-    print(f"{summary['frames']} masks in {out}/masks, overlay in {out}/{summary['overlay']}")
+    found = "" if summary["keyframe"] else "; no frame contains the object"
+    print(f"{summary['frames']} masks in {out}/masks, overlay in {out}/{summary['overlay']}{found}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -28,7 +28,8 @@ from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.clips import BATCH, Clip, MaskFile, clips_from_files, unlabelled_frames
 from ttilib.files import check_writable, read_json, write_json, write_text
 from ttilib.images import image_files, write_image, write_labels
-from ttilib.plots.video import FPS, Video, frame_names, open_video, write_mask, write_overlay
+from ttilib.plots.style import styles
+from ttilib.plots.video import FPS, Video, frame_names, object_colours, open_video, write_mask, write_overlay
 from ttilib.results.export import write_table
 from ttilib.results.metrics import iou
 from ttilib.solver.classifier import prototype
@@ -72,20 +73,20 @@ def segment(
 ) -> dict[str, Any]:
     """Segment `video` (a file or a folder of frames), given support images with masks; see `support_files`.
     Every label in the masks is an object, unless `label` selects one. A pixel of several objects goes to the most
-    probable one. `method`: see `read_method`. The mean for centring=pool is read from `means` or the file beside the
-    checkpoint, else it is that of the clip, and the method's name says so. `features`: folder that keeps the features
-    for further methods. `start`, `end`, `every`: see `Video`. A long video is solved in equal parts of `part` frames.
-    Writes to `out`, at the size of the video, masks/<frame>.png (see `write_mask`), masks.json (COCO), frames.csv,
-    overlay, keyframe.jpg and .png, summary.json; with `probabilities`, probabilities/<frame>-<object>.png, 255 is 1.
-    Returns the summary. Decodes the video three times; warns if it breaks off. Raises ValueError, FileNotFoundError.
+    probable one. `size`: of the network input, each side made 8 n + 1. `method`: see `read_method`. The mean for
+    centring=pool is read from `means` or the file beside the checkpoint, else it is that of the clip, as the method's
+    name then says. `features`: folder that keeps them. `start`, `end`, `every`: see `Video`. A long video is solved in
+    equal parts of `part` frames. Writes to `out`, at the size of the video, masks/<frame>.png (see
+    `write_mask`), masks.json (COCO), frames.csv, overlay, keyframe.jpg and .png, summary.json; with `probabilities`,
+    probabilities/<frame>-<object>.png, 255 is 1. Returns the summary. Decodes the video three times; warns if it breaks
+    off. Raises ValueError, FileNotFoundError.
     """
     chosen, out, film = read_method(method), Path(out), open_video(video, start, end, every)
     check_means(means, [chosen])
     images, masks = support_files(support_images, support_masks)
+    size = size[0] + -(size[0] - 1) % 8, size[1] + -(size[1] - 1) % 8
     clips = clips_from_files(images, masks, [np.zeros((*film.size, 3), np.uint8)], size, film.path.stem, label)
-    output = _Output(out, film, tuple(clips), probabilities)
-    if output.warning:
-        warnings.warn(output.warning, stacklevel=2)
+    output = _Output(out, film, tuple(clips), method, probabilities)
     extractor = load_extractor(encoder, features, means, device=device)
     if chosen.pipeline.centring == "pool" and not extractor.means_file and "centring=" not in chosen.name:
         chosen = read_method(f"{chosen.name} centring=episode")
@@ -105,8 +106,8 @@ def support_files(
     """Support images and the mask of each, from what a user names.
 
     `images`: files, or one folder. `masks`: a file for each image, in order; one .json for all; or folders, one for
-    each object, whose files have the names of the images. Without any, masks lie beside the images: the same name with
-    the ending .json or .png, or one .json for all. Raises FileNotFoundError for a missing folder.
+    each object, whose files have the names of the images. Without any, masks lie beside the images or in masks/: the
+    same name with the ending .json or .png, or one .json for all. Raises FileNotFoundError if one is missing.
     """
     files, given = [Path(path) for path in images], [Path(path) for path in masks]
     folder = next((path if path.is_dir() else path.parent for path in files), Path())
@@ -118,12 +119,24 @@ def support_files(
         ]
         return files, named if len(given) > 1 else [next(iter(each.values())) for each in named]
     if not given:
+        photos = {path.with_suffix("") for path in files if path.suffix.lower() != ".png"}
+        files = [path for path in files if path.suffix.lower() != ".png" or path.with_suffix("") not in photos]
         outlines = sorted(folder.glob("*.json"))
-        beside = {path.stem: path for path in [*folder.glob("*.png"), *outlines]}
-        files = [path for path in files if beside.get(path.stem) != path]
-        given = [beside.get(path.stem, path.with_suffix(".png")) for path in files]
-        given = outlines if len(outlines) == 1 and outlines[0] not in given else given
+        one = len(outlines) == 1 and outlines[0].stem not in [path.stem for path in files]
+        given = outlines if one else [_mask_beside(path) for path in files]
     return files, given * len(files) if [path.suffix.lower() for path in given] == [".json"] else given
+
+
+def _mask_beside(image: Path) -> Path:
+    """The mask of an image in the same folder, or in masks/, where notebook 06 draws; else FileNotFoundError."""
+    for place in (image.parent, image.parent / "masks"):
+        for ending in (".json", ".png", ".PNG"):
+            path = place / f"{image.stem}{ending}"
+            if path != image and path.is_file():
+                return path
+    raise FileNotFoundError(
+        f"{image}: no mask {image.stem}.png or .json is beside it or in masks/; name it with --masks"
+    )
 
 
 def _equal_parts(frames: int, most: int) -> list[int]:
@@ -239,6 +252,7 @@ class _Output:
     folder: Path
     film: Video
     objects: tuple[str, ...]
+    method: str
     probabilities: bool
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -249,7 +263,9 @@ class _Output:
         count = self.film.announced
         named = tqdm(self.film, "reading", count or None, mininterval=1.0, disable=0 < count <= 20)
         self.names = tuple(name for name, _ in named)
-        self.warning = self.film.shortfall(len(self.names))
+        if warning := self.film.shortfall(len(self.names)):
+            warnings.warn(warning, stacklevel=4)
+        self.warning = warning
         self.replaced, known = dict[Path, str](), set(self.names)
         for name in ("masks", "probabilities"):
             shutil.rmtree(self.folder / f"{name}{UNFINISHED}", ignore_errors=True)
@@ -264,7 +280,9 @@ class _Output:
     def write(self, solved: Iterable[Solved]) -> None:
         """Write masks and overlay, at the size and the rate of the video."""
         frames, rate = (frame for _, frame in self.film), self.film.fps / self.film.every or FPS
-        self.overlay = write_overlay(self.folder / "overlay.mp4", frames, self._write_masks(solved), fps=rate).name
+        masks, one = self._write_masks(solved), {self.method: styles([self.method])[self.method]["color"]}
+        shown = object_colours(self.objects) if len(self.objects) > 1 else one
+        self.overlay = write_overlay(self.folder / "overlay.mp4", frames, masks, None, rate, shown).name
 
     def _write_masks(self, solved: Iterable[Solved]) -> Iterator[UInt8[np.ndarray, "h w"]]:
         """Write every frame's mask and give it."""

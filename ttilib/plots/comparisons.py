@@ -176,11 +176,8 @@ def cost_accuracy(ax: Axes, table: pd.DataFrame, metric: str = "mIoU", looks: Lo
 def per_class_bars(ax: Axes, table: pd.DataFrame, metric: str = "IoU", looks: Looks | None = None) -> None:
     """One bar per class and method, labelled for a legend; classes sorted by the last method, the best on top.
 
-    Takes `tables.class_table` of one benchmark and number of shots. Error bars if the table has "IoU low" and
-    "IoU high". Raises ValueError if a method has several rows for a class.
+    Takes `tables.class_table` of one benchmark and number of shots.
     """
-    if table.duplicated(["class_name", "method"]).any():
-        raise ValueError("several lines per class and method; choose one benchmark and number of shots first")
     methods = list(dict.fromkeys(table["method"]))
     last = table[table["method"] == methods[-1]].set_index("class_name")[metric]
     classes = last.reindex(table["class_name"].unique()).sort_values().index
@@ -189,9 +186,6 @@ def per_class_bars(ax: Axes, table: pd.DataFrame, metric: str = "IoU", looks: Lo
         own = table[table["method"] == method]
         y = classes.get_indexer(own["class_name"]) + ((len(methods) - 1) / 2 - number) * width  # first method on top
         ax.barh(y, own[metric], width * 0.94, color=looks[method]["color"], label=method)
-        if f"{metric} low" in table:
-            reach = np.stack([own[metric] - own[f"{metric} low"], own[f"{metric} high"] - own[metric]])
-            ax.errorbar(own[metric], y, xerr=reach.clip(min=0), fmt="none", ecolor="0.2", elinewidth=0.8, capsize=2)
     tidy(ax, _with_unit(metric), integers=False)
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", color="0.9", linewidth=0.8)

@@ -114,17 +114,6 @@ VALIDATION = "#D55E00"
 PARTS = ("#0072B2", "#56B4E9", "#009E73")
 
 
-def training_curves(axes: SomeAxes, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Base training from its log: loss and parts, mIoU, learning rate, share of the time spent waiting for data.
-
-    Rows have `step`, `loss`, `learning_rate`; if measured also `parts`, `val_loss`, `train_miou`, `val_miou`, `waited`
-    and `seconds` (time so far). With fewer than four axes only the first curves are drawn.
-    """
-    log = list(rows)
-    for ax, draw in zip(each_of(axes), (_losses, _validation, _learning_rate, _waiting), strict=False):
-        draw(ax, log)
-
-
 def _column(log: Log, key: str) -> np.ndarray:
     """The values of a key, nan where it is missing."""
     return np.array([np.nan if row.get(key) is None else row[key] for row in log], dtype=float)
@@ -188,9 +177,14 @@ def _waiting(ax: Axes, log: Log) -> None:
 
 
 def training_figure(rows: Iterable[Mapping[str, Any]], title: str = "") -> Figure:
-    """All `training_curves` of a log in one figure."""
-    figure = Figure(figsize=(12.0, 5.6), layout="constrained", dpi=120)
+    """Base training from its log: loss and parts, mIoU, learning rate, share of the time spent waiting for data.
+
+    Rows have `step`, `loss`, `learning_rate`; if measured also `parts`, `val_loss`, `train_miou`, `val_miou`, `waited`
+    and `seconds` (time so far).
+    """
+    log, figure = list(rows), Figure(figsize=(12.0, 5.6), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.005, ha="left", fontsize=11)
-    training_curves(figure.subplots(2, 2), rows)
+    for ax, draw in zip(figure.subplots(2, 2).flat, (_losses, _validation, _learning_rate, _waiting), strict=True):
+        draw(ax, log)
     return figure

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -20,9 +19,8 @@ from ttilib.episodes.clips import Clip, load_clip
 from ttilib.episodes.episode import read_episodes
 from ttilib.plots.overlays import RIM, SHARP, SUPPORT, Pixels, array, evenly_spaced, overlay, show, zoom_for
 from ttilib.plots.style import styles, text_size, tidy
-from ttilib.results.metrics import METRICS, intersection_union
+from ttilib.results.metrics import intersection_union
 from ttilib.results.records import read_masks
-from ttilib.results.tables import Rows, episode_frame, sums_of
 
 FRAMES = 5  # query frames shown, each one inch wide
 LINE = 0.36  # inches, height of the IoU line
@@ -33,34 +31,19 @@ Item = tuple[str, Clip, Predicted]
 """Title, frames and predicted masks of one episode."""
 
 
-def best_median_worst(rows: Rows, method: str, metric: str = "mIoU") -> dict[str, Row]:
-    """The "best", "median" and "worst" episode of a method by one metric of `METRICS`, each episode by itself.
+def best_median_worst(rows: Sequence[Row], method: str) -> dict[str, Row]:
+    """The "best", "median" and "worst" episode of a method by IoU, each episode by itself.
 
-    Rows without a value are left out. Of an even number the median is the worse middle one; ties are ordered by
-    episode, run and index. Raises ValueError if the method has no row with that metric.
+    Rows with an empty union are left out. Of an even number the median is the worse middle one; ties are ordered by
+    episode, run and index. Raises ValueError if the method has no row with an IoU.
     """
-    every = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else list(rows)
-    own = [row for row in every if row["method"] == method]
-    data = episode_frame(own) if own else pd.DataFrame()
-    values = _values(data, metric).dropna() if own else []
-    if not len(values):
-        there = ", ".join(sorted({row["method"] for row in every})) or "none"
-        raise ValueError(f"no row of {method!r} has the metric {metric!r}; the methods there are: {there}")
-    order = [name for name in ("value", "episode", "run", "index") if name in data or name == "value"]
-    ranked = data.loc[values.index].assign(value=values).sort_values(order).index
-    return {
-        name: own[ranked[n]] for name, n in (("best", -1), ("median", (len(ranked) - 1) // 2), ("worst", 0))
-    }  # fmt: skip
-
-
-def _values(data: pd.DataFrame, name: str) -> pd.Series:
-    """A metric of each episode, larger for better ones; nan if undefined."""
-    metric = METRICS[name]
-    if metric.mean_of:
-        return sum(_values(data, other) for other in metric.mean_of) / len(metric.mean_of)
-    above, below, known = sums_of(metric, data)
-    share = np.divide(above, below, out=np.full(len(data), np.nan), where=known & (below > 0))
-    return pd.Series(share if metric.larger_is_better else -share, index=data.index)
+    own = [row for row in rows if row["method"] == method and row["union"]]
+    if not own:
+        there = ", ".join(sorted({row["method"] for row in rows})) or "none"
+        raise ValueError(f"no row of {method!r} has an IoU; the methods there are: {there}")
+    order = ("episode", "run", "index")
+    ranked = sorted(own, key=lambda row: (row["intersection"] / row["union"], *(row[name] for name in order)))
+    return {"best": ranked[-1], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[0]}
 
 
 def recorded(

@@ -31,6 +31,7 @@ SHARP = 360  # pixels: smaller images are enlarged, so that contours stay thin
 
 Image = Float[Tensor, "3 H W"] | UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"]
 Mask = Bool[Tensor, "_ _"] | Bool[np.ndarray, "_ _"]
+Labels = UInt8[np.ndarray, "_ _"]
 Map = Float[Tensor, "h w"] | Float[np.ndarray, "h w"]
 Pixels = UInt8[np.ndarray, "rows columns 3"]
 SomeAxes = Axes | np.ndarray | Sequence[Axes]
@@ -79,7 +80,7 @@ def _enlarged(pixels: np.ndarray, zoom: int) -> np.ndarray:
     return cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC) if zoom > 1 else pixels
 
 
-def _fitted(mask: Mask | LabelMap, shape: tuple[int, int], zoom: int, what: str) -> np.ndarray:
+def _fitted(mask: Mask | Labels | LabelMap, shape: tuple[int, int], zoom: int, what: str) -> np.ndarray:
     """The mask or labels of an image of this shape, enlarged as the image is."""
     pixels = array(mask)
     if pixels.shape != shape:
@@ -89,21 +90,26 @@ def _fitted(mask: Mask | LabelMap, shape: tuple[int, int], zoom: int, what: str)
 
 
 def overlay(
-    image: Image, mask: Mask | None = None, truth: Mask | None = None, colour: str = PREDICTION, zoom: int = 1
+    image: Image,
+    mask: Mask | Labels | None = None,
+    truth: Mask | None = None,
+    colour: str | Sequence[str] = PREDICTION,
+    zoom: int = 1,
 ) -> Pixels:
     """The image with a mask as translucent fill and edge in `colour`, and the ground truth as a white line.
 
-    `zoom` enlarges the image first (integer), which keeps lines thin. Edges lie inside the masks, the dark rim outside.
-    Raises ValueError if a mask has another size than the image.
+    Labels 1, 2, ... have the first, second, ... of several colours. `zoom` enlarges the image first (integer), which
+    keeps lines thin. Edges lie inside the masks, the dark rim outside. Raises ValueError if a mask has another size.
     """
     rgb = as_rgb(image)
     shape = rgb.shape[:2]
     out = _enlarged(rgb, zoom).astype(np.float32)
-    paint = 255 * np.array(to_rgb(colour), dtype=np.float32)
-    if mask is not None:
-        inside = _fitted(mask, shape, zoom, "mask")
-        out[inside] = (1 - FILL) * out[inside] + FILL * paint
-        out[_edge(inside, zoom)] = paint
+    labels = np.zeros(1) if mask is None else _fitted(mask, shape, zoom, "mask")
+    for label, name in enumerate([colour] if isinstance(colour, str) else colour, 1):
+        if (inside := labels == label).any():
+            paint = 255 * np.array(to_rgb(name), dtype=np.float32)
+            out[inside] = (1 - FILL) * out[inside] + FILL * paint
+            out[_edge(inside, zoom)] = paint
     if truth is not None:
         inside = _fitted(truth, shape, zoom, "truth")
         width = max(1, zoom // 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,13 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib.colors import to_hex, to_rgb
 from PIL import ExifTags
 from PIL import Image as PillowImage
 
-from ttilib.datasets.pascal import VOC_COLOURS
+from ttilib.datasets.pascal import VOC_COLOURS, voc_colour
 from ttilib.files import atomic
 from ttilib.images import image_files, read_image
-from ttilib.plots.overlays import COLOURS, Image, Mask, Pixels, array, overlay, zoom_for
+from ttilib.plots.overlays import PREDICTION, Image, Labels, Mask, Pixels, overlay, zoom_for
 
 try:
     import av
@@ -33,8 +34,8 @@ LARGEST_FRAME = 100_000_000  # pixels; a frame of an 8K film has 33 million
 WIDEST = 2560  # pixels of an overlay; wider ones are reduced, as those of a 4K film
 FPS = 6.0  # frames per second of an overlay, if the film has no rate of its own
 
-
-Labels = UInt8[np.ndarray, "_ _"]
+Objects = Mapping[str, str]
+PREDICTED: Objects = {"prediction": PREDICTION}
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,6 @@ def open_video(path: Path | str, start: int = 0, end: int | None = None, every: 
         about = f"no frame of {count or 'its'} frames is in start={start}, end={end}, every={every}"
         raise ValueError(f"{path}: {about}; frames count from 0, the end is excluded")
     return Video(path, size, len(chosen) if count else 0, fps if 0 < fps < 1000 else 0.0, start, end, every)
-
-
-def read_frames(path: Path | str) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Frames of a video file or of a folder of images as RGB bytes, one at a time. Raises as `open_video`."""
-    return (frame for _, frame in open_video(path))
 
 
 def frame_names(path: Path | str, count: int, start: int = 0, every: int = 1) -> tuple[str, ...]:
@@ -172,17 +168,25 @@ def write_mask(path: Path, labels: UInt8[np.ndarray, "H W"], objects: int) -> No
         image.save(temporary, format="PNG")
 
 
+def object_colours(names: Sequence[str]) -> Objects:
+    """Colour of every object in an overlay: that of `write_mask`, at twice the brightness."""
+    colours = 2.0 * np.array([voc_colour(number) for number in range(1, len(names) + 1)]) / 255
+    return {name: to_hex(colour.clip(0, 1)) for name, colour in zip(names, colours, strict=True)}
+
+
 def write_overlay(
     path: Path | str,
     frames: Iterable[Image],
     masks: Iterable[Mask | Labels],
     truth: Iterable[Mask] | None = None,
     fps: float = FPS,
+    objects: Objects = PREDICTED,
 ) -> Path:
     """Write a video of `side_by_side` and return its path.
 
-    `path` ends in .mp4 (H.264) or .webm (VP9); without PyAV an .mp4 becomes a .webm of the same name.
-    Raises ValueError for another suffix, without frames, or if frames, masks and ground truth differ in number.
+    `path` ends in .mp4 (H.264) or .webm (VP9); without PyAV an .mp4 becomes a .webm of the same name. `objects`: name
+    and colour of labels 1, 2, ... of the masks. Raises ValueError for another suffix, without frames, or if frames,
+    masks and ground truth differ in number.
     """
     path = Path(path)
     if path.suffix not in (".mp4", ".webm"):
@@ -190,7 +194,7 @@ def write_overlay(
     if path.suffix == ".mp4" and av is None:
         path = path.with_suffix(".webm")
     given = zip(frames, masks, strict=True) if truth is None else zip(frames, masks, truth, strict=True)
-    joined = (side_by_side(*each) for each in given)
+    joined = (side_by_side(*each, objects=objects) for each in given)
     first = next(joined, None)
     if first is None:
         raise ValueError(f"{path}: there are no frames to write; give at least one")
@@ -200,29 +204,31 @@ def write_overlay(
     return path
 
 
-def side_by_side(frame: Image, mask: Mask | Labels, truth: Mask | None = None) -> Pixels:
-    """One video frame: input, prediction and ground truth, each with its name; height and width are even.
-
-    `mask` may have several labels.
-    """
-    zoom, labels = zoom_for(frame, PANEL), array(mask)
-    predicted = overlay(frame, labels == 1, truth, zoom=zoom)
-    for label in range(2, int(labels.max()) + 1):
-        inside, colour = (labels == label).repeat(zoom, axis=0).repeat(zoom, axis=1), COLOURS[2 * label % len(COLOURS)]
-        predicted = overlay(predicted, inside, colour=colour)
-    panels = {"input": overlay(frame, zoom=zoom), "prediction": predicted}
+def side_by_side(frame: Image, mask: Mask | Labels, truth: Mask | None = None, objects: Objects = PREDICTED) -> Pixels:
+    """One video frame: input, prediction and ground truth, each with its name; height and width are even."""
+    zoom = zoom_for(frame, PANEL)
+    panels = [({"input": ""}, overlay(frame, zoom=zoom))]
+    panels.append((objects, overlay(frame, mask, truth, list(objects.values()), zoom)))
     if truth is not None:
-        panels["ground truth"] = overlay(frame, truth=truth, zoom=zoom)
-    share = min(1.0, WIDEST / sum(each.shape[1] for each in panels.values()))
-    for name, each in panels.items():
-        if share < 1:
-            each = cv2.resize(each, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-        strip = np.full((STRIP, each.shape[1], 3), 24, np.uint8)
-        cv2.putText(strip, name, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (240, 240, 240), 1, cv2.LINE_AA)
-        panels[name] = np.vstack([strip, each])
-    joined = np.hstack(list(panels.values()))
+        panels.append(({"ground truth": ""}, overlay(frame, truth=truth, zoom=zoom)))
+    share = min(1.0, WIDEST / sum(each.shape[1] for _, each in panels))
+    joined = np.hstack([_titled(names, each, share) for names, each in panels])
     height, width = joined.shape[:2]
     return np.pad(joined, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # codecs need even sizes
+
+
+def _titled(names: Objects, pixels: Pixels, share: float) -> UInt8[np.ndarray, "H W 3"]:
+    """An image, reduced to a `share` of its size, below a strip with names, each after a square in its colour."""
+    if share < 1:
+        pixels = cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+    strip, x = np.full((STRIP, pixels.shape[1], 3), 24, np.uint8), 6
+    for name, colour in names.items():
+        if colour:
+            strip[7:18, x : x + 11] = 255 * np.array(to_rgb(colour))
+            x += 17
+        cv2.putText(strip, name, (x, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (240, 240, 240), 1, cv2.LINE_AA)
+        x += cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0] + 12
+    return np.vstack([strip, pixels])
 
 
 def _write_mp4(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float) -> None:

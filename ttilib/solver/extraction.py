@@ -194,13 +194,17 @@ def _describe(layers: tuple[str, ...]) -> str:
     return f"layers {' '.join(layers)}" if layers else "the output"
 
 
+DEVICES = ("cpu", "cuda", "mps")
+
+
 def find_device(name: str | torch.device) -> torch.device:
     """The device, if torch can compute on it here; else ValueError."""
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        about = f"device {str(name)!r}: torch cannot compute on it here ({one_line(error)})"
-        raise ValueError(f"{about}; give cpu, or use a machine with such a device and its driver") from error
+        kind = str(name).partition(":")[0]
+        about = f"torch cannot compute on it here ({one_line(error)})" if kind in DEVICES else "there is no such device"
+        raise ValueError(f"device {str(name)!r}: {about}; give cpu, or cuda on a machine with an NVIDIA GPU") from error
     return torch.device(name)
 
 
