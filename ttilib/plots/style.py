@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from IPython.display import Image
 from matplotlib import pyplot, rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -121,12 +122,19 @@ def panels(count: int, columns: int = 2, height: float = 2.0) -> tuple[Figure, l
     return figure, list(axes.flat[:count])
 
 
-def save(figure: Figure, stem: Path | str) -> None:
-    """Write <stem>.png (200 dpi) and <stem>.pdf atomically, without dates, so that equal figures give equal bytes."""
+def keep(figure: Figure, path: Path | str, dpi: float | str = "figure") -> Image:
+    """Write a figure as an image, close it, and return the file for display: Jupyter would draw it three times more."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, pil_kwargs={"compress_level": 1})  # PNG: four times faster, 10 % larger
+    pyplot.close(figure)
+    return Image(path)
+
+
+def save(figure: Figure, stem: Path | str) -> Image:
+    """`keep` in <stem>.png (200 dpi), after <stem>.pdf, without dates: equal figures give equal bytes."""
     stem = Path(stem)
     png, pdf = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf"))  # a stem may contain dots
     with rc_context(STYLE):
-        with atomic(png) as temporary:
-            figure.savefig(temporary, dpi=200, metadata={"Software": None})
         with atomic(pdf) as temporary:
             figure.savefig(temporary, metadata={"CreationDate": None, "Creator": None, "Producer": None})
+        return keep(figure, png, dpi=200)
