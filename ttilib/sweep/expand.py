@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,14 @@ def expand(tables: Sequence[Table], paths: SweepPaths, on_error: OnError = raise
     unavailable = {}
     code = digest(code_digest(), notebook_text(paths.notebooks / NOTEBOOK))
     for setting, names in methods.items():
+        folds = []
         for fold in setting.folds:
             try:  # all runs of a fold, or none
-                specs += tuple(_specs(setting, fold, tuple(names), paths, code, on_error))
+                folds.append(tuple(_specs(setting, fold, tuple(names), paths, code, on_error)))
             except (ValueError, OSError) as reason:
                 unavailable[setting, fold] = str(reason)
+        # Folds alternate: runs of one share features, which two tasks at the same time would both compute.
+        specs += (spec for part in zip_longest(*folds) for spec in part if spec)
     return Expansion(tuple(specs), unavailable)
 
 

@@ -16,11 +16,12 @@ from ttilib.episodes.clips import pool_frames
 from ttilib.files import digest
 from ttilib.results.records import HOME
 from ttilib.solver.extraction import load_extractor, load_means, means_path, measure_means, save_means
-from ttilib.sweep.clusters import cluster
+from ttilib.sweep.clusters import cluster, default_workers
 from ttilib.sweep.driver import TABLE_SECONDS, Report, drive, table_tasks
 from ttilib.sweep.expand import default_paths, expand
 from ttilib.sweep.tables import table
 from ttilib.sweep.tasks import Task, notebook_text
+from ttilib.synthetic import generate
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,11 @@ class StudyStep:
     after: tuple[str, ...] = ()
 
 
-BEFORE_EVALUATION = (
-    StudyStep("01_data", "01_data", 80, {"headless": True}),
-    StudyStep("02_train-f0", "02_train", 270, {"fold": 0}, ("01_data",)),
-    StudyStep("02_train-f1", "02_train", 270, {"fold": 1}, ("01_data",)),
-)
-AFTER_EVALUATION = (StudyStep("03_episode", "03_episode", 50, {"headless": True}),)  # selects its episode by the rows
+TRAINING = tuple(StudyStep(f"02_train-f{fold}", "02_train", 150, {"fold": fold}) for fold in (0, 1))
+DATA = (StudyStep("01_data", "01_data", 10, {"headless": True}),)
+AFTER_EVALUATION = (StudyStep("03_episode", "03_episode", 25, {"headless": True}),)  # selects its episode by the rows
 SIZE = (121, 217)  # network input of the notebooks' defaults
-EVALUATION_SECONDS = 300.0  # on one core, for the estimate of the time only
+EVALUATION_SECONDS = 200.0  # on one core, for the estimate of the time only
 
 
 def run_study(
@@ -55,18 +53,18 @@ def run_study(
     folder, notebooks = (repository / out).resolve(), repository / "notebooks"
     paths = replace(default_paths(True, str(repository / "data/mini"), str(folder)), notebooks=notebooks)
     tables = (table("mini"),)
-    first = study_tasks(BEFORE_EVALUATION, notebooks, folder)
+    generate(paths.root, workers=workers or default_workers())
     with cluster(workers=workers, log_folder=folder / "logs") as client:
 
         def run(tasks: Iterable[Task], later: float) -> None:
             if failures := drive(tasks, client, folder, report, later=later):
                 raise RuntimeError(f"{failures[0].task.name}: {failures[0].error}")
 
-        run(first, EVALUATION_SECONDS + TABLE_SECONDS)
+        run(study_tasks(TRAINING, notebooks, folder), EVALUATION_SECONDS + TABLE_SECONDS)
         for fold in (0, 1):
             write_means(folder / f"train/ytvis-f{fold}/best.safetensors", "ytvis-v1", fold, paths.root, SIZE)
         expansion = expand(tables, paths)
-        run(expansion.tasks, TABLE_SECONDS)
+        run([*expansion.tasks, *study_tasks(DATA, notebooks, folder)], TABLE_SECONDS)
         run([*study_tasks(AFTER_EVALUATION, notebooks, folder), *table_tasks(tables, expansion, paths)], 0.0)
     return folder
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,6 +20,7 @@ import numpy as np
 from filelock import FileLock
 from jaxtyping import Bool, UInt8
 from pycocotools import mask as rle
+from tqdm import tqdm
 
 from ttilib.datasets.base import IGNORE_LABEL
 from ttilib.files import atomic, digest, parallel_map, read_json, write_json, write_text
@@ -165,13 +166,11 @@ class _Marker:
 def generate(
     root: Path | str, seed: int = 2020, *, classes: int = 12, videos_per_class: int = 8,
     frames: tuple[int, int] = (16, 32), stills_per_class: tuple[int, int] = (10, 12), workers: int = 2,
-    progress: Callable[[int, int], object] | None = None,
 ) -> Path:  # fmt: skip
     """Write the synthetic dataset to `root` unless it is complete; returns `root`, with pascal/, ytvis/, vspw/.
 
     classes: 4, 8 or 12; frames: shortest and longest video; stills_per_class: training and validation images.
-    workers: processes (more than 1 are spawned, so a script needs its `__main__` guard).
-    progress: called with (finished jobs, all jobs). The bytes do not depend on `workers` and `progress`.
+    workers: processes (more than 1 are spawned, so a script needs its `__main__` guard); any number writes equal bytes.
     Raises ValueError if the request is invalid or `root` contains a dataset of another request.
     """
     request = Request(seed, classes, videos_per_class, tuple(frames), tuple(stills_per_class))
@@ -188,11 +187,11 @@ def generate(
         root.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(root.with_name(f".{root.name}.lock")):  # other processes wait, and find it complete
             if not _finished(root, request):
-                _write(root, request, workers, progress)
+                _write(root, request, workers)
     return root
 
 
-def _write(root: Path, request: Request, workers: int, progress: Callable[[int, int], object] | None) -> None:
+def _write(root: Path, request: Request, workers: int) -> None:
     """Write the dataset, or what is missing of it after a stop."""
     folder = root / f".unfinished-{digest(VERSION, asdict(request))}"
     if not folder.is_dir() and not (root / LIST).is_file() and (others := _present(root)):
@@ -201,12 +200,8 @@ def _write(root: Path, request: Request, workers: int, progress: Callable[[int, 
     # Classes alternate, so that lists are not sorted by class.
     jobs = [(VIDEO, i) for i in range(request.classes * request.videos_per_class)]
     jobs += [(IMAGE, i) for i in range(request.classes * sum(request.stills_per_class))]
-    records = []
     with closing(parallel_map(partial(_job, root, folder, request), jobs, workers, chunk=2)) as work:
-        for record in work:
-            records.append(record)
-            if progress is not None:
-                progress(len(records), len(jobs))
+        records = list(tqdm(work, "synthetic dataset", len(jobs), mininterval=1.0, disable=len(jobs) <= 20))
     _complete(root, request, records)
     shutil.rmtree(folder)
 
