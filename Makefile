@@ -10,9 +10,10 @@ export GOMP_SPINCOUNT := 3000
 # One process per core; tests of one file stay in one process, which share their fixtures.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-define CHECKS
+# Style, then types beside the tests, which have no work for all cores at their end; all have to pass.
+define CHECK
 $(BIN)/ruff check .
-$(BIN)/mypy
+@$(BIN)/mypy & $(PYTEST) $(1); status=$$?; wait $$! && exit $$status
 endef
 
 .DEFAULT_GOAL := help
@@ -27,12 +28,10 @@ study: $(READY)  ## the complete study on the synthetic dataset: notebooks, figu
 	$(BIN)/python -m ttilib study
 
 test: $(READY)  ## all checks: style, types, library, notebooks, the study's table
-	$(CHECKS)
-	$(PYTEST)
+	$(call CHECK)
 
 check: $(READY)  ## the quick part of `make test`, without the notebooks
-	$(CHECKS)
-	$(PYTEST) -m "not study"
+	$(call CHECK,-m "not study")
 
 lab: $(READY)  ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks

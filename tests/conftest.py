@@ -1,6 +1,7 @@
 """Shapes and types in the library's signatures are checked while the tests run, and only then."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
-install_import_hook("ttilib", "typechecker.checked")
+PACKAGES = ("datasets", "encoders", "solver", "training", "results.metrics")  # where nearly all arrays are
+install_import_hook([f"ttilib.{name}" for name in PACKAGES], "typechecker.checked")
+
+sys.modules["rfc3987_syntax"] = None  # a grammar of web addresses that jsonschema compiles for seconds, if it finds it
 
 # The same examples each time, however slow the machine is.
 settings.register_profile("ttilib", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

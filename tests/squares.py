@@ -1,10 +1,7 @@
-"""A task trained in seconds, and a script that trains on it: alone, or as one of the processes of torchrun."""
+"""A task trained in seconds."""
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +10,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ttilib.encoders.pspnet import Architecture, build_encoder
-from ttilib.files import parse_json
-from ttilib.training import distributed
 from ttilib.training.config import TrainConfig
 from ttilib.training.train import Items, fit
 
@@ -81,24 +76,3 @@ def learn(folder: Path, config: TrainConfig, double: bool = False, **squares: in
     kind = Exactly if double else Items
     shown = kind(Squares(24, 0, **squares), Windows(10, 5) if config.contrast else None)
     yield from fit(network, shown, kind(Squares(8, 1)), folder, config, {"corpus": "squares", "fold": 0})
-
-
-def main() -> None:
-    """folder, configuration and options of the images as JSON; prints the number of every step done."""
-    torch.set_num_threads(1)
-    config = parse_json(sys.argv[2], TrainConfig, "configuration")
-    with distributed.process_group():
-        for progress in learn(Path(sys.argv[1]), config, **json.loads(sys.argv[3])):
-            if distributed.rank() == 0:
-                print(progress.step, flush=True)
-
-
-def command(folder: Path, config: TrainConfig, many: int = 1, **squares: int) -> list[str]:
-    """How to run this script in a process of its own, or in many."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={many}"] if many > 1 else []
-    arguments = [str(folder), json.dumps(asdict(config)), json.dumps(squares)]
-    return [sys.executable, *torchrun, str(Path(__file__).resolve()), *arguments]
-
-
-if __name__ == "__main__":
-    main()

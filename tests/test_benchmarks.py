@@ -1,11 +1,11 @@
 """A benchmark's name stands for datasets, classes, sampling and size; its data are found, read and sampled."""
 
-import multiprocessing
 import random
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from corpora import block, davis, minivspw, pascal, vspw, ytvis
+from tasks import FRESH
 
 from ttilib.datasets.catalog import find_dataset, read_table
 from ttilib.episodes.benchmarks import BENCHMARKS, draw_episodes, find_roots, read_benchmark
@@ -107,7 +107,7 @@ def _sample(name, root):
 
 def test_another_process_samples_the_same_in_any_order(data):
     names = ("pascal", "ytvis-v2", "minivspw", "pascal2minivspw", "pascal2davis")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, FRESH) as pool:
         there = list(pool.map(_sample, names[::-1], [data] * len(names)))
     assert there[::-1] == [(_sample(name, data)[0], True) for name in names]
 

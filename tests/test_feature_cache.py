@@ -2,15 +2,15 @@
 
 import os
 import shutil
-import subprocess
-import sys
+import warnings
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from foreign import no_larger_file_than
-from tasks import LIMIT
+from tasks import FRESH, LIMIT
 
 from ttilib.encoders.feature_cache import CachedEncoder, cache_key
 
@@ -129,25 +129,23 @@ def test_a_folder_that_cannot_be_written_is_reported_once(tmp_path):
     assert torch.equal(full(batch()), expected) and full.hits == 1 and len(list((tmp_path / "full").rglob("*.*"))) == 1
 
 
-CROWD = """
-import sys, torch
-from ttilib.encoders.feature_cache import CachedEncoder
-cached = CachedEncoder(lambda images: images * 2, "w", sys.argv[1], limit_gb=2e-5)
-images = [torch.full((1, 3, 17, 25), float(seed)) for seed in range(7)]
-print("ready", flush=True)
-sys.stdin.readline()
-for step in range(300):
-    image = images[step * int(sys.argv[2]) % 7]
-    assert torch.equal(cached(image), image * 2)
-assert cached.misses > 1
-"""
+def crowd(folder: Path, stride: int, together: Barrier) -> None:
+    warnings.simplefilter("error")
+    cached = CachedEncoder(lambda images: images * 2, "w", folder, limit_gb=2e-5)
+    images = [torch.full((1, 3, 17, 25), float(seed)) for seed in range(7)]
+    together.wait(LIMIT)
+    for step in range(200):
+        image = images[step * stride % 7]
+        assert torch.equal(cached(image), image * 2)
+    assert cached.misses > 1
 
 
-def test_processes_may_empty_the_folder_for_each_other(tmp_path, repository):
-    words, pipes = [sys.executable, "-W", "error", "-c", CROWD, str(tmp_path)], {"stdin": -1, "stdout": -1}
-    crowd = [subprocess.Popen([*words, stride], cwd=repository, text=True, **pipes) for stride in "23"]
-    assert [process.stdout.readline() for process in crowd] == ["ready\n"] * 2
-    for process in crowd:  # they begin together
-        process.stdin.close()
-    assert [process.wait(LIMIT) for process in crowd] == [0, 0]
+def test_processes_may_empty_the_folder_for_each_other(tmp_path):
+    together = FRESH.Barrier(2)
+    processes = [FRESH.Process(target=crowd, args=(tmp_path, stride, together)) for stride in (2, 3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(LIMIT)
+    assert [process.exitcode for process in processes] == [0, 0]
     assert sum(path.stat().st_size for path in files(tmp_path)) <= 1.3 * 20_000

@@ -2,23 +2,19 @@
 
 import json
 import shutil
-import subprocess
-import sys
-import threading
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tasks import LIMIT
+from tasks import FRESH, LIMIT, eventually
 
-from ttilib.files import write_json
+from ttilib.files import file_lock, write_json
 from ttilib.results import records
 from ttilib.results.records import append_masks, append_row, read_index, read_masks, read_rows
 from ttilib.results.tables import score_table
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def row(**more):
@@ -84,55 +80,41 @@ def test_an_impossible_row_is_refused_with_file_line_and_value(tmp_path, change,
             score_table([row(), row(episode="f", **change)])
 
 
-# waits for the lock, writes its rows
-WRITER = """
-import sys
-from ttilib.files import file_lock
-from ttilib.results.records import append_row
-with file_lock(sys.argv[1]):
-    for i in range(20):
-        append_row(sys.argv[1], {"writer": sys.argv[2], "i": i, "filling": "x" * (i * 97 % 9000)})
-"""
-
-# writes half of a row under the lock, says so, and waits to be killed
-STUCK = """
-import sys, time
-from pathlib import Path
-from ttilib.files import file_lock
-with file_lock(sys.argv[1]), open(sys.argv[1], "ab") as file:
-    file.write(b'{"writer": "killed", "filling": "xxxxx')
-    file.flush()
-    Path(sys.argv[1] + ".stuck").touch()
-    time.sleep(600)
-"""
+def write(path, name, log):
+    """Write twenty rows once the lock is free; what is said meanwhile goes to `log`."""
+    with log.open("w", buffering=1) as file, redirect_stderr(file), file_lock(path):
+        for i in range(20):
+            append_row(path, {"writer": name, "i": i, "filling": "x" * (i * 97 % 9000)})
 
 
-def start(code, *arguments):
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+def write_half(path, begun):
+    with file_lock(path), open(path, "ab") as file:
+        file.write(b'{"writer": "killed", "filling": "xxxxx')
+        file.flush()
+        begun.set()
+        time.sleep(LIMIT)
+
+
+def start(function, *arguments):
+    process = FRESH.Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
 def test_writers_name_the_one_they_wait_for_and_take_over_when_it_is_killed(tmp_path):
-    path = tmp_path / "rows.jsonl"
+    path, begun, logs = tmp_path / "rows.jsonl", FRESH.Event(), {name: tmp_path / name for name in "ab"}
     append_row(path, {"writer": "first", "i": 0})
-    stuck = start(STUCK, str(path))
-    alarm = threading.Timer(LIMIT, stuck.kill)
-    alarm.start()
-    try:
-        while not (tmp_path / "rows.jsonl.stuck").exists():
-            assert stuck.poll() is None
-            time.sleep(0.02)
-        torn = path.read_bytes()
-        waiting = [start(WRITER, str(path), name) for name in "ab"]
-        for writer in waiting:
-            assert f"rows.jsonl: in use by process {stuck.pid} on " in writer.stderr.readline()
-        assert path.read_bytes() == torn and [writer.poll() for writer in waiting] == [None, None]
-    finally:
-        alarm.cancel()
-        stuck.kill()
-        stuck.communicate(timeout=LIMIT)
-    for writer in waiting:  # the lock died with its holder
-        writer.communicate(timeout=LIMIT)
-        assert writer.returncode == 0
+    stuck = start(write_half, path, begun)
+    assert begun.wait(LIMIT)
+    torn = path.read_bytes()
+    waiting = [start(write, path, name, log) for name, log in logs.items()]
+    for log in logs.values():
+        eventually(lambda log=log: log.is_file() and f"in use by process {stuck.pid} on " in log.read_text())
+    assert path.read_bytes() == torn and all(writer.is_alive() for writer in waiting)
+    stuck.kill()  # the lock dies with its holder
+    for writer in waiting:
+        writer.join(LIMIT)
+        assert writer.exitcode == 0
     rows = [(each["writer"], each["i"]) for each in map(json.loads, path.read_text().splitlines())]
     blocks = [[(name, i) for i in range(20)] for name in "ab"]
     assert rows[:1] == [("first", 0)] and sorted([rows[1:21], rows[21:]]) == blocks

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
-import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import corpora
 import numpy as np
 import pytest
 import torch
-from squares import QUICK, TINY, Squares, command, learn
+from squares import QUICK, TINY, Squares, learn
+from tasks import FRESH, LIMIT
 from torch import Tensor
 
 from ttilib.__main__ import main
 from ttilib.datasets.catalog import Fold, read_fold
 from ttilib.encoders.checkpoints import load_encoder, load_state
 from ttilib.encoders.pspnet import build_encoder
-from ttilib.training.config import LEAK, ContrastConfig
+from ttilib.training.config import LEAK, ContrastConfig, TrainConfig
 from ttilib.training.run import Progress, Run
 from ttilib.training.train import batches, fit, train, unlabelled_pairs
 from ttilib.training.validation import ValidationResult, validate
@@ -141,23 +144,26 @@ EVERYTHING = replace(
 )  # fmt: skip
 
 
+def learn_and_die(folder: Path, config: TrainConfig) -> None:
+    torch.set_num_threads(1)
+    next(progress for progress in learn(folder, config) if progress.step == 8)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     config, killed = EVERYTHING, tmp_path / "killed"
     list(learn(tmp_path / "whole", config))
-    with subprocess.Popen(
-        command(killed, replace(config, save_seconds=1e9)), stdout=subprocess.PIPE, text=True
-    ) as child:
-        next(line for line in child.stdout if int(line) >= 8)
-        child.send_signal(signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
-    first = load_state(killed / "last.pt")["progress"]["step"]
-    assert first in (6, 12, 18), "saved at the ends of epochs"
+    child = FRESH.Process(target=learn_and_die, args=(killed, replace(config, save_seconds=1e9)))
+    child.start()
+    child.join(LIMIT)
+    assert child.exitcode == -signal.SIGKILL
+    assert load_state(killed / "last.pt")["progress"]["step"] == 6, "saved at the ends of epochs"
     with open(killed / "log.jsonl", "a") as torn:
         torn.write('{"epoch": 2, "st')
     with closing(learn(killed, replace(config, save_seconds=0.0))) as steps:
-        assert next(steps).step == first + 1
+        assert next(steps).step == 7
     rest = list(learn(killed, config))  # from the middle of an epoch
-    assert [p.step for p in rest] == list(range(first + 2, 25))
+    assert [p.step for p in rest] == list(range(8, 25))
     assert_same_run(killed, tmp_path / "whole", 24)
 
 
@@ -304,19 +310,25 @@ def test_a_checkpoint_of_another_form_is_refused(half: Path, tmp_path: Path, pla
         continued(half, tmp_path / "run", (tmp_path / "last.pt").read_bytes())
 
 
+def learn_and_wait(folder: Path, config: TrainConfig, begun: Event) -> None:
+    next(steps := learn(folder, config))
+    begun.set()
+    time.sleep(LIMIT)
+    steps.close()
+
+
 def test_only_one_process_trains_into_a_folder(half: Path, tmp_path: Path) -> None:
     """A second one is told by which; a killed one is none, whatever its file says."""
     continued(half, tmp_path / "run")  # a lock that was left
-    with subprocess.Popen(command(tmp_path / "run", HALF), stdout=subprocess.PIPE, text=True) as child:
-        try:
-            child.stdout.readline()
-            child.send_signal(signal.SIGSTOP)
-            rows = (tmp_path / "run" / "log.jsonl").read_bytes()
-            with pytest.raises(ValueError, match=f"train: in use by process {child.pid} on "):
-                next(learn(tmp_path / "run", HALF))
-            assert (tmp_path / "run" / "log.jsonl").read_bytes() == rows
-        finally:
-            child.kill()  # a stopped process would be waited for without end
+    child = FRESH.Process(target=learn_and_wait, args=(tmp_path / "run", HALF, begun := FRESH.Event()))
+    child.start()
+    assert begun.wait(LIMIT)
+    rows = (tmp_path / "run" / "log.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=f"train: in use by process {child.pid} on "):
+        next(learn(tmp_path / "run", HALF))
+    assert (tmp_path / "run" / "log.jsonl").read_bytes() == rows
+    child.kill()
+    child.join()
     assert [p.step for p in learn(tmp_path / "run", HALF)][-1] == 12
     assert [row["step"] for row in log(tmp_path / "run")] == list(range(1, 13))
 
