@@ -37,14 +37,10 @@ def test_wrong_requests_are_named(tmp_path):
             read_fold(*arguments)
     for content, word in (
         ({"classes": {"1": "a"}, "novel": [[1, 2]]}, r"\[2\]"),
-        ({"classes": {"1": "a"}, "novel": [[1]], "base": [[1]]}, r"\[1\]"),
         ({"classes": {"1": "a"}, "novel": [[1]], "base": [[7]]}, r"base .*\[7\]"),
         ({"classes": {"1": "a"}, "novel": [[1], []], "repeats": [1]}, "repeats"),
-        ({"classes": {"255": "a"}, "novel": [[]]}, "254"),
         ({"classes": {"1": "../a"}, "novel": [[1]]}, "classes"),
     ):
         write_json(root / "lists.json", content)
         with pytest.raises(ValueError, match=word):
             read_fold("pascal", 0, root)
-    with pytest.raises(ValueError, match="novel_block"):
-        read_table("pascal", novel="novel_block")

@@ -92,7 +92,7 @@ def test_every_pixel_of_a_clip_is_the_released_one(tmp_path, corpus, rule, numbe
     assert torch.equal(clip.support[0], clip.query[0]) and torch.equal(clip.support_valid[0], clip.query_valid[0])
 
 
-@pytest.mark.parametrize("shapes", [((48, 86), (86, 48), (96, 172)), ((60, 45), (45, 60)), ((40, 72), (18, 20))])
+@pytest.mark.parametrize("shapes", [((48, 86), (86, 48), (96, 172)), ((40, 72), (18, 20))])
 def test_ytvis_supports_are_resized_and_padded_like_the_first(tmp_path, shapes):
     rng, size = np.random.default_rng(1), (41, 73)
     masks = [rng.random(shape) < 0.4 for shape in shapes]
@@ -204,11 +204,9 @@ COCO = {
 KINDS = {  # name of the file: how it is written
     "one.png": lambda path: write_labels(path, SHAPE), "white.png": lambda path: write_labels(path, 255 * SHAPE),
     "ours.png": lambda path: write_mask(path, SHAPE, 1), "palette.png": lambda path: write_mask(path, SHAPE, 2),
-    "soft.png": lambda path: write_labels(path, soft(SHAPE)),
     "grey.jpg": lambda path: Image.fromarray(240 * SHAPE).save(path),
     "alpha.png": lambda path: colours(SHAPE, (255, 255, 255, 255), (255, 255, 255, 0), "RGBA").save(path),
     "red.png": lambda path: colours(SHAPE, (255, 0, 0, 255), (0, 0, 0, 0), "RGBA").save(path),
-    "black.png": lambda path: colours(SHAPE, (0, 0, 0, 255), (255, 255, 255, 0), "RGBA").save(path),
     "cutout.png": lambda path: Image.fromarray(np.dstack([picture(1, *SHAPE.shape), 255 * SHAPE])).save(path),
     "brush.png": lambda path: Image.fromarray(np.dstack([soft(SHAPE), 0 * SHAPE, 0 * SHAPE])).save(path),
     "red.jpg": lambda path: colours(SHAPE, (230, 30, 20)).save(path, quality=90),
@@ -273,14 +271,10 @@ def test_black_and_white_masks_with_stray_or_soft_values_are_thresholded(edge):
 
 def test_unusable_own_files_are_named(tmp_path):
     images, empty, frames = own(tmp_path, block(0, 0, 0, 1, 1))
-    palette = [palette_png(tmp_path / "palette.png", block(3, 2, 3, 6, 6) + block(5, 10, 10, 4, 4))]
-    clip = clip_from_files(images, palette, frames, SIZE, label=5)
-    np.testing.assert_array_equal(clip.support_masks[0].numpy(), block(1, 10, 10, 4, 4) == 1)
-    for masks, size, label, word in (
-        (empty, SIZE, None, r"mask\.png: .*no foreground"), (palette, SIZE, None, "palette.*label="),
-        ([np.ones((9, 16), bool)], SIZE, None, "18 x 32.*9 x 16"), (empty * 2, SIZE, None, "2 masks"),
-        ([np.full(SIZE, 0.5)], SIZE, None, "array 0.*0 to 255"), (palette, SIZE, 0, "label is 0"),
-        (palette, SIZE, 256, "label is 256"), (palette, (100_000, 9), 5, "100000 x 9"),
+    two = [palette_png(tmp_path / "palette.png", block(3, 2, 3, 6, 6) + block(5, 10, 10, 4, 4))]
+    for masks, label, word in (
+        (empty, None, r"mask\.png: .*no foreground"), (two, None, "palette.*label="), (empty * 2, None, "2 masks"),
+        ([block(1, 0, 0, 4, 4, (9, 16))], None, "18 x 32.*9 x 16"), (two, 256, "label is 256"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=word):
-            clip_from_files(images, masks, frames, size, label=label)
+            clip_from_files(images, masks, frames, SIZE, label=label)

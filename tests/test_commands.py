@@ -120,17 +120,6 @@ def test_the_program_names_the_commands_like_a_mistyped_one(capsys):
         assert repr(typed) in said and similar in said
 
 
-@pytest.mark.parametrize(
-    "words",
-    [("episodes", "pascal", "--shots=--"), ("segment", "--out=--"), ("mini", "--root="), ("mini", "--root", "a\0b"),
-     ("convert", "a.pth", ""), ("run", "n.ipynb", "o\udcfe.ipynb"), ("train", "pascal", "--out", "")],
-)  # fmt: skip
-def test_arguments_that_nothing_could_take_are_refused(words, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        call(*words)
-    assert "error: " in capsys.readouterr().err
-
-
 def test_a_python_without_the_packages_is_told_what_to_do(repository):
     command = [sys.executable, "-S", "-m", "ttilib", "mini"]  # -S: without the packages that are installed
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)

@@ -35,7 +35,7 @@ def mini(tmp_path_factory):
     return generate(root, classes=4, videos_per_class=2, frames=(2, 3), stills_per_class=(1, 2), workers=1)
 
 
-@pytest.mark.parametrize("name", ["pascal", "ytvis-v1", "ytvis-v2", "pascal2minivspw"])
+@pytest.mark.parametrize("name", ["pascal", "ytvis-v1", "pascal2minivspw"])
 def test_whole_data_is_ready(mini, name):
     report = examine(name, mini, shots=(1,), thorough=True)
     assert report.ok and errors(report) == []
@@ -91,9 +91,7 @@ BUILD = {"pascal": (stills, 0), "ytvis-v1": (videos, 1), "minivspw": (sequences,
 LEAK = "1 of 1 videos of base training and 0 of 0 of its validation contain novel objects, as background"
 DEFECTS = [
     ("pascal", "error", "b.png", "though its image", lambda r: (r / "SegmentationClassAug/b.png").unlink()),
-    ("pascal", "error", "a.jpg", "though its mask", lambda r: (r / "JPEGImages/a.jpg").unlink()),
     ("pascal", "error", "a.jpg", "truncated", lambda r: cut(r / "JPEGImages/a.jpg", lambda data: data[:-1])),
-    ("pascal", "error", "a.jpg", "not an image", lambda r: broken_png(r / "JPEGImages/a.jpg", "not an image")),
     ("pascal", "error", "a.jpg", "image is 18 x 32 pixels, mask 18 x 31",
      lambda r: write_labels(r / "SegmentationClassAug/a.png", block(1, 2, 2, 6, 6, (18, 31)))),
     ("pascal", "error", "c.png", "labels 9 (36 pixels)",
@@ -102,19 +100,13 @@ DEFECTS = [
     ("pascal", "error", "pascal fold 0", "no episode can be drawn", lambda r: write_text(r / "val.txt", "")),
     ("pascal", "error", "pascal fold 0", "1 image in both training and validation, first t",
      lambda r: append(r / "val.txt", "JPEGImages/t.jpg SegmentationClassAug/t.png")),
-    ("pascal", "error", "lists.json", "not valid JSON", lambda r: write_text(r / "lists.json", "{")),
     ("pascal", "error", "JPEGImages/<id>.jpg", "no such file", lambda r: shutil.rmtree(r / "JPEGImages")),
     ("ytvis-v1", "error", "00000.jpg", "no such image, though it is listed",
      lambda r: (r / "train/JPEGImages/v0/00000.jpg").unlink()),
     ("ytvis-v1", "error", "00000.jpg", "32 x 18 pixels, annotations 18 x 32",
      lambda r: write_image(r / "train/JPEGImages/v0/00000.jpg", picture(1, 32, 18))),
-    ("ytvis-v1", "error", "train.json", "no such file", lambda r: (r / "train/train.json").unlink()),
-    ("ytvis-v1", "error", "train.json", "annotation 1 has 1 segmentations",
-     lambda r: rewrite(r, lambda c: c["annotations"][0]["segmentations"].pop())),
     ("ytvis-v1", "error", "train.json", "category 5 is 'cup', the class table says 'kind_5'",
      lambda r: rewrite(r, lambda c: c["categories"][4].update(name="cup"))),
-    ("minivspw", "error", "8.jpg", "0 bytes", lambda r: broken_png(r / "data/p/origin/8.jpg", "empty")),
-    ("minivspw", "error", "origin", "no .jpg files of zz", lambda r: append(r / "val.txt", "zz")),
     ("minivspw", "warning", "9.png", "labels 252 (4 pixels)",
      lambda r: write_labels(r / "data/t/mask/9.png", block(252, 0, 0, 2, 2) + block(53, 9, 9, 6, 6))),
     ("minivspw", "warning", "9.png", "only ignored pixels",
@@ -125,15 +117,14 @@ DEFECTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("thorough", [False, True])
 @pytest.mark.parametrize(("name", "severity", "file", "found", "spoil"), DEFECTS)
-def test_each_defect_is_found_and_nothing_else(tmp_path, name, severity, file, found, spoil, thorough):
+def test_each_defect_is_found_and_nothing_else(tmp_path, name, severity, file, found, spoil):
     build, number = BUILD[name]
     build(tmp_path)
     before = examine(name, tmp_path, folds=(number,), shots=(1,))
     assert before.ok and not of(before, "warning")
     spoil(tmp_path)
-    report = examine(name, tmp_path, folds=(number,), shots=(1,), thorough=thorough)
+    report = examine(name, tmp_path, folds=(number,), shots=(1,))
     (finding,) = set(of(report, severity)) - set(before.findings)
     assert finding.file.endswith(file) and found in finding.found and report.ok == (severity != "error")
 
@@ -145,14 +136,6 @@ def test_only_a_thorough_check_decodes(tmp_path):
         assert [len(errors(examine("pascal", tmp_path, thorough=t, **ONE))) for t in (False, True)] == [0, wrong]
 
 
-def test_files_are_checked_in_order_by_any_number_of_processes(tmp_path, monkeypatch):
-    for image in (stills(tmp_path) / "JPEGImages").glob("[ac].jpg"):
-        broken_png(image, "cut off")
-    alone = examine("pascal", tmp_path, **ONE).findings
-    monkeypatch.setattr(checks, "VERY_MANY", 4)
-    assert examine("pascal", tmp_path, workers=2, **ONE).findings == alone
-
-
 def test_a_track_in_no_frame_and_leaking_videos_are_noted(tmp_path):
     rewrite(videos(tmp_path), lambda c: c["annotations"][-1].update(segmentations=[None, []]))
     write_json(tmp_path / "lists.json", read_json(tmp_path / "lists.json") | {"expected": {"videos": 5}})
@@ -162,15 +145,6 @@ def test_a_track_in_no_frame_and_leaking_videos_are_noted(tmp_path):
     assert objects.found.startswith("2 of 2 videos of base training and 1 of 1 of its validation contain novel objects")
     assert shared.found.startswith("2 of 3 videos of the episodes are in base training")
     assert any("DCL" in finding.found and "3 videos" in finding.found for finding in others)
-
-
-def test_shots_that_cannot_be_drawn_are_an_error_and_the_others_are_counted(tmp_path):
-    report = examine("ytvis-v2", videos(tmp_path), folds=(0, 1), shots=(1, 3))
-    assert report.folds["1"]["episodes"] == {"1": 3, "3": 1}
-    assert [found for _, found in errors(report)] == [
-        "class 1 kind_1 is in 3 videos, 3-shot episodes need 4",
-        "class 5 kind_5 is in 0 videos, 1-shot episodes need 2",
-    ]
 
 
 def test_flow_is_asked_for_where_there_is_any(tmp_path):
@@ -190,9 +164,6 @@ def test_flow_is_asked_for_where_there_is_any(tmp_path):
     shutil.copytree(root / "data" / "s", root / "data" / "1146_lps8_r-6J00")  # a sequence that the release ignores
     shutil.rmtree(root / "data" / "1146_lps8_r-6J00" / "flow")
     assert examine("pascal2minivspw", tmp_path, **ONE).findings == report.findings
-    (root / "label_num_dic_final.json").unlink()
-    report = examine("pascal2minivspw", tmp_path, **ONE)
-    assert any("label_num" in f.file and "project's own table" in f.found for f in of(report, "warning"))
 
 
 @pytest.mark.parametrize("make", [davis_2016, davis_2017])
@@ -251,13 +222,10 @@ ONCE = sequence_fold({"a": [(1, 5)], "b": [(1,)]})
 SEVEN = [f"error: class {c} kind_{c} is in 7 videos, 7-shot episodes need 8" for c in (1, 5)]
 COVERAGE = [  # query, support, sampling, shots, findings
     (fold(), None, "v1", (6,), []), (fold(), None, "v2", (1, 7, 9), SEVEN),
-    (PAIR, None, "stills", (1,), ["warning: class 2 kind_2 is in no images"]),  # never met
     (PAIR, None, "stills", (2,), ["error: class 1 kind_1 is in 2 images", "warning: class 2 kind_2 is in no images"]),
     (ONCE, None, "sequences", (1, 5, 10), ["error: class 5 kind_5 is in 1 video, 1-shot episodes need 2"]),
     (CATS, STILLS, "cross", (1,), []),  # classes are matched by name
     (CATS, STILLS, "cross", (1, 2, 3), ["error: class 1 cat is in 1 image, 2-shot episodes need 2"]),
-    (replace(CATS, presence={1: CATS.presence[1], 5: {}}), STILLS, "frames", (1,),
-     ["note: class 5 dog is in no videos"]),
     (CATS, replace(STILLS, novel=(1,)), "cross", (1,), ["note: class 1 cat is none of the novel classes of pascal"]),
 ]  # fmt: skip
 

@@ -94,14 +94,6 @@ def test_in_a_group_the_released_consistency_looks_at_the_first_frames_of_the_gr
     assert [row["released_vc_2"] for row in rows_of(*twice)] == pytest.approx([(1 / 2 + 1 / 2 + 0) / 3] * 2)
 
 
-def test_a_metric_may_not_take_the_field_of_another_and_needs_ground_truth(monkeypatch):
-    monkeypatch.setitem(METRICS, "Frames", Metric("Frames", lambda *_: 1.0))
-    with pytest.raises(ValueError, match="'Frames'"):
-        rows_of(second())
-    with pytest.raises(ValueError, match="ytvis/f2/cat/C.*ground truth"):
-        rows_of(first(), result("C", None, strip("x...")))
-
-
 SIZE = (33, 57)
 FRAMES = {f"v{n}": [[1]] * (7 - n % 2) for n in range(4)}
 TEXTS = ("fine-tune steps=3", "TTI steps=3", "TTI steps=3 centring=episode")
@@ -277,18 +269,6 @@ def test_cost_is_the_time_and_the_peak_above_the_start_or_none(tmp_path, monkeyp
             status(0, peak)
         assert cost.memory_mb == megabytes
     monkeypatch.setattr(evaluation, "SELF", tmp_path / "no such folder")  # as on other systems
-    with pytest.raises(ZeroDivisionError), measured("cpu") as cost:
+    with measured("cpu") as cost:
         time.sleep(0.01)
-        1 / 0  # noqa: B018
     assert cost.seconds >= 0.01 and cost.memory_mb is None
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_on_a_gpu_work_is_waited_for_and_its_own_memory_counted():
-    held = torch.ones(100 * 10**6, dtype=torch.uint8, device="cuda")
-    side = torch.rand(4096, 4096, device="cuda")
-    with measured("cuda") as cost:
-        for _ in range(100):
-            side = side @ side / 4096
-        torch.ones(200 * 10**6, dtype=torch.uint8, device="cuda")
-    assert torch.cuda.current_stream().query() and 200 <= cost.memory_mb < 500 and held.is_cuda

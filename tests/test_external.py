@@ -7,7 +7,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from foreign import save_with_settings
@@ -96,20 +95,6 @@ def test_settings_come_as_plain_values(legacy: bool, tmp_path: Path) -> None:
     save_with_settings(path, {"epoch": 3}, given, nested, legacy)
     more = {"temperature": 0.1, "options": {"gpus": [0, 1], "inner": {"x": "y"}}}
     assert plain(read_foreign(path)["args"]) == {**given, "bins": [1, 2], "more": more}
-    torch.save({"epoch": np.float64(3)}, path)
-    with pytest.raises(ValueError, match="references numpy"):
-        read_foreign(path)
-
-
-def test_a_flipped_bit_of_an_archive_is_noticed(tmp_path: Path) -> None:
-    path, tensor = tmp_path / "best.pth", torch.arange(500.0)
-    torch.save({"a": tensor}, path)
-    content = path.read_bytes()
-    begin = content.index(tensor.numpy().tobytes())
-    for byte in range(begin, begin + 2000, 111):
-        path.write_bytes(content[:byte] + bytes([content[byte] ^ 4]) + content[byte + 1 :])
-        with pytest.raises(ValueError, match="best.pth: a damaged archive"):
-            read_foreign(path)
 
 
 def test_state_and_prefix() -> None:
@@ -133,7 +118,6 @@ class Network(torch.nn.Module):
 
 def load(): return Network().forward
 def needs(name): return load()
-def leave(): sys.exit(0)
 def halts(): return lambda images: sys.exit(0)
 def tuples(): return lambda images: (images, images)
 """
@@ -165,9 +149,8 @@ def test_an_encoder_may_be_a_function_of_a_file_or_module(plugins: Path) -> None
     ("spec", "found"),
     [
         ("my_encoder:lood", "did you mean load"), ("my_encoder:needs", "TypeError.*name"),
-        ("my_encoder:leave", "SystemExit"), ("my_encoder:halts", "SystemExit"), ("no_such.net:load", "install"),
-        ("needy:load", "no_such_thing_at_all"), ("{}/needy.py:load", "no_such_thing_at_all"),
-        ("{}/torn.py:load", "SyntaxError"), ("os:system", "TypeError"), ("my_encoder:tuples", "its output is a tuple"),
+        ("my_encoder:halts", "SystemExit"), ("no_such.net:load", "install"), ("needy:load", "no_such_thing_at_all"),
+        ("{}/torn.py:load", "SyntaxError"), ("my_encoder:tuples", "its output is a tuple"),
         ("my_encoder:Network", "AssertionError: sides must be short"),
     ],
 )  # fmt: skip

@@ -131,17 +131,13 @@ def test_the_mean_is_that_of_all_valid_cells_however_they_are_batched(layers) ->
     assert encoder.seen == [1] * 11 + [8, 3]  # at most 8 images in memory
 
 
-def test_too_few_images_features_that_are_not_finite_and_unfit_means_or_weights_are_refused() -> None:
+def test_features_that_are_not_finite_and_means_of_other_layers_are_refused() -> None:
     image, valid = torch.rand(1, 3, 17, 25), torch.ones(1, 17, 25, dtype=torch.bool)
-    with pytest.raises(ValueError, match="means of 1 images"):
-        measure_means(MultiLayerEncoder(Stages()), "", [(image, valid), (image, ~valid)])
     for length in (float("nan"), 1e30):  # the last would be divided by an infinite length
         with pytest.raises(ValueError, match="encoder function: .*NaN"):
             measure_means(MultiLayerEncoder(lambda images, length=length: length * images), "", [(image, valid)] * 2)
     with pytest.raises(ValueError, match="means of layers early late .* the encoder gives"):
         MeanCentered(MultiLayerEncoder(Stages(), BOTH[::-1]), some_means(BOTH, (5, 8)))
-    with pytest.raises(ValueError, match="give 2, one per layer"):
-        MeanCentered(MultiLayerEncoder(Stages(), BOTH), None, (0.0, 0.0))
 
 
 def test_means_survive_their_file_and_others_or_damaged_ones_are_refused(tmp_path: Path) -> None:
@@ -155,13 +151,9 @@ def test_means_survive_their_file_and_others_or_damaged_ones_are_refused(tmp_pat
         with pytest.raises(ValueError, match=r"own\.means\.safetensors: means of encoder 0123abcd, layers early late"):
             load_means(path, *expected)
     intact = path.read_bytes()
-    last_bit = intact[:-4] + bytes([intact[-4] ^ 1]) + intact[-3:]  # of a value; only the checksum notices
-    channels = intact.replace(b'channels\\": [5', b'channels\\": [6')
-    for content in (last_bit, channels, intact[:-4], intact.replace(b"means of an", b"beans of an")):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"own\.means\.safetensors: not a file of means"):
-            load_means(path)
-        assert content != intact
+    path.write_bytes(intact[:-4] + bytes([intact[-4] ^ 1]) + intact[-3:])  # of a value; only the checksum notices
+    with pytest.raises(ValueError, match=r"own\.means\.safetensors: not a file of means"):
+        load_means(path)
 
 
 def test_the_mean_is_measured_once_and_cached(tmp_path) -> None:
@@ -248,8 +240,6 @@ def test_the_mean_beside_a_checkpoint_is_used_unless_another_is_named(tmp_path, 
     assert (mine.fingerprint, mine.folder, mine.means_file) == ("", None, "")  # no weights, so nothing is cached
     with pytest.raises(ValueError, match="kind_9, novel in ytvis fold 0"):
         load_extractor(checkpoint, fold=replace(fold(), base=(2,), novel=(9,)))
-    with pytest.raises(ValueError, match="device 'meta'"):
-        load_extractor(checkpoint, device="meta")
 
 
 def test_the_command_measures_what_the_library_measures(checkpoint, tmp_path, capsys) -> None:

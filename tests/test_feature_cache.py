@@ -69,16 +69,6 @@ def test_a_single_bit_makes_another_key():
         assert cache_key(changed) != cache_key(batch(size=(4, 5)))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(tmp_path, dtype):
-    images = batch().to(dtype)
-    cached = CachedEncoder(Counting(), "w", tmp_path)
-    cached(images)
-    assert torch.equal(cached(images), Counting()(images)) and cached(images).dtype == dtype and cached.hits == 2
-    mixed = CachedEncoder(Counting(dtype=dtype), "mixed", tmp_path)  # features of another type than the images
-    assert mixed(batch()).dtype == mixed(batch()).dtype == dtype and mixed.misses == 2
-
-
 def test_a_file_that_is_not_as_written_is_computed_again(tmp_path):
     """Cut, with any bit flipped, of another batch, or of another encoder."""
     encoder = Counting()

@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 from ttilib import files
 from ttilib.files import (
     atomic,
-    check_writable,
     digest,
     fingerprint,
     natural_key,
     read_json,
-    read_lines,
     write_json,
     write_text,
 )
@@ -47,15 +45,6 @@ def test_a_write_happens_completely_or_not_at_all(tmp_path, error):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
     with pytest.raises(FileNotFoundError, match="a.txt: nothing was written"), atomic(tmp_path / "a.txt"):
         pass
-
-
-def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
-    (file := tmp_path / "file").touch()
-    check_writable(file.with_name("new.txt"))
-    assert os.listdir(tmp_path) == ["file"]
-    for path, error, word in ((file / "a.txt", OSError, "file"), (tmp_path / "\udcff", ValueError, "UTF-8")):
-        with pytest.raises(error, match=word):
-            check_writable(path)
 
 
 @settings(max_examples=40)
@@ -89,12 +78,6 @@ def test_wrong_json_is_one_sentence_with_file_and_value(tmp_path, content, word)
     with pytest.raises(ValueError, match=rf"broken\.json: .*{word}") as caught:
         read_json(path, dict[str, list[Video]])
     assert "\n" not in str(caught.value)
-
-
-def test_text_is_read_without_its_mark(tmp_path):
-    path = tmp_path / "names.txt"
-    path.write_bytes(b"\xef\xbb\xbfa\r\nb\n")
-    assert read_lines(path) == ["a", "b"]
 
 
 def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):

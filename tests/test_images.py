@@ -1,6 +1,5 @@
 """Images survive writing and reading, label maps exactly; damaged and ambiguous files are refused by name."""
 
-import os
 import zlib
 
 import cv2
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageOps
 
-from ttilib.images import image_files, read_image, read_labels, write_image, write_labels
+from ttilib.images import read_image, read_labels, write_image, write_labels
 
 MAPS = arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 COLOURS = {(0, 0, 0): 0, (9, 9, 9): 5, (255, 0, 1): 200}
@@ -34,7 +33,7 @@ def test_images_of_all_kinds_become_rgb(tmp_path):
         assert np.abs(read_image(tmp_path / name).astype(int) - image).mean() < 5
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", (2, 6, 8))
 def test_images_and_label_maps_are_turned_as_viewers_and_opencv_show_them(tmp_path, orientation):
     exif, image = Image.Exif(), np.repeat(np.repeat(picture(0, 3, 4) // 64 * 64, 8, axis=0), 8, axis=1)
     exif[0x0112] = orientation
@@ -55,18 +54,6 @@ def test_alpha_is_the_mask_where_there_is_one_colour(tmp_path, mode):
     image.putalpha(Image.fromarray(alpha))
     image.save(tmp_path / "drawn.png")
     np.testing.assert_array_equal(read_labels(tmp_path / "drawn.png"), alpha)
-
-
-def test_image_files_are_in_natural_order_without_hidden_ones(tmp_path):
-    for name in ("a10.png", "a9.JPG", ".hidden.png", "notes.txt", "in/b.png", ".git/c.png", "empty/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [path.name for path in image_files(tmp_path)] == ["a9.JPG", "a10.png"]
-    assert image_files(tmp_path, recursive=True)[-1] == tmp_path / "in" / "b.png"
-    (tmp_path / "in" / os.fsdecode(b"o\xfe.png")).touch()
-    for folder, word in (("empty", "empty: no image"), ("none", "none: no such folder"), ("in", "in: .*UTF-8")):
-        with pytest.raises((ValueError, FileNotFoundError), match=word):
-            image_files(tmp_path / folder)
 
 
 @settings(max_examples=30)
@@ -129,7 +116,7 @@ def test_small_palettes_are_indices_and_few_bits_of_grey_are_ambiguous(tmp_path,
 def test_missing_empty_and_other_files_are_named(tmp_path, read):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("not an image")
-    png(tmp_path / "large.png", [bytes(20000)] * 20000, 8, 0)
+    Image.new("1", (20000, 20000)).save(tmp_path / "large.png")
     for name, error, word in (
         ("empty.png", ValueError, "empty"), ("text.png", ValueError, "not an image"), ("", FileNotFoundError, "folder"),
         ("none.png", FileNotFoundError, "no such file"), ("large.png", ValueError, "pixels; save it smaller"),

@@ -36,12 +36,9 @@ def test_polygons_by_hand():
     [
         ({"size": [5, 4], "counts": [20]}, "size"),
         ({"size": [4, 5], "counts": [19]}, "add up to 19"),
-        ({"size": [4, 5], "counts": [2**32 + 10, 10]}, "counts"),
         ({"size": [4, 5], "counts": "0"}, "add up to 0"),
-        ([[0.0, 0.0, 1.0]], "corners"),
         ([[1, 2, float("nan"), 4, 5, 6]], "outside"),
         ([[0, 0, 9, 9] * 10**5], "longer"),
-        (5, "int"),
     ],
 )
 def test_segmentations_that_do_not_fit_are_refused(segmentation, word):

@@ -13,7 +13,6 @@ from ttilib.solver.objective import Objective, Weights
 from ttilib.solver.settings import SolverConfig
 
 PRIOR = torch.full((5,), 0.2, dtype=torch.float64)
-TEMPORAL = Weights(0.0, 0.0, 0.0, 0.7)
 
 
 def both_gradients(objective: Objective, seed: int):

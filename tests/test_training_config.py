@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 from ttilib.training.config import LEAK, ContrastConfig, TrainConfig, changed
 
@@ -15,7 +13,6 @@ RELEASED = {  # dataset: epochs, batch, frames of a clip, frame stride, repeats;
     "ytvis": (10, 6, 5, 5, 10), "pascal": (100, 12, 0, 1, 1), "coco": (20, 12, 0, 1, 1),
     "coco-full": (20, 12, 0, 1, 1), "vspw": (10, 6, 0, 1, 1),
 }  # fmt: skip
-FIELDS = [(kind, name) for kind in (TrainConfig, ContrastConfig) for name in asdict(kind()) if name != "contrast"]
 
 
 def test_released_settings() -> None:
@@ -30,28 +27,13 @@ def test_released_settings() -> None:
 @pytest.mark.parametrize(
     ("wrong", "found"),
     [
-        ({"batch": 6, "accumulate": 4, "clip_frames": 0}, "accumulate"), ({"repeats": 10**9}, "repeats.*<= 10000"),
-        ({"contrast.window": 1}, "window"), ({"learning_rat": 1}, "'learning_rat'.*mean learning_rate"),
-        ({"contrast.epochs": 1}, "'contrast.epochs'"),
+        ({"batch": 6, "accumulate": 4, "clip_frames": 0}, "accumulate"), ({"contrast.window": 1}, "window"),
+        ({"learning_rat": 1}, "'learning_rat'.*mean learning_rate"), ({"contrast.epochs": 1}, "'contrast.epochs'"),
     ],
 )  # fmt: skip
 def test_invalid_settings_are_named(wrong: dict[str, Any], found: str) -> None:
     with pytest.raises(ValueError, match=found):
         changed(TrainConfig(), wrong)
-
-
-@given(st.sampled_from(FIELDS), st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary()))
-@example((TrainConfig, "optimizer"), "sdg")
-@settings(max_examples=100)
-def test_any_value_is_taken_or_refused_in_a_sentence_that_names_it(field: tuple[type, str], value: Any) -> None:
-    config, name = field[0](), field[1]
-    value = (value,) if name == "milestones" else value  # as `changed` does
-    object.__setattr__(config, name, value)  # the type checker of the tests would refuse it before the library does
-    try:
-        config.__post_init__()
-        assert type(value) is not str or type(getattr(field[0](), name)) is str
-    except ValueError as error:
-        assert f"{name}=" in str(error) and (value != "sdg" or "mean sgd" in str(error))
 
 
 def test_fields_are_changed_by_name() -> None:
