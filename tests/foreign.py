@@ -1,12 +1,9 @@
 """Files as other people publish them, with the names and shapes of the real ones and small on disk."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -66,15 +63,3 @@ def save_with_settings(path: Path, contents: dict, settings: dict, nested: dict,
         torch.save({**contents, "args": args}, path, _use_new_zipfile_serialization=not legacy)
     finally:
         del sys.modules[module.__name__]
-
-
-@contextmanager
-def no_larger_file_than(size: int) -> Iterator[None]:
-    """Stands for a full disk: writing more than `size` bytes to a file fails."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -42,12 +42,10 @@ def test_run_lengths_are_drawn_and_invalid_objects_left_out_by_both_rules(rule):
     mask = np.zeros((9, 9), dtype=np.uint8)
     mask[1:5, 2:4] = mask[0, 6] = 1
     np.testing.assert_array_equal(coco_masks([(1, 4, run_lengths(mask))], 9, 9, rule), 4 * mask)
-    good = (8, 2, [box(0, 0, 2, 2)])
-    for wrong in ([], [[1.0, 2.0, 3.0]], None, {"counts": [1]}):
-        errors = []
-        found = coco_masks([(7, 3, wrong), good], 9, 9, rule, errors.append, "image 5")
-        np.testing.assert_array_equal(found, coco_masks([good], 9, 9, rule))
-        assert len(errors) == 1 and str(errors[0]).startswith("image 5: annotation 7")
+    good, errors = (8, 2, [box(0, 0, 2, 2)]), []
+    found = coco_masks([(7, 3, [[1.0, 2.0, 3.0]]), good], 9, 9, rule, errors.append, "image 5")
+    np.testing.assert_array_equal(found, coco_masks([good], 9, 9, rule))
+    assert len(errors) == 1 and str(errors[0]).startswith("image 5: annotation 7")
 
 
 @pytest.fixture
@@ -101,12 +99,6 @@ def test_an_invalid_object_stops_its_mask_unless_errors_are_collected(root):
             make_masks(root)
     assert make_masks(root, on_error=errors.append)["val"] == 2
     assert len(errors) == 1 and (read_labels(mask_of(root, "val", 30)) == 2).sum() == 4
-    write_json(path, {**content, "annotations": [*content["annotations"], instance(9, 1000, 7, []), {"id": 1}]})
-    assert listed(root, "val", errors.append) == (name("val", 30), name("val", 4)) and len(errors) == 3
-    content["images"][1]["file_name"] = "000000000006.jpg"
-    write_json(path, content)
-    with pytest.raises(ValueError, match=r"instances_val2014\.json: .*000000000006.*2014 edition"):
-        listed(root, "val")
 
 
 def test_the_scan_by_hand(root):
@@ -146,8 +138,6 @@ def test_the_reader_returns_images_masks_and_training_labels(root):
     assert reader.image(name("train", 9)).shape == (HEIGHT, WIDTH, 3)
     cup, labels = reader.mask(name("val", 30), 1), reader.labels(name("val", 30), (1, 3))
     assert cup.sum() == 96 and not cup[5, 5] and ((labels == 1).sum(), (labels == 255).sum()) == (96, 4)
-    with pytest.raises(ValueError, match="COCO 2014"):
-        reader.image("000000000030")
     with pytest.raises(ValueError, match="category 2 is 'fork'"):
         reader.names("val", {"classes": {1: "cup", 2: "knife"}}, [].append)
     (root / "annotations" / "instances_train2014.json").unlink()  # not needed for an evaluation

@@ -10,7 +10,6 @@ from corpora import block, pascal, vspw, ytvis
 from tqdm import tqdm
 
 from ttilib.__main__ import main
-from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.episode import read_episodes
@@ -95,7 +94,7 @@ def test_what_could_not_be_written_is_refused_before_the_work(data, tmp_path, mo
         assert call(*line) == 2 and str(inside) in capsys.readouterr().err
 
 
-def test_published_weights_from_the_shell_and_back(tmp_path, capsys):
+def test_published_weights_from_the_shell(tmp_path, capsys):
     """A file as published, for Pascal fold 1, becomes a checkpoint that knows its classes."""
     tensors = build_encoder("resnet18-mini", 16, seed=3).state_dict()
     torch.save({"epoch": 7, "state_dict": {f"module.{name}": t for name, t in tensors.items()}}, tmp_path / "best.pth")
@@ -104,9 +103,6 @@ def test_published_weights_from_the_shell_and_back(tmp_path, capsys):
     page = read_json(tmp_path / "made.json")
     assert (page["corpus"], page["fold"], page["epoch"], page["classes"]) == ("pascal", 1, 7, 16)
     assert page["base"][:6] == ["aeroplane", "bicycle", "bird", "boat", "bottle", "diningtable"]
-    found = load_encoder(tmp_path / "made.safetensors").state_dict()
-    assert found.keys() == tensors.keys() and all(torch.equal(value, tensors[name]) for name, value in found.items())
-    assert call("convert", tmp_path / "made.safetensors", tmp_path / "back.pth") == 0
     capsys.readouterr()
     assert call(*words, "ytvis-v1") == 2
     assert "has 16 classes including background, but 30 base classes" in capsys.readouterr().err

@@ -54,14 +54,6 @@ def test_an_official_edition_prefers_480p_follows_the_size_rule_and_reports_bad_
     assert fold.frames["bus"] == ("bus/8", "bus/10") and "480p/bus/9.png" in str(*errors)
 
 
-def test_an_official_edition_needs_the_classes_of_its_sequences(tmp_path):
-    root, table = davis_2016(tmp_path, {"gold-fish": [full(1)]}), read_table("davis")
-    with pytest.raises(ValueError, match="480p: .*ursa"):
-        read_fold("davis", 1, root, table={**table, "sequences": {"gold-fish": "ursa"}})
-    own = {**table, "sequences": {"gold-fish": "bird", "elsewhere": "car"}}
-    assert list(read_fold("davis", 0, root, table=own).frames) == ["gold-fish"]
-
-
 def test_masks_of_class_ids(tmp_path):
     void = block(8, 0, 0, 3, 3)
     void[9:] = 255

@@ -9,7 +9,7 @@ from coco_corpus import name as coco_name
 from corpora import block, broken_png, davis_2016, davis_2017, flow, minivspw, pascal, picture, rewrite, vspw, ytvis
 from folds import fold, sequence_fold, stills_fold
 
-from ttilib.datasets.catalog import DATASETS, TABLES, Fold
+from ttilib.datasets.catalog import DATASETS, TABLES
 from ttilib.datasets.coco import make_masks
 from ttilib.episodes.benchmarks import BENCHMARKS, read_benchmark
 from ttilib.files import read_json, write_json, write_text
@@ -235,29 +235,3 @@ def test_a_class_needs_a_video_more_than_shots_or_as_many_of_another_dataset(que
     findings = checks.check_coverage(query, support or query, draws, shots)
     for finding, start in zip(findings, expected, strict=True):
         assert f"{finding.severity}: {finding.found}".startswith(start) and finding.file == f"{query.corpus} fold 0"
-
-
-def trained(train, val, names=None):
-    """Class 1 is novel and in a, b; class 2 is base and in a, c, d."""
-    frames = {video: (f"{video}/0",) for video in "abcd"}
-    presence = {1: {v: frames[v] for v in "ab"}, 2: {v: frames[v] for v in "acd"}}
-    return Fold("ytvis", 3, names or {1: "cat", 2: "dog"}, (2,), (1,), frames, presence, tuple(train), tuple(val))
-
-
-CONTAIN = "of its validation contain novel objects, which are ignored"
-SHARED = "note: 1 of 2 videos of the episodes are in base training"
-
-
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        (trained("aac", "d"), [f"note: 1 of 2 videos of base training and 0 of 1 {CONTAIN}", SHARED]),
-        (trained("b", "a"), [f"note: 1 of 1 videos of base training and 1 of 1 {CONTAIN}", SHARED]),
-        (trained("cd", "cd"), ["error: 2 videos in both training and validation, first c"]),
-        (trained("", "", {1: "dog", 2: "dog"}), ["error: novel class 1 dog is base class 2 as well"]),
-    ],
-)
-def test_overlap_with_base_training_is_counted(query, expected):
-    findings = checks.check_leakage(query, {"a": {1, 2}, "b": {0, 1}, "c": {2, 255}, "d": {2}}, True)
-    for finding, start in zip(findings, expected, strict=True):
-        assert f"{finding.severity}: {finding.found}".startswith(start) and finding.file == "ytvis fold 3"

@@ -2,35 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from folds import cross, fold
+from folds import fold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ttilib as tti
-from ttilib.datasets.catalog import Fold
 from ttilib.episodes.episode import Episode, group_by_batch, read_episodes, select_episodes, slices, write_episodes
-from ttilib.files import digest
-
-
-def pascal_fold():
-    frames, names = {s: (s,) for s in ("p1", "p2", "p3")}, {1: "other", 7: "kind_5"}  # the same class by another id
-    return Fold("pascal", 0, names, (1,), (7,), frames, {1: {}, 7: frames}, (), ())
-
-
-def test_keys_do_not_change_and_global_generators_neither_matter_nor_move():
-    # Rows and manifests of earlier runs contain these keys.
-    def key(*draws):
-        return digest([e.key for drawn in draws for e in drawn])
-
-    before, data = np.random.get_state()[1].tolist(), fold()
-    assert key(*(tti.sample_episodes(data, k, 2020, "v1", run) for k in (1, 5) for run in (0, 1))) == "b1888e44a16f12e1"
-    assert key(*(tti.sample_episodes(data, k, 2020, "v2", run) for k in (1, 5) for run in (0, 1))) == "97c2b201e4949a3b"
-    assert key(tti.sample_episodes(fold("vspw", repeats=2), 5, run=1)) == "68206b589dd9c9db"
-    assert key(cross(pascal_fold(), fold("davis"), 2)) == "25b57d26d0142180"
-    assert before == np.random.get_state()[1].tolist()
-
 
 words, count = st.text(min_size=1, max_size=8), st.integers(0, 99)
 frames = st.lists(words, min_size=1, max_size=3).map(tuple)

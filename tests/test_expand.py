@@ -7,7 +7,7 @@ import pytest
 from corpora import block, minivspw, pascal, ytvis
 
 from ttilib.episodes.episode import group_by_batch, read_episodes
-from ttilib.sweep.expand import SweepPaths, begin, expand, requested_tables, split_parameters, with_encoders
+from ttilib.sweep.expand import SweepPaths, begin, expand, requested_tables, split_parameters
 from ttilib.sweep.tables import Line, Setting, Table
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -124,9 +124,8 @@ def test_requests_are_checked_before_anything_runs(paths, tmp_path):
     assert {(s.folds, s.runs, s.name) for s in table.settings} == {((1,), 2, "mini-ytvis-v2")}
     settings, more = split_parameters(NOTEBOOKS, {"seed": 7, "keep_going": True, "draws": "independent"})
     assert settings == {"seed": 7, "draws": "independent"} and more == {"keep_going": True}
-    for given, word in (({"sead": 7}, "seed"), ({"seed": "7"}, "int"), ({"methods": ["TTI"]}, "table")):
-        with pytest.raises(ValueError, match=word):
-            split_parameters(NOTEBOOKS, given)
+    with pytest.raises(ValueError, match="table"):
+        split_parameters(NOTEBOOKS, {"methods": ["TTI"]})
     (tmp_path / "mini.json").write_text('{"version": 3}')
     for change, word in (({"frames": 0}, "--frames"), ({"out": tmp_path / "mini.json" / "deep"}, "another folder")):
         with pytest.raises((ValueError, OSError), match=word):
@@ -135,14 +134,3 @@ def test_requests_are_checked_before_anything_runs(paths, tmp_path):
         begin(paths, requested_tables(["ytvis-v1"], {}))
     begin(paths, requested_tables(["ytvis-v1"], {}, mini=True))
     assert (paths.out / "sweep.json").is_file()
-
-
-def test_encoders_of_several_tables():
-    tables = requested_tables(["pascal2minivspw", "minivspw"], {})
-    assert with_encoders(tables, "weights/{encoder}-f{fold}.pth") == tables
-    for text, word in (("weights/f{fold}.pth", "resnet101"), ("{}/x", "only {corpus}"), ("{a.b}", "only {corpus}")):
-        with pytest.raises(ValueError, match=word):
-            with_encoders(tables, text)
-    ours = with_encoders(tables, "some/where.py:load")
-    assert {s.encoder for plan in ours for s in plan.settings} == {"where.py:load"}
-    assert len(ours[0].lines) == len(tables[0].lines) / 2  # ResNet-50 and 101 have become one

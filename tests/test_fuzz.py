@@ -10,26 +10,23 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from coco_corpus import box, coco, instance
-from corpora import block, compressed, palette_png, picture, rewrite, run_lengths, ytvis
+from corpora import block, compressed, rewrite, run_lengths, ytvis
 
 import ttilib as tti
 from ttilib.datasets.coco import make_masks
 from ttilib.encoders.checkpoints import convert, load_encoder, load_state, save_encoder, save_state
-from ttilib.episodes.clips import clip_from_files, load_clip
+from ttilib.episodes.clips import load_clip
 from ttilib.episodes.episode import read_episodes, write_episodes
 from ttilib.files import read_json, write_json
-from ttilib.images import write_image
-from ttilib.plots.video import open_video, write_overlay
 from ttilib.results.evaluation import evaluate, rescore
 from ttilib.results.records import RowsFile, read_rows, write_index
 from ttilib.results.tables import score_table
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import read_method
-from ttilib.sweep.tasks import check_parameters, read_record
+from ttilib.sweep.tasks import check_parameters
 from ttilib.tools.doctor import examine
 
 CASES = int(os.environ.get("CASES", 8))
@@ -159,25 +156,9 @@ def make_encoder(folder):
     save_state(folder / "last.pt", network().state_dict())
 
 
-def make_own(folder):
-    write_image(folder / "a.png", picture(1))
-    palette_png(folder / "m.png", block(1, 4, 8, 8, 12))
-    write_overlay(folder / "v.webm", [picture(n) for n in range(4)], np.stack([block(1, 4, 8, 8, 12) > 0] * 4))
-
-
-def read_own(folder):
-    frames = [frame for _, frame in open_video(folder / "v.webm")]
-    clip_from_files([folder / "a.png"], [folder / "m.png"], frames, SIZE)
-
-
 def make_notebook(folder):
     folder.mkdir()
     shutil.copy(Path(__file__).parent.parent / "notebooks" / "01_data.ipynb", folder / "n.ipynb")
-
-
-def make_record(folder):
-    record = {"name": "n", "parts": ["TTI"], "cost": 1.5, "seconds": 2.0, "rows": 1, "machine": "m", "finished": "t"}
-    write_json(folder / "tasks" / "k.json", record)
 
 
 FORMATS = {  # what makes a folder of valid files, the file that is damaged, and what reads it
@@ -199,10 +180,7 @@ FORMATS = {  # what makes a folder of valid files, the file that is damaged, and
         for name, end in (("best.json", "best.safetensors"), ("published.pth", "published.pth"))
     },
     "last.pt": (make_encoder, "last.pt", lambda folder: same_weights(load_state(folder / "last.pt"))),
-    "own mask": (make_own, "m.png", read_own),
-    "own video": (make_own, "v.webm", read_own),
     "notebook": (make_notebook, "n.ipynb", lambda folder: check_parameters(folder / "n.ipynb", {"shots": 1})),
-    "task record": (make_record, "tasks/k.json", lambda folder: read_record(folder, "k")),
 }  # fmt: skip
 
 

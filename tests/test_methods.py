@@ -42,7 +42,6 @@ def test_settings_of_solver_and_pipeline_stand_side_by_side(text, config, pipeli
 def test_a_name_alone_is_the_method_and_any_method_can_have_an_oracle_prior():
     assert all(read_method(name) is METHODS[name] for name in METHODS)
     assert all(METHODS[name] == TransductiveMethod(name, config, PLAIN) for name, config in CONFIGS.items())
-    assert (ORACLE.steps, ORACLE.kl_weight, ORACLE.entropy_weight, ORACLE.temporal_weight) == (299, 1.0, 0.1, 0.0)
     assert read_method("oracle noise=0.2") == TransductiveMethod("oracle noise=0.2", ORACLE, PLAIN, "oracle", 0.2)
     method, text = read_method("  frozen \t prior = oracle\n noise=-0.5 "), "frozen prior=oracle noise=-0.5"
     assert method == read_method(text) == TransductiveMethod(text, SolverConfig.frozen(), FROZEN, "oracle", -0.5)
@@ -52,8 +51,7 @@ def test_a_name_alone_is_the_method_and_any_method_can_have_an_oracle_prior():
     ("text", "word"),
     [
         ("tti", r"did you mean TTI\?"), ("", "choose one of .*frozen"), ("TTI windw=5", r"did you mean window\?"),
-        ("TTI window", "'window' is not a setting"), ("TTI window=3 window=5", "window is given twice"),
-        ("TTI window=2.5", "window=2.5"), ("TTI noise=0.1", "noise"), ("oracle noise=-1.5", "noise=-1.5"),
+        ("TTI window=3 window=5", "window is given twice"), ("TTI noise=0.1", "noise"),
     ],
 )  # fmt: skip
 def test_other_texts_are_refused_in_one_sentence(text, word):

@@ -6,7 +6,6 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib import rc_context
 
 from ttilib.plots import curves, overlays, style
 
@@ -43,25 +42,6 @@ def test_overlay_fills_the_mask_and_outlines_the_ground_truth():
     assert (overlays.overlay(tensor, truth=torch.from_numpy(mask)) == out).all()
     with pytest.raises(ValueError, match=r"\[5, 6\].*\[20, 30\]"):
         overlays.overlay(image, truth=np.ones((5, 6), bool))
-
-
-def test_a_sheet_scores_and_shows_predictions_where_the_ground_truth_is_valid(repository):
-    """An image half ignored; of the other half a quarter is a bird, predicted as a fish in half of that."""
-    truth = torch.zeros(1, 48, 72, dtype=torch.int64)
-    truth[:, :24], truth[:, 24:, :18] = 255, 1
-    found = truth.clone()
-    found[:, :24], found[:, 24:36, :18] = 3, 2
-    sample = torch.full((1, 3, 48, 72), 0.4), truth, found
-    with rc_context(fname=repository / "notebooks" / "matplotlibrc"):  # under the notebooks' settings too
-        figure = overlays.sample_sheet(*sample, ["background", "bird", "fish", "frog"], "one")
-        figure.canvas.draw()
-    image, truth, found = (ax.images[0].get_array() for ax in figure.axes[:3])
-    assert "IoU 50%" in figure.axes[2].get_title("left") + figure.axes[2].get_title()  # half of the bird
-    zoom = truth.shape[0] // 48
-    assert (found[: 24 * zoom] == overlays.UNKNOWN).all() and (truth[: 24 * zoom] == overlays.UNKNOWN).all()
-    region = found[24 * zoom : 36 * zoom, : 18 * zoom]
-    np.testing.assert_allclose(region.mean((0, 1)), 0.8 * 255 * overlays.COLOURS[1] + 0.2 * 61, atol=2)
-    assert (image == 102).all()
 
 
 def test_the_training_figure_shows_the_share_of_waiting_and_takes_any_log():

@@ -3,8 +3,6 @@
 import hashlib
 
 import pytest
-from coco_corpus import TABLE, box, coco, instance
-from coco_corpus import name as coco_name
 from corpora import block, minivspw, picture, sequences
 
 from ttilib.datasets.base import raise_first
@@ -82,13 +80,6 @@ def test_pascal_and_coco_take_the_published_order_and_say_in_one_sentence_what_i
     images(tmp_path / "coco", [lines[n] for n in (9, 0, 3)])
     names = tuple(lines[n][0].split("/")[1].removesuffix(".jpg") for n in (0, 3, 9))
     assert CocoReader(tmp_path / "coco").names("val", {}, errors.append) == names
-
-
-def test_coco_without_a_published_image_has_the_order_of_its_annotations(tmp_path):
-    numbers = [999999999997, 999999999991]
-    coco(tmp_path, {"val": [instance(n, n, 7, [box(0, 0, 4, 4)]) for n in numbers]}, {"val": numbers})
-    (tmp_path / "lists.json").unlink()
-    assert CocoReader(tmp_path).names("val", TABLE, raise_first) == tuple(coco_name("val", n) for n in numbers)
 
 
 def test_minivspw_takes_the_frames_of_the_published_list(tmp_path):

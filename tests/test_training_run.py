@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import signal
@@ -87,11 +86,9 @@ def test_plots_change_nothing_in_the_training(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "at_once"),
     [
-        ({"foreground_weight": 4.0}, True), ({"label_smoothing": 0.0}, True), ({"loss": "iou"}, True),
-        ({"mixup": 0.5}, True), ({"seed": 7}, True), ({"optimizer": "adamw"}, False), ({"momentum": 0.0}, False),
-        ({"weight_decay": 0.1}, False), ({"clip_norm": 1e-3}, False), ({"accumulate": 2}, True),
-        ({"new_layers_rate": 10.0}, False), ({"schedule": "step"}, False), ({"precision": "fp16"}, True),
-        ({"precision": "bf16"}, True),
+        ({"foreground_weight": 4.0}, True), ({"label_smoothing": 0.0}, True), ({"mixup": 0.5}, True),
+        ({"seed": 7}, True), ({"momentum": 0.0}, False), ({"weight_decay": 0.1}, False), ({"clip_norm": 1e-3}, False),
+        ({"accumulate": 2}, True), ({"schedule": "step"}, False), ({"precision": "bf16"}, True),
     ],
 )  # fmt: skip
 def test_settings_reach_the_loss_or_the_weights(tmp_path: Path, change: dict, at_once: bool) -> None:
@@ -246,12 +243,9 @@ def test_a_folder_of_another_run_and_impossible_settings_are_refused(data: Path,
         (replace(fold, index=1), FRAMES, SIZE, f"{other}fold 0, not 1"),
         (turned, FRAMES, SIZE, rf"{other}base \['kind_2', 'kind_3', 'kind_4'\], not \['kind_4'"),
         (fold, replace(FRAMES, batch=13), SIZE, "12 samples.* batch of 13"),
-        (fold, FRAMES, (100000, 100000), "100000 x 100000"),
     ):
         with pytest.raises(ValueError, match=found):
             next(train(asked, data, whole, config, size))
-    with pytest.raises(ValueError, match="0 to validate"):
-        next(fit(build_encoder(TINY, 3), Squares(24, 0), Squares(0, 1), whole, QUICK, {}))
     configs = [replace(QUICK, contrast=ContrastConfig(root=root)) for root in ("here", "there")]
     here, there = (Run(build_encoder(TINY, 3), whole, each, {}, 9, torch.device("cpu")).identity() for each in configs)
     assert here == there, "the data folder may move"
@@ -289,25 +283,6 @@ def test_a_bit_that_flipped_in_a_checkpoint_is_found(half: Path, tmp_path: Path)
     for number, content in enumerate(damaged):
         with pytest.raises(ValueError, match=r"last\.pt: .*remove it"):
             continued(half, tmp_path / str(number), content)
-
-
-GONE = object()
-WRONG = [
-    (("progress",), None), (("best",), math.nan), (("identity",), GONE), (("learner",), {}),
-    (("counts",), torch.zeros(2, 2)), (("optimizer", "state"), GONE),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("place", "value"), WRONG, ids=[".".join(map(str, place)) for place, _ in WRONG])
-def test_a_checkpoint_of_another_form_is_refused(half: Path, tmp_path: Path, place: tuple, value: object) -> None:
-    state = inner = load_state(half / "last.pt")
-    *outer, name = place
-    for part in outer:
-        inner = inner[part]
-    inner.pop(name) if value is GONE else inner.update({name: value})
-    torch.save(state, tmp_path / "last.pt")
-    with pytest.raises(ValueError, match=r"\A[^\n]*last\.pt: [^\n]*\Z"):
-        continued(half, tmp_path / "run", (tmp_path / "last.pt").read_bytes())
 
 
 def learn_and_wait(folder: Path, config: TrainConfig, begun: Event) -> None:

@@ -12,9 +12,7 @@ import corpora
 import numpy as np
 import pytest
 import torch
-from squares import TINY, Exactly, Squares
-from torch import Tensor
-from torch.utils.data import TensorDataset
+from squares import TINY, Squares
 
 from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.pspnet import PSPNet, build_encoder
@@ -26,7 +24,7 @@ from ttilib.solver.methods import METHODS
 from ttilib.solver.settings import CONFIGS
 from ttilib.solver.solver import solve
 from ttilib.solver.task import extract
-from ttilib.training import distributed, validation
+from ttilib.training import validation
 from ttilib.training.config import TrainConfig
 from ttilib.training.train import train
 from ttilib.training.validation import validate, validate_episodes
@@ -46,14 +44,6 @@ def test_iou_and_loss_of_a_network_that_predicts_class_1_everywhere() -> None:
         assert iou.tolist() == pytest.approx([0, (labels == 1).double().mean().item(), 0], rel=1e-9)
         assert loss == pytest.approx(-bias.log_softmax(0)[labels].mean().item(), rel=1e-6)
     assert not network.training
-
-
-def test_clips_count_as_their_images() -> None:
-    network, frames = build_encoder(TINY, 3, seed=2).double(), Exactly(Squares(6, seed=3))
-    parts = (torch.stack(part) for part in zip(*(frames[n] for n in range(6)), strict=True))
-    clips = TensorDataset(*(part.unflatten(0, (3, 2)) for part in parts))
-    (iou, loss), (other_iou, other_loss) = validate(network, clips, 2), validate(network, frames, 4)
-    assert torch.equal(iou, other_iou) and loss == pytest.approx(other_loss, rel=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -105,23 +95,6 @@ def test_episodes_that_fail_are_reported_and_end_no_training(data: Path, monkeyp
             result = validate_episodes(network, 0, plan, SIZE, 7)
         due = short_iou(plan, episodes[2:], network) if failing == 2 else 0.0
         assert result.failed == failing and result.miou == pytest.approx(due, rel=1e-12)
-
-
-def test_processes_share_the_work(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The counts of all processes, each with its own episodes or images, add up to those of one."""
-    network, frames = build_encoder(TINY, 3, seed=1), Squares(5, seed=3)
-    plan = read_benchmark("minivspw-val", 0, data)
-    sums: dict[int, list[Tensor]] = {}
-    for count, rank in ((1, 0), (3, 0), (3, 1), (3, 2)):
-        summed = []
-        monkeypatch.setattr(distributed, "count", lambda count=count: count)
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        monkeypatch.setattr(distributed, "total", lambda value, summed=summed: summed.append(value) or value)
-        validate_episodes(network, 0, plan, SIZE, 7), validate(network, frames, 2)
-        sums[count] = [a + b for a, b in zip(sums.get(count, (0, 0, 0)), summed, strict=True)]
-    for one, shared in zip(*sums.values(), strict=True):
-        torch.testing.assert_close(one, shared, rtol=1e-6, atol=0)
-    assert sums[1][0].shape == (3, 2) and sums[1][0][:2].min() > 0
 
 
 def test_a_run_may_be_validated_by_episodes(data: Path, tmp_path: Path) -> None:

@@ -118,10 +118,9 @@ def test_minivspw_table_follows_pascal_with_the_names_of_the_folder(tmp_path):
     assert table["classes"] == {49: "car", 50: "bus", 53: "motorbike", 57: "aeroplane", 63: "dog", 65: "cow"}
     assert table["novel"] == [[57], [49, 50, 65], [53, 63], []] and table["base"] == [[], [], [], []]
     assert len(table["ignored"]) == 19 and "118_fgmRMeHommU" in table["ignored"]
-    for content in ({"cattle": "4", "cow": "5"}, {"cattle": "4", "wall": 4}, {"wall": "1"}, {"dog": "x"}):
-        write_json(path, content)
-        with pytest.raises(ValueError, match=path.name):
-            minivspw_table(tmp_path, pascal)
+    write_json(path, {"cattle": "4", "cow": "5"})  # two names of one class
+    with pytest.raises(ValueError, match=path.name):
+        minivspw_table(tmp_path, pascal)
 
 
 def test_minivspw_lists_and_scans_what_the_release_does(tmp_path):
