@@ -110,12 +110,3 @@ def test_another_process_samples_the_same_in_any_order(data):
     with ProcessPoolExecutor(1, FRESH) as pool:
         there = list(pool.map(_sample, names[::-1], [data] * len(names)))
     assert there[::-1] == [(_sample(name, data)[0], True) for name in names]
-
-
-def test_a_class_with_too_few_videos_is_reported_once(data):
-    read = read_benchmark("ytvis-v1", 0, data)
-    for draws in ("released", "independent"):
-        errors = []
-        assert {e.class_id for e in draw_episodes(read, 3, run=3, draws=draws, on_error=errors.append)} == {1}
-        assert len(errors) == 1 and "class 5 kind_5" in str(errors[0])
-    assert draw_episodes(read, 4, on_error=errors.append) == () and "(kind_1, kind_5)" in str(errors[-1])

@@ -27,14 +27,10 @@ def test_tables_follow_their_rules():
     assert set(table["pascal_to_vspw"]["names"].values()) <= set(read_table("pascal")["classes"].values())
 
 
-def test_wrong_requests_are_named(tmp_path):
+def test_tables_that_break_the_rules_are_refused(tmp_path):
     root = pascal(tmp_path / "voc", {"v": block(1, 0, 0, 5, 5)}, val=("v",))
-    for word, *arguments in (
-        ("folds 0 to 3", "pascal", 4, root), ("'voc'", "voc", 0, root), ("is a file", "pascal", 0, root / "train.txt"),
-        ("absent", "ytvis", 0, tmp_path / "absent"), ("read_benchmark", "minivspw", 0, root),
-    ):  # fmt: skip
-        with pytest.raises((ValueError, FileNotFoundError), match=word):
-            read_fold(*arguments)
+    with pytest.raises(ValueError, match="folds 0 to 3"):
+        read_fold("pascal", 4, root)
     for content, word in (
         ({"classes": {"1": "a"}, "novel": [[1, 2]]}, r"\[2\]"),
         ({"classes": {"1": "a"}, "novel": [[1]], "base": [[7]]}, r"base .*\[7\]"),

@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 import tempfile
 from pathlib import Path
 
@@ -119,14 +118,6 @@ def test_a_running_scheduler_is_used_and_left_running(tmp_path, monkeypatch):
             pass
         with Client(running) as client:
             assert client.submit(sum, [2, 3]).result(timeout=LIMIT) == 5
-
-
-def test_an_address_without_a_scheduler_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(clusters, "ANSWER_TIMEOUT", 1)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(OSError, match=f"{address}: no scheduler"), cluster(address, log_folder=tmp_path):
-            pass
 
 
 def test_slurm_jobs_work_are_submitted_again_and_cancelled_at_the_end(tmp_path, capfd, monkeypatch):

@@ -13,7 +13,7 @@ from ttilib.datasets.catalog import TABLES
 from ttilib.datasets.catalog import coco_name as in_coco
 from ttilib.datasets.coco import COCO, COCO_FULL, CocoFullReader, CocoReader, coco_annotations, coco_masks, make_masks
 from ttilib.datasets.masks import count
-from ttilib.files import read_json, write_json, write_text
+from ttilib.files import read_json, write_json
 from ttilib.images import read_labels
 
 
@@ -118,18 +118,6 @@ def test_full_masks_are_another_dataset(root):
         COCO_FULL.scan(root, TABLE, (1, 3), (2, 4), raise_first)
     make_masks(root, "full")
     assert [reader(root).mask(name("val", 4), 2)[4, 24] for reader in (CocoReader, CocoFullReader)] == [0, 1]
-
-
-def test_list_files_decide_the_order_and_replace_the_annotations(root):
-    make_masks(root)
-    lines, errors = [f"val2014/{one}.jpg val/{one}.png" for one in listed(root, "val")], []
-    bad = ["val2014/x.jpg val/x.png", lines[0].replace("val/", "train/")]
-    write_text(root / "val.txt", "\n".join([*bad, *lines[::-1]]) + "\n")
-    assert listed(root, "val", errors.append) == (name("val", 4), name("val", 30))
-    assert [str(error).split(", line ")[1][0] for error in errors] == ["1", "2"]
-    write_text(root / "train.txt", f"train2014/{name('train', 9)}.jpg train/{name('train', 9)}.png\n")
-    (root / "annotations").rename(root / "elsewhere")
-    assert len(COCO.scan(root, TABLE, (1,), (2,), [].append).frames) == 3
 
 
 def test_the_reader_returns_images_masks_and_training_labels(root):

@@ -108,14 +108,6 @@ def test_published_weights_from_the_shell(tmp_path, capsys):
     assert "has 16 classes including background, but 30 base classes" in capsys.readouterr().err
 
 
-def test_the_program_names_the_commands_like_a_mistyped_one(capsys):
-    for typed, similar in (("swep", "sweep"), ("Doctor", "doctor"), ("xyz", "study, run")):
-        with pytest.raises(SystemExit, match="2"):
-            call(typed, "mini")
-        said = capsys.readouterr().err
-        assert repr(typed) in said and similar in said
-
-
 def test_a_python_without_the_packages_is_told_what_to_do(repository):
     command = [sys.executable, "-S", "-m", "ttilib", "mini"]  # -S: without the packages that are installed
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)

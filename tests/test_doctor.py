@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from coco_corpus import box, coco, instance
 from coco_corpus import name as coco_name
-from corpora import block, broken_png, davis_2016, davis_2017, flow, minivspw, pascal, picture, rewrite, vspw, ytvis
+from corpora import block, broken_png, flow, minivspw, pascal, picture, rewrite, vspw, ytvis
 from folds import fold, sequence_fold, stills_fold
 
 from ttilib.datasets.catalog import DATASETS, TABLES
@@ -164,21 +164,6 @@ def test_flow_is_asked_for_where_there_is_any(tmp_path):
     shutil.copytree(root / "data" / "s", root / "data" / "1146_lps8_r-6J00")  # a sequence that the release ignores
     shutil.rmtree(root / "data" / "1146_lps8_r-6J00" / "flow")
     assert examine("pascal2minivspw", tmp_path, **ONE).findings == report.findings
-
-
-@pytest.mark.parametrize("make", [davis_2016, davis_2017])
-def test_an_official_edition_of_davis_has_any_label_and_support_is_matched_by_name(tmp_path, make):
-    stills(tmp_path / "voc")
-    make(tmp_path / "davis", {"bus": [block(9, 2, 2, 6, 6)] * 2, "odd": [block(1, 2, 2, 6, 6)]}, "480p")
-    table = {"classes": {"4": "kind_2", "7": "kind_1"}, "novel": [[4, 7]], "sequences": {"bus": "kind_1"}}
-    write_json(tmp_path / "davis" / "lists.json", table)
-    broken_png(tmp_path / "davis/JPEGImages/480p/odd/8.jpg", "empty")  # of no class: nobody reads it
-    report = examine("pascal2davis", tmp_path, **ONE)
-    assert report.ok and report.files == {"images": 7, "masks": 7}
-    row = {"id": 7, "name": "kind_1", "part": "novel", "videos": 1, "frames": 2, "support": 3}
-    assert report.folds["0"]["classes"][1] == row and "kind_1 1 (support: 3)" in report.text()
-    broken_png(tmp_path / "davis/Annotations/480p/bus/9.png", "cut off")
-    assert [file for file, _ in errors(examine("pascal2davis", tmp_path, **ONE))] == ["9.png"]
 
 
 def test_coco_wants_its_masks_painted(tmp_path):

@@ -67,7 +67,7 @@ class Video:
 @pytest.mark.parametrize(
     "content, word",
     [
-        (b'{"a": [], "b": }', "byte 15"), (b"\xff\xfe{", "JSON"), (b'{"a": ' + b"[" * 10**5, "array|recursion"),
+        (b'{"a": [], "b": }', "byte 15"), (b'{"a": ' + b"[" * 10**5, "array|recursion"),
         (b'{"videos": [{"id": 1, "names": ["a", 5]}]}', r"\[0\]\.names\[1\]"), (b"null", "null"),
         (b'{"videos": [{"names": []}]}', "id"), (b'{"videos": [{"id": %s, "names": []}]}' % (b"9" * 5000), "id"),
     ],

@@ -66,6 +66,7 @@ def printed(path):
     return "".join(out.get("text", "") + out.get("data", {}).get("text/markdown", "") for out in outputs)
 
 
+@pytest.mark.study
 def test_the_notebook_of_ones_own_video_takes_files(repository, tmp_path):
     """Two images with masks, where 2 is the object, and a folder of four frames; one method alone."""
     clip = synthetic_clip(frames=4, shots=2, size=(70, 120))

@@ -19,7 +19,6 @@ from ttilib.encoders.pspnet import (
     Pyramid,
     build_encoder,
     find_architecture,
-    load_initial,
     resize,
     seeded,
 )
@@ -136,14 +135,3 @@ def test_initial_weights_fill_the_stages_and_nothing_else(name: str, folder: boo
     for key, value in network.items():
         due = expected[key] if key.startswith("layer") else fresh[key]
         assert value == 0 if key.endswith("num_batches_tracked") else torch.equal(value, due), key
-
-
-def test_wrong_initial_weights_change_nothing(tmp_path: Path) -> None:
-    network = build_encoder(narrow("resnet18"), 2)
-    before = fingerprint(network)
-    torch.save(initial(narrow("resnet50")), tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"x.pth: .*'resnet18' .*unexpected: layer0.3.weight"):
-        load_initial(network, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="resnet18.*only for resnet50"):
-        load_initial(network, tmp_path)  # a folder of the release
-    assert fingerprint(network) == before

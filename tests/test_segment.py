@@ -87,6 +87,7 @@ def test_masks_lie_on_the_object_at_the_size_of_the_video(folder):
     assert summary["foreground"] == [round(float(mask.mean()), 4) for mask in masks]
     assert json.loads((folder / "out" / "summary.json").read_text()) == summary
     assert (folder / "out" / summary["overlay"]).stat().st_size > 1000
+    assert np.unique(read_labels(folder / "out" / "masks" / "8.png")).tolist() == [0, 255]  # what every viewer shows
     assert not np.array_equal(run(folder, label=5)[1], masks)
 
 

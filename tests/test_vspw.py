@@ -5,8 +5,6 @@ import shutil
 import numpy as np
 import pytest
 from corpora import HEIGHT, WIDTH, block, broken_png, flow, minivspw, vspw
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from ttilib.datasets.base import raise_first
@@ -132,26 +130,3 @@ def test_minivspw_lists_and_scans_what_the_release_does(tmp_path):
     assert mini_fold(root).frames == {"10_x": ("10_x/9",), "9_x": ("9_x/8",)} and mini_fold(root).presence[50] == {}
     write_text(root / "vspw_videolist.txt", "9_x 24 frames\n118_fgmRMeHommU\n777_absent\n")
     assert list(minivspw_listed(root, [49, 50, 65], (), raise_first)[0]) == ["118_fgmRMeHommU", "9_x"]
-
-
-@settings(max_examples=12)
-@given(st.data())
-def test_minivspw_agrees_with_a_slow_program(tmp_path_factory, data):
-    row = st.lists(st.sampled_from([0, 1, 49, 50, 57, 65, 255]), min_size=3, max_size=3)
-    film = st.lists(row.map(lambda labels: np.array([labels] * 3, dtype=np.uint8)), min_size=1, max_size=4)
-    names = st.sampled_from(["9_x", "10_x", "118_fgmRMeHommU"])
-    masks = data.draw(st.dictionaries(names, film, min_size=1))
-    root = minivspw(tmp_path_factory.mktemp("m"), masks, NAMES)
-    having = {name: data.draw(st.sets(st.integers(8, 8 + len(of)))) for name, of in masks.items()}
-    flow(root, {name: sorted(numbers) for name, numbers in having.items()})
-    expected = []
-    for name in sorted(masks):
-        for index, mask in enumerate(masks[name]):
-            wanted = not any(having.values()) or index + 8 in having[name]
-            if name != "118_fgmRMeHommU" and wanted and {49, 50, 65} & set(mask.ravel().tolist()):
-                expected.append(f"{name}/{index + 8}")
-    fold = mini_fold(root)
-    assert [frame for there in fold.frames.values() for frame in there] == expected
-    for number in (49, 50, 65):
-        seen = [frame for there in fold.presence[number].values() for frame in there]
-        assert seen == [f for f in expected if number in masks[f.split("/")[0]][int(f.split("/")[1]) - 8]]
