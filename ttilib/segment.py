@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,9 @@ def segment(
     probable one. `size`: of the network input, each side made 8 n + 1. `method`: see `read_method`. The mean for
     centring=pool is read from `means` or the file beside the checkpoint, else it is that of the clip, as the method's
     name then says. `features`: folder that keeps them. `start`, `end`, `every`: see `Video`. A long video is solved in
-    equal parts of `part` frames. Writes to `out`, at the size of the video, masks/<frame>.png (see
-    `write_mask`), masks.json (COCO), frames.csv, overlay, keyframe.jpg and .png, summary.json; with `probabilities`,
-    probabilities/<frame>-<object>.png, 255 is 1. Returns the summary. Decodes the video three times; warns if it breaks
-    off. Raises ValueError, FileNotFoundError.
+    equal parts of `part` frames. Writes to `out`, at the size of the video, masks/<frame>.png (see `write_mask`),
+    masks.json (COCO), frames.csv, overlay, keyframe.jpg and .png, summary.json, which is returned; `probabilities`:
+    also probabilities/<frame>-<object>.png, 255 is 1. Warns if the video breaks off. Raises ValueError or OSError.
     """
     chosen, out, film = read_method(method), Path(out), open_video(video, start, end, every)
     check_means(means, [chosen])
@@ -87,17 +86,18 @@ def segment(
     size = size[0] + -(size[0] - 1) % 8, size[1] + -(size[1] - 1) % 8
     clips = clips_from_files(images, masks, [np.zeros((*film.size, 3), np.uint8)], size, film.path.stem, label)
     output = _Output(out, film, tuple(clips), method, probabilities)
+    if output.warning:
+        warnings.warn(output.warning, stacklevel=2)
     extractor = load_extractor(encoder, features, means, device=device)
     if chosen.pipeline.centring == "pool" and not extractor.means_file and "centring=" not in chosen.name:
         chosen = read_method(f"{chosen.name} centring=episode")
     counts = _equal_parts(len(output.names), part)
     output.write(_solve(iter(film), clips, chosen, extractor, counts, scores := Scores()))
-    about = {
+    return output.finish({
         "video": str(video), "start": start, "every": every, "parts": len(counts), "method": chosen.name,
         "encoder": str(encoder), "means": str(extractor.means_file) if chosen.pipeline.centring == "pool" else None,
-        "support": [str(path) for path in images], "objects": list(clips), "network_size": list(size),
-    }  # fmt: skip
-    return output.finish({**about, "leave_one_out": scores})
+        "support": [*map(str, images)], "objects": [*clips], "network_size": [*size], "leave_one_out": scores,
+    })  # fmt: skip
 
 
 def support_files(
@@ -129,11 +129,9 @@ def support_files(
 
 def _mask_beside(image: Path) -> Path:
     """The mask of an image in the same folder, or in masks/, where notebook 06 draws; else FileNotFoundError."""
-    for place in (image.parent, image.parent / "masks"):
-        for ending in (".json", ".png", ".PNG"):
-            path = place / f"{image.stem}{ending}"
-            if path != image and path.is_file():
-                return path
+    for folder, ending in product((image.parent, image.parent / "masks"), (".json", ".png", ".PNG")):
+        if (path := folder / f"{image.stem}{ending}") != image and path.is_file():
+            return path
     raise FileNotFoundError(
         f"{image}: no mask {image.stem}.png or .json is beside it or in masks/; name it with --masks"
     )
@@ -263,9 +261,7 @@ class _Output:
         count = self.film.announced
         named = tqdm(self.film, "reading", count or None, mininterval=1.0, disable=0 < count <= 20)
         self.names = tuple(name for name, _ in named)
-        if warning := self.film.shortfall(len(self.names)):
-            warnings.warn(warning, stacklevel=4)
-        self.warning = warning
+        self.warning = self.film.shortfall(len(self.names))
         self.replaced, known = dict[Path, str](), set(self.names)
         for name in ("masks", "probabilities"):
             shutil.rmtree(self.folder / f"{name}{UNFINISHED}", ignore_errors=True)
