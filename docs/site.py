@@ -31,8 +31,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Committed notebook, executed copy in the run folder. Of the evaluations, the first task of the sweep.
 COPIES = {
     "01_data": "01_data.ipynb", "02_train": "02_train-f0.ipynb", "03_episode": "03_episode.ipynb",
-    "04_evaluate": "tasks/*.ipynb", "05_tables": "05_tables-mini.ipynb",
+    "04_evaluate": "tasks/*.ipynb", "05_tables": "05_tables-mini.ipynb", "06_your_video": "06_your_video.ipynb",
+    "07_frozen_encoder": "07_frozen_encoder.ipynb",
 }  # fmt: skip
+OPTIONAL = {"06_your_video": " -p headless True", "07_frozen_encoder": ""}  # not run by the study: their parameters
 TABLES = {
     "mini": ["shots", "method", "episodes", "mIoU", "precision", "recall", "J", "F", "VC_3", "VC_5", "s/episode"],
     "mini-paired": ["shots", "method", "mIoU", "mIoU low", "mIoU high", "better", "worse"],
@@ -41,12 +43,13 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "
              ROOT / "CHANGELOG.md", ROOT / "lists" / "README.md"]  # fmt: skip
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --link: light-dark(#0b57d0, #8ab4f8); }
-body { margin: 0 auto; max-width: 62rem; padding: 0 1rem 4rem; font: 16px/1.55 system-ui, sans-serif; }
+body { margin: 0 auto; max-width: 68rem; padding: 0 1rem 4rem; font: 16px/1.55 system-ui, sans-serif; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 1rem 0; border-bottom: 1px solid var(--line); }
 a { color: var(--link); }
 img, video { max-width: 100%; height: auto; }
 img { background: white; }
-table { border-collapse: collapse; font-size: .9em; display: block; overflow-x: auto; margin: 1rem 0; }
+table { border: 0; border-collapse: collapse; font-size: .9em; display: block; overflow-x: auto; margin: 1rem 0; }
+.output_html :is(th, td) { white-space: nowrap; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
 pre { overflow-x: auto; padding: .7rem 1rem; background: var(--soft); border-radius: 4px; font-size: .85em; }
 code { font-size: .9em; } pre code { font-size: 1em; }
@@ -85,13 +88,19 @@ def with_formulas(text: str) -> str:
 
 
 def executed(run: Path, name: str) -> nbformat.NotebookNode:
-    """The executed copy of a notebook. Raises FileNotFoundError, or ValueError if the committed one is another."""
-    paths = sorted(run.glob(COPIES[name]))
+    """The executed copy of a notebook; of one that the study does not run, else the committed one, which says so.
+    Raises FileNotFoundError, or ValueError if the committed one is another.
+    """
+    paths, committed = sorted(run.glob(COPIES[name])), nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    if not paths and name in OPTIONAL:
+        command = f"python -m ttilib run notebooks/{name}.ipynb {run / COPIES[name]}{OPTIONAL[name]}"
+        note = f"*Not run by `make study`.* For its figures: `{command}`, then `make site`."
+        committed.cells.insert(1, nbformat.v4.new_markdown_cell(note))
+        return committed
     if not paths:
         raise FileNotFoundError(f"{run / COPIES[name]}: no executed notebook; run make study first")
     copy = nbformat.read(paths[0], as_version=4)
     copy.cells = [cell for cell in copy.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
-    committed = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     if [cell.source for cell in copy.cells] != [cell.source for cell in committed.cells]:
         raise ValueError(f"{paths[0]}: made from another version of notebooks/{name}.ipynb; run make study again")
     return copy
@@ -125,7 +134,11 @@ def thumbnail(notebook: nbformat.NotebookNode) -> str:
 
 def document_body(path: Path, out: Path) -> str:
     """A document as HTML; what it links to is copied into the site."""
-    body = markdown2html(with_formulas(path.read_text(encoding="utf-8")))
+    return linked(markdown2html(with_formulas(path.read_text(encoding="utf-8"))), path, out, "href|src")
+
+
+def linked(body: str, path: Path, out: Path, kinds: str) -> str:
+    """The HTML made from a file of the repository, with links (attributes `kinds`) to the site's copies."""
     here = path.relative_to(ROOT).parent
 
     def link(found: re.Match[str]) -> str:
@@ -138,7 +151,7 @@ def document_body(path: Path, out: Path) -> str:
         name = "/".join([*[".."] * len(here.parts), site_name(file, out)])
         return f'{kind}="{name}{anchor or ""}"'
 
-    return re.sub(r'(href|src)="([^"#]*)(#[^"]*)?"', link, body)
+    return re.sub(rf'({kinds})="([^"#]*)(#[^"]*)?"', link, body)
 
 
 def site_name(file: Path, out: Path) -> str:
@@ -198,7 +211,7 @@ def overview(run: Path, out: Path, notebooks: dict[str, nbformat.NotebookNode]) 
     documents = "".join(f'<li><a href="{site_name(path, out)}">{path.relative_to(ROOT)}</a>' for path in DOCUMENTS)
     return (
         "<h1>Few-shot video segmentation by temporal transductive inference</h1>"
-        "<p>Everything below was computed on the synthetic dataset by <code>make study</code>.</p>"
+        "<p>Computed on the synthetic dataset by <code>make study</code>; notebooks 6 and 7 by their own commands.</p>"
         f'<h2>One episode</h2><video controls loop muted src="{overlay.name}"></video>'
         "<p>Mask of TTI and ground truth.</p>"
         f"<h2>Results</h2><p>Percent, mean over classes, runs and folds.</p>{table('mini')}"
@@ -214,7 +227,8 @@ def pages(run: Path, out: Path) -> Iterator[tuple[str, str]]:
     notebooks = {name: executed(run, name) for name in COPIES}
     yield "index.html", page("ttilib", overview(run, out, notebooks))
     for name, notebook in notebooks.items():
-        yield f"notebooks/{name}.html", page(first_lines(notebook)[0], notebook_body(notebook), "../")
+        body = linked(notebook_body(notebook), ROOT / "notebooks" / f"{name}.ipynb", out, "href")
+        yield f"notebooks/{name}.html", page(first_lines(notebook)[0], body, "../")
     for path in DOCUMENTS:
         name = site_name(path, out)
         yield name, page(path.name, document_body(path, out), "../" * name.count("/"))

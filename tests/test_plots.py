@@ -35,6 +35,8 @@ def test_overlay_fills_the_mask_and_outlines_the_ground_truth():
     assert (out[~mask] == 100).all() and (out[5, 8:22] == (255, 0, 0)).all()  # the edge is the plain colour
     mixed = (1 - overlays.FILL) * 100 + overlays.FILL * np.array([255, 0, 0])
     np.testing.assert_allclose(out[10, 15], mixed, atol=0.51)
+    several = overlays.overlay(image, 2 * mask.astype(np.uint8), colour=["#0000FF", "#FF0000"])
+    assert np.array_equal(several, out)  # the second label in the second colour
     out = overlays.overlay(image, truth=mask)
     assert (out[5, 8:22] == 255).all() and (out[4, 8:22] == 25).all()  # the dark rim lies outside
     assert (out[6:14, 9:21] == 100).all() and (out[:4] == 100).all() and (image == 100).all()

@@ -146,6 +146,7 @@ def test_several_objects_share_features_and_every_file_says_the_same(folder):
     out = folder / "out"
     labels = np.stack([read_labels(out / "masks" / f"{t}.png") for t in range(8, 12)])
     assert summary["objects"] == ["3", "5"] and Image.open(out / "masks" / "8.png").getpalette()[3:6] == [128, 0, 0]
+    assert video.object_colours(summary["objects"]) == {"3": "#ff0000", "5": "#00ff00"}  # brighter than in the file
     assert np.array_equal(labels > 0, alone[3] | alone[5]) and not (labels == 1)[~alone[3]].any()
     table, outlines = pd.read_csv(out / "frames.csv"), json.loads((out / "masks.json").read_text())
     assert len(table) == 8 and table.area_px.tolist() == [(labels[t] == n).sum() for t in range(4) for n in (1, 2)]
@@ -178,16 +179,15 @@ def test_leave_one_out_is_the_iou_of_an_image_under_the_others(folder):
 
 
 def test_masks_are_found_beside_the_images_or_where_notebook_06_draws(folder):
-    masks = [folder / "image0.png", folder / "image1.PNG", folder / "masks" / "third.png"]
-    (folder / "image1.png").rename(masks[1])
-    write_image(folder / "third.png", read_image(folder / "image0.jpg"))
-    write_labels(masks[2], read_labels(masks[0]))
-    for path in folder.glob("*[0-9].png"):  # masks of the frames have no image here
-        path.unlink() if path != masks[0] else None
-    assert support_files([folder]) == ([folder / "image0.jpg", folder / "image1.jpg", folder / "third.png"], masks)
-    masks[2].unlink()
+    images, masks = [folder / "image0.jpg", folder / "image1.jpg"], [folder / "image0.png"]
+    (folder / "image1.png").rename(folder / "image1.PNG")
+    write_image(folder / "third.png", read_image(images[0]))
     with pytest.raises(FileNotFoundError, match=r"third\.png: no mask"):
-        support_files([folder])
+        support_files([*images, folder / "third.png"])
+    write_labels(folder / "masks" / "third.png", read_labels(masks[0]))
+    found = support_files([*images, masks[0], folder / "third.png"])  # as in a folder, with the first mask
+    assert found[0] == [*images, folder / "third.png"]
+    assert found[1] == [*masks, folder / "image1.PNG", folder / "masks" / "third.png"]
 
 
 WRONG = [  # words of the command, and of what it says

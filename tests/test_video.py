@@ -9,7 +9,7 @@ import torch
 from PIL import ExifTags, Image
 
 from ttilib.images import write_image
-from ttilib.plots import overlays, video
+from ttilib.plots import video
 
 GREEN = (30, 200, 60)
 
@@ -62,15 +62,6 @@ def test_sides_are_even_and_an_overlay_of_enormous_frames_is_reduced():
     for width, shape in ((361, (66, 722, 3)), (4000, (38, video.WIDEST, 3))):
         panels = video.side_by_side(np.zeros((41, width, 3), np.uint8), np.zeros((41, width), bool))
         assert panels.shape == shape
-
-
-def test_objects_have_the_colours_of_the_mask_file_at_twice_the_brightness(tmp_path):
-    labels = np.repeat(np.arange(4, dtype=np.uint8), 100)[None].repeat(90, axis=0)
-    video.write_mask(tmp_path / "mask.png", labels, 3)
-    stored = np.array(Image.open(tmp_path / "mask.png").convert("RGB"))
-    panels = video.side_by_side(np.zeros((90, 400, 3), np.uint8), labels, objects=video.object_colours(["a", "b", "c"]))
-    shown = panels[video.STRIP + 45, 400 + np.arange(50, 400, 100)]
-    np.testing.assert_allclose(shown, overlays.FILL * np.minimum(2 * stored[45, 50::100].astype(int), 255), atol=1)
 
 
 @pytest.mark.parametrize(

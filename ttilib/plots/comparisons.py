@@ -175,7 +175,6 @@ def cost_accuracy(ax: Axes, table: pd.DataFrame, metric: str = "mIoU", looks: Lo
 
 def per_class_bars(ax: Axes, table: pd.DataFrame, metric: str = "IoU", looks: Looks | None = None) -> None:
     """One bar per class and method, labelled for a legend; classes sorted by the last method, the best on top.
-
     Takes `tables.class_table` of one benchmark and number of shots.
     """
     methods = list(dict.fromkeys(table["method"]))

@@ -194,16 +194,13 @@ def _describe(layers: tuple[str, ...]) -> str:
     return f"layers {' '.join(layers)}" if layers else "the output"
 
 
-DEVICES = ("cpu", "cuda", "mps")
-
-
 def find_device(name: str | torch.device) -> torch.device:
     """The device, if torch can compute on it here; else ValueError."""
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        kind = str(name).partition(":")[0]
-        about = f"torch cannot compute on it here ({one_line(error)})" if kind in DEVICES else "there is no such device"
+        known = str(name).partition(":")[0] in ("cpu", "cuda", "mps")
+        about = f"torch cannot compute on it here ({one_line(error)})" if known else "there is no such device"
         raise ValueError(f"device {str(name)!r}: {about}; give cpu, or cuda on a machine with an NVIDIA GPU") from error
     return torch.device(name)
 
