@@ -49,28 +49,3 @@ def test_what_is_no_stroke_changes_nothing(drawing, tmp_path, change):
     with pytest.raises(ValueError, match=r"a\.png: cannot hold"):
         MaskDrawing(tmp_path / "a.png", tmp_path / "x" / ".." / "a.png")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-
-
-SHOW = """values => {
-    window.sent = [];
-    const model = { get: name => values[name], send: stroke => sent.push(stroke), on() {}, off() {} };
-    values.view = new Uint8Array(values.view);
-    draw.render({ model, el: document.body });
-}"""
-
-
-def test_what_is_drawn_in_a_browser_comes_as_a_stroke(drawing, chromium, repository):
-    page = chromium.new_page()
-    script = (repository / "ttilib" / "plots" / "draw.js").read_text()
-    page.add_script_tag(content=script.replace("export default", "window.draw ="))
-    page.evaluate(SHOW, {"size": [60, 90], "view": list(drawing.view), "text": ""})
-    page.wait_for_function("document.querySelector('canvas').width > 300")  # the image has come
-    left, top, width, height = page.locator("canvas").bounding_box().values()
-    page.click("button[data-tool=box]")
-    page.mouse.move(left + 30.5 / 90 * width, top + 20.5 / 60 * height)
-    page.mouse.down()
-    page.mouse.move(left + 60.5 / 90 * width, top + 39.5 / 60 * height, steps=3)
-    page.mouse.up()
-    (stroke,) = page.evaluate("sent")
-    drawing.draw(stroke)
-    assert np.array_equal(drawing.mask, pixels_of((slice(20, 40), slice(30, 61))))
