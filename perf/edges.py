@@ -1,4 +1,4 @@
-"""What it costs a frame to fit masks to the image: the guided filter and the cut, beside the upsampling before them.
+"""What it costs a frame to fit masks to the image: guided filter and colour models, beside the upsampling before them.
 
     python perf/edges.py [--frames 12] [--size 241 425] [--radius 16]
 """
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from photographs import photograph
 
-from ttilib.solver.edges import grabcut_refine, guided_filter
+from ttilib.solver.edges import colour_refine, guided_filter
 from ttilib.solver.solver import upsampled_probabilities
 
 GRID = (31, 54)
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=12, help="T")
     parser.add_argument("--size", type=int, nargs=2, default=(241, 425), help="H W")
-    parser.add_argument("--radius", type=int, default=16, help="pixels, of the filter and of the cut's band")
+    parser.add_argument("--radius", type=int, default=16, help="pixels, of the filter and of the band")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -52,7 +52,7 @@ def main() -> None:
     ways = {
         "upsampling": lambda: upsampled_probabilities(scores, bias, (height, width)),
         "guided filter": lambda: guided_filter(probabilities, guide, options.radius),
-        "cut": lambda: grabcut_refine(probabilities > 0.5, guide, options.radius),
+        "colours": lambda: colour_refine(probabilities, guide, options.radius),
     }
     print(f"T={options.frames} grid={GRID} size={height} x {width} radius={options.radius}, one thread")
     plain = None

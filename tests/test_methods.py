@@ -9,7 +9,7 @@ import torch
 from tasks import toy_encoder
 
 from ttilib.episodes.clips import synthetic_clip
-from ttilib.solver.edges import grabcut_refine, guided_filter
+from ttilib.solver.edges import colour_refine, guided_filter
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import FROZEN, METHODS, ORACLE, TransductiveMethod, check_means, read_method, refine_masks
 from ttilib.solver.settings import CONFIGS, PipelineConfig, SolverConfig
@@ -88,13 +88,14 @@ def test_masks_are_refined_by_what_the_pipeline_has():
     """Radii are fractions of the diagonal, which is 70.2 pixels here."""
     clip = synthetic_clip(frames=3, size=(41, 57))
     solution = solve(extract(toy_encoder, clip), SolverConfig(steps=5))
-    smooth = guided_filter(solution.probabilities(), clip.query, 4, 0.1) > 0.5
+    p = solution.probabilities()
+    smooth = guided_filter(p, clip.query, 4, 0.1)
     expected = {
         PLAIN: solution.masks(),
         PipelineConfig(guided=0.06): guided_filter(solution.probabilities(), clip.query, 4, 1e-3) > 0.5,
-        PipelineConfig(guided=0.06, guided_eps=0.1, cut=0.07): grabcut_refine(smooth, clip.query, 5),
+        PipelineConfig(guided=0.06, guided_eps=0.1, cut=0.07): colour_refine(smooth, clip.query, 5, 0.1),
         PipelineConfig(guided=1e-4): guided_filter(solution.probabilities(), clip.query, 1) > 0.5,  # at least 1 pixel
-        PipelineConfig("pool", ("a", "b"), (1.0, 2.0), cut=1e-4): grabcut_refine(solution.masks(), clip.query, 1),
+        PipelineConfig("pool", ("a", "b"), (1.0, 2.0), cut=1e-4): colour_refine(p, clip.query, 1, 1e-3),
     }
     for pipeline, masks in expected.items():
         assert torch.equal(refine_masks(solution, clip, pipeline), masks), pipeline

@@ -14,7 +14,6 @@ from msgspec import Meta, Struct
 from ttilib.files import convert
 from ttilib.images import read_image, read_labels, write_labels
 from ttilib.plots.overlays import SUPPORT, Mask, Pixels, overlay, zoom_for
-from ttilib.solver.edges import grabcut
 
 SHARP = 960  # pixels of the longer side as shown, about the width of a cell
 UNDONE = 30  # strokes that can be undone
@@ -53,7 +52,10 @@ def _cut(mask: Mask, box: np.ndarray, image: Pixels) -> Mask:
     labels = np.where(box, np.where(mask, cv2.GC_FGD, cv2.GC_PR_FGD), cv2.GC_BGD).astype(np.uint8)[window]
     found, background = box > 0, labels == cv2.GC_BGD
     if min(background.sum(), (~background).sum()) >= 5:  # one pixel for each Gaussian
-        found[window] = grabcut(np.ascontiguousarray(image[window]), labels, steps=5)
+        cv2.setRNGSeed(0)  # OpenCV's k-means starts at random
+        models = np.zeros((1, 65)), np.zeros((1, 65))  # parameters of two mixtures of five Gaussians
+        cv2.grabCut(np.ascontiguousarray(image[window]), labels, None, *models, 5, cv2.GC_INIT_WITH_MASK)
+        found[window] = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     return found
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ttilib.episodes.clips import Clip
 from ttilib.files import suggest
-from ttilib.solver.edges import grabcut_refine, guided_filter
+from ttilib.solver.edges import colour_refine, guided_filter
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.settings import CONFIGS, PipelineConfig, SolverConfig, check, field_types, read_value
 from ttilib.solver.solver import Solution, solve
@@ -91,13 +91,13 @@ class TransductiveMethod:
 
 
 def refine_masks(solution: Solution, clip: Clip, pipeline: PipelineConfig | None = None) -> Bool[Tensor, "T H W"]:
-    """The masks of a solution at the clip's size, after guided filter and GrabCut, radii in image diagonals."""
-    pipeline, masks = pipeline or PipelineConfig(), solution.masks()
-    diagonal, fractions = math.hypot(*masks.shape[1:]), (pipeline.guided, pipeline.cut)
+    """The masks of a solution at the clip's size, after guided filter and colour models, radii in image diagonals."""
+    pipeline, p = pipeline or PipelineConfig(), solution.probabilities()
+    diagonal, fractions = math.hypot(*p.shape[1:]), (pipeline.guided, pipeline.cut)
     radius, band = (max(round(fraction * diagonal), 1) if fraction else 0 for fraction in fractions)
     if radius:
-        masks = guided_filter(solution.probabilities(), clip.query, radius, pipeline.guided_eps) > 0.5
-    return grabcut_refine(masks, clip.query, band) if band else masks
+        p = guided_filter(p, clip.query, radius, pipeline.guided_eps)
+    return colour_refine(p, clip.query, band, pipeline.guided_eps) if band else p > 0.5
 
 
 def check_means(means: Path | str, methods: Sequence[Method]) -> None:

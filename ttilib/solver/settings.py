@@ -124,7 +124,7 @@ class PipelineConfig:
     `centring`: subtract from unit features nothing, the encoder's mean over a pool of any images, or the mean over the
     episode's images. `layers`: submodules whose outputs are concatenated, with `layer_weights` (1 each if empty); none
     is the output of the encoder. `guided`: radius of the guided filter, `guided_eps` its variance. `cut`: largest shift
-    of a mask's border by GrabCut. Radius and shift are in image diagonals, 0 is off.
+    of a mask's border by colour models. Radius and shift are in image diagonals, 0 is off.
     """
 
     centring: Centring = "none"
