@@ -14,7 +14,8 @@ from ttilib.solver.task import Task
 
 EPSILON = 1e-10  # added to divisions and inside logarithms, as released
 
-BiasStart = Literal["query-mean", "support-midpoint"]
+BiasStart = Literal["query-mean", "query-top"]
+TOP = 0.02  # proportion of the query's cells that are taken as foreground at the start
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ def start(
     """The initial classifier: the prototype for every frame, and a bias by one of two rules.
     "query-mean", as released: b_t = mean of temperature * cos(f, w) over all cells of frame t, padding included (S12).
     The initial foreground proportion is about one half, whatever the object's size.
-    "support-midpoint": b = z0 + midpoint (z1 - z0) for all frames; z1 and z0 are the mean support scores of foreground
-    and background, z0 = z1 without background. Initial proportions may differ between frames. midpoint None is
-    1/2 - 1/(5K), because the support scores higher under its own prototype than other images, most with few shots.
+    "query-top": b = z0 + midpoint (z1 - z0) for all frames; z0 is the mean score of the support's background, z1 the
+    score that 2% of the video's valid cells exceed; z0 = z1 without background. Initial proportions may differ between
+    frames. The support's own foreground is no measure: it scores higher under its own prototype than other images.
+    midpoint None is 1/2 - 1/(10K).
     Without foreground in the support, the bias is infinite: probability 0 everywhere (C3).
     """
     weight = prototype(task).expand(len(task.query), -1).contiguous()
@@ -68,10 +70,10 @@ def start(
     if bias_start == "query-mean":
         return Classifier(weight, unbiased.scores(task.query).mean(dim=(1, 2)), temperature)
     if midpoint is None:
-        midpoint = 0.5 - 0.2 / task.shots
+        midpoint = 0.5 - 0.1 / task.shots
     scores = Classifier(weight[:1], unbiased.bias[:1], temperature).scores_on(task.support)[:, 0]
-    outside = task.support_valid & ~task.support_masks
-    foreground = scores[task.support_valid & task.support_masks].mean()
-    background = scores[outside].mean() if outside.any() else foreground
-    bias = background + midpoint * (foreground - background)
+    outside, query = task.support_valid & ~task.support_masks, unbiased.scores(task.query)[task.query_valid]
+    top = query.kthvalue(len(query) - int(TOP * len(query))).values
+    background = scores[outside].mean() if outside.any() else top
+    bias = background + midpoint * (top - background)
     return Classifier(weight, bias.expand(len(weight)).clone(), temperature)

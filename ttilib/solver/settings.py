@@ -64,8 +64,8 @@ class SolverConfig:
     """
 
     temperature: Annotated[float, Meta(gt=0, le=1e6)] = 20.0
-    bias_start: BiasStart = "query-mean"  # or from the support, see classifier.start
-    midpoint: Share | None = 0.5  # from background (0) to foreground (1); None: 1/2 - 1/(5K)
+    bias_start: BiasStart = "query-mean"  # or between support and query, see classifier.start
+    midpoint: Share | None = 0.5  # from background (0) to foreground (1); None: 1/2 - 1/(10K)
     steps: Steps = 49  # the release is configured for 50 and runs 49 (S1)
     learning_rate: Weight = 0.025
     ce_weight: Weight = 1.0
@@ -106,8 +106,10 @@ class SolverConfig:
 
     @classmethod
     def frozen(cls) -> SolverConfig:
-        """For an encoder without base training: bias from the support, temporal terms from step 0."""
-        return cls(bias_start="support-midpoint", midpoint=None, temporal_start=0)
+        """For an encoder without base training: bias between the support's background and the best of
+        the query, temporal terms from step 0.
+        """
+        return cls(bias_start="query-top", midpoint=None, temporal_start=0)
 
 
 CONFIGS = {

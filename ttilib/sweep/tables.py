@@ -127,8 +127,8 @@ FROZEN = {
     "no edges": "frozen guided=0 cut=0",
     "TTI": "TTI",  # below: TTI with parts of the frozen configuration
     "TTI centred": "TTI centring=pool",
-    "TTI support bias": "TTI bias_start=support-midpoint midpoint=none",
-    "TTI centred + support bias": "TTI centring=pool bias_start=support-midpoint midpoint=none",
+    "TTI top bias": "TTI bias_start=query-top midpoint=none",
+    "TTI centred + top bias": "TTI centring=pool bias_start=query-top midpoint=none",
     "TTI from step 0": "TTI temporal_start=0",
     "TTI edges": "TTI guided=0.033 guided_eps=0.0001 cut=0.033",
 }
