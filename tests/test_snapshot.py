@@ -18,7 +18,7 @@ from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import read_method
 
 REFERENCE = Path(__file__).resolve().parent / "reference" / "snapshot.json"
-METHODS = ("fine-tune", "RePRI", "TTI", "TTI+keyframe", "oracle noise=0.2", "frozen centring=episode cut=0")
+METHODS = ("fine-tune", "RePRI", "TTI", "TTI+keyframe", "oracle noise=0.2", "frozen centring=episode")
 SIZE = (65, 113)
 
 
