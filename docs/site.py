@@ -43,7 +43,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "
              ROOT / "CHANGELOG.md", ROOT / "lists" / "README.md"]  # fmt: skip
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --link: light-dark(#0b57d0, #8ab4f8); }
-body { margin: 0 auto; max-width: 68rem; padding: 0 1rem 4rem; font: 16px/1.55 system-ui, sans-serif; }
+body { margin: 0 auto; max-width: 72rem; padding: 0 1rem 4rem; font: 16px/1.55 system-ui, sans-serif; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 1rem 0; border-bottom: 1px solid var(--line); }
 a { color: var(--link); }
 img, video { max-width: 100%; height: auto; }
@@ -59,6 +59,8 @@ code { font-size: .9em; } pre code { font-size: 1em; }
 .anchor-link, .prompt { display: none; }
 math[display="block"] { margin: 1rem 0; overflow: auto hidden; }
 dt { margin-top: 1.5rem; }
+dd pre { white-space: pre-wrap; }
+.whole { white-space: nowrap; }
 """
 
 
@@ -134,7 +136,9 @@ def thumbnail(notebook: nbformat.NotebookNode) -> str:
 
 def document_body(path: Path, out: Path) -> str:
     """A document as HTML; what it links to is copied into the site."""
-    return linked(markdown2html(with_formulas(path.read_text(encoding="utf-8"))), path, out, "href|src")
+    body = markdown2html(with_formulas(path.read_text(encoding="utf-8")))
+    whole = r"(?<=[\s>])(--?[a-z][\w-]*|\d{4}-\d\d-\d\d)"  # options and dates, which browsers would break at a hyphen
+    return linked(re.sub(whole, r'<span class="whole">\1</span>', body), path, out, "href|src")
 
 
 def linked(body: str, path: Path, out: Path, kinds: str) -> str:
@@ -176,16 +180,35 @@ def site_name(file: Path, out: Path) -> str:
     return f"source/{name}"
 
 
+class Shown(str):
+    """A text that `inspect` shows without quotes."""
+
+    __repr__ = str.__str__
+
+
+def signature(thing: Any) -> str:
+    """The parameters of a function or class, with annotations as in the source, without their bounds."""
+
+    def shown(annotation: Any) -> Any:
+        plain = re.sub(r"Annotated\[(\w+), Meta\([^)]*\)\]", r"\1", str(annotation))
+        return annotation if annotation is inspect.Parameter.empty else Shown(plain)
+
+    found, parameters = inspect.signature(thing), []
+    for each in found.parameters.values():
+        default = Shown(each.default.__name__) if inspect.isfunction(each.default) else each.default
+        parameters.append(each.replace(annotation=shown(each.annotation), default=default))
+    returned = inspect.Parameter.empty if inspect.isclass(thing) else shown(found.return_annotation)
+    return str(found.replace(parameters=parameters, return_annotation=returned))
+
+
 def names_body() -> str:
     """Signature and docstring of every public name of the library."""
     entries = []
     for name in tti.__all__:
         thing: Any = getattr(tti, name)
-        signature, text = "", ", ".join(thing) if isinstance(thing, dict) else inspect.getdoc(thing) or ""
-        if callable(thing):  # annotations are text, which inspect puts in quotes
-            signature = re.sub(r"(: |-> )[\"'](.+?)[\"'](?=,| =|\)|$)", r"\1\2", str(inspect.signature(thing)))
-        heading = f'<dt id="{name}"><code><b>tti.{name}</b>{html.escape(signature)}</code>'
-        entries.append(f"{heading}<dd><pre>{html.escape(text)}</pre>")
+        text = ", ".join(thing) if isinstance(thing, dict) else inspect.getdoc(thing) or ""
+        about = html.escape(signature(thing)) if callable(thing) else ""
+        entries.append(f'<dt id="{name}"><code><b>tti.{name}</b>{about}</code><dd><pre>{html.escape(text)}</pre>')
     return f"<h1>Public names</h1><p><code>import ttilib as tti</code></p><dl>{''.join(entries)}</dl>"
 
 
