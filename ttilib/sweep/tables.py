@@ -148,6 +148,8 @@ _ALL = (
           "fine-tune"),
     Table("minivspw", "MiniVSPW to MiniVSPW", _lines(_each("minivspw", (1, 5)), BASELINES)),
     Table("pascal", "Pascal-5i", _lines(_each("pascal", (1, 5, 10), BOTH), TWO)),
+    Table("pascal-frozen", "Pascal-5i without base training (this project's own)",
+          _lines(_each("pascal", (1, 5)), ("RePRI", "frozen"))),
     Table("coco", "COCO-20i", _lines(_each("coco", (1, 5, 10)), TWO)),
     Table("coco2pascal", "COCO-20i encoders on Pascal images",
           _lines(_each("coco2pascal", (1, 5), seen_classes=True), TWO)),
