@@ -16,7 +16,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import nbformat
-import pandas as pd
 from latex2mathml.converter import convert as mathml
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
@@ -26,6 +25,7 @@ from pygments.lexers import PythonLexer
 
 import ttilib as tti
 from ttilib.files import write_text
+from ttilib.results.export import read_table, to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 # Committed notebook, executed copy in the run folder. Of the evaluations, the first task of the sweep.
@@ -50,12 +50,14 @@ img, video { max-width: 100%; height: auto; }
 img { background: white; }
 table { border: 0; border-collapse: collapse; font-size: .9em; display: block; overflow-x: auto; margin: 1rem 0; }
 .output_html :is(th, td) { white-space: nowrap; }
+.dataframe td { text-align: right; }
+tr:not(:has(> :not(:empty))) { display: none; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
 pre { overflow-x: auto; padding: .7rem 1rem; background: var(--soft); border-radius: 4px; font-size: .85em; }
 code { font-size: .9em; } pre code { font-size: 1em; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.2rem; }
 .cards a { border: 1px solid var(--line); border-radius: 6px; padding: .8rem; text-decoration: none; color: inherit; }
-.cards img { height: 11rem; width: 100%; object-fit: contain; }
+.cards img { height: 11rem; width: 100%; object-fit: cover; object-position: left top; }
 .anchor-link, .prompt { display: none; }
 math[display="block"] { margin: 1rem 0; overflow: auto hidden; }
 dt { margin-top: 1.5rem; }
@@ -119,9 +121,9 @@ def notebook_body(notebook: nbformat.NotebookNode) -> str:
 
 
 def first_lines(notebook: nbformat.NotebookNode) -> tuple[str, str]:
-    """Title and first sentence of a notebook."""
+    """Title and first two sentences of a notebook."""
     title, _, text = notebook.cells[0].source.partition("\n")
-    return title.strip("# "), text.strip().replace("*", "").replace("\n", " ").split(". ")[0] + "."
+    return title.strip("# "), " ".join(re.split(r"(?<=\.)\s", text.strip())[:2])
 
 
 def thumbnail(notebook: nbformat.NotebookNode) -> str:
@@ -137,6 +139,8 @@ def thumbnail(notebook: nbformat.NotebookNode) -> str:
 def document_body(path: Path, out: Path) -> str:
     """A document as HTML; what it links to is copied into the site."""
     body = markdown2html(with_formulas(path.read_text(encoding="utf-8")))
+    anchors = r'(<h\d id="|class="anchor-link" href="#)([^"]+)'  # as GitHub makes them, which links expect
+    body = re.sub(anchors, lambda found: found[1] + re.sub(r"[^\w-]", "", html.unescape(found[2]).lower()), body)
     whole = r"(?<=[\s>])(--?[a-z][\w-]*|\d{4}-\d\d-\d\d)"  # options and dates, which browsers would break at a hyphen
     return linked(re.sub(whole, r'<span class="whole">\1</span>', body), path, out, "href|src")
 
@@ -219,19 +223,19 @@ def overview(run: Path, out: Path, notebooks: dict[str, nbformat.NotebookNode]) 
     """Tables, overlay, gallery, and a card for each notebook and document."""
 
     def table(name: str) -> str:
-        content = pd.read_csv(run / "tables" / f"{name}.csv")[TABLES[name]]
-        return content.to_html(index=False, float_format="{:.1f}".format, na_rep="", border=0)
+        return markdown2html(to_markdown(read_table(run / "tables" / f"{name}.csv")[TABLES[name]]))
 
     cards = []
     for name, notebook in notebooks.items():
-        title, sentence = first_lines(notebook)
-        text = f"<h3>{html.escape(title)}</h3>{html.escape(sentence)}"
+        title, sentences = first_lines(notebook)
+        text = f"<h3>{html.escape(title)}</h3>{markdown2html(with_formulas(sentences))}"
         cards.append(f'<a href="notebooks/{name}.html">{thumbnail(notebook)}{text}</a>')
     overlay = next(iter(sorted(run.glob("overlay.*"))))
     gallery = run / "figures" / "05_mini-gallery.png"
     for file in (overlay, gallery):
         shutil.copy(file, out / file.name)
-    documents = "".join(f'<li><a href="{site_name(path, out)}">{path.relative_to(ROOT)}</a>' for path in DOCUMENTS)
+    headings = {path: path.read_text(encoding="utf-8").partition("\n")[0].strip("# ") for path in DOCUMENTS}
+    documents = "".join(f'<li><a href="{site_name(path, out)}">{text}</a>' for path, text in headings.items())
     return (
         "<h1>Few-shot video segmentation by temporal transductive inference</h1>"
         "<p>Computed on the synthetic dataset by <code>make study</code>; notebooks 6 and 7 by their own commands.</p>"

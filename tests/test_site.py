@@ -49,9 +49,11 @@ def test_every_link_leads_somewhere_inside_the_site(site, run, tmp_path):
     assert {out / "notebooks" / f"{name}.html" for name in site.COPIES} < set(texts)
     for path, text in texts.items():
         body = re.sub(r"<pre.*?</pre>", "", text, flags=re.DOTALL)
-        for target in re.findall(r'(?:href|src)="([^"#]+)', body):
+        for target, anchor in re.findall(r'(?:href|src)="([^"#]*)#?([^"]*)', body):
             if not target.startswith(("http", "data:", "mailto:")):
-                assert (path.parent / target).is_file(), f"{path.relative_to(out)}: {target}"
+                file = (path.parent / target).resolve() if target else path
+                assert file.is_file(), f"{path.relative_to(out)}: {target}"
+                assert not anchor or f'id="{anchor}"' in texts[file], f"{path.relative_to(out)}: {target}#{anchor}"
         assert not re.search(r'<script[^>]+src|src="http', body), "it must work without a network"
     episode = texts[out / "notebooks" / "03_episode.html"]
     assert "<math" in episode and "$$" not in episode and "progress of the run" not in episode

@@ -176,9 +176,7 @@ def episode_card(figure: Figure | SubFigure, clip: Clip, frames: int = 6) -> Non
     figure.suptitle(f"{clip.name}: {shots} support, {len(clip.query)} query frames{line}", fontsize=11)
 
 
-def gradient_map(
-    ax: Axes, image: Image, gradient: Map, label: str = "gradient", truth: Mask | None = None, title: str = ""
-) -> AxesImage:
+def gradient_map(ax: Axes, image: Image, gradient: Map, truth: Mask | None = None, title: str = "") -> AxesImage:
     """A signed map at feature size over the grey image, with a colour bar: blue negative, white zero, red positive.
 
     `truth` is outlined. The corner cells of the map are centred on the corner pixels.
@@ -199,7 +197,7 @@ def gradient_map(
     power = math.floor(math.log10(limit))
     beside: Any = {"cax": ax.inset_axes((1.02, 0, 0.04, 1)), "format": lambda value, _: f"{value / 10**power:g}"}
     bar = ax.figure.colorbar(drawn, **beside)
-    bar.set_label(f"{label} [$10^{{{power}}}$]" if power else label)
+    bar.set_label(f"gradient [$10^{{{power}}}$]" if power else "gradient")
     bar.outline.set_visible(False)
     return drawn
 
