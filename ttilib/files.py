@@ -183,16 +183,18 @@ def read_lines(path: Path | str) -> list[str]:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); download or write it again") from error
 
 
-Stamp = tuple[int, int]
+Stamp = tuple[int, ...]
 
 
-def file_stamp(path: Path | str) -> Stamp | None:
-    """Size (bytes) and modification time (ns) of a file, to detect changes; None if it does not exist."""
+def file_stamp(path: Path | str) -> Stamp:
+    """Size (bytes), times of modification and change (ns) of a file, to detect changes; () if it does not exist.
+    The time of change is the system's: it cannot be set back with the other.
+    """
     try:
         found = Path(path).stat()
     except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
+        return ()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def digest(*values: Any) -> str:

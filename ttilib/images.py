@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ttilib.files import atomic, natural_key
 
@@ -41,6 +41,16 @@ def image_files(folder: Path | str, recursive: bool = False) -> list[Path]:
     if odd := [name for name in names if not is_utf8(name)]:
         raise ValueError(f"{folder}: the name {odd[0]!r} is not UTF-8 text; rename it")
     return [folder / name for name in sorted(names, key=natural_key)]
+
+
+def header_size(path: Path, upright: bool = True) -> tuple[int, int] | None:
+    """Height and width of an image by its header, turned as `read_image` turns it; None if that does not say them."""
+    try:
+        with Image.open(path) as image:
+            turned = upright and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except (OSError, SyntaxError, ValueError):
+        return None
 
 
 def read_image(path: Path | str, upright: bool = True) -> UInt8[np.ndarray, "H W 3"]:

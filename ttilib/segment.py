@@ -330,12 +330,8 @@ class _Output:
         columns = ["frame", "object", "area_px", "area_percent", "x", "y", *BOX, "probability"]
         write_table(self.folder / "frames.csv", table.reindex(columns=columns))
         share = table.groupby("frame", sort=False)["area_px"].sum() / (height * width)
-        about |= {
-            "overlay": self.overlay,
-            "frames": len(self.names),
-            "keyframe": self._write_keyframe(),
-            "foreground": share.round(4).tolist(),
-        }
+        about |= {"overlay": self.overlay, "frames": len(self.names), "keyframe": self._write_keyframe()}
+        about["foreground"] = share.round(4).tolist()
         about |= {"warning": self.warning} if self.warning else {}
         write_json(self.folder / "summary.json", about)
         return about
@@ -370,9 +366,5 @@ def example_files(
         write_mask(mask, (reader.mask(name, episode.class_id) == 1).astype(np.uint8), 1)
     for name in episode.query:
         write_image(folder / "video" / f"{Path(name).stem}.png", reader.image(name))
-    return (
-        images,
-        masks,
-        folder / "video",
-        np.stack([reader.mask(name, episode.class_id) == 1 for name in episode.query]),
-    )
+    truth = np.stack([reader.mask(name, episode.class_id) == 1 for name in episode.query])
+    return images, masks, folder / "video", truth

@@ -136,7 +136,7 @@ def _file(root: Path, split: str) -> Path:
 
 
 @lru_cache(maxsize=8)
-def _listed(root: Path, split: str, stamp: Stamp | None) -> tuple[Names, Names, list[Exception]]:
+def _listed(root: Path, split: str, stamp: Stamp) -> tuple[Names, Names, list[Exception]]:
     """Image names, category names and problems of an annotation file, cached for all folds while it is unchanged."""
     content = coco_annotations(root, split)
     return tuple(image.name for image in content.images), content.categories, content.problems

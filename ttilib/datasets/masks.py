@@ -18,7 +18,7 @@ from pycocotools import mask as coco
 from tqdm import tqdm
 
 from ttilib.datasets.base import OnError, Table, raise_first
-from ttilib.files import Item, Result, convert, parallel_map, parse_json, read_json, write_text
+from ttilib.files import Item, Result, Stamp, convert, file_stamp, parallel_map, parse_json, read_json, write_text
 from ttilib.images import Colours, read_labels
 
 LONGEST = 10**6
@@ -198,8 +198,8 @@ def read_outlines(path: Path, image: str, height: int, width: int) -> dict[str, 
 Counts = Mapping[int, int]
 """Pixels per label of one label map."""
 
-Mask = tuple[Path, tuple[int, ...]]
-"""A file, its size and its times of modification and of change (ns); () if it is missing."""
+Mask = tuple[Path, Stamp]
+"""A file, and its stamp."""
 
 MANY = 500
 """More masks than this are shown with a progress bar, and processed by several workers."""
@@ -220,7 +220,7 @@ def census(
 
     `cached`: JSON file of earlier counts; `save`: write it.
     """
-    masks = [(path, _stamp(path)) for path in paths]
+    masks = [(path, file_stamp(path)) for path in paths]
     if cached is not None and cached.is_file():
         _load(cached, [mask for mask in masks if mask not in _counted], on_error)
     due = [mask for mask in dict(masks).items() if mask not in _counted]
@@ -267,15 +267,6 @@ def _load(cached: Path, masks: Sequence[Mask], on_error: OnError) -> None:
         entry = content.get(_relative(cached, path.parent), {}).get(path.name, [])
         if stamp and entry[:3] == list(stamp) and len(entry) % 2 and min(entry[3:], default=0) >= 0:
             _counted[path, stamp] = dict(zip(entry[3::2], entry[4::2], strict=True))
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """See `Mask`; the time of change is the system's, it cannot be set back with the other."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 @cache

@@ -102,7 +102,7 @@ def ytvis_index(root: Path | str) -> YtvisIndex:
 
 
 @lru_cache(maxsize=4)
-def _ytvis_index(path: Path, stamp: Stamp | None) -> YtvisIndex:
+def _ytvis_index(path: Path, stamp: Stamp) -> YtvisIndex:
     content = read_json(path, TrainJson)
     problems: list[Exception] = []
     named = entries_by_id(content.categories, Category, f"{path}: categories", problems.append)

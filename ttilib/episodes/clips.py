@@ -198,9 +198,9 @@ def pool_frames(fold: Fold, root: Path | str, size: tuple[int, int], limit: int 
 
 
 def unlabelled_frames(
-    names: Sequence[str], read: Callable[[str], np.ndarray], size: tuple[int, int], limit: int = 0
+    names: Sequence[Item], read: Callable[[Item], np.ndarray], size: tuple[int, int], limit: int = 0
 ) -> Frames:
-    """Images by name, evenly subsampled to `limit` (0: all), letterboxed; padding is not valid."""
+    """What `read` gives for each name, evenly subsampled to `limit` (0: all), letterboxed; padding is not valid."""
     if 0 < limit < len(names):
         names = [names[index * len(names) // limit] for index in range(limit)]
 
@@ -208,7 +208,7 @@ def unlabelled_frames(
         image = read(names[index])
         return image, np.zeros(image.shape[:2], dtype=np.uint8)
 
-    return Frames(tuple(names), read_pair, size, USER_VIDEO_RULE)
+    return Frames(tuple(map(str, names)), read_pair, size, USER_VIDEO_RULE)
 
 
 def clip_from_files(
@@ -263,12 +263,7 @@ def clips_from_files(
         if any(mask.all() for mask in marked):
             warnings.warn(f"{_name(item, index)}: the mask covers the whole image; is it inverted?", stacklevel=2)
     support_names, query_names = (tuple(map(_name, items, range(len(items)))) for items in (support_images, frames))
-
-    def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        image = _image(frames[index])
-        return image, np.zeros(image.shape[:2], dtype=np.uint8)
-
-    query, _, valid = Frames(query_names, read, size, USER_VIDEO_RULE).load_all()
+    query, _, valid = unlabelled_frames(frames, _image, size).load_all()
     placed = {found: _placed(support_names, images, masks, size) for found, masks in objects.items()}
     support = next(iter(placed.values()))[0]
     return {

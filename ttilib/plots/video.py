@@ -15,12 +15,11 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 from matplotlib.colors import to_hex, to_rgb
-from PIL import ExifTags
 from PIL import Image as PillowImage
 
 from ttilib.datasets.pascal import VOC_COLOURS, voc_colour
 from ttilib.files import atomic
-from ttilib.images import image_files, read_image
+from ttilib.images import header_size, image_files, read_image
 from ttilib.plots.overlays import PREDICTION, Image, Labels, Mask, Pixels, overlay, zoom_for
 
 try:
@@ -83,9 +82,10 @@ def open_video(path: Path | str, start: int = 0, end: int | None = None, every: 
     if path.is_dir():
         files = image_files(path)
         _check_names(files)
-        size, count, fps = _image_size(files[0]), len(files), 0.0
-        for file in files:
-            _check_size(file, _image_size(file), size)
+        sizes = [header_size(file) or read_image(file).shape[:2] for file in files]
+        size, count, fps = sizes[0], len(files), 0.0
+        for file, other in zip(files, sizes, strict=True):
+            _check_size(file, other, size)
     else:
         with _capture(path) as capture:
             frame = _next(capture)
@@ -124,16 +124,6 @@ def _check_size(path: Path, size: tuple[int, int], expected: tuple[int, int]) ->
     if size != expected:
         about = f"a frame of {height} x {width} pixels, the first has {expected[0]} x {expected[1]}"
         raise ValueError(f"{path}: {about}; give frames of one size")
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image by its header, turned as `read_image` turns it."""
-    try:
-        with PillowImage.open(path) as image:
-            lies = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-            return image.size if lies else image.size[::-1]
-    except (OSError, SyntaxError, ValueError):
-        return read_image(path).shape[:2]  # says what is wrong
 
 
 def _decode(path: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:

@@ -67,8 +67,7 @@ def evaluate(
     `name`, `encoder`: benchmark and encoder in the rows. "seconds" is feature extraction plus prediction, "memory_mb"
     the query features plus the peak of prediction. With a file `rows`, new rows and masks are appended, existing rows
     returned unchanged; the file is locked meanwhile. An episode that cannot be read or solved is left out for all
-    methods, and its error passed to `on_problem` (default: raise). `supports`: see
-    `load_clip`.
+    methods, and its error passed to `on_problem` (default: raise). `supports`: see `load_clip`.
     """
 
     def load(episode: Episode) -> Clip:

@@ -304,6 +304,7 @@ HERE = Path(__file__).resolve().relative_to(HOME)
 START = "results.evaluation"  # the code digest covers this module and its imports, except
 SCORING = ("results.metrics", "results.records")  # those that score and store
 
+
 def _git(*arguments: str) -> str | None:
     """Output of git in the library's folder; None without git, repository or commit."""
     try:

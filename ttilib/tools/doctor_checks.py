@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from ttilib.datasets.base import Dataset, FrameFiles
@@ -22,7 +21,7 @@ from ttilib.datasets.vspw import FLOW
 from ttilib.datasets.youtube_vis import YtvisIndex
 from ttilib.episodes.sampling import shared_classes
 from ttilib.files import parallel_map
-from ttilib.images import read_image, read_labels
+from ttilib.images import header_size, read_image, read_labels
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 AS_RELEASED = "as in the release; know it when you compare"
@@ -90,7 +89,7 @@ def check_frame(frame: FrameFiles, thorough: bool = False) -> list[Finding]:
         try:
             # What looks damaged is decoded, for the reader's error message.
             complete = what == "mask" or not thorough and _ends_as_jpeg(path)
-            header = _header_size(path, frame.upright) if complete else None
+            header = header_size(path, frame.upright) if complete else None
             read = partial(read_image if what == "image" else read_labels, upright=frame.upright)
             sizes[what] = header or read(path).shape[:2]
         except (ValueError, OSError) as error:
@@ -107,27 +106,14 @@ def check_frames(
 ) -> Iterator[list[Finding]]:
     """The findings of each frame; many frames are read by `workers` processes."""
     check = partial(check_frame, thorough=thorough)
-    work = parallel_map(check, frames, workers if len(frames) > VERY_MANY else 1, chunk=64)
-    bar = tqdm(total=len(frames), desc=what, unit=" frames", mininterval=1.0, disable=len(frames) <= MANY)
-    with bar, closing(work):
-        for findings in work:
-            bar.update()
-            yield findings
+    with closing(parallel_map(check, frames, workers if len(frames) > VERY_MANY else 1, chunk=64)) as work:
+        yield from tqdm(work, what, len(frames), unit=" frames", mininterval=1.0, disable=len(frames) <= MANY)
 
 
 def _ends_as_jpeg(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - 2, 0))
         return file.read() == b"\xff\xd9"
-
-
-def _header_size(path: Path, upright: bool) -> tuple[int, int] | None:
-    try:
-        with Image.open(path) as image:
-            turned = upright and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (OSError, SyntaxError, ValueError):
-        return None
 
 
 def check_labels(
