@@ -52,7 +52,7 @@ table { border: 0; border-collapse: collapse; font-size: .9em; display: block; o
 .output_html :is(th, td) { white-space: nowrap; }
 .dataframe td { text-align: right; }
 tr:not(:has(> :not(:empty))) { display: none; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
+th, td { padding: .25rem .7rem; border: solid var(--line); border-width: 0 0 1px; text-align: left; }
 pre { overflow-x: auto; padding: .7rem 1rem; background: var(--soft); border-radius: 4px; font-size: .85em; }
 code { font-size: .9em; } pre code { font-size: 1em; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: 1.2rem; }
