@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ttilib.__main__ import main
 from ttilib.datasets.transforms import normalise
 from ttilib.encoders.checkpoints import fingerprint, load_encoder, save_encoder
+from ttilib.encoders.inference import for_inference
 from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.clips import USER_VIDEO_RULE, Clip, Frames, synthetic_clip
@@ -221,7 +222,7 @@ def checkpoint(tmp_path) -> Path:
 
 def test_the_mean_beside_a_checkpoint_is_used_unless_another_is_named(tmp_path, checkpoint, monkeypatch) -> None:
     clip, extractor = padded_clip(), load_extractor(checkpoint, tmp_path / "features")
-    assert_same(extractor.task(clip), extract(extractor.encoder, clip))
+    assert_same(extractor.task(clip), extract(for_inference(extractor.encoder), clip))
     assert [path.name for path in (tmp_path / "features").iterdir()] == [extractor.fingerprint]
     beside, own = checkpoint.with_name("best.means.safetensors"), tmp_path / "own.safetensors"
     sources = {beside: {"mean_images": unreadable(random_images())}, own: {"means": own}}
@@ -256,7 +257,7 @@ def test_the_command_measures_what_the_library_measures(checkpoint, tmp_path, ca
     beside, encoder = checkpoint.with_name("best.means.safetensors"), load_encoder(checkpoint)
     found = load_means(beside, fingerprint(encoder), ("layer2", "layer3"))
     chosen = [(image[None], valid[None]) for image, _, valid in images]
-    expected = measure_means(MultiLayerEncoder(encoder, ("layer2", "layer3")), "", chosen)
+    expected = measure_means(for_inference(encoder, ("layer2", "layer3")), "", chosen)
     assert torch.equal(found.values, expected.values) and found.channels == (32, 64) and found.images == 5
     assert main([*words, "torch.nn:Identity", "--out", str(tmp_path / "own.npz")]) == 2
     assert "own.npz" in capsys.readouterr().err and not list(tmp_path.glob("own*"))

@@ -153,7 +153,8 @@ def _solve(
     scores: Scores,
 ) -> Iterator[Solved]:
     """Solve the next frames in parts of these numbers; only those of a part are held, at network size. Fills scores."""
-    total, module, shots = sum(counts), extractor.encoder, len(next(iter(clips.values())).support)
+    total, shots = sum(counts), len(next(iter(clips.values())).support)
+    module = extractor.uncached(method.pipeline.layers).encoder
     encoded = 2 * (total + shots * len(counts)) if method.pipeline.centring == "episode" else total + shots
     steps = total + ENCODING * (1 + encoded) if isinstance(module, nn.Module) else total
     form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"

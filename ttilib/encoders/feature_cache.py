@@ -26,6 +26,7 @@ from ttilib.files import atomic
 
 END = struct.Struct("<dI")  # behind the array, where other readers of .npy do not look: seconds, CRC-32 of all before
 SLACK = 0.1  # of the limit: freed in addition, and written before the folder size is checked again
+FORM = 2  # of networks in inference: another one rounds differently
 EXACT = (torch.float32, torch.float16, torch.bfloat16)  # types that float32 holds without rounding
 
 
@@ -110,10 +111,10 @@ class CachedEncoder:
 
 
 def cache_key(images: Tensor) -> str:
-    """Hash of the batch, its shape and type, the kind of device and the version of torch: 32 hex digits.
+    """Hash of the batch, its shape and type, the kind of device, `FORM` and the version of torch: 32 hex digits.
     Devices and versions of torch round differently.
     """
-    about = f"{tuple(images.shape)} {images.dtype} {images.device.type} {torch.__version__};"
+    about = f"{tuple(images.shape)} {images.dtype} {images.device.type} {torch.__version__} {FORM};"
     found = hashlib.blake2b(about.encode(), digest_size=16)
     found.update(images.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -39,12 +39,12 @@ class MultiLayerEncoder:
         self.modules = self._find_layers() if self.layers else {}
         self.grids: dict[torch.Size, torch.Size] = {}  # by size of the images
         with _eval_mode(encoder), torch.no_grad():
-            self.channels = tuple(each.shape[1] for each in self._maps(_zero_image(encoder)))
+            self.channels = tuple(each.shape[1] for each in self.maps(like(encoder).new_zeros((1, 3, PROBE, PROBE))))
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         """Features of normalised images."""
-        maps = self._maps(images)
-        features = concatenate(maps)
+        maps = self.maps(images)
+        features = concatenate(maps).contiguous()
         grid = features.shape[-2:]
         expected = self.channels, self.grids.setdefault(images.shape[-2:], grid)
         if (found := (tuple(each.shape[1] for each in maps), grid)) != expected:
@@ -54,7 +54,7 @@ class MultiLayerEncoder:
             raise ValueError(f"encoder {self.name}: gives infinity or NaN; check its weights and the images")
         return features
 
-    def _maps(self, images: Float[Tensor, "N 3 H W"]) -> list[Tensor]:
+    def maps(self, images: Float[Tensor, "N 3 H W"]) -> list[Tensor]:
         """Outputs in the order of `layers`, each at its own size."""
         found: dict[str, object] = {}
         with ExitStack() as hooks:
@@ -101,11 +101,10 @@ class MultiLayerEncoder:
         )
 
 
-def _zero_image(encoder: Callable[[Tensor], Tensor]) -> Float[Tensor, "1 3 H W"]:
-    """An image of zeros on the encoder's device and of its type."""
+def like(encoder: Callable[[Tensor], Tensor]) -> Tensor:
+    """A tensor on the encoder's device and of its type."""
     values = chain(encoder.parameters(), encoder.buffers()) if isinstance(encoder, nn.Module) else iter(())
-    like = next((value for value in values if value.is_floating_point()), torch.zeros(()))
-    return like.new_zeros((1, 3, PROBE, PROBE))
+    return next((value for value in values if value.is_floating_point()), torch.zeros(()))
 
 
 @contextmanager

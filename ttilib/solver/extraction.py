@@ -25,7 +25,8 @@ from ttilib.datasets.transforms import normalise
 from ttilib.encoders import checkpoints
 from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.external import SUFFIXES, naming, one_line
-from ttilib.encoders.feature_cache import CachedEncoder
+from ttilib.encoders.feature_cache import FORM, CachedEncoder
+from ttilib.encoders.inference import for_inference
 from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.episodes.clips import Clip, Frames, unlabelled_frames
 from ttilib.files import atomic, digest, parse_json
@@ -225,6 +226,7 @@ class FeatureExtractor:
         self.encoder, self.fingerprint, self.device = encoder, fingerprint, device
         self.folder = None if folder is None else Path(folder)
         self.means_file, self.mean_images = means, mean_images
+        self._uncached: dict[tuple[str, ...], MultiLayerEncoder] = {}
         self._encoders: dict[tuple[str, ...], MultiLayerEncoder | CachedEncoder] = {}
         self._means: dict[tuple[str, ...], FeatureMean] = {}
         self._clip: Clip | None = None
@@ -284,20 +286,26 @@ class FeatureExtractor:
             about = "no means of this encoder and no images to measure them on"
             hint = "measure them by python -m ttilib means, or use the episode's own by centring=episode"
             raise ValueError(f"centring=pool: {about}; {hint}")
-        key = digest(self.fingerprint, layers, self.mean_images.names, self.mean_images.size)
+        key = digest(FORM, self.fingerprint, layers, self.mean_images.names, self.mean_images.size)
         path = None if self.folder is None else self.folder / "means" / f"{key}{ENDING}"
         if path is not None and path.is_file():
             return load_means(path, self.fingerprint, layers)
         images = ((image[None], valid[None]) for image, _, valid in self.mean_images)
-        means = measure_means(MultiLayerEncoder(self.encoder, layers), self.fingerprint, images, self.device)
+        means = measure_means(self.uncached(layers), self.fingerprint, images, self.device)
         if path is not None:
             save_means(path, means)
         return means
 
+    def uncached(self, layers: tuple[str, ...]) -> MultiLayerEncoder:
+        """The encoder with these layers as output, in its form for inference."""
+        if layers not in self._uncached:
+            self._uncached[layers] = for_inference(self.encoder, layers)
+        return self._uncached[layers]
+
     def with_layers(self, layers: tuple[str, ...]) -> MultiLayerEncoder | CachedEncoder:
         """The encoder with these layers as output, cached if there is a folder."""
         if layers not in self._encoders:
-            encoder = MultiLayerEncoder(self.encoder, layers)
+            encoder = self.uncached(layers)
             name = f"{self.fingerprint}-{digest(layers)[:8]}" if layers else self.fingerprint
             self._encoders[layers] = CachedEncoder(encoder, name, self.folder) if self.folder else encoder
         return self._encoders[layers]

@@ -1,0 +1,132 @@
+"""The form of a network that gives features: the same up to rounding, in less time. Training keeps the network itself.
+
+Batch norm becomes part of the convolution before it, y = a (W * x - m) + b = (a W) * x + (b - a m). The pyramid of a
+PSPNet is linear in 50 cells until the ReLU of the bottleneck, so its part of the 3x3 convolution is computed on these.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ttilib.encoders.external import Encoder
+from ttilib.encoders.layers import PROBE, MultiLayerEncoder, like
+from ttilib.encoders.pspnet import PSPNet, resize
+
+ROUNDING = 1e-5  # relative error of a map; rounding gives 1e-6 to 3e-6, another function far more
+
+
+class OneByOne(MultiLayerEncoder):
+    """Images one after the other: on a CPU, the maps of several at once leave its caches, and take longer."""
+
+    def maps(self, images: Float[Tensor, "N 3 H W"]) -> list[Tensor]:
+        """Outputs in the order of `layers`, each at its own size."""
+        return [torch.cat(each) for each in zip(*map(super().maps, images.split(1)), strict=True)]
+
+
+def for_inference(encoder: Encoder, layers: Sequence[str] = ()) -> MultiLayerEncoder:
+    """The layers of an encoder as `MultiLayerEncoder`, computed by a faster copy of the network.
+    It is the encoder itself if that is no torch.nn.Module, is in training mode, has no batch norm or cannot be copied,
+    or if the maps of a random image differ by more than `ROUNDING` |f|. Raises as `MultiLayerEncoder` does.
+    """
+    plain = partial(MultiLayerEncoder, encoder, layers)
+    if not isinstance(encoder, nn.Module) or encoder.training:
+        return plain()
+    if not any(isinstance(each, nn.BatchNorm2d) for each in encoder.modules()):
+        return plain()
+    try:
+        network = copy.deepcopy(encoder).eval()
+    except Exception:  # a user's module may hold what cannot be copied, and say so in any way
+        return plain()
+    values = like(network)
+    found = (OneByOne if values.device.type == "cpu" else MultiLayerEncoder)(network, layers)
+    image = torch.randn(1, 3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)).to(values)
+    with torch.no_grad():
+        expected = _fold(network, found, image)
+        if isinstance(network, PSPNet) and not layers:
+            vars(network)["forward"] = _Features(network)
+        if values.device.type == "cpu":
+            _arrange(network)
+        errors = [(a - b).norm() / b.norm() for a, b in zip(found.maps(image), expected, strict=True)]
+    return found if all(error <= ROUNDING for error in errors) else plain()
+
+
+def _fold(network: nn.Module, encoder: MultiLayerEncoder, image: Tensor) -> list[Tensor]:
+    """Fold batch norm into the convolutions whose output it takes, and give the maps as they were before.
+    Modules keep their places and names, so that layers are found.
+    """
+    last: tuple[nn.Conv2d, object] | None = None
+    pairs, calls = list[tuple[nn.Conv2d, nn.BatchNorm2d]](), Counter[nn.Module]()
+
+    def note(module: nn.Module, given: tuple[object, ...], output: object) -> None:
+        nonlocal last
+        calls[module] += 1
+        if isinstance(module, nn.BatchNorm2d) and last and given and given[0] is last[1]:
+            pairs.append((last[0], module))
+        last = (module, output) if isinstance(module, nn.Conv2d) else None
+
+    with ExitStack() as hooks:
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+                hooks.callback(module.register_forward_hook(note).remove)
+        expected = encoder.maps(image)
+    for conv, norm in pairs:
+        if calls[conv] == calls[norm] == 1 and norm.running_var is not None:
+            folded = fuse_conv_bn_eval(conv, norm)
+            conv.weight, conv.bias = folded.weight, folded.bias
+            vars(norm)["forward"] = nn.Sequential(*norm.children()).forward  # what timm's norm has after it
+    return expected
+
+
+def _arrange(network: nn.Module) -> None:
+    """Order the memory for the CPU, where depthwise convolutions take a third of the time with the channels last."""
+    convolutions = [each for each in network.modules() if type(each) is nn.Conv2d and each.padding_mode == "zeros"]
+    depthwise = [each for each in convolutions if each.groups == each.in_channels > 1]
+    if depthwise:
+        network.to(memory_format=torch.channels_last)
+    for conv in depthwise:
+        if max(conv.dilation) > 1 and not isinstance(conv.padding, str):
+            vars(conv)["forward"] = partial(_padded, conv)
+
+
+def _padded(conv: nn.Conv2d, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
+    """A convolution of the map with zeros around it: dilated and depthwise, a fifth of the time of its own padding."""
+    vertical, horizontal = cast(tuple[int, int], conv.padding)
+    padded = F.pad(x, (horizontal, horizontal, vertical, vertical))
+    return F.conv2d(padded, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+
+
+class _Features:
+    """Features of a PSPNet: W * [x, up(p_1), ...] = W_0 * x + sum_l sum_kj (W_l,k p_l,j) (B_j shifted by k).
+    p_l,j: cell j of pooled map l; k: the nine places of the kernel W; B_j: bilinear weights of cell j on the grid.
+    """
+
+    def __init__(self, network: PSPNet) -> None:
+        architecture, convolution = network.architecture, cast(nn.Conv2d, network.bottleneck[0])
+        parts = [architecture.channels(4), *[architecture.pyramid] * len(network.ppm.features)]
+        first, *others = convolution.weight.split(parts, dim=1)
+        convolution.weight = nn.Parameter(first.contiguous(), requires_grad=False)
+        self.network, self.kernels = network, [each.movedim(1, 3).flatten(0, 2).contiguous() for each in others]
+
+    def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
+        x = self.network.layer4(self.network.stage3(images))
+        features, products, weights = self.network.bottleneck[0](x), [], []
+        for level, kernel in zip(self.network.ppm.features, self.kernels, strict=True):
+            pooled = level(x)
+            cells = pooled[0, 0].numel()
+            basis = torch.eye(cells, dtype=x.dtype, device=x.device).view(cells, 1, *pooled.shape[2:])
+            shifted = F.unfold(resize(basis, x.shape[-2:]), 3, padding=1)
+            weights.append(shifted.transpose(0, 1).flatten(0, 1))
+            products.append((kernel @ pooled.flatten(2)).view(len(x), -1, 9 * cells))
+        features += (torch.cat(products, dim=2) @ torch.cat(weights)).view_as(features)
+        return self.network.bottleneck[1:](features)
