@@ -7,7 +7,7 @@ of `--pairs` rounds; CPU seconds of this process, median and range. One image is
 counted for all. `bound` is the larger of FLOP and bytes over what this machine reaches in the same run: a product of
 2048 x 2048 matrices and reading 512 MiB. Bytes are what a stage must at least move: files, weights, features. Where
 operations are not counted (decoding, filters, metrics), there is no bound.
-The released pipeline has the same stages with the optimization of `released.py`, and no edges; its encoder is the same.
+The released pipeline has the same stages with the network as it is, the optimization of `released.py`, and no edges.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from solver import random_task
 from torch.utils.flop_counter import FlopCounterMode
 
 from ttilib.datasets.transforms import letterbox
+from ttilib.encoders.inference import for_inference
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.clips import Clip, synthetic_clip
 from ttilib.images import read_image, write_image
@@ -76,15 +77,16 @@ def solver_demand(task: Task) -> tuple[float, float]:
 def stages_of(path: Path, encoder: torch.nn.Module, task: Task, clip: Clip) -> dict[str, Stage]:
     """Every stage of an episode in its order."""
     images, image = task.shots + len(task.query), torch.rand(1, 3, *SIZE)
+    form = for_inference(encoder)
     with FlopCounterMode(display=False) as counter:
-        encoder(image)
+        form(image)
     features, solution = 4.0 * task.query.numel(), solve(task)
     weights = 4.0 * sum(parameter.numel() for parameter in encoder.parameters())
     masks, truth, valid = (each.numpy() for each in (solution.masks(), clip.truth, clip.query_valid))
     pixels = float(masks.size)
     return {
         "read": (lambda: read_one(path), images, float(path.stat().st_size), 0.0),
-        "encode": (lambda: unit(encoder(image)), images, weights, float(counter.get_total_flops())),
+        "encode": (lambda: unit(form(image)), images, weights, float(counter.get_total_flops())),
         "solve": (lambda: solve(task), 1, *solver_demand(task)),
         "keyframe": (lambda: keyframe(task, solution), 1, features, 9 * features),
         "edges": (lambda: refine_masks(solution, clip, FROZEN), 1, 16 * pixels, 0.0),
@@ -117,18 +119,19 @@ def main() -> None:
         path = Path(folder) / "photograph.jpg"
         write_image(path, photograph(np.random.default_rng(0)), quality=90)
         task, clip = random_task(options.frames, options.shots, 512, *GRID), synthetic_clip(0, options.frames, 1, SIZE)
-        stages = stages_of(path, build_encoder(options.encoder).eval(), task, clip)
-        rounds: dict[str, list[float]] = {name: [] for name in (*stages, "released solve")}
+        network = build_encoder(options.encoder).eval()
+        stages, image = stages_of(path, network, task, clip), torch.rand(1, 3, *SIZE)
+        rounds: dict[str, list[float]] = {name: [] for name in (*stages, "released encode", "released solve")}
         for _ in range(options.pairs):
             for name, (work, times, _, _) in stages.items():
                 rounds[name].append(times * cpu_seconds(work))
+            images = options.frames + options.shots
+            rounds["released encode"].append(images * cpu_seconds(lambda: unit(network(image))))
             with torch.enable_grad():
                 rounds["released solve"].append(seconds_as_released(task, 1))
     ours = [sum(each) for each in zip(*(rounds[name] for name in stages), strict=True)]
-    shared = [
-        sum(each) for each in zip(*(rounds[name] for name in ("read", "encode", "keyframe", "score")), strict=True)
-    ]
-    released = [other + solving for other, solving in zip(shared, rounds["released solve"], strict=True)]
+    parts = ("read", "released encode", "released solve", "keyframe", "score")
+    released = [sum(each) for each in zip(*(rounds[name] for name in parts), strict=True)]
     print(f"T={options.frames} K={options.shots} {options.encoder}, {options.pairs} rounds")
     print(f"{'':16}{'CPU s':>8}{'range':>16}{'share':>7}{'GB':>8}{'GFLOP':>8}{'bound s':>9}{'above':>7}")
     for name, (_, times, moved, needed) in stages.items():
@@ -138,7 +141,8 @@ def main() -> None:
         print(
             row + (f"{times * needed / 1e9:8.0f}{bound:9.2f}{median / bound:6.1f}x" if needed else f"{'-':>8}{'-':>9}")
         )
-    for name, values in (("ours", ours), ("released", released), ("released solve", rounds["released solve"])):
+    totals = {"ours": ours, "released": released} | {name: rounds[name] for name in parts[1:3]}
+    for name, values in totals.items():
         print(f"{name:16}{statistics.median(values):8.2f}   ({min(values):.2f} to {max(values):.2f})")
     for name, values, fewer in (("with edges", ours, 0), ("without edges", ours, 1)):
         spent = [value - fewer * edge for value, edge in zip(values, rounds["edges"], strict=True)]
