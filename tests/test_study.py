@@ -12,7 +12,7 @@ from tasks import write_notebook
 
 import ttilib as tti
 from ttilib.encoders.checkpoints import fingerprint, save_encoder
-from ttilib.encoders.layers import MultiLayerEncoder
+from ttilib.encoders.inference import for_inference
 from ttilib.episodes.benchmarks import read_training
 from ttilib.episodes.clips import pool_frames
 from ttilib.results.export import read_table
@@ -82,7 +82,7 @@ def test_the_means_of_an_encoder_are_written_once_for_its_weights(mini, tmp_path
         found = load_means(means, fingerprint(encoder), ())
     pool = pool_frames(*read_training("ytvis-v1", 1, mini), (33, 49))
     images = ((image[None], valid[None]) for image, _, valid in pool)
-    assert torch.equal(found.values, measure_means(MultiLayerEncoder(encoder), "", images).values)
+    assert torch.equal(found.values, measure_means(for_inference(encoder), "", images).values)
     before = means.stat().st_mtime_ns
     write_means(checkpoint, "ytvis-v1", 1, mini, (33, 49))
     assert found.images == 100 and means.stat().st_mtime_ns == before
