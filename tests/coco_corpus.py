@@ -1,7 +1,5 @@
 """A COCO folder of a few tiny images with its annotation files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from corpora import HEIGHT, WIDTH, picture

@@ -18,8 +18,6 @@ sys.modules["rfc3987_syntax"] = None  # a grammar of web addresses that jsonsche
 settings.register_profile("ttilib", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("ttilib")
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The study takes longest, so it starts first where several processes share the tests."""
@@ -35,7 +33,7 @@ def one_thread():
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""
-    return REPOSITORY
+    return Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Datasets of a few tiny images in the layouts of the real ones."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +25,11 @@ def block(label: int, top: int, left: int, height: int, width: int, size=(HEIGHT
     labels = np.zeros(size, dtype=np.uint8)
     labels[top : top + height, left : left + width] = label
     return labels
+
+
+def full(label: int) -> np.ndarray:
+    """Labels that are the same everywhere."""
+    return np.full((HEIGHT, WIDTH), label, dtype=np.uint8)
 
 
 def polygon(top: int, left: int, height: int, width: int) -> list[list[float]]:

@@ -1,7 +1,5 @@
 """A task trained in seconds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

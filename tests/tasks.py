@@ -1,7 +1,5 @@
 """Small tasks: random ones with a known object for the solver, and notebooks for the sweep; processes, and waiting."""
 
-from __future__ import annotations
-
 import multiprocessing
 import time
 

@@ -1,7 +1,5 @@
 """The masks of every stage, and the image that follows the controls."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2

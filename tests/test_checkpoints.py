@@ -102,8 +102,7 @@ def assert_tensors(network: PSPNet, tensors: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "prefix", "head"),
-    [("resnet50", 31, "", HEAD), ("vgg16", 16, "module.", {})],
+    ("name", "classes", "prefix", "head"), [("resnet50", 31, "", HEAD), ("vgg16", 16, "module.", {})]
 )
 def test_every_published_tensor_is_read(name: str, classes: int, prefix: str, head: dict, tmp_path: Path) -> None:
     path, tensors = tmp_path / "best.pth", state(name, classes, head)

@@ -2,15 +2,10 @@
 
 import numpy as np
 import pytest
-from corpora import HEIGHT, WIDTH, block, broken_png, davis, davis_2016, davis_2017
+from corpora import HEIGHT, WIDTH, block, broken_png, davis, davis_2016, davis_2017, full
 from PIL import Image
 
 from ttilib.datasets.catalog import find_dataset, read_fold, read_table
-
-
-def full(label):
-    return np.full((HEIGHT, WIDTH), label, dtype=np.uint8)
-
 
 DAVIS = {
     "bus": [block(1, 2, 2, 5, 5), full(0), block(1, 3, 3, 5, 5) + block(2, 12, 20, 2, 3)],

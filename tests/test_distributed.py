@@ -1,7 +1,5 @@
 """A failure in one of several processes ends all; continued, they end with the weights of one."""
 
-from __future__ import annotations
-
 import os
 import socket
 from concurrent.futures import Future, ProcessPoolExecutor

@@ -13,15 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ttilib import files
-from ttilib.files import (
-    atomic,
-    digest,
-    fingerprint,
-    natural_key,
-    read_json,
-    write_json,
-    write_text,
-)
+from ttilib.files import atomic, digest, fingerprint, natural_key, read_json, write_json, write_text
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 values = st.recursive(scalars, lambda one: st.lists(one, max_size=4) | st.dictionaries(st.text(), one, max_size=4))

@@ -32,25 +32,8 @@ from ttilib.tools.doctor import examine
 CASES = int(os.environ.get("CASES", 8))
 SIZE = (33, 57)
 STRANGE = (
-    None,
-    True,
-    -1,
-    0,
-    10**19,
-    2.5,
-    1e308,
-    "",
-    "x",
-    "0",
-    "../up",
-    "a\0b",
-    "\udcfe",
-    "9" * 5000,
-    [],
-    [[]],
-    [-1],
-    {},
-)
+    None, True, -1, 0, 10**19, 2.5, 1e308, "", "x", "0", "../up", "a\0b", "\udcfe", "9" * 5000, [], [[]], [-1], {},
+)  # fmt: skip
 
 
 def damaged_bytes(content, rng):

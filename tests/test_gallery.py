@@ -1,7 +1,5 @@
 """The best, the median and the worst: selected by rule, found again on disk."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from corpora import ytvis
@@ -14,9 +12,8 @@ from ttilib.plots import gallery
 from ttilib.results.metrics import intersection_union
 from ttilib.results.records import append_masks
 
-PIXELS = (1, 2), (9, 10), (0, 0), (1, 10), (3, 10)  # intersection and union
 ROWS = [
-    *(row(counts=counts, episode=name) for name, counts in zip("abcde", PIXELS, strict=True)),
+    *(row(counts=c, episode=e) for e, c in zip("abcde", ((1, 2), (9, 10), (0, 0), (1, 10), (3, 10)), strict=True)),
     row(counts=(10, 10), episode="f", method="RePRI"),
 ]
 

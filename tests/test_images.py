@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 
 from ttilib.images import read_image, read_labels, write_image, write_labels
 
-MAPS = arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)))
 COLOURS = {(0, 0, 0): 0, (9, 9, 9): 5, (255, 0, 1): 200}
 
 
@@ -57,7 +56,7 @@ def test_alpha_is_the_mask_where_there_is_one_colour(tmp_path, mode):
 
 
 @settings(max_examples=30)
-@given(labels=MAPS, alpha=st.booleans())
+@given(labels=arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))), alpha=st.booleans())
 def test_label_maps_and_colours_of_a_table_are_exact(tmp_path_factory, labels, alpha):
     folder, numbers = tmp_path_factory.mktemp("labels"), labels % 3
     write_labels(folder / "grey.png", labels)

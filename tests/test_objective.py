@@ -12,8 +12,6 @@ from ttilib.solver.classifier import Classifier
 from ttilib.solver.objective import Objective, Weights
 from ttilib.solver.settings import SolverConfig
 
-PRIOR = torch.full((5,), 0.2, dtype=torch.float64)
-
 
 def both_gradients(objective: Objective, seed: int):
     generator = torch.Generator().manual_seed(seed)
@@ -55,7 +53,7 @@ def test_gradient_is_that_of_the_formulas(
 
 
 def test_chunks_of_frames_do_not_change_the_gradient(monkeypatch):
-    objective = Objective(random_task(), PRIOR, Weights(1, 1, 1, 1))
+    objective = Objective(random_task(), torch.full((5,), 0.2, dtype=torch.float64), Weights(1, 1, 1, 1))
     _, at_once = both_gradients(objective, 3)
     monkeypatch.setattr(module, "CACHE_BYTES", 1)
     for found, expected in zip(both_gradients(objective, 3)[1], at_once, strict=True):

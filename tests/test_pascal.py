@@ -15,7 +15,6 @@ from ttilib.files import write_text
 from ttilib.images import write_labels
 
 TABLE = {"classes": {n: f"kind_{n}" for n in range(1, 5)}, "min_pixels": 20}
-LINE = "JPEGImages/{0}.jpg SegmentationClassAug/{0}.png\n"
 KNOWN = {
     0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128), 7: (128, 128, 128), 8: (64, 0, 0),
     15: (192, 128, 128), 16: (0, 64, 0), 20: (0, 64, 128), 255: (224, 224, 192),
@@ -38,7 +37,8 @@ def test_bad_masks_are_each_reported_and_left_out(tmp_path):
     broken_png(masks / "cut.png", "cut off")
     write_labels(masks / "strange.png", block(77, 0, 0, 1, 1))
     Image.fromarray(picture(3)).save(masks / "coloured.png")
-    write_text(root / "train.txt", (root / "train.txt").read_text() + LINE.format("strange"))  # reported once
+    listed = (root / "train.txt").read_text()  # a second time "strange": reported once
+    write_text(root / "train.txt", f"{listed}JPEGImages/strange.jpg SegmentationClassAug/strange.png\n")
     found = scan(root, on_error=errors.append)
     assert list(found.frames) == ["w", "v"] and list(found.presence[1]) == ["v"] and found.shown == {"v": (1,)}
     assert sorted(Path(str(error).split(": ")[0]).stem for error in errors) == sorted(names[:4])

@@ -1,7 +1,5 @@
 """Style, overlays and curves: what is drawn is what was given."""
 
-from __future__ import annotations
-
 import matplotlib
 import numpy as np
 import pytest

@@ -125,7 +125,6 @@ def test_measured_beside_reported_values_of_the_same_definition():
     pd.testing.assert_frame_equal(table[list(scores.columns)], scores)
     some = beside_reported(tables.score_table(four_folds("TTI", 460, 690)))  # its mean is not over all folds
     assert math.isnan(only(some)["mIoU reported"]) and only(some)["source"] == ""
-
     table = beside_reported(tables.score_table(four_folds("HPAN", *[600] * 4, j=0.61)), ("mIoU", "J"), others=True)
     hpan, danet = (only(table, method=name) for name in ("HPAN", "DANet"))
     assert math.isnan(hpan["mIoU reported"]) and hpan["J difference"] == pytest.approx(61 - 63.5)

@@ -90,7 +90,6 @@ def done(make):
         ("rows/k.jsonl", lambda text: None, False),
         ("tasks/k.ipynb", lambda text: None, False),
         ("tasks/k.json", lambda text: text[:-5], False),
-        ("tasks/k.json", lambda text: text.replace('"parts"', '"part"'), False),
         ("tasks/k.json", lambda text: text.replace("1.5", "-1"), False),
         ("tasks/k.json", lambda text: text.replace('"parts"', '"bytes": "5", "parts"'), True),  # of an earlier version
     ],

@@ -1,7 +1,5 @@
 """Settings of a training run: the released ones, invalid values, and changes by name."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

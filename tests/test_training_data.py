@@ -16,8 +16,7 @@ from ttilib.images import read_image, write_image
 from ttilib.training import data as td
 
 SIZE = (HEIGHT, WIDTH)
-STEP = 25
-"""Grey values between frames of a video: after a change of brightness they are still told apart."""
+STEP = 25  # grey values between frames of a video: after a change of brightness they are still told apart
 
 
 def film(tmp_path, shows, classes=4):
@@ -38,10 +37,6 @@ def times(images):
 
 
 LONG = [[2], [3], [1], [4], [2, 3], [], [3], [2]]  # frames 2 and 5 contain no base class; 0, 3, 6 every second that do
-
-
-def normalised(pixels):
-    return ((pixels / np.float32(255) - np.float32(tf.MEAN)) / np.float32(tf.STD)).transpose(2, 0, 1)
 
 
 def test_labels_by_hand(tmp_path):
@@ -83,7 +78,8 @@ def test_frames_are_augmented_then_resized(tmp_path):
         image, labels = tf.image_tensor(reader.image(name)), tf.mask_tensor(reader.labels(name, (2, 3, 4)))
         image, labels = tf.augment(image, labels, np.random.default_rng([7, 3, index]))
         due = cv2.resize(tf.to_numpy_hwc(image), (64, 36), interpolation=cv2.INTER_LINEAR)
-        np.testing.assert_array_equal(frames[index][0].numpy(), normalised(due))
+        due = (due / np.float32(255) - np.float32(tf.MEAN)) / np.float32(tf.STD)
+        np.testing.assert_array_equal(frames[index][0].numpy(), due.transpose(2, 0, 1))
         due = cv2.resize(labels.numpy(), (64, 36), interpolation=cv2.INTER_NEAREST)
         np.testing.assert_array_equal(frames[index][1].numpy(), due)
 

@@ -1,7 +1,5 @@
 """The log of a run is right, and survives being cut off anywhere."""
 
-from __future__ import annotations
-
 import csv
 import json
 

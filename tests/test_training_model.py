@@ -1,7 +1,5 @@
 """Losses, learner and optimizer of base training against values by hand, the formulas in full, and torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Training runs: killed runs end like others, settings reach the weights, and nothing is lost on an error."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

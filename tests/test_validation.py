@@ -1,7 +1,5 @@
 """Validation: values by hand, and episodic validation against the same computed step by step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, repeat

@@ -1,7 +1,5 @@
 """Video: what is written can be read back, in colour, size and number."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 import pytest

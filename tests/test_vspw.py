@@ -4,7 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
-from corpora import HEIGHT, WIDTH, block, broken_png, flow, minivspw, vspw
+from corpora import HEIGHT, WIDTH, block, broken_png, flow, full, minivspw, vspw
 from PIL import Image
 
 from ttilib.datasets.base import raise_first
@@ -13,10 +13,6 @@ from ttilib.datasets.vspw import minivspw_listed, minivspw_table
 from ttilib.files import write_json, write_text
 
 NAMES = {"dog": "63", "wall": "1", "bus": "50", "car": "49", "motorcycle": "53", "airplane": "57", "cattle": "65"}
-
-
-def full(label):
-    return np.full((HEIGHT, WIDTH), label, dtype=np.uint8)
 
 
 FOUR = {

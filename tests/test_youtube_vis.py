@@ -77,10 +77,7 @@ def test_everything_that_cannot_be_used_is_reported_and_left_out(root):
             {**first, "id": 72, "segmentations": [None, wide, None, None]},
             {**first, "id": 74, "category_id": 66},
         ]
-        content["videos"] += [
-            {**video, "id": 50, "file_names": ["../x.jpg"]},
-            {**video, "file_names": ["u/1.jpg"]},
-        ]
+        content["videos"] += [{**video, "id": 50, "file_names": ["../x.jpg"]}, {**video, "file_names": ["u/1.jpg"]}]
         content["categories"] += [{"id": 41, "name": "sofa"}]
 
     path, errors = rewrite(root, spoil), []
