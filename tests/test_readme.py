@@ -66,8 +66,9 @@ def test_tables_of_names_and_settings_are_those_of_the_code():
 
 @pytest.mark.parametrize(
     ("file", "header"),
-    [("mini", "method | mIoU | D"), ("mini-paired", "difference | mIoU"), ("pascal2davis", "method | mIoU | s")],
-)
+    [("mini", "method | mIoU | D"), ("mini-paired", "difference | mIoU"), ("pascal2davis", "encoder | method"),
+     ("pascal2davis-paired", "encoder | difference"), ("pascal-frozen", "method | mIoU | p")],
+)  # fmt: skip
 def test_results_are_those_of_the_committed_tables(file, header):
     columns = {"difference": "method", "spread over samplings": "mIoU spread"}
     head, *rows = rows_of(DOCS / "results.md", f"shots | {header}")
