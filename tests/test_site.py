@@ -36,7 +36,7 @@ def run(site, repository, tmp_path):
         nbformat.write(notebook, folder / copy.replace("*", "key"))
     shutil.copytree(repository / "outputs" / "tables", folder / "tables")
     (folder / "figures").mkdir()
-    for file in ("overlay.webm", "figures/05_mini-gallery.png"):
+    for file in ("overlay.mp4", "figures/05_mini-gallery.png"):
         (folder / file).write_bytes(b"x")
     return folder
 

@@ -20,11 +20,9 @@ def film(count=5, height=40, width=70):
     return frames, masks
 
 
-@pytest.mark.parametrize("suffix", [".webm", ".mp4"])
-def test_overlay_video_comes_back_as_written(tmp_path, suffix, capfd):
+def test_overlay_video_comes_back_as_written(tmp_path, capfd):
     frames, masks = film()
-    path = video.write_overlay(tmp_path / f"film{suffix}", frames, masks, masks, 30000 / 1001, {"TTI": "#E6007E"})
-    assert path.suffix == (".webm" if video.av is None else suffix)
+    path = video.write_overlay(tmp_path / "film.mp4", frames, masks, masks, 30000 / 1001, {"TTI": "#E6007E"})
     assert [each.name for each in tmp_path.iterdir()] == [path.name]  # nothing temporary is left
     back = np.stack([frame for _, frame in video.open_video(path)]).astype(int)
     zoom = video.zoom_for(frames[0], video.PANEL)
@@ -38,17 +36,16 @@ def test_overlay_video_comes_back_as_written(tmp_path, suffix, capfd):
     capture = cv2.VideoCapture(str(path))
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(30000 / 1001, abs=0.01)
     capture.release()
-    if path.suffix == ".mp4":
-        with video.av.open(str(path)) as container:  # what browsers play
-            stream = container.streams.video[0]
-            assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-            assert stream.average_rate.as_integer_ratio() == (30000, 1001)
+    with video.av.open(str(path)) as container:  # what browsers play
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate.as_integer_ratio() == (30000, 1001)
     assert "OpenCV" not in capfd.readouterr().err
 
 
 def test_a_failure_leaves_no_file_and_keeps_the_old_one(tmp_path):
     frames, masks = film()
-    path = video.write_overlay(tmp_path / "film.webm", frames, masks)
+    path = video.write_overlay(tmp_path / "film.mp4", frames, masks)
     before = path.read_bytes()
     for count in (5, 0):  # frames without masks, and nothing at all
         with pytest.raises(ValueError):
@@ -73,10 +70,10 @@ def test_sides_are_even_and_an_overlay_of_enormous_frames_is_reduced():
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_named(tmp_path, make, word):
-    make(tmp_path / "film.webm")
+    make(tmp_path / "film.mp4")
     with pytest.raises((ValueError, FileNotFoundError), match=word) as caught:
-        video.open_video(tmp_path / "film.webm")
-    assert "film.webm" in str(caught.value)
+        video.open_video(tmp_path / "film.mp4")
+    assert "film.mp4" in str(caught.value)
 
 
 def test_frames_of_a_phone_have_one_size_as_they_are_shown(tmp_path):

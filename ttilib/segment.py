@@ -257,7 +257,7 @@ class _Output:
 
     def __post_init__(self) -> None:
         """Count the frames and find the files to replace. Raises ValueError if one is not of an earlier run."""
-        for name in ("summary.json", "overlay.mp4", "overlay.webm", "masks/0.png"):
+        for name in ("summary.json", "overlay.mp4", "masks/0.png"):
             check_writable(self.folder / name)
         count = self.film.announced
         named = tqdm(self.film, "reading", count or None, mininterval=1.0, disable=0 < count <= 20)

@@ -11,6 +11,7 @@ from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 from jaxtyping import UInt8
@@ -21,11 +22,6 @@ from ttilib.datasets.pascal import VOC_COLOURS, voc_colour
 from ttilib.files import atomic
 from ttilib.images import header_size, image_files, read_image
 from ttilib.plots.overlays import PREDICTION, Image, Labels, Mask, Pixels, overlay, zoom_for
-
-try:
-    import av
-except ImportError:  # optional extra `video`; fall back to VP9 in .webm by OpenCV
-    av = None
 
 PANEL = 360  # pixels: smaller frames are enlarged to about this size
 STRIP = 24  # pixels: height of the strip with the name of a panel
@@ -172,25 +168,21 @@ def write_overlay(
     fps: float = FPS,
     objects: Objects = PREDICTED,
 ) -> Path:
-    """Write a video of `side_by_side` and return its path.
+    """Write a video of `side_by_side`, in H.264, and return its path.
 
-    `path` ends in .mp4 (H.264) or .webm (VP9); without PyAV an .mp4 becomes a .webm of the same name. `objects`: name
-    and colour of labels 1, 2, ... of the masks. Raises ValueError for another suffix, without frames, or if frames,
-    masks and ground truth differ in number.
+    `path` ends in .mp4. `objects`: name and colour of labels 1, 2, ... of the masks. Raises ValueError for another
+    ending, without frames, or if frames, masks and ground truth differ in number.
     """
     path = Path(path)
-    if path.suffix not in (".mp4", ".webm"):
-        raise ValueError(f"{path}: cannot write {path.suffix or 'files without ending'}; use .mp4 or .webm")
-    if path.suffix == ".mp4" and av is None:
-        path = path.with_suffix(".webm")
+    if path.suffix != ".mp4":
+        raise ValueError(f"{path}: cannot write {path.suffix or 'files without ending'}; use .mp4")
     given = zip(frames, masks, strict=True) if truth is None else zip(frames, masks, truth, strict=True)
     joined = (side_by_side(*each, objects=objects) for each in given)
     first = next(joined, None)
     if first is None:
         raise ValueError(f"{path}: there are no frames to write; give at least one")
     with atomic(path) as temporary:
-        write = _write_mp4 if path.suffix == ".mp4" else _write_webm
-        write(temporary, first, chain([first], joined), fps)
+        _encode(temporary, first.shape, chain([first], joined), fps)
     return path
 
 
@@ -221,37 +213,21 @@ def _titled(names: Objects, pixels: Pixels, share: float) -> UInt8[np.ndarray, "
     return np.vstack([strip, pixels])
 
 
-def _write_mp4(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float) -> None:
-    """H.264 in .mp4 with 4:2:0 chroma, which browsers expect."""
+def _encode(path: Path, shape: tuple[int, ...], frames: Iterable[Pixels], fps: float) -> None:
+    """H.264 with 4:2:0 chroma, which browsers expect."""
     with av.open(str(path.absolute()), "w", options={"movflags": "faststart"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
-        stream.height, stream.width = first.shape[:2]
+        stream.height, stream.width = shape[:2]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
 
 
-def _write_webm(path: Path, first: Pixels, frames: Iterable[Pixels], fps: float) -> None:
-    """VP9 in .webm by OpenCV."""
-    height, width = first.shape[:2]
-    with _quiet():
-        code = cv2.VideoWriter.fourcc(*"VP90")
-        writer = cv2.VideoWriter(str(path.absolute()), cv2.CAP_FFMPEG, code, fps, (width, height))
-    try:
-        if not writer.isOpened():
-            about = f"this OpenCV cannot write VP9 of {height} x {width} pixels"
-            raise ValueError(f'{path.suffix}: {about}; pip install "av>=13"')
-        for frame in frames:
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    finally:
-        writer.release()
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Discard standard error: OpenCV prints a harmless warning about the container's tag, FFmpeg what it repairs."""
+    """Discard standard error, to which FFmpeg prints what it repairs."""
     keep = os.dup(2)
     try:
         with open(os.devnull, "w") as nowhere:
