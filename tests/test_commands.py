@@ -72,12 +72,11 @@ def test_the_doctor_ends_with_a_status_and_writes_its_report(data, tmp_path, cap
     assert any("v3/00005.jpg" in finding["file"] for finding in report["findings"])
 
 
-def test_prepare_from_the_shell_and_under_its_former_name(tmp_path, capsys):
+def test_prepare_from_the_shell(tmp_path, capsys):
     vspw(tmp_path / "vspw", {"a": [block(41, 0, 0, 11, 11)] * 3, "t": [block(53, 0, 0, 11, 11)] * 4}, train=("t",))
-    for command in ("prepare", "lists"):
-        assert call(command, "minivspw", "--root", tmp_path, "--workers", 1) == 0
-        out, err = capsys.readouterr()
-        assert "labels of 7 masks" in out and "census.json" in out and ("prepare" in err) == (command == "lists")
+    assert call("prepare", "minivspw", "--root", tmp_path, "--workers", 1) == 0
+    out = capsys.readouterr().out
+    assert "labels of 7 masks" in out and "census.json" in out
 
 
 def test_what_could_not_be_written_is_refused_before_the_work(data, tmp_path, monkeypatch, capsys):

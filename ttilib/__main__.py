@@ -297,16 +297,6 @@ def prepare(options: argparse.Namespace) -> int:
 
 
 @command(
-    *DATA, option("--keep-going", False, "no longer used"),
-    *(given(name, "no longer used") for name in ("--out", "--against")),
-)  # fmt: skip
-def lists(options: argparse.Namespace) -> int | None:
-    """Former name of prepare; the published lists are in lists/."""
-    print("lists is now called prepare: the published lists need not be made again", file=sys.stderr)
-    return prepare(options)
-
-
-@command(
     *DATA, FOLD,
     option("--shots", 1, "support images per episode"),
     option("--seed", 2020, "random seed"),
