@@ -235,7 +235,8 @@ def overview(run: Path, out: Path, notebooks: dict[str, nbformat.NotebookNode]) 
     for file in (overlay, gallery):
         shutil.copy(file, out / file.name)
     headings = {path: path.read_text(encoding="utf-8").partition("\n")[0].strip("# ") for path in DOCUMENTS}
-    documents = "".join(f'<li><a href="{site_name(path, out)}">{text}</a>' for path, text in headings.items())
+    links = (f'<li><a href="{site_name(path, out)}">{text}</a>' for path, text in headings.items())
+    documents = "".join(links).replace("`", "")
     return (
         "<h1>Few-shot video segmentation by temporal transductive inference</h1>"
         "<p>Computed on the synthetic dataset by <code>make study</code>; notebooks 6 and 7 by their own commands.</p>"
