@@ -144,9 +144,9 @@ def main() -> None:
     totals = {"ours": ours, "released": released} | {name: rounds[name] for name in parts[1:3]}
     for name, values in totals.items():
         print(f"{name:16}{statistics.median(values):8.2f}   ({min(values):.2f} to {max(values):.2f})")
-    for name, values, fewer in (("with edges", ours, 0), ("without edges", ours, 1)):
-        spent = [value - fewer * edge for value, edge in zip(values, rounds["edges"], strict=True)]
-        ratios = [slow / fast for slow, fast in zip(released, spent, strict=True)]
+    without = [value - edges for value, edges in zip(ours, rounds["edges"], strict=True)]
+    for name, values in {"with edges": ours, "without edges": without}.items():
+        ratios = [slow / fast for slow, fast in zip(released, values, strict=True)]
         print(f"released / ours {name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 

@@ -106,8 +106,8 @@ class SolverConfig:
 
     @classmethod
     def frozen(cls) -> SolverConfig:
-        """For an encoder without base training: bias between the support's background and the best of
-        the query, temporal terms from step 0.
+        """For an encoder without base training: bias between the support's background and the best cells of the video,
+        temporal terms from step 0.
         """
         return cls(bias_start="query-top", midpoint=None, temporal_start=0)
 
