@@ -9,6 +9,7 @@ import pytest
 import torch
 from folds import fold
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from ttilib.__main__ import main
 from ttilib.datasets.transforms import normalise
@@ -29,7 +30,7 @@ from ttilib.solver.extraction import (
     save_means,
 )
 from ttilib.solver.settings import PipelineConfig
-from ttilib.solver.task import Task, extract
+from ttilib.solver.task import Task, downsample, extract
 
 POOL, EPISODE = PipelineConfig(centring="pool"), PipelineConfig(centring="episode")
 BOTH = ("early", "late")
@@ -193,6 +194,19 @@ def test_the_mean_of_an_episode_is_that_of_its_own_images_from_cached_features(t
     assert_close(task.query, centred(encoder, clip.query, mean))
     assert_close(task.support, centred(encoder, clip.support, mean))
     assert not torch.equal(extractor.task(padded_clip(1), EPISODE).query, task.query)  # of another clip
+
+
+def test_scaled_images_give_a_finer_grid_for_the_same_masks(tmp_path) -> None:
+    encoder, clip, extractor = Stages(), padded_clip(), FeatureExtractor(Stages(), ID, tmp_path)
+    images = interpolate(torch.cat([clip.support, clip.query]), (61, 85), mode="bicubic", antialias=True)
+    valid = torch.cat([clip.support_valid, clip.query_valid])
+    mean = mean_of(encoder, list(zip(images, valid, strict=True)))
+    for centring, middle in (("none", torch.zeros(8)), ("episode", mean)):
+        task = extractor.task(clip, PipelineConfig(centring, scale=1.5))
+        assert task.size == (41, 57) and torch.equal(task.query_valid, downsample(clip.query_valid, (8, 11)))
+        assert_close(task.query, centred(encoder, images[2:], middle))
+        assert_close(task.support, centred(encoder, images[:2], middle))
+        assert task.grid != extractor.task(clip, PipelineConfig(centring)).grid
 
 
 def test_layers_are_concatenated_with_their_weights_and_cached_separately(tmp_path) -> None:

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from ttilib.encoders.checkpoints import fingerprint
-from ttilib.encoders.inference import for_inference
+from ttilib.encoders.inference import ROUNDING, for_inference
 from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.encoders.pretrained import Pretrained
 from ttilib.encoders.pspnet import Architecture, PSPNet, seeded
+from ttilib.solver.extraction import FeatureExtractor
 
 IMAGES = torch.randn(3, 3, 57, 89, generator=torch.Generator().manual_seed(0))
 ARCHITECTURES = {
@@ -57,3 +58,20 @@ def test_layers_have_their_names_and_a_convolution_whose_own_output_is_used_stay
         assert error(network, layers) < 2e-6
     assert for_inference(network, ("layer2.0.conv1",)).encoder is network
     assert for_inference(network.train()).encoder is network
+
+
+def test_openvino_gives_the_same_features_up_to_its_precision_and_they_are_cached_apart(tmp_path) -> None:
+    core, network = pytest.importorskip("openvino").Core(), network_of("basic")
+    expected = MultiLayerEncoder(network)(IMAGES)
+    devices = {"openvino": ROUNDING, "openvino-bf16": 0.1}
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(ValueError, match="bf16"):
+            FeatureExtractor(network, "id", device=devices.popitem()[0]).uncached(())
+    for device, most in devices.items():
+        extractor = FeatureExtractor(network, "id", tmp_path, device=device)
+        found = extractor.with_layers(())(IMAGES)
+        assert 0 < (found - expected).norm() / expected.norm() <= most
+        assert (tmp_path / f"id-{device}").is_dir() and extractor.device.type == "cpu"
+    for encoder, layers in ((network, ("layer2",)), (lambda images: images, ())):
+        with pytest.raises(ValueError, match="OpenVINO"):
+            for_inference(encoder, layers, "f32")

@@ -27,7 +27,7 @@ PLAIN = PipelineConfig()
         ("TTI layers=layer2+layer3.5 layer_weights=0.7+1", SolverConfig(),
          PipelineConfig(layers=("layer2", "layer3.5"), layer_weights=(0.7, 1.0))),
         ("RePRI guided=0.05 guided_eps=1e-4 cut=0.02", CONFIGS["RePRI"],
-         PipelineConfig("none", (), (), 0.05, 1e-4, 0.02)),
+         PipelineConfig(guided=0.05, guided_eps=1e-4, cut=0.02)),
         ("frozen centring=none window=5 midpoint=0.5", replace(SolverConfig.frozen(), window=5, midpoint=0.5),
          replace(FROZEN, centring="none")),
     ],

@@ -58,7 +58,7 @@ DATA = (
     option("--support-root", None, "folder of the support dataset, if it is not in --root"),
     option("--workers", os.cpu_count() or 1, "number of processes"),
 )  # fmt: skip
-DEVICE = option("--device", "cpu", "cpu or cuda")
+DEVICE = option("--device", "cpu", "cpu or cuda; for encoders of episodes also openvino and openvino-bf16")
 ENCODER = given("--encoder", "checkpoint, timm:NAME, torchvision:NAME or file.py:function", required=True)
 FOLD = option("--fold", 0, "fold, which decides the novel classes")
 KEEP_GOING = option("--keep-going", False, "skip files that cannot be read, and report them")
@@ -253,7 +253,7 @@ def means(options: argparse.Namespace) -> None:
     encoder = extractor.with_layers(tuple(options.layers))
     with tqdm(frames, unit=" images") as bar:
         images = ((image[None], valid[None]) for image, _, valid in bar)
-        found = extraction.measure_means(encoder, extractor.fingerprint, images, options.device)
+        found = extraction.measure_means(encoder, extractor.fingerprint, images, extractor.device)
     extraction.save_means(out, found)
     layers = " ".join(found.layers) or "its output"
     print(f"mean of {layers}, {len(found.values)} channels, over {found.images} images: {out}")

@@ -72,13 +72,12 @@ def segment(
     features: Path | str | None = None,
 ) -> dict[str, Any]:
     """Segment `video` (a file or a folder of frames), given support images with masks; see `support_files`.
-    Every label in the masks is an object, unless `label` selects one. A pixel of several objects goes to the most
-    probable one. `size`: of the network input, each side made 8 n + 1. `method`: see `read_method`. The mean for
-    centring=pool is read from `means` or the file beside the checkpoint, else it is that of the clip, as the method's
-    name then says. `features`: folder that keeps them. `start`, `end`, `every`: see `Video`. A long video is solved in
-    equal parts of `part` frames. Writes to `out`, at the size of the video, masks/<frame>.png (see `write_mask`),
-    masks.json (COCO), frames.csv, overlay, keyframe.jpg and .png, summary.json, which is returned; `probabilities`:
-    also probabilities/<frame>-<object>.png, 255 is 1. Warns if the video breaks off. Raises ValueError or OSError.
+    Every label in the masks is an object, unless `label` selects one; pixels of several go to the most probable one.
+    `size`: of the network input, each side made 8 n + 1. `method`: see `read_method`. The mean for centring=pool is
+    read from `means` or beside the checkpoint, else it is the clip's, as the method's name then says. `features`:
+    folder that keeps them. `start`, `end`, `every`: see `Video`. A long video is solved in parts of at most `part`
+    frames. Writes masks at the size of the video, and README's other files, to `out`; returns what summary.json has.
+    `probabilities`: probabilities/<frame>-<object>.png, 255 is 1. Warns if it breaks off. Raises ValueError, OSError.
     """
     chosen, out, film = read_method(method), Path(out), open_video(video, start, end, every)
     check_means(means, [chosen])
@@ -96,7 +95,8 @@ def segment(
     return output.finish({
         "video": str(video), "start": start, "every": every, "parts": len(counts), "method": chosen.name,
         "encoder": str(encoder), "means": str(extractor.means_file) if chosen.pipeline.centring == "pool" else None,
-        "support": [*map(str, images)], "objects": [*clips], "network_size": [*size], "leave_one_out": scores,
+        "device": device, "support": [*map(str, images)], "objects": [*clips], "network_size": [*size],
+        "leave_one_out": scores,
     })  # fmt: skip
 
 

@@ -178,6 +178,14 @@ def load_plugin(spec: str) -> Encoder:
     return encoder if isinstance(encoder, nn.Module) else partial(encoder)  # which can have attributes
 
 
+def package(name: str) -> Any:
+    """The package, which is no requirement of the library."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"no package {error.name}: pip install {name.replace('_', '-')}") from error
+
+
 @contextmanager
 def naming(encoder: str | Encoder) -> Iterator[None]:
     """Report whatever a user's function raises, or its sys.exit, as a ValueError that names it.

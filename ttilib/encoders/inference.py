@@ -7,11 +7,12 @@ PSPNet is linear in 50 cells until the ReLU of the bottleneck, so its part of th
 from __future__ import annotations
 
 import copy
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +20,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ttilib.encoders.external import Encoder
+from ttilib.encoders.external import Encoder, package
 from ttilib.encoders.layers import PROBE, MultiLayerEncoder, like
 from ttilib.encoders.pspnet import PSPNet, resize
 
 PIXELS = 2**18  # eight small images, or two of 241 x 425
 ROUNDING = 1e-5  # relative error of a map; rounding gives 1e-6 to 3e-6, another function far more
+OPENVINO = {"openvino": "f32", "openvino-bf16": "bf16"}
+"""Devices for which OpenVINO compiles the encoder, with its precision; the solver then computes on the CPU."""
+LARGEST = {"f32": ROUNDING, "bf16": 0.1}  # relative error of the features
 
 
 class FewAtOnce(MultiLayerEncoder):
@@ -36,12 +40,57 @@ class FewAtOnce(MultiLayerEncoder):
         return [torch.cat(each) for each in zip(*map(super().maps, images.split(few)), strict=True)]
 
 
-def for_inference(encoder: Encoder, layers: Sequence[str] = ()) -> MultiLayerEncoder:
+class Compiled(nn.Module):
+    """A network compiled by OpenVINO for the CPU, once for each size of images, at the first image of that size.
+    Raises ModuleNotFoundError without the package; ValueError if the processor has no such `precision`, or the features
+    of the first image differ from the network's by more than `LARGEST` |f|.
+    """
+
+    def __init__(self, network: nn.Module, precision: str) -> None:
+        super().__init__()
+        self.network, self.precision = network, precision
+        self.core, self.models = package("openvino").Core(), dict[torch.Size, Any]()
+        if precision == "bf16" and "BF16" not in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ValueError("device openvino-bf16: this processor does not compute in bf16; give openvino")
+
+    def forward(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
+        """Features of images, one after the other."""
+        if (size := images.shape[-2:]) not in self.models:
+            self.models[size] = self._compile(images[:1])
+        return torch.cat([torch.from_numpy(self.models[size](each.numpy())[0]) for each in images.split(1)])
+
+    def _compile(self, image: Float[Tensor, "1 3 H W"]) -> Any:
+        front = package("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
+        decoder = package("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
+        logging.disable(logging.WARNING)  # such as that an operation needs no decomposition
+        try:
+            with torch.no_grad():
+                expected, exported = self.network(image), torch.export.export(self.network, (image,))
+            graph = decoder.from_exported_program(exported)
+        finally:
+            logging.disable(logging.NOTSET)
+        options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": self.precision}
+        model = self.core.compile_model(front.convert(front.load(graph)), "CPU", options)
+        error = float((torch.from_numpy(model(image.numpy())[0]) - expected).norm() / expected.norm())
+        if not error <= LARGEST[self.precision]:
+            raise ValueError(f"OpenVINO gives other features (relative difference {error:.0e}); use another device")
+        return model
+
+
+def for_inference(encoder: Encoder, layers: Sequence[str] = (), precision: str = "") -> MultiLayerEncoder:
     """The layers of an encoder as `MultiLayerEncoder`, computed by a faster copy of the network.
     It is the encoder itself if that is no torch.nn.Module, is in training mode, has no batch norm or cannot be copied,
-    or if the maps of a random image differ by more than `ROUNDING` |f|. Raises as `MultiLayerEncoder` does.
+    or if the maps of a random image differ by more than `ROUNDING` |f|. With a `precision` it is `Compiled`, for the
+    encoder's output only. Raises as `MultiLayerEncoder` and `Compiled` do.
     """
     plain = partial(MultiLayerEncoder, encoder, layers)
+    if precision:
+        found = plain()
+        if layers or not isinstance(encoder, nn.Module):
+            about = f"encoder {found.name}: OpenVINO compiles the output of a torch.nn.Module"
+            raise ValueError(f"{about}, no layers inside and no function; use another device")
+        found.encoder = Compiled(encoder, precision)
+        return found
     if not isinstance(encoder, nn.Module) or encoder.training:
         return plain()
     if not any(isinstance(each, nn.BatchNorm2d) for each in encoder.modules()):

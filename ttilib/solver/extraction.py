@@ -26,13 +26,13 @@ from ttilib.encoders import checkpoints
 from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.external import SUFFIXES, naming, one_line
 from ttilib.encoders.feature_cache import FORM, CachedEncoder
-from ttilib.encoders.inference import for_inference
+from ttilib.encoders.inference import OPENVINO, for_inference
 from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.episodes.clips import Clip, Frames, unlabelled_frames
 from ttilib.files import atomic, digest, parse_json
 from ttilib.images import image_files, read_image
 from ttilib.solver.settings import PipelineConfig
-from ttilib.solver.task import CHUNK, Task, downsample, extract, unit
+from ttilib.solver.task import CHUNK, Task, downsample, extract, resize, unit
 
 ENDING = ".means.safetensors"
 MEANS = Path(__file__).parents[1] / "networks"  # means that come with the library, by the encoder's fingerprint
@@ -196,7 +196,8 @@ def _describe(layers: tuple[str, ...]) -> str:
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device, if torch can compute on it here; else ValueError."""
+    """The device, if torch can compute on it here; else ValueError. Those of `OPENVINO` are the CPU."""
+    name = "cpu" if str(name) in OPENVINO else name
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -210,8 +211,8 @@ class FeatureExtractor:
     """A frozen encoder whose features are computed once for all pipelines.
     `fingerprint` identifies its weights. `folder` caches features and means; None caches nothing. The mean that
     centring=pool subtracts is read from the file `means`, else (and for other layers) measured on `mean_images`. The
-    tasks of the last clip are cached for further methods. `seconds`: extraction time of all tasks returned; a cached
-    one counts as much as when computed.
+    tasks of the last clip are cached for further methods. `device`: of torch, or one of `OPENVINO`. `seconds`:
+    extraction time of all tasks returned; a cached one counts as much as when computed.
     """
 
     def __init__(
@@ -223,7 +224,8 @@ class FeatureExtractor:
         mean_images: Frames | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.encoder, self.fingerprint, self.device = encoder, fingerprint, device
+        self.encoder, self.fingerprint = encoder, fingerprint
+        self.device_name, self.device = str(device), find_device(device)
         self.folder = None if folder is None else Path(folder)
         self.means_file, self.mean_images = means, mean_images
         self._uncached: dict[tuple[str, ...], MultiLayerEncoder] = {}
@@ -261,7 +263,8 @@ class FeatureExtractor:
             encoder = MeanCentered(plain, means, pipeline.layer_weights)
         clock = (lambda: plain.seconds) if isinstance(plain, CachedEncoder) else time.perf_counter
         begin = clock()
-        task = extract(encoder, clip, self.device, support=self._support.get(pipeline.features))
+        support = self._support.get(pipeline.features)
+        task = extract(encoder, clip, self.device, support=support, scale=pipeline.scale)
         if pipeline.centring != "episode":
             self._support[pipeline.features] = task.support
         return task, clock() - begin
@@ -271,7 +274,8 @@ class FeatureExtractor:
         encoder = self.with_layers(pipeline.layers)
         if pipeline.centring == "episode":  # the batches of `extract`, whose features are cached
             images = [(clip.support, clip.support_valid), (clip.query, clip.query_valid)]
-            return measure_means(encoder, self.fingerprint, images, self.device)
+            scaled = [(resize(part, pipeline.scale), valid) for part, valid in images]
+            return measure_means(encoder, self.fingerprint, scaled, self.device)
         if pipeline.layers not in self._means:
             self._means[pipeline.layers] = self._encoder_means(encoder.layers)
         return self._means[pipeline.layers]
@@ -299,14 +303,15 @@ class FeatureExtractor:
     def uncached(self, layers: tuple[str, ...]) -> MultiLayerEncoder:
         """The encoder with these layers as output, in its form for inference."""
         if layers not in self._uncached:
-            self._uncached[layers] = for_inference(self.encoder, layers)
+            self._uncached[layers] = for_inference(self.encoder, layers, OPENVINO.get(self.device_name, ""))
         return self._uncached[layers]
 
     def with_layers(self, layers: tuple[str, ...]) -> MultiLayerEncoder | CachedEncoder:
         """The encoder with these layers as output, cached if there is a folder."""
         if layers not in self._encoders:
             encoder = self.uncached(layers)
-            name = f"{self.fingerprint}-{digest(layers)[:8]}" if layers else self.fingerprint
+            parts = [digest(layers)[:8]] * bool(layers) + [self.device_name] * (self.device_name in OPENVINO)
+            name = "-".join([self.fingerprint, *parts]) if self.fingerprint else ""
             self._encoders[layers] = CachedEncoder(encoder, name, self.folder) if self.folder else encoder
         return self._encoders[layers]
 
@@ -324,11 +329,11 @@ def load_extractor(
     these weights that come with the library, if any (`ttilib/networks`). Features are cached only for a
     torch.nn.Module, whose weights have a fingerprint.
     """
-    device = find_device(device)
+    usable = find_device(device)
     encoder, fingerprint = load_encoder(spec, fold=fold), ""
     if isinstance(encoder, nn.Module):
         with naming(encoder):
-            encoder, fingerprint = encoder.eval().to(device), checkpoints.fingerprint(encoder)
+            encoder, fingerprint = encoder.eval().to(usable), checkpoints.fingerprint(encoder)
     checkpoint = _checkpoint_file(str(spec))
     if not means and checkpoint is not None and checkpoint.with_suffix(ENDING).is_file():
         means = checkpoint.with_suffix(ENDING)

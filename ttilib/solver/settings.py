@@ -125,13 +125,15 @@ class PipelineConfig:
     """Settings of the processing around the solver; by default none, as released. Raises ValueError for invalid values.
     `centring`: subtract from unit features nothing, the encoder's mean over a pool of any images, or the mean over the
     episode's images. `layers`: submodules whose outputs are concatenated, with `layer_weights` (1 each if empty); none
-    is the output of the encoder. `guided`: radius of the guided filter, `guided_eps` its variance. `cut`: largest shift
-    of a mask's border by colour models. Radius and shift are in image diagonals, 0 is off.
+    is the output of the encoder. `scale` enlarges the images before the encoder, for a finer grid of features.
+    `guided`: radius of the guided filter, `guided_eps` its variance. `cut`: largest shift of a mask's border by colour
+    models. Radius and shift are in image diagonals, 0 is off.
     """
 
     centring: Centring = "none"
     layers: tuple[Name, ...] = ()
     layer_weights: tuple[Weight, ...] = ()
+    scale: Annotated[float, Meta(ge=0.25, le=4)] = 1.0
     guided: Share = 0.0
     guided_eps: Annotated[float, Meta(ge=1e-10, le=1e6)] = 1e-3  # smaller ones are lost in float32
     cut: Share = 0.0
@@ -140,6 +142,6 @@ class PipelineConfig:
         check(self)
 
     @property
-    def features(self) -> tuple[Centring, tuple[str, ...], tuple[float, ...]]:
+    def features(self) -> tuple[Centring, tuple[str, ...], tuple[float, ...], float]:
         """What determines the features; pipelines equal in it share them."""
-        return self.centring, self.layers, self.layer_weights
+        return self.centring, self.layers, self.layer_weights, self.scale

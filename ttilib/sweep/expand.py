@@ -15,6 +15,7 @@ from typing import Any
 from ttilib.datasets.base import OnError, raise_first
 from ttilib.encoders import checkpoints
 from ttilib.encoders.external import is_plugin
+from ttilib.encoders.inference import OPENVINO
 from ttilib.episodes.benchmarks import benchmark, draw_episodes, read_benchmark
 from ttilib.episodes.episode import select_episodes, slices, write_episodes
 from ttilib.files import digest, fingerprint, write_json
@@ -229,7 +230,7 @@ def split_parameters(notebooks: Path, given: Mapping[str, Any]) -> tuple[dict[st
 def begin(paths: SweepPaths, tables: Sequence[Table]) -> None:
     """Write the request to sweep.json. Raises OSError if not writable, ValueError for real names on synthetic data,
     or for a device or number that no task could use."""
-    if paths.device.partition(":")[0] not in ("cpu", "cuda", "mps") or paths.frames < 1 or paths.limit < 0:
+    if paths.device.partition(":")[0] not in ("cpu", "cuda", "mps", *OPENVINO) or paths.frames < 1 or paths.limit < 0:
         about = f"--device {paths.device} --frames {paths.frames} --limit {paths.limit}"
         raise ValueError(f"{about}: give cpu or cuda, frames from 1, and a limit from 0, which is all")
     names = sorted({setting.name for plan in tables for setting in plan.settings if not setting.label})
