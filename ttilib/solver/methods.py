@@ -110,7 +110,7 @@ def check_means(means: Path | str, methods: Sequence[Method]) -> None:
 ORACLE = SolverConfig(steps=299, kl_weight=1.0, entropy_weight=0.1, temporal_weight=0.0)
 """RePRI's oracle setting, weights 1, 1 and 0.1; the release is configured for 300 steps and runs 299."""
 
-FROZEN = PipelineConfig(centring="pool", guided=0.033, guided_eps=1e-4, cut=0.033)
+FROZEN = PipelineConfig(centring="pool", scale=1.5, guided=0.033, guided_eps=1e-4, cut=0.033)
 """Processing around the solver for an encoder without base training; see `SolverConfig.frozen` for the solver."""
 
 METHODS: dict[str, Method] = {

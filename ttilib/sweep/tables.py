@@ -119,6 +119,7 @@ FROZEN = {
     "frozen": "frozen",  # below: without one of its parts
     "no centring": "frozen centring=none",
     "episode's mean": "frozen centring=episode",
+    "scale 1": "frozen scale=1",
     "query bias": "frozen bias_start=query-mean",
     "midpoint 1/2": "frozen midpoint=0.5",
     "temporal late": "frozen temporal_start=9",
