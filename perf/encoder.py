@@ -1,9 +1,9 @@
 """What the form for inference saves per frame, beside the network itself, alternately in one process.
 
-    python perf/encoder.py [SPEC ...] [--size 241 425] [--frames 2] [--pairs 5] [--threads 1] [--bf16]
+    python perf/encoder.py [SPEC ...] [--size 241 425] [--frames 2] [--pairs 5] [--threads 1] [--openvino]
 
 Without SPEC: the default encoder of `segment` (random weights where its package is missing), torchvision's ResNet-50 up
-to layer3 and a ResNet-50 with pyramid, both with random weights. --bf16: the form under autocast, as a third column.
+to layer3 and a ResNet-50 with pyramid, both with random weights. --openvino: also compiled by OpenVINO.
 """
 
 from __future__ import annotations
@@ -11,24 +11,23 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from contextlib import nullcontext
 from statistics import median
 
 import torch
 
 from ttilib.encoders.checkpoints import load_encoder
-from ttilib.encoders.inference import for_inference
+from ttilib.encoders.inference import OPENVINO, for_inference
 from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.encoders.pretrained import DEFAULT, load_named
 
 LITE = "timm:tf_efficientnet_lite2@blocks.4+blocks.5"
 
 
-def measured(encode, images: torch.Tensor, bf16: bool = False) -> tuple[float, float, torch.Tensor]:
+def measured(encode, images: torch.Tensor) -> tuple[float, float, torch.Tensor]:
     """CPU and wall milliseconds per frame, and the features."""
     cpu, wall = time.process_time(), time.perf_counter()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16) if bf16 else nullcontext():
-        features = encode(images).float()
+    with torch.no_grad():
+        features = encode(images)
     return *(1000 * each / len(images) for each in (time.process_time() - cpu, time.perf_counter() - wall)), features
 
 
@@ -50,17 +49,18 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=2, help="in one batch")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--openvino", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", "encoder .* has untrained weights")
     images = torch.randn(options.frames, 3, *options.size, generator=torch.Generator().manual_seed(0))
     for spec in options.spec:
         network = encoder_of(spec)
-        ways = {"network": (MultiLayerEncoder(network), False), "form": (for_inference(network), False)}
-        ways |= {"form, bf16": (ways["form"][0], True)} if options.bf16 else {}
-        first = {name: measured(encode, images, bf16)[2] for name, (encode, bf16) in ways.items()}  # warm
-        found = [{name: measured(*way[:1], images, way[1]) for name, way in ways.items()} for _ in range(options.pairs)]
+        ways = {"network": MultiLayerEncoder(network), "form": for_inference(network)}
+        for device, precision in OPENVINO.items() if options.openvino else ():
+            ways[device] = for_inference(network, precision=precision)
+        first = {name: measured(encode, images)[2] for name, encode in ways.items()}  # compiles, and warms caches
+        found = [{name: measured(encode, images) for name, encode in ways.items()} for _ in range(options.pairs)]
         print(f"{spec}, {options.frames} frames of {options.size[0]} x {options.size[1]}, {options.threads} threads")
         for name in ways:
             for kind, unit in enumerate(("CPU ms", "wall ms")):

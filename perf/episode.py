@@ -1,6 +1,6 @@
 """Where the time of an episode goes: its stages, what each must at least do, and the released pipeline beside ours.
 
-    python perf/episode.py [--frames 36] [--shots 5] [--pairs 5] [--encoder resnet50] [--threads 1]
+    python perf/episode.py [--frames 36] [--shots 5] [--pairs 5] [--encoder resnet50] [--threads 1] [--device cpu]
 
 Photographs of 1280 x 720, network input 241 x 425, an encoder with random weights. Every stage is measured once in each
 of `--pairs` rounds; CPU seconds of this process, median and range. One image is read and one encoded per round, and
@@ -27,7 +27,7 @@ from solver import random_task
 from torch.utils.flop_counter import FlopCounterMode
 
 from ttilib.datasets.transforms import letterbox
-from ttilib.encoders.inference import for_inference
+from ttilib.encoders.inference import OPENVINO, for_inference
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.clips import Clip, synthetic_clip
 from ttilib.images import read_image, write_image
@@ -74,12 +74,13 @@ def solver_demand(task: Task) -> tuple[float, float]:
     return moved, 2.0 * ((3 * UPDATE + 7 * temporal) * query + 2 * STEPS * support * len(task.query))
 
 
-def stages_of(path: Path, encoder: torch.nn.Module, task: Task, clip: Clip) -> dict[str, Stage]:
-    """Every stage of an episode in its order."""
+def stages_of(path: Path, encoder: torch.nn.Module, device: str, task: Task, clip: Clip) -> dict[str, Stage]:
+    """Every stage of an episode in its order; `device`: cpu or one of `OPENVINO`, for the encoder."""
     images, image = task.shots + len(task.query), torch.rand(1, 3, *SIZE)
-    form = for_inference(encoder)
+    form = for_inference(encoder, precision=OPENVINO.get(device, ""))
+    form(image)  # compiled at the first image
     with FlopCounterMode(display=False) as counter:
-        form(image)
+        for_inference(encoder)(image)
     features, solution = 4.0 * task.query.numel(), solve(task)
     weights = 4.0 * sum(parameter.numel() for parameter in encoder.parameters())
     masks, truth, valid = (each.numpy() for each in (solution.masks(), clip.truth, clip.query_valid))
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--encoder", default="resnet50")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", *OPENVINO), default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
@@ -120,7 +122,7 @@ def main() -> None:
         write_image(path, photograph(np.random.default_rng(0)), quality=90)
         task, clip = random_task(options.frames, options.shots, 512, *GRID), synthetic_clip(0, options.frames, 1, SIZE)
         network = build_encoder(options.encoder).eval()
-        stages, image = stages_of(path, network, task, clip), torch.rand(1, 3, *SIZE)
+        stages, image = stages_of(path, network, options.device, task, clip), torch.rand(1, 3, *SIZE)
         rounds: dict[str, list[float]] = {name: [] for name in (*stages, "released encode", "released solve")}
         for _ in range(options.pairs):
             for name, (work, times, _, _) in stages.items():
@@ -132,7 +134,7 @@ def main() -> None:
     ours = [sum(each) for each in zip(*(rounds[name] for name in stages), strict=True)]
     parts = ("read", "released encode", "released solve", "keyframe", "score")
     released = [sum(each) for each in zip(*(rounds[name] for name in parts), strict=True)]
-    print(f"T={options.frames} K={options.shots} {options.encoder}, {options.pairs} rounds")
+    print(f"T={options.frames} K={options.shots} {options.encoder}, {options.device}, {options.pairs} rounds")
     print(f"{'':16}{'CPU s':>8}{'range':>16}{'share':>7}{'GB':>8}{'GFLOP':>8}{'bound s':>9}{'above':>7}")
     for name, (_, times, moved, needed) in stages.items():
         median, bound = statistics.median(rounds[name]), times * max(moved / bandwidth, needed / flops)

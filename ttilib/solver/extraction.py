@@ -196,8 +196,7 @@ def _describe(layers: tuple[str, ...]) -> str:
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device, if torch can compute on it here; else ValueError. Those of `OPENVINO` are the CPU."""
-    name = "cpu" if str(name) in OPENVINO else name
+    """The device, if torch can compute on it here; else ValueError."""
     try:
         torch.zeros(1, device=name).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -205,6 +204,11 @@ def find_device(name: str | torch.device) -> torch.device:
         about = f"torch cannot compute on it here ({one_line(error)})" if known else "there is no such device"
         raise ValueError(f"device {str(name)!r}: {about}; give cpu, or cuda on a machine with an NVIDIA GPU") from error
     return torch.device(name)
+
+
+def _tensor_device(name: str | torch.device) -> torch.device:
+    """Where features and solver are: the device, for those of `OPENVINO` the CPU."""
+    return find_device("cpu" if str(name) in OPENVINO else name)
 
 
 class FeatureExtractor:
@@ -225,7 +229,7 @@ class FeatureExtractor:
         device: str | torch.device = "cpu",
     ) -> None:
         self.encoder, self.fingerprint = encoder, fingerprint
-        self.device_name, self.device = str(device), find_device(device)
+        self.device_name, self.device = str(device), _tensor_device(device)
         self.folder = None if folder is None else Path(folder)
         self.means_file, self.mean_images = means, mean_images
         self._uncached: dict[tuple[str, ...], MultiLayerEncoder] = {}
@@ -329,11 +333,11 @@ def load_extractor(
     these weights that come with the library, if any (`ttilib/networks`). Features are cached only for a
     torch.nn.Module, whose weights have a fingerprint.
     """
-    usable = find_device(device)
+    placed = _tensor_device(device)
     encoder, fingerprint = load_encoder(spec, fold=fold), ""
     if isinstance(encoder, nn.Module):
         with naming(encoder):
-            encoder, fingerprint = encoder.eval().to(usable), checkpoints.fingerprint(encoder)
+            encoder, fingerprint = encoder.eval().to(placed), checkpoints.fingerprint(encoder)
     checkpoint = _checkpoint_file(str(spec))
     if not means and checkpoint is not None and checkpoint.with_suffix(ENDING).is_file():
         means = checkpoint.with_suffix(ENDING)
