@@ -8,6 +8,7 @@ import stat
 import time
 from dataclasses import dataclass
 
+import av
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,8 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
 values = st.recursive(scalars, lambda one: st.lists(one, max_size=4) | st.dictionaries(st.text(), one, max_size=4))
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError("stopped"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
+@pytest.mark.parametrize("error", [None, RuntimeError("stopped"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full"),
+                                   av.error.OSError(errno.ENOSPC, "full")])  # fmt: skip
 def test_a_write_happens_completely_or_not_at_all(tmp_path, error):
     path = tmp_path / "deep" / "result.txt"
     write_text(path, "old\r\n")

@@ -65,7 +65,8 @@ def atomic(path: Path | str) -> Iterator[Path]:
             about, advice = "its folder is not writable", "choose another folder, or change its permissions"
         else:
             raise
-        raise type(error)(f"{path}: cannot be written ({error.strerror}); {about}; {advice}") from error
+        kind = type(OSError(error.errno, ""))  # subclasses of libraries, such as FFmpeg's, have other arguments
+        raise kind(f"{path}: cannot be written ({error.strerror}); {about}; {advice}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
