@@ -28,7 +28,7 @@ PIXELS = 2**18  # eight small images, or two of 241 x 425
 ROUNDING = 1e-5  # relative error of a map; rounding gives 1e-6 to 3e-6, another function far more
 OPENVINO = {"openvino": "f32", "openvino-bf16": "bf16"}
 """Devices for which OpenVINO compiles the encoder, with its precision; the solver then computes on the CPU."""
-LARGEST = {"f32": ROUNDING, "bf16": 0.1}  # relative error of the features
+LARGEST = {"f32": ROUNDING, "bf16": 0.5}  # relative error of features; bf16: 0.03, plain images 0.1, another function 1
 
 
 class FewAtOnce(MultiLayerEncoder):
