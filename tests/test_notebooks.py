@@ -118,7 +118,8 @@ def test_the_notebook_of_the_recipe_takes_it_apart(repository, mini, tmp_path):
     small = {"height": 65, "width": 113, "index": 7, "episodes": 1, "measured": str(tmp_path), "out": str(tmp_path)}
     run_notebook(repository / "notebooks" / "07_frozen_encoder.ipynb", tmp_path / "07.ipynb", small)
     parts = read_table(tmp_path / "tables" / "07_parts.csv")
-    assert list(parts["line"]) == [line.label or line.method for line in table("ablation-frozen").lines][: len(parts)]
-    assert len(parts) == 15 and parts["F"].nunique() > 4  # the lines are different computations
+    lines = dict.fromkeys(line.label or line.method for line in table("ablation-frozen").lines)
+    assert list(parts["line"]) == list(lines)
+    assert parts["F"].nunique() > 4  # the lines are different computations
     shown = printed(tmp_path / "07.ipynb")
     assert "pascal2davis: COMMITTED" in shown and "ablation-frozen: not measured here" in shown
