@@ -70,6 +70,7 @@ def test_openvino_gives_the_same_features_up_to_its_precision_and_they_are_cache
     for device, (least, most) in devices.items():
         extractor = FeatureExtractor(network, "id", tmp_path, device=device)
         assert least <= (extractor.with_layers(())(IMAGES) - expected).norm() / expected.norm() <= most
+        assert list(extractor.uncached(()).encoder.models) == [(57, 89)]  # compiled
         assert (tmp_path / f"id-{device}").is_dir() and extractor.device.type == "cpu"
     for encoder, layers in ((network, ("layer2",)), (lambda images: images, ())):
         with pytest.raises(ValueError, match="OpenVINO"):

@@ -32,7 +32,7 @@ from ttilib.episodes.clips import Clip, Frames, unlabelled_frames
 from ttilib.files import atomic, digest, parse_json
 from ttilib.images import image_files, read_image
 from ttilib.solver.settings import PipelineConfig
-from ttilib.solver.task import CHUNK, Task, downsample, extract, resize, unit
+from ttilib.solver.task import CHUNK, Task, downsample, extract, rescale, unit
 
 ENDING = ".means.safetensors"
 MEANS = Path(__file__).parents[1] / "networks"  # means that come with the library, by the encoder's fingerprint
@@ -278,7 +278,7 @@ class FeatureExtractor:
         encoder = self.with_layers(pipeline.layers)
         if pipeline.centring == "episode":  # the batches of `extract`, whose features are cached
             images = [(clip.support, clip.support_valid), (clip.query, clip.query_valid)]
-            scaled = [(resize(part, pipeline.scale), valid) for part, valid in images]
+            scaled = [(rescale(part, pipeline.scale), valid) for part, valid in images]
             return measure_means(encoder, self.fingerprint, scaled, self.device)
         if pipeline.layers not in self._means:
             self._means[pipeline.layers] = self._encoder_means(encoder.layers)

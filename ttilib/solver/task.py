@@ -75,7 +75,7 @@ def downsample(masks: Bool[Tensor, "N H W"], grid: tuple[int, int]) -> Bool[Tens
     return F.interpolate(masks[:, None].float(), size=grid, mode="nearest")[:, 0] > 0.5
 
 
-def resize(images: Float[Tensor, "N 3 H W"], scale: float) -> Float[Tensor, "N 3 _ _"]:
+def rescale(images: Float[Tensor, "N 3 H W"], scale: float) -> Float[Tensor, "N 3 _ _"]:
     """Images with `scale` times as many steps between pixels: 361 pixels for 241 and a scale of 1.5."""
     size = [round((side - 1) * scale) + 1 for side in images.shape[-2:]]
     return images if scale == 1 else F.interpolate(images, size, mode="bicubic", antialias=True)
@@ -95,7 +95,7 @@ def extract(
     """
 
     def encode(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
-        parts = (normalise(resize(part, scale).to(device)) for part in images.split(chunk))
+        parts = (normalise(rescale(part, scale).to(device)) for part in images.split(chunk))
         return torch.cat([unit(encoder(part))[0] for part in parts])
 
     support, query = encode(clip.support) if support is None else support, encode(clip.query)
