@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tasks import random_task
+from torch._subclasses import FakeTensorMode
 
 from ttilib.solver import objective as module
-from ttilib.solver.classifier import Classifier
+from ttilib.solver.classifier import Classifier, prototype
 from ttilib.solver.objective import Objective, Weights
 from ttilib.solver.settings import SolverConfig
 
@@ -67,3 +69,20 @@ def test_saturated_probabilities_give_finite_gradients():
         classifier = Classifier(torch.ones(5, 8), torch.full((5,), bias))
         assert all(gradient.isfinite().all() for gradient in objective.gradient(classifier))
         assert objective.terms(classifier).total.isfinite().all()
+
+
+@pytest.mark.parametrize("negative", ["all", "background"])
+def test_everything_stays_on_the_device_of_the_features(negative):
+    """On a fake GPU, whose tensors have no values and cannot be used together with those of the CPU."""
+    task = random_task()
+    with FakeTensorMode():
+        fake = {
+            name: torch.empty(value.shape, dtype=value.dtype, device="cuda")
+            for name, value in vars(task).items() if isinstance(value, torch.Tensor)
+        }  # fmt: skip
+        task = replace(task, **fake)
+        weight, bias, prior = (task.query.new_empty(shape) for shape in ((5, 8), 5, 5))
+        objective = Objective(task, prior, Weights(1, 1, 1, 1), SolverConfig(negative=negative))
+        classifier = Classifier(weight, bias)
+        results = (*objective.gradient(classifier), objective.terms(classifier).total, prototype(task))
+    assert all(each.is_cuda for each in results)
