@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ttilib.datasets.base import OnError, raise_first
 from ttilib.episodes.benchmarks import benchmark
 from ttilib.files import digest, fingerprint, read_json
 from ttilib.results.export import write_all
+from ttilib.results.metrics import pooled_iou
 from ttilib.results.records import HOME, Counted, RowsFile, read_rows, write_index
 from ttilib.results.tables import METHOD, align_with_plan
 from ttilib.solver.methods import read_method
@@ -43,45 +45,26 @@ class Outcome:
     error: str | None = None
 
 
-def execute(
-    tasks: Iterable[Task], client: Client, work: Callable[[Task], Any], retries: int = 1, window: int | None = None
-) -> Iterator[Outcome]:
+def execute(tasks: Iterable[Task], client: Client, work: Callable[[Task], Any], retries: int = 1) -> Iterator[Outcome]:
     """Run `work` on the client's workers and yield outcomes as they arrive; failures are retried `retries` times.
 
-    At most `window` tasks are submitted at a time (None: two per worker and two more). A task runs once those in its
-    `after` (earlier in `tasks`) are done, and not at all if one failed. Closing the generator cancels pending tasks.
+    Two tasks per worker and two more are submitted at a time. Closing the generator cancels pending tasks.
     Raises OSError if the scheduler is lost; recorded results stay.
     """
-    source = iter(tasks)
-    upcoming = next(source, None)
-    waiting: list[Task] = []
-    sent: dict[Future, Task] = {}
-    failed: dict[str, str] = {}  # key and name
-    completed = as_completed(loop=client.loop)
+    source, sent, completed = iter(tasks), dict[Future, Task](), as_completed(loop=client.loop)
     try:
-        while upcoming or waiting or sent:
-            limit = window or 2 * len(client.nthreads()) + 2
-            while upcoming and len(sent) + len(waiting) < limit:
-                waiting.append(upcoming)
-                upcoming = next(source, None)
-            for task in tuple(waiting):
-                if broken := [failed[key] for key in task.after if key in failed]:
-                    waiting.remove(task)
-                    failed[task.key] = task.name
-                    yield Outcome(task, error=f"not run, because {', '.join(broken)} failed")
-                elif not {other.key for other in (*waiting, *sent.values())}.intersection(task.after):
-                    waiting.remove(task)
-                    # Equal keys share one run. One prefix for all, because dask stores every prefix forever.
-                    future = client.submit(work, task, key=f"task-{task.key}", retries=retries)
-                    sent[future] = task
-                    completed.add(future)
-            if sent:
-                future = next(completed)
-                outcome = _outcome(future, sent.pop(future))
-                future.release()
-                if outcome.error:
-                    failed[outcome.task.key] = outcome.task.name
-                yield outcome
+        while True:
+            for task in islice(source, max(2 * len(client.nthreads()) + 2 - len(sent), 0)):
+                # Equal keys share one run. One prefix for all, because dask stores every prefix forever.
+                future = client.submit(work, task, key=f"task-{task.key}", retries=retries)
+                sent[future] = task
+                completed.add(future)
+            if not sent:
+                return
+            future = next(completed)
+            outcome = _outcome(future, sent.pop(future))
+            future.release()
+            yield outcome
     finally:
         client.cancel(list(sent))
 
@@ -127,24 +110,15 @@ def _result(outcome: Outcome) -> tuple[Outcome, str]:
     """The outcome, a failure if its rows are damaged, and a line that says so or gives IoU by method."""
     task = outcome.task
     try:
-        found = {} if outcome.error else pooled_iou(task)
+        rows = read_rows(task.rows, Counted) if task.rows and not outcome.error else []
     except (ValueError, OSError) as error:  # the other tasks go on
         outcome = replace(outcome, error=str(error))
     if outcome.error:
         return outcome, f"{task.name}: failed: {outcome.error}"
-    scores = ", ".join(f"{name} {100 * iou:.1f}" for name, iou in found.items())
+    counts = [(row["method"], row["intersection"], row["union"]) for row in rows if row["method"] in task.parts]
+    scores = ", ".join(f"{name} {100 * iou:.1f}" for name, iou in pooled_iou(counts).items()) if counts else ""
     duration = tqdm.format_interval(outcome.value["seconds"])
     return outcome, f"{task.name}: done in {duration}" + (f" ({scores})" if scores else "")
-
-
-def pooled_iou(task: Task) -> dict[str, float]:
-    """IoU of each method of a finished task: intersections over unions, both summed over its rows."""
-    rows = read_rows(task.rows, Counted) if task.rows else []
-    sums = {
-        part: [sum(row[name] for row in rows if row["method"] == part) for name in ("intersection", "union")]
-        for part in task.parts
-    }
-    return {part: intersection / max(union, 1) for part, (intersection, union) in sums.items()}
 
 
 def index(table: Table, expansion: Expansion, paths: SweepPaths) -> Path:

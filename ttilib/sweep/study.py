@@ -26,13 +26,12 @@ from ttilib.synthetic import generate
 
 @dataclass(frozen=True)
 class StudyStep:
-    """One run of a notebook: name, parameters, the steps it depends on, and its seconds on one core."""
+    """One run of a notebook: name, parameters, and its seconds on one core."""
 
     name: str
     notebook: str
     seconds: float
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    after: tuple[str, ...] = ()
 
 
 TRAINING = tuple(StudyStep(f"02_train-f{fold}", "02_train", 150, {"fold": fold}) for fold in (0, 1))
@@ -82,13 +81,12 @@ def write_means(checkpoint: Path, name: str, fold: int, root: Path, size: tuple[
 
 
 def study_tasks(steps: Sequence[StudyStep], notebooks: Path, folder: Path) -> list[Task]:
-    """Steps as tasks; a key depends on the notebook, its parameters, the library and the steps before."""
+    """Steps as tasks; a key depends on the notebook, its parameters and the library."""
     library = digest([path.read_text(encoding="utf-8") for path in sorted(HOME.rglob("*.py"))])
-    tasks: dict[str, Task] = {}
+    tasks = []
     for step in steps:
         notebook = notebooks / f"{step.notebook}.ipynb"
-        after = tuple(tasks[name].key for name in step.after)
-        key = digest(library, notebook_text(notebook), dict(step.parameters), str(folder), after)
+        key = digest(library, notebook_text(notebook), dict(step.parameters), str(folder))
         parameters, output = {"out": str(folder), **step.parameters}, str(folder / f"{step.name}.ipynb")
-        tasks[step.name] = Task(key, step.name, str(notebook), output, parameters, step.seconds, after=after)
-    return list(tasks.values())
+        tasks.append(Task(key, step.name, str(notebook), output, parameters, step.seconds))
+    return tasks

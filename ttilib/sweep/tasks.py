@@ -100,7 +100,7 @@ class Task:
     """One run of a notebook; paths are absolute.
 
     `parts` are results (methods on the same episodes) in the file `rows`; runs with the same key may add others. `cost`
-    is the expected time in seconds on a reference machine; `after`: keys of tasks that must be done before.
+    is the expected time in seconds on a reference machine.
     """
 
     key: str
@@ -111,8 +111,6 @@ class Task:
     cost: float
     parts: tuple[str, ...] = ()
     rows: str = ""
-    after: tuple[str, ...] = ()
-    timeout: int = 24 * 3600  # seconds per cell
 
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -184,7 +182,7 @@ def run_task(task: Task, folder: Path | str) -> Mapping[str, Any]:
         write(f"{task.name} on {platform.node()}")
         begin = time.monotonic()
         try:
-            run_notebook(task.notebook, task.output, task.parameters, task.timeout, log=lines)
+            run_notebook(task.notebook, task.output, task.parameters, timeout=24 * 3600, log=lines)
         except Exception as error:
             lines.write(traceback.format_exc())
             # Some exceptions of the kernel client cannot be pickled; a message can.
