@@ -81,7 +81,7 @@ def test_prepare_from_the_shell(tmp_path, capsys):
 
 def test_what_could_not_be_written_is_refused_before_the_work(data, tmp_path, monkeypatch, capsys):
     for name in ("tools.doctor.examine", "training.train.train", "encoders.checkpoints.convert",
-                 "solver.extraction.image_folder", "sweep.tasks.run_notebook"):  # fmt: skip
+                 "solver.extraction.image_folder", "sweep.tasks.papermill.execute_notebook"):  # fmt: skip
         monkeypatch.setattr(f"ttilib.{name}", lambda *_, **__: pytest.fail("the work has begun"))
     (tmp_path / "file").write_text("")
     inside = tmp_path / "file" / "x.safetensors"

@@ -47,5 +47,5 @@ def test_rows_on_synthetic_data_are_never_named_after_a_benchmark_and_changes_re
         for setting in plan.settings:
             assert setting.name.startswith("mini-") and setting.encoder == "resnet18-mini"
             assert setting.folds == (0, 1) and setting.runs <= 2 and setting.benchmark != "pascal2davis"
-    plan = changed(table("minivspw"), folds=(2,), runs=None, seed=7)
+    plan = changed(table("minivspw"), folds=(2,), seed=7)
     assert {(s.folds, s.runs, s.seed) for s in plan.settings} == {((2,), 5, 7)}

@@ -25,7 +25,7 @@ def test_overlay_video_comes_back_as_written(tmp_path, capfd):
     path = video.write_overlay(tmp_path / "film.mp4", frames, masks, masks, 30000 / 1001, {"TTI": "#E6007E"})
     assert [each.name for each in tmp_path.iterdir()] == [path.name]  # nothing temporary is left
     back = np.stack([frame for _, frame in video.open_video(path)]).astype(int)
-    zoom = video.zoom_for(frames[0], video.PANEL)
+    zoom = video.zoom_for(frames[0])
     assert back.shape == (5, 40 * zoom + video.STRIP, 3 * 70 * zoom, 3)
     assert np.abs(back[2, video.STRIP + 5 * zoom, 5 * zoom] - GREEN).max() < 12  # red, green, blue in this order
     given, predicted, true = (back[:, video.STRIP + 20 * zoom, x * 70 * zoom + 30 * zoom] for x in range(3))

@@ -92,9 +92,8 @@ def study(options: argparse.Namespace) -> None:
     from ttilib.sweep.study import run_study
 
     folder = run_study(out=options.out, workers=options.workers)
-    overlay = next(iter(sorted(folder.glob("overlay.*"))), "none")
     print((folder / "tables" / "mini.md").read_text(encoding="utf-8"))
-    print(f"notebooks: {folder}/*.ipynb\nfigures:   {folder}/figures\noverlay:   {overlay}")
+    print(f"notebooks: {folder}/*.ipynb\nfigures:   {folder}/figures\noverlay:   {folder}/overlay.mp4")
 
 
 @command(
@@ -105,10 +104,8 @@ def study(options: argparse.Namespace) -> None:
 )
 def run(options: argparse.Namespace) -> None:
     """Run one notebook with the given parameters."""
-    from ttilib.files import check_writable
     from ttilib.sweep.tasks import run_notebook
 
-    check_writable(options.output)
     run_notebook(options.notebook, options.output, _parameters(options), options.timeout)
     print(options.output)
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ttilib.datasets.catalog import find_dataset
+from ttilib.datasets.masks import encode
 from ttilib.datasets.transforms import letterbox
 from ttilib.encoders.pretrained import DEFAULT
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
@@ -289,13 +290,13 @@ class _Output:
             for number, score in enumerate(scores, 1):
                 mask = placement.unpad(small == number, self.film.size)
                 labels[mask] = number
-                lengths = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+                lengths = encode(mask)
                 row = {"frame": name, "object": self.objects[number - 1], "area_px": int(coco.area(lengths))}
                 if row["area_px"]:
                     rows, columns = np.nonzero(mask)
                     row |= {"x": columns.mean(), "y": rows.mean()} | dict(zip(BOX, coco.toBbox(lengths), strict=True))
                     row["probability"] = score[small == number].mean() / 255
-                self.rows.append({**row, "similarity": similarity, "counts": lengths["counts"].decode()})
+                self.rows.append({**row, "similarity": similarity, "counts": lengths["counts"]})
                 if self.probabilities:
                     shown = cv2.resize(score[placement.inside], (width, height), interpolation=cv2.INTER_LINEAR)
                     write_labels(self.folder / f"probabilities{UNFINISHED}" / f"{name}-{number}.png", shown)

@@ -1,4 +1,4 @@
-"""Decode COCO segmentations; count the labels of label maps, once while a file is unchanged."""
+"""Encode and decode COCO segmentations; count the labels of label maps, once while a file is unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import closing
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -122,6 +122,11 @@ def _polygon_error(polygon: Sequence[float], height: int, width: int) -> str:
     if np.abs(np.diff(corners, axis=0)).max(axis=1, initial=0).sum() > LONGEST:  # pycocotools takes 100 bytes a pixel
         return f"a polygon of {len(corners)} corners is longer than {LONGEST} pixels"
     return ""
+
+
+def encode(mask: Bool[np.ndarray, "h w"]) -> dict[str, Any]:
+    """A mask as compressed run lengths."""
+    return {"size": list(mask.shape), "counts": coco.encode(np.asfortranarray(mask, np.uint8))["counts"].decode()}
 
 
 def decode(segmentation: object, height: int, width: int, where: str = "mask") -> Bool[np.ndarray, "{height} {width}"]:

@@ -6,6 +6,7 @@ methods) for the same styles in all figures. Digits and units are those of `METR
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ttilib.plots.style import STYLES, Looks, Style, short, styles, subscripted, text_size, tidy
+from ttilib.plots.style import STYLES, Looks, Style, short, styles, text_size, tidy
 from ttilib.results.export import cell_text, metric_of
 
 CHAIN = 8  # at most this many methods are joined by a line
@@ -43,9 +44,9 @@ def blocks(table: pd.DataFrame, by: Sequence[str] = BLOCK) -> list[tuple[str, pd
 
 
 def _with_unit(name: str, of: str = "", unit: str = "percent") -> str:
-    """Axis label of a metric; a unit only for shares."""
+    """Axis label of a metric, the window of VC_k as a subscript; a unit only for shares."""
     metric = metric_of(name)
-    return subscripted(name) + of + (f" [{unit}]" if metric is None or metric.percent else "")
+    return re.sub(r"VC_(\d+)", r"VC$_{\1}$", name) + of + (f" [{unit}]" if metric is None or metric.percent else "")
 
 
 def _stack(ax: Axes, parts: Sequence[tuple[str, Sequence[str]]], xlabel: str) -> list[int]:

@@ -5,7 +5,6 @@ Styles can be distinguished without colour vision and in grey. Text is sized by 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from itertools import chain, cycle
 from math import ceil
@@ -59,11 +58,6 @@ def styles(methods: Iterable[str]) -> dict[str, Style]:
 def text_size(share: float = 1.0) -> float:
     """Text size in points, as a `share` of rcParams font.size."""
     return share * float(rcParams["font.size"])
-
-
-def subscripted(name: str) -> str:
-    """Name of a metric with its window as subscript: VC_3 becomes VC$_{3}$; other names are unchanged."""
-    return re.sub(r"VC_(\d+)", r"VC$_{\1}$", name)
 
 
 def tidy(ax: Axes, xlabel: str = "", ylabel: str = "", title: str = "", integers: bool = True) -> None:

@@ -23,7 +23,6 @@ from ttilib.files import atomic
 from ttilib.images import header_size, image_files, read_image
 from ttilib.plots.overlays import PREDICTION, Image, Labels, Mask, Pixels, overlay, zoom_for
 
-PANEL = 360  # pixels: smaller frames are enlarged to about this size
 STRIP = 24  # pixels: height of the strip with the name of a panel
 LARGEST_FRAME = 100_000_000  # pixels; a frame of an 8K film has 33 million
 WIDEST = 2560  # pixels of an overlay; wider ones are reduced, as those of a 4K film
@@ -188,7 +187,7 @@ def write_overlay(
 
 def side_by_side(frame: Image, mask: Mask | Labels, truth: Mask | None = None, objects: Objects = PREDICTED) -> Pixels:
     """One video frame: input, prediction and ground truth, each with its name; height and width are even."""
-    zoom = zoom_for(frame, PANEL)
+    zoom = zoom_for(frame)
     panels = [({"input": ""}, overlay(frame, zoom=zoom))]
     panels.append((objects, overlay(frame, mask, truth, list(objects.values()), zoom)))
     if truth is not None:

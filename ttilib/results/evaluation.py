@@ -36,7 +36,7 @@ Members = Sequence[tuple[int, Episode]]  # episodes that are solved together, wi
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """Prediction of one method for one episode. `index`: position in the run; `memory_mb`: None if unknown.
+    """Prediction of one method for one episode. `index`: position in the run; `seconds`, `memory_mb`: None if unknown.
     `support_vanished`: no support image had foreground at feature size.
     """
 
@@ -44,7 +44,7 @@ class EpisodeResult:
     index: int
     clip: Clip
     masks: Bool[Tensor, "T H W"]
-    seconds: float
+    seconds: float | None
     memory_mb: float | None = None
     support_vanished: bool = False
 
@@ -141,7 +141,13 @@ def score_group(
     fields: Mapping[str, Any]
     for result in results:
         own, end = slice(end, end + len(result.masks)), end + len(result.masks)
-        row = {"benchmark": benchmark, "encoder": encoder, "method": method, **_episode_fields(result)}
+        episode = result.episode
+        row = {
+            "benchmark": benchmark, "encoder": encoder, "method": method, "fold": episode.fold, "run": episode.run,
+            "shots": episode.shots, "seed": episode.seed, "episode": episode.name, "index": result.index,
+            "key": episode.key, "class_id": episode.class_id, "class_name": episode.class_name,
+            "video": episode.video, "frames": len(result.masks), "support_vanished": result.support_vanished,
+        }  # fmt: skip
         cost = {"seconds": result.seconds, "memory_mb": result.memory_mb, "made": dict(made)}
         for metric in METRICS.values():
             if metric.grouped:
@@ -167,16 +173,6 @@ def _concatenated(results: Sequence[EpisodeResult]) -> tuple[Bool[np.ndarray, "f
         except ValueError as error:
             raise ValueError(f"episode {name}: {error}") from error
     return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
-
-
-def _episode_fields(result: EpisodeResult) -> dict[str, Any]:
-    episode = result.episode
-    return {
-        "fold": episode.fold, "run": episode.run, "shots": episode.shots, "seed": episode.seed,
-        "episode": episode.name, "index": result.index, "key": episode.key, "class_id": episode.class_id,
-        "class_name": episode.class_name, "video": episode.video, "frames": len(result.masks),
-        "support_vanished": result.support_vanished,
-    }  # fmt: skip
 
 
 def rescore(out: Path | str, name: str, root: Path | str) -> int:
@@ -227,8 +223,7 @@ def _rescore_group(
         for method in methods:
             row, shape = rows[episode.key, index, method], clip.query_valid.shape
             stored = records.masks_of(masks[episode.key, index, method], records.masks_beside(path), shape)
-            seconds = float("nan") if row.get("seconds") is None else row["seconds"]
-            kept = seconds, row.get("memory_mb"), row.get("support_vanished", False)
+            kept = row.get("seconds"), row.get("memory_mb"), row.get("support_vanished", False)
             results.setdefault(method, []).append(EpisodeResult(episode, index, clip, stored, *kept))
     found = {}
     for method, group in results.items():

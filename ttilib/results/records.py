@@ -27,10 +27,9 @@ import msgspec
 import numpy as np
 import torch
 from jaxtyping import Bool
-from pycocotools import mask as runs
 from torch import Tensor
 
-from ttilib.datasets.masks import decode
+from ttilib.datasets.masks import decode, encode
 from ttilib.files import convert, digest, file_lock, parse_json, read_json, write_json
 from ttilib.results.metrics import METRICS, Masks, as_masks
 
@@ -204,7 +203,7 @@ def key_of(row: Mapping[str, Any]) -> tuple[str, int, str]:
 def append_masks(path: Path | str, row_key: Mapping[str, Any], masks: Masks) -> None:
     """Append bool masks [T, H, W] under `key`, `index` and `method` of a row."""
     (array,) = as_masks(masks)
-    frames = [runs.encode(np.asfortranarray(frame, dtype=np.uint8))["counts"].decode("ascii") for frame in array]
+    frames = [encode(frame)["counts"] for frame in array]
     names = dict(zip(("key", "index", "method"), key_of(row_key), strict=True))
     append_row(path, names | {"size": list(array.shape[1:]), "frames": frames})
 
@@ -300,7 +299,6 @@ def _within(out: Path | str, path: Path) -> str:
 
 
 HOME = Path(__file__).resolve().parents[1]  # the library
-HERE = Path(__file__).resolve().relative_to(HOME)
 START = "results.evaluation"  # the code digest covers this module and its imports, except
 SCORING = ("results.metrics", "results.records")  # those that score and store
 
@@ -317,11 +315,11 @@ def _git(*arguments: str) -> str | None:
 
 
 def _device_name(device: str) -> str:
-    if str(device).startswith("cuda"):
+    if device.startswith("cuda"):
         try:
             return torch.cuda.get_device_name(device)
         except (RuntimeError, AssertionError, ValueError):
-            return str(device)
+            return device
     return platform.processor() or platform.machine()
 
 
@@ -378,20 +376,19 @@ def provenance(device: torch.device | str = "cpu", weights: str | None = None) -
     Without time, so equal work gives equal rows; None for what is unknown. Never raises. The code is read once per
     process, so later edits have no effect. `commit` is None unless a git repository tracks the library.
     """
-    return _process_fields(str(device), HOME) | {"threads": torch.get_num_threads(), "weights": weights}
+    return _process_fields(str(device)) | {"threads": torch.get_num_threads(), "weights": weights}
 
 
 @lru_cache
-def _process_fields(device: str, home: Path) -> dict[str, Any]:
-    """The part that is constant within a process; `home`: folder of the library."""
+def _process_fields(device: str) -> dict[str, Any]:
+    """The part that is constant within a process."""
     installed = None
     with suppress(PackageNotFoundError):
         installed = version("ttilib")
-    tracked = _git("ls-files", "--error-unmatch", str(HERE)) is not None
+    tracked = _git("ls-files", "--error-unmatch", "results/records.py") is not None
     return {
         "ttilib": installed, "torch": str(torch.__version__), "python": platform.python_version(),
         "numpy": np.__version__, "cv2": cv2.__version__,
         "commit": _git("rev-parse", "--verify", "HEAD") if tracked else None,
-        "device": device, "device_name": _device_name(device), "threads": torch.get_num_threads(),
-        "code": code_digest(), "metrics": metrics_digest(),
+        "device": device, "device_name": _device_name(device), "code": code_digest(), "metrics": metrics_digest(),
     }  # fmt: skip

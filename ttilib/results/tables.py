@@ -160,7 +160,6 @@ def align_with_plan(table: pd.DataFrame, lines: Sequence[Mapping[str, Any]]) -> 
     return result.assign(note=["; ".join(reasons) for reasons in notes.values()])
 
 
-REPORTED = lists_folder() / "reported.csv"
 FOLDS = 4  # number of folds that a reported mean covers
 
 
@@ -170,7 +169,7 @@ def read_reported() -> pd.DataFrame:
     Columns: benchmark, shots, encoder, method (our names), label (theirs), fold ("0".."3" or "mean"), figure (the
     metric), value, spread (standard deviation over runs, if known), source.
     """
-    return pd.read_csv(REPORTED, dtype={"fold": str})
+    return pd.read_csv(lists_folder() / "reported.csv", dtype={"fold": str})
 
 
 def _by_line(metrics: Sequence[str]) -> pd.DataFrame:

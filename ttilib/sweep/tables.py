@@ -195,9 +195,8 @@ def on_mini(plan: Table) -> Table:
 
 
 def changed(plan: Table, **fields: Any) -> Table:
-    """The table with fields of all its settings replaced; None leaves a field unchanged."""
-    given = {name: value for name, value in fields.items() if value is not None}
-    return _with_settings(plan, lambda setting: replace(setting, **given))
+    """The table with fields of all its settings replaced."""
+    return _with_settings(plan, lambda setting: replace(setting, **fields))
 
 
 def _with_settings(plan: Table, change: Callable[[Setting], Setting]) -> Table:

@@ -36,15 +36,14 @@ def notebook_text(notebook: Path | str) -> str:
     return Path(notebook).read_text(encoding="utf-8")
 
 
-def notebook_parameters(notebook: Path | str) -> dict[str, dict[str, str]]:
-    """Type, default and help of each parameter in the notebook's cell tagged `parameters`."""
+def notebook_parameters(notebook: Path | str) -> dict[str, str]:
+    """The type of each parameter in the notebook's cell tagged `parameters`."""
     notebook_text(notebook)
-    keys = {"type": "inferred_type_name", "default": "default", "help": "help"}
     try:
         found = papermill.inspect_notebook(str(notebook))
     except ValueError as error:  # no kernel or language
         raise ValueError(f"{notebook}: {error} Choose a kernel in Jupyter and save it; then run again") from error
-    return {name: {key: entry[old] for key, old in keys.items()} for name, entry in found.items()}
+    return {name: entry["inferred_type_name"] for name, entry in found.items()}
 
 
 def check_parameters(notebook: Path | str, parameters: Mapping[str, Any]) -> None:
@@ -53,7 +52,7 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any]) -> Non
     for name, value in parameters.items():
         if name not in known:
             raise ValueError(f"{notebook}: there is no parameter {name!r}; {suggest(name, known)}")
-        kind = known[name]["type"].split("[")[0]
+        kind = known[name].split("[")[0]
         if not isinstance(value, TYPES.get(kind, object)) or (isinstance(value, bool) and kind != "bool"):
             about = f"parameter {name!r} is {value!r}, a {type(value).__name__}"
             raise ValueError(f"{notebook}: {about}; it must be a {kind}")

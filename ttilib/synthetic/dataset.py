@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 from filelock import FileLock
 from jaxtyping import Bool, UInt8
-from pycocotools import mask as rle
 from tqdm import tqdm
 
 from ttilib.datasets.base import IGNORE_LABEL
+from ttilib.datasets.masks import encode
 from ttilib.files import atomic, digest, parallel_map, read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
 from ttilib.synthetic.scenery import STUFF
@@ -37,12 +37,6 @@ VSPW_FIRST, VSPW_STEP = 41, 4  # VSPW class ids of objects: 41, 45, ...
 def vspw_id(kind: int) -> int:
     """VSPW class id of a class (index into FAMILIES); all are above those of stuff."""
     return VSPW_FIRST + VSPW_STEP * kind
-
-
-def encode(mask: Bool[np.ndarray, "H W"]) -> dict:
-    """A mask as compressed run-length encoding with text counts, as in YouTube-VIS annotations."""
-    packed = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode("ascii")}
 
 
 def void_ring(frame: Frame, objects: Sequence[int]) -> Bool[np.ndarray, "H W"]:
@@ -202,7 +196,11 @@ def _write(root: Path, request: Request, workers: int) -> None:
     jobs += [(IMAGE, i) for i in range(request.classes * sum(request.stills_per_class))]
     with closing(parallel_map(partial(_job, root, folder, request), jobs, workers, chunk=2)) as work:
         records = list(tqdm(work, "synthetic dataset", len(jobs), mininterval=1.0, disable=len(jobs) <= 20))
-    _complete(root, request, records)
+    by_dataset = {corpus: [record[corpus] for record in records if corpus in record] for corpus in DATASETS}
+    write_tables(root, request.classes, by_dataset)
+    files = sorted(_present(root))
+    write_text(root / LIST, "".join(f"{name}\n" for name in files))
+    write_json(root / MARKER, {"version": VERSION, "request": asdict(request), "files": digest(files)})
     shutil.rmtree(folder)
 
 
@@ -219,14 +217,6 @@ def _finished(root: Path, request: Request) -> bool:
             raise ValueError(f"{root}: {about}; delete the folder or choose another")
     files = listed.read_text().split("\n")[:-1] if listed.is_file() else []
     return digest(files) == found.files and _present(root).issuperset(files)
-
-
-def _complete(root: Path, request: Request, records: list[dict]) -> None:
-    by_dataset = {corpus: [record[corpus] for record in records if corpus in record] for corpus in DATASETS}
-    write_tables(root, request.classes, by_dataset)
-    files = sorted(_present(root))
-    write_text(root / LIST, "".join(f"{name}\n" for name in files))
-    write_json(root / MARKER, {"version": VERSION, "request": asdict(request), "files": digest(files)})
 
 
 def _present(root: Path) -> set[str]:

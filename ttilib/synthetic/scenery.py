@@ -22,11 +22,10 @@ BACKDROPS = ("wall", "hedge", "sky", "fence")
 
 @dataclass(frozen=True)
 class Background:
-    """An image larger than the frame, over which the camera moves, with the stuff id of every pixel and the horizon."""
+    """An image larger than the frame, over which the camera moves, with the stuff id of every pixel."""
 
     colour: UInt8[np.ndarray, "h w 3"]
     stuff: UInt8[np.ndarray, "h w"]
-    horizon: float  # fraction of the height; 0 = looking down
 
 
 def _specks(rng: np.random.Generator, field: np.ndarray, tones: np.ndarray, count: int, kind: str) -> np.ndarray:
@@ -127,15 +126,14 @@ def make_background(rng: np.random.Generator, height: int, width: int, ahead: bo
     """A background of [height, width] pixels; `ahead`: with horizon and backdrop, else seen from above."""
     kind = str(rng.choice(GROUNDS))
     if not ahead:
-        return Background(_ground(rng, kind, height, width), np.full((height, width), STUFF[kind], np.uint8), 0.0)
-    behind, horizon = str(rng.choice(BACKDROPS)), rng.uniform(0.32, 0.5)
-    top = int(height * horizon)
+        return Background(_ground(rng, kind, height, width), np.full((height, width), STUFF[kind], np.uint8))
+    behind, top = str(rng.choice(BACKDROPS)), int(height * rng.uniform(0.32, 0.5))  # height of the horizon
     ground = _recede(_ground(rng, kind, height, width), height - top)
     stuff = np.full((height, width), STUFF[kind], np.uint8)
     stuff[:top] = STUFF[behind]
     image = np.concatenate([_backdrop(rng, behind, top, width), ground])
     image[top - 6 : top + 6] = cv2.GaussianBlur(image[top - 6 : top + 6], (0, 0), 1.5)
-    return Background(image, stuff, horizon)
+    return Background(image, stuff)
 
 
 def make_prop(kind: str, rng: np.random.Generator) -> Sprite:

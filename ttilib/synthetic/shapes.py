@@ -184,9 +184,9 @@ FAMILIES = (
 )
 
 
-def unit_grid(side: int = outlines.SIDE) -> tuple[np.ndarray, np.ndarray]:
+def unit_grid() -> tuple[np.ndarray, np.ndarray]:
     """Unit coordinates (x, y), each [S, S], of the pixels of a sprite."""
-    axis = ((np.arange(side, dtype=np.float32) + 0.5) / side * 2 - 1) / outlines.REACH
+    axis = ((np.arange(outlines.SIDE, dtype=np.float32) + 0.5) / outlines.SIDE * 2 - 1) / outlines.REACH
     x, y = np.meshgrid(axis, axis)
     return x, y
 
