@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, Required, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, TypedDict
 
 import msgspec
 import numpy as np
@@ -30,11 +30,14 @@ ClassName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\\x00]+$")]  # results of
 ClassesByFold = Annotated[list[list[ClassId]], msgspec.Meta(min_length=1)]
 
 
-class ClassTable(TypedDict, total=False):
+class _Required(TypedDict):
+    classes: dict[ClassId, ClassName]
+    novel: ClassesByFold
+
+
+class ClassTable(_Required, total=False):
     """The form of a class table, such as lists/pascal.json; other entries are possible."""
 
-    classes: Required[dict[ClassId, ClassName]]
-    novel: Required[ClassesByFold]
     base: ClassesByFold
     repeats: list[Annotated[int, msgspec.Meta(ge=1, le=1000)]]
     min_pixels: Annotated[int, msgspec.Meta(ge=0)]

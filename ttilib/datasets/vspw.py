@@ -144,7 +144,7 @@ def scan_vspw(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError
     frames = sequence_frames(reader.folder, videos, "origin", ".jpg", on_error)
     frames, counts = count_labels(reader, frames, on_error)
     own, splits = read_json(VSPW_TABLE), {}
-    if table.get("min_pixels") == own["min_pixels"]:
+    if table.get("min_pixels") == own["min_pixels"] and not table.get("min_share"):
         splits = {"vspw/train_{}": own["base"], "vspw/val_{}": own["validation"], "vspw/test_{}": own["novel"]}
     presence: FramesByClass = {}
     query_videos = [video for video in frames if video in val]
