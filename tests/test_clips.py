@@ -69,7 +69,7 @@ def noise(path, shape):
 @pytest.mark.parametrize(
     ("corpus", "rule", "number", "size", "void"),  # docs/protocol.md 1.3, 1.5: nothing is ignored in the videos
     [("ytvis", "video", 1, (41, 73), 0), ("vspw", "video", 41, (65, 65), 0), ("pascal", "still", 2, (65, 65), 255),
-     ("davis", "letterboxed, padding ignored", 2, (41, 73), 255)],
+     ("davis", "letterboxed, padding ignored", 2, (41, 73), 255), ("minivspw", "still", 41, (65, 65), 0)],
 )  # fmt: skip
 @pytest.mark.parametrize(("height", "width"), [(48, 86), (86, 48), (18, 32)])
 def test_every_pixel_of_a_clip_is_the_released_one(tmp_path, corpus, rule, number, size, void, height, width):
@@ -80,7 +80,7 @@ def test_every_pixel_of_a_clip_is_the_released_one(tmp_path, corpus, rule, numbe
         "ytvis": lambda: (ytvis_of(tmp_path, {"s": stored == 1}), "train/JPEGImages/s"),
         "vspw": lambda: (vspw(tmp_path, {"s": list(stored)}), "data/s/origin"),
         "davis": lambda: (davis(tmp_path, {"s": list(stored)}), "JPEGImages/s"),
-    }[corpus]()
+    }[corpus.removeprefix("mini")]()
     pictures = [noise(root / files / f"{frame}.jpg", (height, width)) for frame in "89"]
     clip = load_clip(Episode(corpus, 0, number, "kind", names[:1], names, 0), root, size)
     for place, picture_of in enumerate(pictures):
@@ -197,6 +197,7 @@ def soft(mask):
 
 SHAPE = np.kron(block(1, 4, 6, 9, 15), np.ones((8, 8), np.uint8))
 CORNERS = [[48, 32], [168, 32], [168, 104], [48, 104]]
+DOG = {"label": "dog", "points": CORNERS}
 COCO = {
     "images": [{"id": 4, "file_name": "x/still.png"}, {"id": 5, "file_name": "b.png"}],
     "categories": [{"id": 2, "name": "dog"}],
@@ -210,7 +211,9 @@ KINDS = {  # name of the file: how it is written
     "cutout.png": lambda path: Image.fromarray(np.dstack([picture(1, *SHAPE.shape), 255 * SHAPE])).save(path),
     "brush.png": lambda path: Image.fromarray(np.dstack([soft(SHAPE), 0 * SHAPE, 0 * SHAPE])).save(path),
     "red.jpg": lambda path: colours(SHAPE, (230, 30, 20)).save(path, quality=90),
-    "labelme.json": lambda path: write_json(path, {"shapes": [{"label": "dog", "points": CORNERS}], "imageData": None}),
+    "labelme.json": lambda path: write_json(path, {"shapes": [DOG], "imageData": None}),
+    "box.json": lambda path: write_json(path, {"shapes": [DOG | {"shape_type": "rectangle", "points": CORNERS[::2]}]}),
+    "box4.json": lambda path: write_json(path, {"shapes": [DOG | {"shape_type": "rectangle"}]}),
     "polygon.json": lambda path: write_json(path, coco_of([sum(CORNERS, [])])),
     "lengths.json": lambda path: write_json(path, coco_of(compressed(SHAPE))),
 }  # fmt: skip
@@ -245,14 +248,16 @@ def test_several_objects_in_one_mask_and_in_folders(tmp_path):
     write_labels(tmp_path / "b" / "x.png", 255 * second)
     write_image(tmp_path / "images" / "x.jpg", picture(0))
     images, joint = support_files([tmp_path / "images"], [tmp_path / "a", tmp_path / "b"])
+    assert clip_from_files(images, joint, [picture(0)], SIZE, label="b").support_masks.sum() == second.sum()
     for mask, names in (("palette.png", ["1", "2"]), ("colours.png", ["7", "21"]), (joint[0], ["a", "b"])):
         mask = tmp_path / mask if isinstance(mask, str) else mask
         clips = clips_from_files(images, [mask], [picture(0)], SIZE)
         assert list(clips) == names and clips[names[0]].support is clips[names[1]].support
         for name, inside in zip(names, (first, second), strict=True):
             np.testing.assert_array_equal(clips[name].support_masks[0].numpy(), inside == 1)
-    clips = clips_from_files(images * 2, [tmp_path / "palette.png", first], [picture(0)], SIZE)
-    assert clips["2"].support_masks.flatten(1).any(1).tolist() == [True, False]
+    for masks in ([tmp_path / "palette.png", first], [{"1": first, "2": second}, {"1": first}]):
+        clips = clips_from_files(images * 2, masks, [picture(0)], SIZE)
+        assert clips["2"].support_masks.flatten(1).any(1).tolist() == [True, False]
     with pytest.raises(ValueError, match="RGB"):  # image and mask exchanged
         clips_from_files([tmp_path / "palette.png"], images, [picture(0)], SIZE)
 

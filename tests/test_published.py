@@ -106,4 +106,5 @@ def test_vspw_takes_the_published_frames_unless_other_sizes_are_asked_for(tmp_pa
     assert fold.presence[109] == {sequence: (f"{sequence}/{first}",)}  # frame 9 is in no list
     assert len(fold.frames[sequence]) == 2 and fold.val == ()
     assert "4059 of the 4060 frames of the published list vspw/test_3 are not here" in str(*errors)
-    assert len(read_fold("vspw", 3, tmp_path, {**read_table("vspw"), "min_pixels": 140}).presence[109][sequence]) == 2
+    for rule in ({"min_pixels": 140}, {"min_share": 0.2}):
+        assert len(read_fold("vspw", 3, tmp_path, {**read_table("vspw"), **rule}).presence[109][sequence]) == 2

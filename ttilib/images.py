@@ -49,7 +49,7 @@ def header_size(path: Path, upright: bool = True) -> tuple[int, int] | None:
         with Image.open(path) as image:
             turned = upright and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return (image.width, image.height) if turned else (image.height, image.width)
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
 
 

@@ -183,7 +183,7 @@ def read_outlines(path: Path, image: str, height: int, width: int) -> dict[str, 
         corners = np.array(shape.points, float).reshape(-1, 2)
         if shape.shape_type == "rectangle" and len(corners) == 2:
             corners = np.column_stack([corners[[0, 1, 1, 0], 0], corners[[0, 0, 1, 1], 1]])
-        elif shape.shape_type != "polygon":
+        elif shape.shape_type != "polygon" and (shape.shape_type, len(corners)) != ("rectangle", 4):
             raise ValueError(f"{path}: shape {shape.label!r} is a {shape.shape_type}; draw it as a polygon")
         found.append((shape.label, [corners.ravel().tolist()]))
     if content.images:

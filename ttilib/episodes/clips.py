@@ -289,6 +289,8 @@ def _only(objects: Mapping[str, Item], items: Sequence[MaskFile]) -> Item:
 
 
 def _name(item: MaskFile, index: int) -> str:
+    if isinstance(item, Mapping):
+        return ", ".join(_name(part, index) for part in item.values())
     return f"array {index}" if isinstance(item, np.ndarray) else str(item)
 
 
@@ -302,8 +304,11 @@ def _object_masks(
     """Masks with values 0, 1 and IGNORE_LABEL of every object, one per image."""
     if len(items) != len(images):
         raise ValueError(f"{len(images)} {what} have {len(items)} masks; give one mask for each, in order")
-    if isinstance(items[0], Mapping):
-        parts = {name: [item[name] for item in items] for name in items[0]}  # type: ignore[index, call-overload]
+    empty = [np.zeros(image.shape[:2], np.uint8) for image in images]
+    folders = [item for item in items if isinstance(item, Mapping)]
+    if len(folders) == len(items):
+        wanted = [name for item in folders for name in item if label is None or name == str(label)] or [str(label)]
+        parts = {name: [item.get(name, none) for item, none in zip(folders, empty, strict=True)] for name in wanted}
         return {name: _only(_object_masks(part, names, images, what, None), part) for name, part in parts.items()}
     if str(label).isdigit() and not 0 < int(str(label)) <= IGNORE_LABEL:
         raise ValueError(f"label is {label}; give the value of the object in the masks, 1 to {IGNORE_LABEL}")
@@ -320,7 +325,6 @@ def _object_masks(
             labels = maps[_name(item, index)]
             found.append({"object" if n == IGNORE_LABEL else str(n): _is_value(labels, n) for n in values})
     known = dict.fromkeys(name for objects in found for name in objects) or {str(label): None}
-    empty = [np.zeros(image.shape[:2], np.uint8) for image in images]
     return {name: [each.get(name, none) for each, none in zip(found, empty, strict=True)] for name in known}
 
 
