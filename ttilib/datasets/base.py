@@ -28,6 +28,7 @@ Table = Mapping[str, Any]
 ClassId = Annotated[int, msgspec.Meta(ge=1, le=IGNORE_LABEL - 1)]
 ClassName = Annotated[str, msgspec.Meta(pattern=r"^[^/\\\x00]+$")]  # results of a class may be written to its folder
 ClassesByFold = Annotated[list[list[ClassId]], msgspec.Meta(min_length=1)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=2**14)]  # height or width of an image in pixels
 
 
 class _Required(TypedDict):

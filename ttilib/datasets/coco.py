@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.datasets.base import Dataset, Names, OnError, Table, raise_first
-from ttilib.datasets.masks import Numbered, Side, entries_by_id, fill, map_masks, read_entries, read_segmentation
+from ttilib.datasets.base import Dataset, Names, OnError, Side, Table, raise_first
+from ttilib.datasets.masks import Category, Numbered, entries_by_id, fill, map_files, read_entries, read_segmentation
 from ttilib.datasets.pascal import PascalReader, listed_files, published_names, read_list, scan_images
 from ttilib.files import Stamp, file_stamp, read_json
 from ttilib.images import write_labels
@@ -80,18 +80,12 @@ class CocoObject(Numbered):
     segmentation: msgspec.Raw
 
 
-class CocoCategory(Numbered):
-    """An entry of "categories"."""
-
-    name: str
-
-
 class CocoFile(msgspec.Struct):
     """An annotation file. Labels are places in the list of categories, so all of these must be right."""
 
     images: list[msgspec.Raw]
     annotations: list[msgspec.Raw]
-    categories: list[CocoCategory]
+    categories: list[Category]
 
 
 class AnnotatedImage(NamedTuple):
@@ -163,7 +157,7 @@ def make_masks(root: Path, rule: str = "first", on_error: OnError = raise_first,
         for problem in content.problems:
             on_error(problem)
         due = [image for image in content.images if f"{image.name}.png" not in present]
-        with closing(map_masks(partial(_draw, folder, rule), due, workers, f"drawing {folder.name}")) as drawn:
+        with closing(map_files(partial(_draw, folder, rule), due, workers, f"drawing {folder.name}")) as drawn:
             for image, problems in drawn:
                 for problem in problems:
                     on_error(problem)

@@ -27,10 +27,6 @@ LONGEST = 10**6
 Length = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
 
 
-Side = Annotated[int, msgspec.Meta(ge=1, le=2**14)]
-"""Height or width of an image in pixels."""
-
-
 class RunLengths(msgspec.Struct):
     """COCO's run lengths of an image of `size` (height, width), down its columns; text is their compressed form."""
 
@@ -46,6 +42,12 @@ class Numbered(msgspec.Struct):
     """An entry of an annotation file."""
 
     id: int
+
+
+class Category(Numbered):
+    """An entry of "categories"."""
+
+    name: str
 
 
 Entry = TypeVar("Entry", bound=Numbered)
@@ -69,16 +71,13 @@ def entries_by_id(parts: Iterable[msgspec.Raw], form: type[Entry], where: str, o
     return found
 
 
-def read_segmentation(segmentation: object, height: int, width: int, where: str) -> RunLengths | Polygons:
+def read_segmentation(segmentation: Any, height: int, width: int, where: str) -> RunLengths | Polygons:
     """A segmentation of JSON, or of values parsed from it: run lengths as numbers, or polygons; [] if it is null.
 
     Raises ValueError, starting with `where`, unless run lengths cover the image and corners are near it.
     """
-    form = RunLengths | Polygons | None
-    if isinstance(segmentation, msgspec.Raw):
-        found = parse_json(segmentation, form, where) or []
-    else:
-        found = convert(segmentation, form, where) or []
+    read = parse_json if isinstance(segmentation, msgspec.Raw) else convert
+    found = read(segmentation, RunLengths | Polygons | None, where) or []
     if isinstance(found, RunLengths):
         found.counts = _decompress(found.counts) if isinstance(found.counts, str) else found.counts
         wrong, total = "", sum(found.counts)
@@ -206,8 +205,11 @@ Counts = Mapping[int, int]
 Mask = tuple[Path, Stamp]
 """A file, and its stamp."""
 
+CENSUS = Path("lists/census.json")
+"""The counts of a dataset, in its folder."""
+
 MANY = 500
-"""More masks than this are shown with a progress bar, and processed by several workers."""
+"""More files than this are shown with a progress bar, and processed by several workers."""
 
 _counted: dict[Mask, Counts] = {}
 """All counts of this process: other folds need the same masks."""
@@ -229,7 +231,7 @@ def census(
     if cached is not None and cached.is_file():
         _load(cached, [mask for mask in masks if mask not in _counted], on_error)
     due = [mask for mask in dict(masks).items() if mask not in _counted]
-    with closing(map_masks(partial(_count, colours), due, workers, "counting labels")) as work:
+    with closing(map_files(partial(_count, colours), due, workers, "counting labels")) as work:
         for mask, found in work:
             if isinstance(found, Exception):
                 on_error(found)
@@ -241,14 +243,14 @@ def census(
     return {path: found for (path, _), found in counts.items()}
 
 
-def map_masks(
+def map_files(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, about: str
 ) -> Generator[tuple[Item, Result], None, None]:
     """Each item with its result, in order; more than `MANY` with a progress bar and in `workers` processes."""
     few = len(items) <= MANY
     with closing(parallel_map(function, items, 1 if few else workers, chunk=64)) as results:
         pairs = zip(items, results, strict=True)
-        yield from tqdm(pairs, about, len(items), unit=" masks", mininterval=1.0, disable=few)
+        yield from tqdm(pairs, about, len(items), unit=" files", mininterval=1.0, disable=few)
 
 
 def _save(cached: Path, counts: Mapping[Mask, Counts]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ttilib.datasets.base import IGNORE_LABEL, Dataset, FrameFiles, Ids, Names, OnError, ResizeRule, Scan, Table
-from ttilib.datasets.masks import Counts, census, large_labels
+from ttilib.datasets.masks import CENSUS, Counts, census, large_labels
 from ttilib.datasets.transforms import resize_top_left
 from ttilib.files import file_names, lists_folder, read_lines
 from ttilib.images import Colours, read_image, read_labels
@@ -103,7 +103,7 @@ def scan_images(kind: type[PascalReader], root: Path, table: Table, base: Ids, n
     reader.check_folders()
     train, val = (reader.names(split, table, on_error) for split in ("train", "val"))
     paths = {image: reader.mask_path(image) for image in train + val}
-    found = census(list(paths.values()), on_error, cached=root / "lists" / "census.json", colours=reader.colours)
+    found = census(list(paths.values()), on_error, cached=root / CENSUS, colours=reader.colours)
     counts = {image: found[path] for image, path in paths.items() if path in found}
     large = classes_in(reader, counts, table, on_error)
     train, val = (tuple(image for image in names if image in large) for names in (train, val))

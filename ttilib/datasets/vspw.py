@@ -29,7 +29,7 @@ from ttilib.datasets.base import (
     Scan,
     Table,
 )
-from ttilib.datasets.masks import Counts, census, large_labels
+from ttilib.datasets.masks import CENSUS, Counts, census, large_labels
 from ttilib.datasets.pascal import PascalReader, only_present, published_lines
 from ttilib.datasets.transforms import letterbox, resize_top_left
 from ttilib.files import file_names, lists_folder, natural_key, read_json, read_lines
@@ -73,7 +73,7 @@ def count_labels(
             paths |= {frame: reader.mask_path(frame) for frame in there}
         else:
             on_error(FileNotFoundError(f"{folder}: no such folder; expected a mask for every frame of {name}"))
-    found = census(list(paths.values()), on_error, cached=reader.root / "lists" / "census.json")
+    found = census(list(paths.values()), on_error, cached=reader.root / CENSUS)
     counts = {frame: found[path] for frame, path in paths.items() if path in found}
     return filter_frames(frames, counts), counts
 
@@ -195,7 +195,8 @@ def minivspw_table(root: Path, pascal_table: Table) -> dict[str, Any]:
     Names are from the folder's label_num_dic_final.json, else its lists.json, else the project's table. ValueError if
     two VSPW classes are one Pascal class, or none is.
     """
-    path, names = _names(root)
+    path = next((root / name for name in (LABELS, "lists.json") if (root / name).is_file()), VSPW_TABLE)
+    names = _label_names(path) if path.name == LABELS else read_json(path, ClassTable)["classes"]
     ids = {name: number for number, name in pascal_table["classes"].items()}
     pascal_to_vspw = read_json(VSPW_TABLE)["pascal_to_vspw"]
     classes: dict[int, str] = {}
@@ -209,13 +210,7 @@ def minivspw_table(root: Path, pascal_table: Table) -> dict[str, Any]:
         raise ValueError(f"{path}: none of its {len(names)} names is a Pascal class; give the file VSPW ships")
     novel = [[number for number, name in classes.items() if ids[name] in fold] for fold in pascal_table["novel"]]
     ignored = pascal_to_vspw["ignored"]
-    return {"corpus": "minivspw", "classes": classes, "novel": novel, "base": [[] for _ in novel], "ignored": ignored}
-
-
-def _names(root: Path) -> tuple[Path, dict[int, str]]:
-    """The file that names the ids of a folder, and these names by id."""
-    path = next((root / name for name in (LABELS, "lists.json") if (root / name).is_file()), VSPW_TABLE)
-    return path, _label_names(path) if path.name == LABELS else read_json(path, ClassTable)["classes"]
+    return {"classes": classes, "novel": novel, "base": [[] for _ in novel], "ignored": ignored}
 
 
 def _label_names(path: Path) -> dict[int, str]:

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 from jaxtyping import UInt8
 
-from ttilib.datasets.base import Dataset, FrameFiles, FramesByClass, Ids, Names, OnError, ResizeRule, Scan, Table
-from ttilib.datasets.masks import Numbered, Side, decode, entries_by_id, read_entries, read_segmentation
+from ttilib.datasets.base import Dataset, FrameFiles, FramesByClass, Ids, Names, OnError, ResizeRule, Scan, Side, Table
+from ttilib.datasets.masks import Category, Numbered, decode, entries_by_id, read_entries, read_segmentation
 from ttilib.datasets.transforms import letterbox
 from ttilib.files import Stamp, file_stamp, read_json
 from ttilib.images import read_image
@@ -37,12 +37,6 @@ FRAME = r"^[^/\x00.][^/\x00]*/[^/\x00.][^/\x00]*$"
 """<video>/<frame>.jpg, none of them hidden."""
 
 
-class Category(Numbered):
-    """An entry of "categories" in train.json."""
-
-    name: str
-
-
 class Video(Numbered):
     """An entry of "videos"; `frames` are <video>/<frame>, in the file with an ending."""
 
@@ -62,7 +56,10 @@ class Video(Numbered):
 
 
 class Annotation(Numbered):
-    """An entry of "annotations": an object, and its segmentation or null in each frame of its video."""
+    """An entry of "annotations": an object, and the JSON of its segmentation in each frame of its video.
+
+    `ytvis_index` leaves a segmentation empty, thus false, where the object is not visible.
+    """
 
     video_id: int
     category_id: int
@@ -77,20 +74,12 @@ class TrainJson(msgspec.Struct):
     categories: list[msgspec.Raw]
 
 
-class Track(NamedTuple):
-    """An object: the JSON of its segmentation in each frame, None where it is not visible."""
-
-    id: int
-    category_id: int
-    segmentations: tuple[msgspec.Raw | None, ...]
-
-
 class YtvisIndex(NamedTuple):
     """What can be used of a train.json: videos (ascending id) and their objects (file order) by name, and problems."""
 
     path: Path
     videos: dict[str, Video]
-    tracks: dict[str, list[Track]]
+    tracks: dict[str, list[Annotation]]
     categories: dict[int, str]
     problems: tuple[Exception, ...]
 
@@ -113,19 +102,19 @@ def _ytvis_index(path: Path, stamp: Stamp) -> YtvisIndex:
         if videos.setdefault(video.name, video) is not video:
             del listed[number]
             problems.append(ValueError(f"{path}: video {video.name} is there twice; fetch the file again"))
-    tracks: dict[str, list[Track]] = {name: [] for name in videos}
+    tracks: dict[str, list[Annotation]] = {name: [] for name in videos}
     for entry in read_entries(content.annotations, Annotation, f"{path}: annotations", problems.append):
         try:
-            track = _track(entry, listed.get(entry.video_id), categories, f"{path}: annotation {entry.id}")
+            _check(entry, listed.get(entry.video_id), categories, f"{path}: annotation {entry.id}")
         except ValueError as error:
             problems.append(error)
         else:
-            tracks[listed[entry.video_id].name].append(track)
+            tracks[listed[entry.video_id].name].append(entry)
     return YtvisIndex(path, videos, tracks, categories, tuple(problems))
 
 
-def _track(entry: Annotation, video: Video | None, categories: Container[int], where: str) -> Track:
-    """The object of an annotation. Raises ValueError if it cannot be used."""
+def _check(entry: Annotation, video: Video | None, categories: Container[int], where: str) -> None:
+    """Raise ValueError if an annotation cannot be used; empty the segmentations where it is not visible."""
     if video is None or entry.category_id not in categories:
         about = f"is of video {entry.video_id} and category {entry.category_id}, not both are listed"
         raise ValueError(f"{where} {about}; fetch the file again")
@@ -133,9 +122,9 @@ def _track(entry: Annotation, video: Video | None, categories: Container[int], w
     if len(parts) != len(video.frames):
         about = f"has {len(parts)} segmentations, its video has {len(video.frames)} frames"
         raise ValueError(f"{where} {about}; fetch the file again")
-    pairs = zip(parts, video.frames, strict=True)
-    found = (part if read_segmentation(part, *size, f"{where}, frame {frame}") else None for part, frame in pairs)
-    return Track(entry.id, entry.category_id, tuple(found))
+    for time, frame in enumerate(video.frames):
+        if not read_segmentation(parts[time], *size, f"{where}, frame {frame}"):
+            parts[time] = msgspec.Raw()
 
 
 def scan_ytvis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError) -> Scan:
@@ -195,7 +184,7 @@ class YtvisReader:
         canvas = np.zeros(size, dtype=np.uint8, order="F")  # run lengths go column by column
         for track in index.tracks[name]:
             segmentation = track.segmentations[time]
-            if segmentation is not None and track.category_id in labels:
+            if segmentation and track.category_id in labels:
                 where = f"{index.path}: annotation {track.id}, frame {frame}"
                 canvas[decode(segmentation, *size, where)] = labels[track.category_id]
         return canvas

@@ -29,10 +29,8 @@ class Benchmark:
     size: tuple[int, int]
     trained_on: str
     novel: str = "novel"
-    runs: int = 5
     per_run: int | None = None
     batch: int | None = None
-    shots: tuple[int, ...] = (1, 5, 10)
     note: str = ""
 
     def input_size(self, height: int = 0, width: int = 0) -> tuple[int, int]:

@@ -59,6 +59,8 @@ def has_enough_videos(fold: Fold, number: int, found: int, needed: int, on_error
 
 def shared_classes(support_fold: Fold, query_fold: Fold) -> dict[int, int]:
     """Novel classes of the same name in two folds: id in the query dataset to id in the support dataset."""
+    if support_fold is query_fold:
+        return {number: number for number in query_fold.novel}
     ids = {support_fold.names[number]: number for number in support_fold.novel}
     return {c: ids[query_fold.names[c]] for c in query_fold.novel if query_fold.names[c] in ids}
 
@@ -90,8 +92,7 @@ def sample_independent(
     how: str, query_fold: Fold, support_fold: Fold, shots: int, seed: int, run: int, on_error: OnError
 ) -> Iterator[Sample]:
     """One episode per query: a class in it, a frame of each of the `shots` other videos with the lowest hashes."""
-    same = query_fold is support_fold
-    ids = {number: number for number in query_fold.novel} if same else shared_classes(support_fold, query_fold)
+    ids = shared_classes(support_fold, query_fold)
     codes = {number: _codes(support_fold.presence[ids[number]]) for number in ids}
     for video, classes, frames, turn in _queries(how, query_fold, ids):
         key = (seed, run, query_fold.corpus, video, turn)
@@ -137,9 +138,11 @@ def sampler(
 ) -> EpisodeStream:
     """A function that samples an epoch; later calls continue. `how`: v1, v2, stills, sequences, frames or cross."""
     released = _Released(query_fold, support_fold, shots, seed, on_error)
-    streams: dict[str, EpisodeStream] = {"v1": released.ytvis, "v2": partial(released.ytvis, anew=True)}
-    streams |= {"stills": released.images, "sequences": released.videos, "frames": released.frames}
-    return {**streams, "cross": released.cross}[how]
+    streams: dict[str, EpisodeStream] = {
+        "v1": released.ytvis, "v2": partial(released.ytvis, anew=True), "stills": released.images,
+        "sequences": released.videos, "frames": released.frames, "cross": released.cross,
+    }  # fmt: skip
+    return streams[how]
 
 
 class _Released:

@@ -8,25 +8,24 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import PIL
 
-from ttilib.datasets.base import Dataset, FrameFiles, OnError, raise_first
+from ttilib.datasets.base import FrameFiles, OnError, raise_first
 from ttilib.datasets.catalog import Fold, base_classes, find_dataset
-from ttilib.datasets.masks import census
+from ttilib.datasets.masks import CENSUS, census, map_files
 from ttilib.datasets.vspw import FLOW, minivspw_listed, vspw_folder
 from ttilib.datasets.youtube_vis import ytvis_index
 from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, find_roots, read_benchmark, read_tables
 from ttilib.episodes.benchmarks import benchmark as find_benchmark
-from ttilib.episodes.sampling import sampler, shared_classes
+from ttilib.episodes.sampling import query_videos, sampler, shared_classes
 from ttilib.files import natural_key, write_json
 from ttilib.results.records import provenance
 from ttilib.tools import doctor_checks as checks
 from ttilib.tools.doctor_checks import ERROR, NOTE, WARNING, Finding
-
-CENSUS = Path("lists/census.json")  # label counts, in the folder of a dataset
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def count_fold(query: Fold, support: Fold, trained: Fold | None) -> dict[str, An
             rows.append(_class_row(trained, number, "base"))
             rows[-1] |= {split: len(videos & names) for split, names in splits.items()}
     sizes = {split: len(splits[split]) if splits else None for split in ("training", "validation")}
-    return {"classes": rows, **sizes, "queries": len(checks.query_videos(query))}
+    return {"classes": rows, **sizes, "queries": len(list(query_videos(query)))}
 
 
 def _class_row(fold: Fold, number: int, part: str) -> dict[str, Any]:
@@ -201,7 +200,8 @@ class _Examination:
             table = read_tables(self.plan, self.roots[self.plan.query], self.roots[self.plan.support])[name]
             frames = dataset.files(root, table, self.report) if dataset.files else {}
             self.files["images"] += len(frames)
-            for findings in checks.check_frames(list(frames.values()), f"{name} files", self.thorough, self.workers):
+            check = partial(checks.check_frame, thorough=self.thorough)
+            for _, findings in map_files(check, list(frames.values()), self.workers, f"checking {name}"):
                 self.add(findings)
             if name == "ytvis":
                 expected = table.get("expected", {}).get("videos")
@@ -219,7 +219,8 @@ class _Examination:
         """Count and check the labels of all masks; later scans reuse the counts."""
         root, dataset = self.roots[name], find_dataset(name)
         names = {files.mask: frame for frame, files in frames.items() if files.mask is not None and files.mask.exists()}
-        counts = _count_labels(dataset, root, list(names), self.report, self.workers)
+        colours = getattr(dataset.reader(root), "colours", None)
+        counts = census(list(names), self.report, self.workers, root / CENSUS, colours)
         rule, labels = dataset.labels(root, table), self.labels.setdefault(name, {})
         self.files["masks"] += len(names)
         for path, found in counts.items():
@@ -256,14 +257,6 @@ class _Examination:
         return {**count_fold(query, support, trained), "episodes": episodes}
 
 
-def _count_labels(
-    dataset: Dataset, root: Path, masks: Sequence[Path], on_error: OnError, workers: int, save: bool = False
-) -> dict[Path, Mapping[int, int]]:
-    """Pixels per label of each mask; counts that `prepare` has written are not made again."""
-    colours = getattr(dataset.reader(root), "colours", None)
-    return census(masks, on_error, workers, root / CENSUS, colours, save)
-
-
 def prepare(
     name: str, root: Path | str, support_root: Path | str | None = None, workers: int = 1,
     on_error: OnError = raise_first,
@@ -283,6 +276,6 @@ def prepare(
         files = dataset.files(folder, tables[corpus], on_error) if dataset.files else {}
         masks = [frame.mask for frame in files.values() if frame.mask is not None]
         if masks:
-            counts = _count_labels(dataset, folder, masks, on_error, workers, save=True)
-            written[folder / CENSUS] = len(counts)
+            colours = getattr(dataset.reader(folder), "colours", None)
+            written[folder / CENSUS] = len(census(masks, on_error, workers, folder / CENSUS, colours, save=True))
     return written

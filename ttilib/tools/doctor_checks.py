@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from ttilib.datasets.base import Dataset, FrameFiles
 from ttilib.datasets.catalog import Fold, coco_name
 from ttilib.datasets.vspw import FLOW
 from ttilib.datasets.youtube_vis import YtvisIndex
-from ttilib.episodes.sampling import shared_classes
-from ttilib.files import parallel_map
+from ttilib.episodes.sampling import query_videos, shared_classes
 from ttilib.images import header_size, read_image, read_labels
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 AS_RELEASED = "as in the release; know it when you compare"
-MANY, VERY_MANY = 500, 5000
-"""More frames than these: a progress bar is shown, several processes are used."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +95,6 @@ def check_frame(frame: FrameFiles, thorough: bool = False) -> list[Finding]:
     return findings
 
 
-def check_frames(
-    frames: Sequence[FrameFiles], what: str, thorough: bool = False, workers: int = 1
-) -> Iterator[list[Finding]]:
-    """The findings of each frame; many frames are read by `workers` processes."""
-    check = partial(check_frame, thorough=thorough)
-    with closing(parallel_map(check, frames, workers if len(frames) > VERY_MANY else 1, chunk=64)) as work:
-        yield from tqdm(work, what, len(frames), unit=" frames", mininterval=1.0, disable=len(frames) <= MANY)
-
-
 def _ends_as_jpeg(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(max(file.seek(0, os.SEEK_END) - 2, 0))
@@ -168,8 +153,7 @@ def check_coverage(query: Fold, support: Fold, draws: str, shots: Sequence[int])
 
     `draws`: sampling of the benchmark; "sequences" may use a support video twice, so one other video is enough.
     """
-    same = query is support
-    ids = {c: c for c in query.novel} if same else shared_classes(support, query)
+    same, ids = query is support, shared_classes(support, query)
     for number in query.novel:
         name = f"class {number} {query.names[number]}"
         found = len(support.presence.get(ids.get(number, -1), {}))
@@ -197,7 +181,7 @@ def check_leakage(fold: Fold, labels: Mapping[str, Collection[int]], ignored: bo
         if fold.names[number] in base:
             about = f"novel class {number} {fold.names[number]} is base class {base[fold.names[number]]} as well"
             yield Finding(ERROR, name, about, "fix the class table: a class is either base or novel")
-    train, val, queries = set(fold.train), set(fold.val), query_videos(fold)
+    train, val, queries = set(fold.train), set(fold.val), {video for video, _ in query_videos(fold)}
     if both := train & val:
         about = f"{_count(len(both), fold)} in both training and validation, first {min(both)}"
         yield Finding(ERROR, name, about, "remove them from train.txt, or the scores are of training data")
@@ -213,7 +197,7 @@ def check_leakage(fold: Fold, labels: Mapping[str, Collection[int]], ignored: bo
 
 def check_draws(query: Fold, support: Fold, draws: str) -> Iterator[Finding]:
     """Sources of support and query, overlap with auxiliary training, no queries."""
-    name, queries = _name(query), len(query_videos(query))
+    name, queries = _name(query), len(list(query_videos(query)))
     if not queries:
         about = f"no {_unit(query)} of any novel class, so no episode can be drawn"
         yield Finding(ERROR, name, about, "fetch the missing part of the data, or correct its lists")
@@ -234,11 +218,6 @@ def check_names(query: Fold, trained_on: str, trained: Iterable[str]) -> Iterato
             about = f"novel class {number} {query.names[number]} is a base class of {trained_on} fold {query.index}"
             fix = "use the benchmark ...-mended if there is one; the release's own table has this flaw"
             yield Finding(WARNING, _name(query), f"{about}, so it is not new", fix)
-
-
-def query_videos(fold: Fold) -> set[str]:
-    """The videos that contain a novel class."""
-    return {video for number in fold.novel for video in fold.presence.get(number, {})}
 
 
 def _name(fold: Fold) -> str:
