@@ -45,6 +45,15 @@ def mini(repository: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Four rounds of four classes: the smallest synthetic dataset in which something leaves the view."""
+    from ttilib.synthetic import generate
+
+    root = tmp_path_factory.mktemp("world")
+    return generate(root, classes=4, videos_per_class=4, frames=(5, 6), stills_per_class=(1, 1), workers=1)
+
+
+@pytest.fixture(scope="session")
 def chromium():
     """A browser without a window; tests that need it are skipped where there is none."""
     sync_api = pytest.importorskip("playwright.sync_api")

@@ -2,8 +2,10 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from rows import row
 
 from ttilib.plots import comparisons
+from ttilib.results.tables import score_table
 
 
 def test_run_dots_are_means_over_folds_of_complete_runs():
@@ -15,3 +17,9 @@ def test_run_dots_are_means_over_folds_of_complete_runs():
     dots = [line.get_xydata().tolist() for line in ax.lines if line.get_marker() not in ("", "None")]
     # one point per run: its place is the mean, its row the method; the third run lacks a fold
     assert sorted(map(tuple, sum(dots, []))) == [(5, 4), (20, 1), (22, 2), (40, 1), (41, 2)]
+
+
+def test_rows_without_time_are_left_out_of_the_figure_of_cost():
+    for rows, dots in (([row(), row("RePRI", seconds=2.0)], 1), ([row()], 0)):
+        comparisons.cost_accuracy(ax := Figure().subplots(), score_table(rows))
+        assert sum(line.get_marker() not in ("", "None") for line in ax.lines) == dots

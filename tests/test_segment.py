@@ -248,3 +248,5 @@ def test_a_video_is_never_held_as_a_whole_and_one_that_breaks_off_is_told(folder
     told, summary = capsys.readouterr().err, json.loads((folder / "out" / "summary.json").read_text())
     assert "of 24 frames" in told and summary["warning"] in told and 8 <= summary["frames"] < 14
     assert len(list((folder / "out" / "masks").iterdir())) == summary["frames"]
+    assert main(words(folder, "--video", str(film), "--start", "20")) == 2
+    assert "film.avi: no frame can be read from frame 20 on" in capsys.readouterr().err

@@ -42,9 +42,11 @@ def run(site, repository, tmp_path):
 
 
 def test_every_link_leads_somewhere_inside_the_site(site, run, tmp_path):
-    out = tmp_path / "site"
-    for _ in range(2):  # an earlier site is replaced
-        site.make_site(run, out)
+    (out := tmp_path / "site").mkdir()
+    for name in ("style.css", "old.html"):  # of an earlier site, which is replaced
+        (out / name).touch()
+    site.make_site(run, out)
+    assert not (out / "old.html").exists() and (out / "style.css").stat().st_size
     texts = {path: path.read_text() for path in out.rglob("*.html")}
     assert {out / "notebooks" / f"{name}.html" for name in site.COPIES} < set(texts)
     for path, text in texts.items():

@@ -89,9 +89,9 @@ def test_every_benchmark_has_the_same_episodes():
     assert manifests() == read_json(REFERENCE)["episodes"]
 
 
-def test_an_evaluation_with_fixed_weights_gives_the_same_numbers(tmp_path):
+def test_an_evaluation_with_fixed_weights_gives_the_same_numbers(world):
     """Another processor may move single pixels across the threshold, so scores have a wider tolerance."""
-    found, expected = evaluation(tmp_path), read_json(REFERENCE)["evaluation"]
+    found, expected = evaluation(world), read_json(REFERENCE)["evaluation"]
     assert found.keys() == expected.keys()
     for line, values in expected.items():
         assert found[line]["soft"] == pytest.approx(values["soft"], rel=1e-4, abs=1e-5), line

@@ -40,13 +40,6 @@ def tiny(tmp_path_factory) -> Path:
     return generate(tmp_path_factory.mktemp("tiny"), **TINY)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
-    """Four rounds of four classes: the smallest dataset in which something leaves the view."""
-    root = tmp_path_factory.mktemp("world")
-    return generate(root, classes=4, videos_per_class=4, frames=(4, 5), stills_per_class=(2, 1), workers=1)
-
-
 def test_the_bytes_are_those_of_version_2(tiny):
     """Areas and colours, not digests: other versions of OpenCV round and compress differently."""
     names = {name: read_image(tiny / name) for name in sorted(fingerprint(tiny)) if name.endswith(".jpg")}

@@ -59,11 +59,9 @@ DATA = (
     option("--workers", os.cpu_count() or 1, "number of processes"),
 )  # fmt: skip
 DEVICE = option("--device", "cpu", "cpu or cuda; for encoders of episodes also openvino and openvino-bf16")
-ENCODER = given("--encoder", "checkpoint, timm:NAME, torchvision:NAME or file.py:function", required=True)
 FOLD = option("--fold", 0, "fold, which decides the novel classes")
 KEEP_GOING = option("--keep-going", False, "skip files that cannot be read, and report them")
 OUT = given("--out", "output folder; an interrupted run continues there", required=True)
-SIZE = option("--size", (241, 425), "network input size", type=int, nargs=2, metavar=("H", "W"))
 
 
 def literal(text: str) -> object:
@@ -229,9 +227,9 @@ def convert(options: argparse.Namespace) -> None:
 
 @command(
     given("folder", "folder of images, also in subfolders; no labels are needed"),
-    ENCODER,
+    given("--encoder", "checkpoint, timm:NAME, torchvision:NAME or file.py:function", required=True),
     option("--layers", (), "layers of the encoder, such as layer2 layer3 (default: its output)", nargs="+"),
-    SIZE,
+    option("--size", (241, 425), "network input size", type=int, nargs=2, metavar=("H", "W")),
     option("--limit", 200, "maximum number of images; 0 is all"),
     given("--out", "output file (default: NAME.means.safetensors next to a checkpoint NAME)"),
     DEVICE,

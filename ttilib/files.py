@@ -11,7 +11,7 @@ import secrets
 import socket
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
@@ -248,6 +248,13 @@ def file_names(folder: Path, ending: str) -> list[str]:
     return sorted((name.removesuffix(ending) for name in files), key=natural_key)
 
 
+def look_up(name: str, known: Mapping[str, Item], what: str) -> Item:
+    """The value of a name. Raises ValueError with similar names."""
+    if name not in known:
+        raise ValueError(f"{what} {name!r} is not known; {suggest(name, known)}")
+    return known[name]
+
+
 def suggest(word: str, known: Iterable[object], otherwise: str = "", most: int = 3) -> str:
     """Hint for an unknown name: "did you mean a or b?" with at most `most` similar names.
 
@@ -256,4 +263,5 @@ def suggest(word: str, known: Iterable[object], otherwise: str = "", most: int =
     names = [str(name) for name in known]
     same = [name for name in names if name.lower() == word.lower()]
     near = (same or get_close_matches(word, names, n=most, cutoff=0.5))[:most]
-    return f"did you mean {' or '.join(near)}?" if near else otherwise or f"choose one of {', '.join(names)}"
+    choice = f"choose one of {', '.join(names)}" if names else "there is none"
+    return f"did you mean {' or '.join(near)}?" if near else otherwise or choice

@@ -263,6 +263,8 @@ class _Output:
         count = self.film.announced
         named = tqdm(self.film, "reading", count or None, mininterval=1.0, disable=0 < count <= 20)
         self.names = tuple(name for name, _ in named)
+        if not self.names:
+            raise ValueError(f"{self.film.path}: no frame can be read from frame {self.film.start} on; start earlier")
         self.warning = self.film.shortfall(len(self.names))
         self.replaced, known = dict[Path, str](), set(self.names)
         for name in ("masks", "probabilities"):

@@ -17,7 +17,7 @@ from ttilib.datasets.moving import MOVING
 from ttilib.datasets.pascal import PASCAL
 from ttilib.datasets.vspw import MINIVSPW, VSPW
 from ttilib.datasets.youtube_vis import YTVIS
-from ttilib.files import convert, lists_folder, read_json
+from ttilib.files import convert, lists_folder, look_up, read_json
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset for dataset in (YTVIS, PASCAL, COCO, COCO_FULL, VSPW, MINIVSPW, DAVIS, MOVING)
@@ -28,10 +28,8 @@ TABLES = lists_folder()
 
 
 def find_dataset(name: str) -> Dataset:
-    """The dataset of that name. Raises ValueError with all valid names."""
-    if name not in DATASETS:
-        raise ValueError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
-    return DATASETS[name]
+    """The dataset of that name. Raises ValueError with similar names."""
+    return look_up(name, DATASETS, "dataset")
 
 
 def find_root(name: str, root: Path | str, itself: bool = True) -> Path:

@@ -24,7 +24,7 @@ from torchvision.models import WeightsEnum, get_weight
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from ttilib.encoders.external import SUFFIXES, differences, one_line, read_foreign, state_of
-from ttilib.files import suggest
+from ttilib.files import look_up
 
 LEVELS = (1, 2, 3, 6)  # cells per side of the pooled maps; Zhao et al. 2017, section 3.2
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}  # torchvision's, with the stride in the 3x3 convolution
@@ -88,9 +88,7 @@ VGG_STARTS = (0, 7, 14, 24, 34)  # first layer of each stage within vgg16_bn().f
 
 def find_architecture(name: str) -> Architecture:
     """The architecture of that name. Raises ValueError with the most similar name."""
-    if name in ARCHITECTURES:
-        return ARCHITECTURES[name]
-    raise ValueError(f"encoder {name!r} is not known; {suggest(name, ARCHITECTURES)}")
+    return look_up(name, ARCHITECTURES, "encoder")
 
 
 class Pyramid(nn.Module):

@@ -10,7 +10,7 @@ from ttilib.datasets.base import OnError, raise_first
 from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, read_table
 from ttilib.episodes.episode import Episode, episode_of
 from ttilib.episodes.sampling import check_request, group_into_batches, sample_independent, sampler, samples_of_run
-from ttilib.files import suggest
+from ttilib.files import look_up
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,7 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 def benchmark(name: str) -> Benchmark:
     """The benchmark of that name. Raises ValueError with similar names."""
-    if name not in BENCHMARKS:
-        raise ValueError(f"benchmark {name!r} is not known; {suggest(name, BENCHMARKS)}")
-    return BENCHMARKS[name]
+    return look_up(name, BENCHMARKS, "benchmark")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def blocks(table: pd.DataFrame, by: Sequence[str] = BLOCK) -> list[tuple[str, pd
     keys = [key for key in by if key in table]
     telling = [key for key in keys if table[key].nunique() > 1]
     if not telling:
-        return [("", table)]
+        return [("", table)] if len(table) else []
     groups = table.groupby(telling, sort=False)
     return [
         (", ".join(f"{v}-shot" if key == "shots" else str(v) for key, v in zip(telling, values, strict=True)), part)

@@ -254,13 +254,11 @@ def measured(device: torch.device | str = "cpu") -> Iterator[Cost]:
     synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     synchronize()
     before, begin = _reset_peak(device), time.perf_counter()
-    try:
-        yield cost
-    finally:
-        synchronize()
-        cost.seconds = time.perf_counter() - begin
-        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
-        cost.memory_mb = None if before is None or peak is None else max(peak - before, 0) / MEGABYTE
+    yield cost
+    synchronize()
+    cost.seconds = time.perf_counter() - begin
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+    cost.memory_mb = None if before is None or peak is None else max(peak - before, 0) / MEGABYTE
 
 
 def _reset_peak(device: torch.device) -> int | None:

@@ -6,7 +6,7 @@ Classes and folds are fixed. Intervals are too narrow for classes with few episo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
-from ttilib.files import suggest
+from ttilib.files import look_up
 from ttilib.results.metrics import METRICS
 from ttilib.results.tables import METHOD, Rows, episode_frame, episode_keys, run_table, sums_of
 
-UNITS = ("episode", "video")
+UNITS = {"episode": ["fold", "run", "class_id"], "video": ["fold", "class_id"]}  # what is sampled, and within what
 AT_ONCE = 500_000  # weights in one chunk: 4 MB
 
 Values = Float64[np.ndarray, " B"]  # one per sample
@@ -67,8 +67,7 @@ class HierarchicalMean:
 
     def _pooled(self, name: str, weights: Weights) -> Float64[np.ndarray, "B cells"]:
         """The metric of every cell; nan where no episode with a value was sampled."""
-        _check(name, METRICS, "metric")
-        metric = METRICS[name]
+        metric = look_up(name, METRICS, "metric")
         if metric.mean_of:
             return np.mean([self._pooled(other, weights) for other in metric.mean_of], axis=0)
         above, below, known = (
@@ -89,12 +88,11 @@ class HierarchicalMean:
         Sampled within each cell; with unit="video", videos within each fold and class, the same for all runs; without
         `within`, from the whole line.
         """
-        _check(unit, UNITS, "unit")
+        home = look_up(unit, UNITS, "unit")
         if samples < 1:
             raise ValueError(f"samples={samples}: take at least one")
         if unit == "video" and "video" not in self.data:
             raise ValueError("the rows do not name their 'video'; sample episodes instead")
-        home = ["fold", "class_id"] if unit == "video" else ["fold", "run", "class_id"]
         groups = self.data.groupby([*home, "video"]).ngroup() if unit == "video" else self.data.index
         units, first, unit_of = np.unique(groups, return_index=True, return_inverse=True)
         cells = self.data.iloc[first].groupby(home).ngroup().to_numpy() if within else np.zeros(len(units), int)
@@ -106,11 +104,6 @@ class HierarchicalMean:
             sampled += len(units) * np.arange(count)[:, None]
             often = np.bincount(sampled.ravel(), minlength=count * len(units)).reshape(count, len(units))
             yield often[:, unit_of].astype(float)
-
-
-def _check(name: str, known: Collection[str], what: str) -> None:
-    if name not in known:
-        raise ValueError(f"{what} {name!r} is not known; {suggest(name, known)}")
 
 
 def bounded(

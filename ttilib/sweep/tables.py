@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ttilib.files import suggest
+from ttilib.files import look_up
 
 FOUR = ("fine-tune", "RePRI", "TTI", "TTI+keyframe")
 TWO = ("RePRI", "oracle")
@@ -175,9 +175,7 @@ TABLES: dict[str, Table] = {table.name: table for table in _ALL}
 
 def table(name: str) -> Table:
     """The table of that name. Raises ValueError with similar names."""
-    if name not in TABLES:
-        raise ValueError(f"table {name!r} is not known; {suggest(name, TABLES)}")
-    return TABLES[name]
+    return look_up(name, TABLES, "table")
 
 
 def on_mini(plan: Table) -> Table:
