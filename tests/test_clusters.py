@@ -32,7 +32,7 @@ def refused(address):
     """Whether clients with no certificate and with another one are refused."""
     for security in (None, Security.temporary()):
         name = address if security else address.replace("tls:", "tcp:")
-        with pytest.raises(OSError), Client(name, security=security, timeout=2, set_as_default=False):
+        with pytest.raises(OSError), Client(name, security=security, timeout=1, set_as_default=False):
             pass
     return True
 

@@ -19,7 +19,6 @@ def test_run_dots_are_means_over_folds_of_complete_runs():
     assert sorted(map(tuple, sum(dots, []))) == [(5, 4), (20, 1), (22, 2), (40, 1), (41, 2)]
 
 
-def test_rows_without_time_are_left_out_of_the_figure_of_cost():
-    for rows, dots in (([row(), row("RePRI", seconds=2.0)], 1), ([row()], 0)):
-        comparisons.cost_accuracy(ax := Figure().subplots(), score_table(rows))
-        assert sum(line.get_marker() not in ("", "None") for line in ax.lines) == dots
+def test_rows_without_time_have_an_empty_figure_of_cost():
+    comparisons.cost_accuracy(ax := Figure().subplots(), score_table([row()]))
+    assert not ax.lines

@@ -263,5 +263,5 @@ def suggest(word: str, known: Iterable[object], otherwise: str = "", most: int =
     names = [str(name) for name in known]
     same = [name for name in names if name.lower() == word.lower()]
     near = (same or get_close_matches(word, names, n=most, cutoff=0.5))[:most]
-    choice = f"choose one of {', '.join(names)}" if names else "there is none"
+    choice = f"choose one of {', '.join(names)}" if names else "it has none"
     return f"did you mean {' or '.join(near)}?" if near else otherwise or choice

@@ -180,8 +180,14 @@ def write_overlay(
     first = next(joined, None)
     if first is None:
         raise ValueError(f"{path}: there are no frames to write; give at least one")
-    with atomic(path) as temporary:
-        _encode(temporary, first.shape, chain([first], joined), fps)
+    options = {"movflags": "faststart"}
+    with atomic(path) as temporary, av.open(str(temporary.absolute()), "w", options=options) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = "yuv420p"  # as browsers expect
+        for frame in chain([first], joined):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
     return path
 
 
@@ -210,18 +216,6 @@ def _titled(names: Objects, pixels: Pixels, share: float) -> UInt8[np.ndarray, "
         cv2.putText(strip, name, (x, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (240, 240, 240), 1, cv2.LINE_AA)
         x += cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0] + 12
     return np.vstack([strip, pixels])
-
-
-def _encode(path: Path, shape: tuple[int, ...], frames: Iterable[Pixels], fps: float) -> None:
-    """H.264 with 4:2:0 chroma, which browsers expect."""
-    with av.open(str(path.absolute()), "w", options={"movflags": "faststart"}) as container:
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "18"})
-        stream.height, stream.width = shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def _read_settings(words: list[str], known: dict[str, Any]) -> dict[str, Any]:
         if not equals:
             raise ValueError(f"{word!r} is not a setting; write name=value, such as window=5")
         if field not in known:
-            raise ValueError(f"there is no setting {field!r}; {suggest(field, known) if known else 'it has none'}")
+            raise ValueError(f"there is no setting {field!r}; {suggest(field, known)}")
         if field in found:
             raise ValueError(f"{field} is given twice; give it once")
         found[field] = read_value(field, value, known[field], text=True)
