@@ -207,6 +207,7 @@ KINDS = {  # name of the file: how it is written
     "ours.png": lambda path: write_mask(path, SHAPE, 1), "palette.png": lambda path: write_mask(path, SHAPE, 2),
     "grey.jpg": lambda path: Image.fromarray(240 * SHAPE).save(path),
     "alpha.png": lambda path: colours(SHAPE, (255, 255, 255, 255), (255, 255, 255, 0), "RGBA").save(path),
+    "light.png": lambda path: Image.fromarray(np.dstack([255 + 0 * SHAPE, 255 * SHAPE])).save(path),  # of mode LA
     "red.png": lambda path: colours(SHAPE, (255, 0, 0, 255), (0, 0, 0, 0), "RGBA").save(path),
     "cutout.png": lambda path: Image.fromarray(np.dstack([picture(1, *SHAPE.shape), 255 * SHAPE])).save(path),
     "brush.png": lambda path: Image.fromarray(np.dstack([soft(SHAPE), 0 * SHAPE, 0 * SHAPE])).save(path),
@@ -283,3 +284,7 @@ def test_unusable_own_files_are_named(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=word):
             clip_from_files(images, masks, frames, SIZE, label=label)
+    write_json(tmp_path / "two.json", COCO)
+    for image, mask, word in ((picture(0) / 255, two[0], "float64; give"), (picture(0), "two.json", "for array 0;")):
+        with pytest.raises(ValueError, match=word):
+            clip_from_files([image], [tmp_path / mask], frames, SIZE)

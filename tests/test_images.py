@@ -45,16 +45,6 @@ def test_images_and_label_maps_are_turned_as_viewers_and_opencv_show_them(tmp_pa
     np.testing.assert_array_equal(read_labels(labels, upright=False), image[..., 0])
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_is_the_mask_where_there_is_one_colour(tmp_path, mode):
-    alpha = np.zeros((6, 7), np.uint8)
-    alpha[2:4, 3:] = 255
-    image = Image.fromarray(np.full((6, 7, 3), 255, np.uint8)).convert(mode)
-    image.putalpha(Image.fromarray(alpha))
-    image.save(tmp_path / "drawn.png")
-    np.testing.assert_array_equal(read_labels(tmp_path / "drawn.png"), alpha)
-
-
 @settings(max_examples=30)
 @given(labels=arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))), alpha=st.booleans())
 def test_label_maps_and_colours_of_a_table_are_exact(tmp_path_factory, labels, alpha):

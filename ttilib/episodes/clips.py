@@ -295,7 +295,11 @@ def _name(item: MaskFile, index: int) -> str:
 
 
 def _image(item: File) -> UInt8[np.ndarray, "h w 3"]:
-    return item if isinstance(item, np.ndarray) else read_image(item)
+    if not isinstance(item, np.ndarray):
+        return read_image(item)
+    if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3:
+        raise ValueError(f"an image of shape {item.shape} and type {item.dtype}; give RGB bytes, uint8 [h, w, 3]")
+    return item
 
 
 def _object_masks(
@@ -305,9 +309,10 @@ def _object_masks(
     if len(items) != len(images):
         raise ValueError(f"{len(images)} {what} have {len(items)} masks; give one mask for each, in order")
     empty = [np.zeros(image.shape[:2], np.uint8) for image in images]
+    chosen = None if label is None else str(label)
     folders = [item for item in items if isinstance(item, Mapping)]
     if len(folders) == len(items):
-        wanted = [name for item in folders for name in item if label is None or name == str(label)] or [str(label)]
+        wanted = [name for item in folders for name in item if chosen in (None, name)] or [str(label)]
         parts = {name: [item.get(name, none) for item, none in zip(folders, empty, strict=True)] for name in wanted}
         return {name: _only(_object_masks(part, names, images, what, None), part) for name, part in parts.items()}
     if str(label).isdigit() and not 0 < int(str(label)) <= IGNORE_LABEL:
@@ -319,8 +324,8 @@ def _object_masks(
     found = []
     for index, (item, image) in enumerate(zip(items, images, strict=True)):
         if isinstance(item, str | Path) and _is_json(item):
-            objects = read_outlines(Path(item), str(names[index]), *image.shape[:2])
-            found.append({name: mask for name, mask in objects.items() if label in (None, name)})
+            objects = read_outlines(Path(item), _name(names[index], index), *image.shape[:2])
+            found.append({name: mask for name, mask in objects.items() if chosen in (None, name)})
         else:
             labels = maps[_name(item, index)]
             found.append({"object" if n == IGNORE_LABEL else str(n): _is_value(labels, n) for n in values})
