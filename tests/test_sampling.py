@@ -118,6 +118,12 @@ def test_classes_with_too_few_videos_are_raised_or_left_out(how, query, support,
     assert len(samples) == count and {sample.number for sample in samples} == classes and word in str(errors[0])
 
 
+def test_classes_of_one_name_in_one_dataset_are_not_exchanged():
+    data = replace(fold(shows={1: ["v0", "v1", "v2"], 5: ["v3", "v4"]}), names=dict.fromkeys((1, 5), "kind"))
+    drawn = list(sampler("cross", data, data, 1)())
+    assert len(drawn) == 5 and all(sample.support[0].split("/")[0] in data.presence[sample.number] for sample in drawn)
+
+
 def sample_independent(how, query, support, shots=2, seed=2020, run=0):
     return list(sampling.sample_independent(how, query, support, shots, seed, run, raise_first))
 

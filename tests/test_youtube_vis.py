@@ -4,20 +4,14 @@ import numpy as np
 import pytest
 from corpora import HEIGHT, WIDTH, block, compressed, polygon, rewrite, run_lengths, ytvis
 
-from ttilib.datasets.catalog import read_fold, read_table
-from ttilib.datasets.youtube_vis import YtvisReader, scan_ytvis, split_videos
+from ttilib.datasets.catalog import read_fold
+from ttilib.datasets.youtube_vis import YtvisReader, split_videos
 
 
 @pytest.fixture
 def root(tmp_path):
     shows = {"aa": [[1], [1, 3], [3], [1]], "bb": [[2], [2], [2, 4]], "cc": [[], [1], []], "dd": [[5, 3], [5], [5]]}
     return ytvis(tmp_path, shows)
-
-
-def scan(root, on_error, fold=0):
-    table = read_table("ytvis", root)
-    novel = table["novel"][fold]
-    return scan_ytvis(root, table, [c for c in table["classes"] if c not in novel], novel, on_error)
 
 
 def test_presence_is_where_a_segmentation_is(root):
@@ -67,7 +61,7 @@ def test_a_track_may_mix_all_kinds_and_instances_of_a_class_are_one_mask(root):
 
 
 def test_everything_that_cannot_be_used_is_reported_and_left_out(root):
-    complete = scan(root, pytest.fail)
+    complete = read_fold("ytvis", 0, root)
 
     def spoil(content):
         first, video = content["annotations"][0], content["videos"][0]
@@ -81,7 +75,7 @@ def test_everything_that_cannot_be_used_is_reported_and_left_out(root):
         content["categories"] += [{"id": 41, "name": "sofa"}]
 
     path, errors = rewrite(root, spoil), []
-    assert scan(root, errors.append) == complete
+    assert read_fold("ytvis", 0, root, on_error=errors.append) == complete
     words = ["videos[4]: file_names", "id 14", "annotation 70 is", "72, frame aa/00005: size", "74 is", "category 41"]
     for error, word in zip(errors, words, strict=True):
         assert str(error).startswith(f"{path}: ") and word in str(error)
