@@ -7,7 +7,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ttilib.encoders.pspnet import Architecture, PSPNet, find_architecture
+from ttilib.encoders.pspnet import ARCHITECTURES, Architecture, PSPNet
 
 TINY = Architecture("tiny", "basic", (1, 1, 1, 1), (4, 4, 8, 8), stem="plain", pyramid=2, features=6)
 HEAD = {
@@ -28,7 +28,7 @@ def numbers(place: int, shape: tuple[int, ...]) -> Tensor:
 def state(name: str | Architecture, classes: int, more: dict[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
     """Every tensor of a network, and `more` of given shapes."""
     with torch.device("meta"):
-        network = PSPNet(find_architecture(name) if isinstance(name, str) else name, classes)
+        network = PSPNet(ARCHITECTURES[name] if isinstance(name, str) else name, classes)
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()} | (more or {})
     return {key: numbers(place, shape) for place, (key, shape) in enumerate(shapes.items(), start=1)}
 

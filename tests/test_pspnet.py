@@ -13,12 +13,12 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from ttilib.encoders.checkpoints import fingerprint, on_meta_device
 from ttilib.encoders.pspnet import (
+    ARCHITECTURES,
     INITIAL,
     Architecture,
     PSPNet,
     Pyramid,
     build_encoder,
-    find_architecture,
     resize,
     seeded,
 )
@@ -28,7 +28,7 @@ from ttilib.files import digest
 @cache
 def on_meta(name: str, classes: int = 31) -> PSPNet:
     """Shapes without values: a ResNet-101 in milliseconds."""
-    return on_meta_device(find_architecture(name), classes).eval()
+    return on_meta_device(ARCHITECTURES[name], classes).eval()
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_grid_of_cells() -> None:
         ("vgg16", (417, 417), (27, 27), 512),
     ):  # fmt: skip
         network, images = on_meta(name), torch.empty(2, 3, *size, device="meta")
-        assert network(images).shape == (2, find_architecture(name).features, *grid)
+        assert network(images).shape == (2, ARCHITECTURES[name].features, *grid)
         assert network.logits(images).shape == (2, 31, *size)
         assert network.stage3(images).shape[:2] == (2, stage3) == (2, network.architecture.channels(3))
 
@@ -123,7 +123,7 @@ def test_vgg_computes_what_torchvision_computes(tmp_path: Path, monkeypatch: pyt
 
 def narrow(name: str) -> Architecture:
     """The same layers with few channels; VGG's first stage has half of the second's."""
-    return replace(find_architecture(name), widths=(4, 6, 6, 8), pyramid=2, features=4)
+    return replace(ARCHITECTURES[name], widths=(4, 6, 6, 8), pyramid=2, features=4)
 
 
 @pytest.mark.parametrize(("name", "folder"), [("resnet50", True), ("vgg16-dilated", True), ("resnet18", False)])

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import lr_scheduler
 
 from ttilib.encoders.pspnet import build_encoder
+from ttilib.solver.task import downsample
 from ttilib.training import model as tm
 from ttilib.training.config import ContrastConfig, TrainConfig
 
@@ -95,14 +96,6 @@ def test_large_products_lose_no_digits() -> None:
         torch.testing.assert_close(tm.contrastive(first, second, 0.5), due, rtol=1e-6, atol=0)
 
 
-def test_valid_cells_are_those_of_the_nearest_pixel_above_left() -> None:
-    valid = torch.zeros(2, 4, 6, dtype=torch.bool)
-    valid[0, 0, 0] = valid[0, 2, 3] = True
-    valid[1, 1, 1] = valid[1, 3, 5] = True  # between the cells
-    assert tm.valid_cells(valid, (2, 2)).tolist() == [[True, False, False, True], [False] * 4]
-    assert torch.equal(tm.valid_cells(valid, (4, 6)), valid.flatten(1)) and tm.valid_cells(valid >= 0, (8, 9)).all()
-
-
 def test_the_head_is_as_released() -> None:
     """Padded, weighted, normalised, ReLU, padded, weighted; the outermost ring is 0."""
     head, x = tm.ContrastHead(3, 2).eval(), torch.rand(2, 3, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -175,7 +168,7 @@ def test_the_contrast_step_by_step(options: dict) -> None:
         if settings.project:  # pooling acts through the head only
             found = model.head(F.adaptive_avg_pool2d(found, 7) if settings.pooled else found)
         maps.append(found)
-    valid = tm.valid_cells(batch.valid[:, 0], maps[0].shape[-2:])
+    valid = downsample(batch.valid[:, 0], tuple(maps[0].shape[-2:])).flatten(1)
     assert (model.head is not None) == settings.project and not valid.all()
     torch.testing.assert_close(parts["contrast"], tm.contrastive(*maps, settings.temperature)[valid].mean())
     torch.testing.assert_close(loss, parts["ce"] + settings.weight * parts["contrast"])

@@ -10,15 +10,14 @@ import dataclasses
 import hashlib
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ttilib.datasets.catalog import Fold, coco_name
@@ -140,8 +139,8 @@ def save_encoder(path: Path | str, network: PSPNet, about: Mapping[str, Any] | N
         "fingerprint": fingerprint(network),
         "versions": {"python": platform.python_version(), **versions},
     }
-    with _writing(path) as temporary:
-        save_file(tensors, temporary)
+    with atomic(path) as temporary:
+        temporary.write_bytes(save(tensors))
     write_json(path.with_suffix(".json"), metadata)
     return metadata
 
@@ -241,25 +240,19 @@ def fingerprint(network: nn.Module) -> str:
 
 def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
     """Write the state of a training run (tensors, numbers, text, dicts, lists) atomically. Raises OSError."""
-    with _writing(Path(path)) as temporary:
-        torch.save(dict(state), temporary)
+    try:
+        with atomic(path) as temporary:
+            torch.save(dict(state), temporary)
+    except RuntimeError as error:  # hides the OSError
+        raise OSError(
+            f"{path}: cannot be written ({one_line(error)}); the previous file stays; free some space and give the "
+            "same command again"
+        ) from error
 
 
 def load_state(path: Path | str) -> dict[str, Any]:
     """Read what `save_state` wrote, onto the CPU. Raises ValueError if the file is damaged or would run code."""
     return read_foreign(path, "remove it to start again")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[Path]:
-    try:
-        with atomic(path) as temporary:
-            yield temporary
-    except (RuntimeError, safetensors.SafetensorError) as error:  # these writers hide the OSError
-        raise OSError(
-            f"{path}: cannot be written ({one_line(error)}); the previous file stays; free some space and give the "
-            "same command again"
-        ) from error
 
 
 def _tensors_path(path: Path | str, suffixes: tuple[str, ...] = (".safetensors", *SUFFIXES)) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 
@@ -20,7 +20,6 @@ from ttilib.files import suggest
 PROBE = 224  # pixels; also a multiple of the patch sizes 14 and 16
 WEIGHTS = ResNet50_Weights.IMAGENET1K_V1  # training recipe of He et al. 2016
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-CUT = ("layer4", "avgpool", "fc")  # parts that are specific to ImageNet's classes
 
 
 class MultiLayerEncoder:
@@ -120,24 +119,19 @@ def _eval_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
             module.training = training
 
 
-def resnet50() -> nn.Sequential:
+def resnet50(pretrained: bool = True) -> nn.Sequential:
     """ResNet-50 with torchvision's ImageNet weights, up to layer3: 1024 channels, stride 8, frozen, on the CPU.
     Submodules have torchvision's names: conv1, ..., layer2, layer3. Raises FileNotFoundError if the weights can be
     neither read nor downloaded, RuntimeError if they belong to another network.
     """
-    return _until_layer3(imagenet_tensors(WEIGHTS))
+    with seeded(0):
+        network = published(replace_stride_with_dilation=[False, True, True])
+    if pretrained:
+        network.load_state_dict(imagenet_tensors(WEIGHTS))
+    stages = OrderedDict(list(network.named_children())[:-3])  # without layer4, avgpool and fc
+    return nn.Sequential(stages).eval().requires_grad_(False)
 
 
 def resnet50_untrained() -> nn.Sequential:
     """The same network with random weights (seed 0), for trials where the weights cannot be downloaded."""
-    return _until_layer3()
-
-
-def _until_layer3(tensors: Mapping[str, Tensor] | None = None) -> nn.Sequential:
-    """The stages up to layer3, which is dilated instead of strided."""
-    with seeded(0):
-        network = published(replace_stride_with_dilation=[False, True, True])
-    if tensors is not None:
-        network.load_state_dict(tensors)
-    stages = OrderedDict((name, part) for name, part in network.named_children() if name not in CUT)
-    return nn.Sequential(stages).eval().requires_grad_(False)
+    return resnet50(pretrained=False)

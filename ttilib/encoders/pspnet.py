@@ -42,12 +42,7 @@ class Architecture:
     name: str
     block: Literal["basic", "bottleneck", "vgg"]  # vgg: one convolution with bias, not residual
     blocks: tuple[Count, Count, Count, Count]  # per stage, after the stem
-    widths: tuple[Channels, Channels, Channels, Channels] = (
-        64,
-        128,
-        256,
-        512,
-    )  # inside the blocks of each stage
+    widths: tuple[Channels, Channels, Channels, Channels] = (64, 128, 256, 512)  # inside the blocks of each stage
     stem: Literal["deep", "plain", "vgg"] = "deep"  # three 3x3 convolutions (the paper's), one 7x7 or two 3x3
     pyramid: Channels = 512  # channels per pooled map: a quarter of the input channels
     features: Channels = 512  # channels of the bottleneck, the C of the solver
@@ -84,11 +79,6 @@ INITIAL = {  # ImageNet weights in the reference implementation's folder initmod
 STEMS = {f"{kind}{n + 1}": f"layer0.{3 * n + i}" for n in range(3) for i, kind in enumerate(("conv", "bn"))}
 """Published names of the stem's convolutions and norms."""
 VGG_STARTS = (0, 7, 14, 24, 34)  # first layer of each stage within vgg16_bn().features
-
-
-def find_architecture(name: str) -> Architecture:
-    """The architecture of that name. Raises ValueError with the most similar name."""
-    return look_up(name, ARCHITECTURES, "encoder")
 
 
 class Pyramid(nn.Module):
@@ -151,7 +141,7 @@ def build_encoder(
     (torchvision), a .pth file, a folder with the reference implementation's files (its initmodel), or "" for random
     weights. Raises ValueError for an unknown name or weights that do not match, or FileNotFoundError.
     """
-    architecture = name if isinstance(name, Architecture) else find_architecture(name)
+    architecture = name if isinstance(name, Architecture) else look_up(name, ARCHITECTURES, "encoder")
     with seeded(seed):
         network = PSPNet(architecture, classes)
         for part, module in network.named_modules():

@@ -21,7 +21,7 @@ from ttilib.solver import losses
 from ttilib.solver.classifier import EPSILON, Classifier, prototype, start
 from ttilib.solver.objective import Objective, Terms, Weights
 from ttilib.solver.settings import SolverConfig
-from ttilib.solver.task import Task
+from ttilib.solver.task import Task, downsample
 
 
 def choose_keyframe(
@@ -229,7 +229,7 @@ def _without_padding_frames(task: Task, prior: Float[Tensor, " T"] | None) -> tu
 def _refined(task: Task, solution: Solution, config: SolverConfig) -> Solution:
     """The solution after keyframe refinement; unchanged, keyframe None, if no frame has predicted foreground."""
     masks = solution.masks()
-    predicted = F.interpolate(masks[:, None].float(), size=task.grid, mode="nearest")[:, 0]
+    predicted = downsample(masks, task.grid)
     reference = prototype(task) if config.keyframe == "support" else solution.classifier.weight.mean(dim=0)
     keyframe, similarity = choose_keyframe(task.query, predicted * task.query_weight, reference)
     if keyframe is None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ttilib.datasets.base import IGNORE_LABEL
 from ttilib.encoders.pspnet import PSPNet, seeded
+from ttilib.solver.task import downsample
 from ttilib.training import distributed
 from ttilib.training.config import TrainConfig
 
@@ -116,20 +117,14 @@ def contrastive(
     Features are not normalised (docs/protocol.md Q23), so single precision also under autocast.
     Source: docs/protocol.md 4, DCL auxiliary; Wang et al. 2021, DenseCL.
     """
-    dtype = torch.promote_types(first.dtype, torch.float32)
     with torch.autocast(first.device.type, enabled=False):
-        f, g = (x.flatten(2).to(dtype) for x in (first, second))
+        f, g = (_wide(x.flatten(2)) for x in (first, second))
         losses = []
         for a, b in zip(f.split(CHUNK), g.split(CHUNK), strict=True):
             similarity = a.transpose(1, 2) @ b / temperature
             best = similarity.max(dim=2, keepdim=True).values  # gradient to one of equal maxima, unlike amax
             losses.append((similarity - best).logsumexp(dim=2))  # subtract first: both may be in the thousands
         return torch.cat(losses)
-
-
-def valid_cells(valid: Bool[Tensor, "N H W"], grid: Sequence[int]) -> Bool[Tensor, "N P"]:
-    """Whether each of the h x w cells of a grid is image, not padding, by its nearest pixel."""
-    return F.interpolate(valid[:, None].float(), size=list(grid), mode="nearest").flatten(1).bool()
 
 
 class ContrastHead(nn.Sequential):
@@ -253,7 +248,7 @@ class Learner(nn.Module):
                 features = self.head(F.adaptive_avg_pool2d(features, POOL) if settings.pooled else features)
         features = features.unflatten(0, pairs.shape[:2])
         losses = contrastive(features[:, 0], features[:, 1], settings.temperature)
-        counted = valid_cells(valid[:, 0], features.shape[-2:])
+        counted = downsample(valid[:, 0], (features.shape[-2], features.shape[-1])).flatten(1)
         return (losses * counted).sum() / distributed.total(counted.sum()).clamp_min(1)
 
     def autocast(self, device: torch.device) -> torch.autocast:
