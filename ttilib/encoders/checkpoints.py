@@ -154,10 +154,8 @@ def load_encoder(spec: Path | str, *, fold: Fold | None = None) -> Encoder:
     ValueError or FileNotFoundError.
     """
     spec = str(spec)
-    if spec.startswith(LIBRARIES):
-        encoder: Encoder = load_named(spec)
-    elif is_plugin(spec):
-        encoder = load_plugin(spec)
+    if is_plugin(spec):
+        encoder: Encoder = load_named(spec) if spec.startswith(LIBRARIES) else load_plugin(spec)
     elif "/" in spec or "\\" in spec or Path(spec).suffix or Path(spec).exists():
         encoder, metadata, _ = read_checkpoint(spec)
         if fold is not None and metadata is not None:

@@ -62,13 +62,14 @@ class Compiled(nn.Module):
     def _compile(self, image: Float[Tensor, "1 3 H W"]) -> Any:
         front = package("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
         decoder = package("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
+        disabled = logging.root.manager.disable
         logging.disable(logging.WARNING)  # such as that an operation needs no decomposition
         try:
             with torch.no_grad():
                 expected, exported = self.network(image), torch.export.export(self.network, (image,))
             graph = decoder.from_exported_program(exported)
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(disabled)
         options = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": self.precision}
         model = self.core.compile_model(front.convert(front.load(graph)), "CPU", options)
         error = float((torch.from_numpy(model(image.numpy())[0]) - expected).norm() / expected.norm())

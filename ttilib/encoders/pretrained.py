@@ -4,7 +4,6 @@ whose weights come as a package: "ttilib.networks.imagenet:lite2".
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -128,7 +127,7 @@ def _hub_file(spec: str, repository: str | None) -> str:
     """The weights of a network of timm: put there by hand, in the hub's cache, or fetched."""
     if repository is None:
         raise ValueError(f"encoder {spec}: timm names no weights of it on the hub; take another network")
-    hub, name = importlib.import_module("huggingface_hub"), "model.safetensors"
+    hub, name = package("huggingface_hub"), "model.safetensors"
     path = Path(torch.hub.get_dir(), "checkpoints", f"{repository.rpartition('/')[2]}.safetensors")
     if path.is_file():
         return str(path)

@@ -80,9 +80,7 @@ class TransductiveMethod:
             about = f"{self.name} needs the ground truth, which this clip does not have"
             raise ValueError(f"episode {clip.name}: {about}; choose another method")
         task = extractor.task(clip, self.pipeline)
-        prior = None
-        if self.prior and ground_truth is not None:
-            prior = oracle_prior(ground_truth, task, self.noise)
+        prior = oracle_prior(ground_truth, task, self.noise) if self.prior and ground_truth is not None else None
         try:
             solution = solve(task, self.config, prior)
         except FloatingPointError as error:
@@ -90,10 +88,10 @@ class TransductiveMethod:
         return Prediction(refine_masks(solution, clip, self.pipeline).cpu(), solution)
 
 
-def refine_masks(solution: Solution, clip: Clip, pipeline: PipelineConfig | None = None) -> Bool[Tensor, "T H W"]:
+def refine_masks(solution: Solution, clip: Clip, pipeline: PipelineConfig) -> Bool[Tensor, "T H W"]:
     """The masks of a solution at the clip's size, after guided filter and colour models, radii in image diagonals."""
-    pipeline, p = pipeline or PipelineConfig(), solution.probabilities()
-    diagonal, fractions = math.hypot(*p.shape[1:]), (pipeline.guided, pipeline.cut)
+    p, fractions = solution.probabilities(), (pipeline.guided, pipeline.cut)
+    diagonal = math.hypot(*p.shape[1:])
     radius, band = (max(round(fraction * diagonal), 1) if fraction else 0 for fraction in fractions)
     if radius:
         p = guided_filter(p, clip.query, radius, pipeline.guided_eps)

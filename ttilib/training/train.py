@@ -116,11 +116,15 @@ def fit(
     if config.batch % (shares := config.accumulate * distributed.count()):
         about = f"batch={config.batch} cannot be divided evenly among {distributed.count()} processes"
         raise ValueError(f"{about} in {config.accumulate} parts; give a multiple of {shares}")
-    validate_epoch = validate_epoch or partial(_validate_classes, held_out=held_out, config=config, device=device)
+
+    def validate_classes(network: PSPNet, epoch: int) -> ValidationResult:
+        iou, loss = validate(network, held_out, config.batch, device, config.workers)
+        return ValidationResult(float(iou.mean()), loss)
+
     run = Run(network, folder, config, about, len(items) // config.batch, device)
     check_writable(folder / "train.lock")
     with file_lock(folder / "train", wait=False) if distributed.rank() == 0 else nullcontext():
-        yield from _steps(run, items, held_out, validate_epoch)
+        yield from _steps(run, items, held_out, validate_epoch or validate_classes)
 
 
 def _steps(run: Run, items: Dataset, held_out: Dataset, validate_epoch: Validator) -> Iterator[Progress]:
@@ -204,10 +208,3 @@ def _labelled(fold: Fold, root: Path | str, split: str, size: tuple[int, int], c
     if not config.clip_frames:
         return TrainingFrames(*about, **rules)
     return TrainingClips(*about, config.clip_frames, config.repeats, **rules)
-
-
-def _validate_classes(
-    network: PSPNet, epoch: int, held_out: Dataset, config: TrainConfig, device: torch.device
-) -> ValidationResult:
-    iou, loss = validate(network, held_out, config.batch, device, config.workers)
-    return ValidationResult(float(iou.mean()), loss)
