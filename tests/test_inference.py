@@ -1,5 +1,7 @@
 """The form for inference gives the features of the network, and leaves the network as it is."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from torch import nn
@@ -60,7 +62,7 @@ def test_layers_have_their_names_and_a_convolution_whose_own_output_is_used_stay
     assert for_inference(network.train()).encoder is network
 
 
-def test_openvino_gives_the_same_features_up_to_its_precision_and_they_are_cached_apart(tmp_path) -> None:
+def test_openvino_gives_the_same_features_up_to_its_precision_and_they_are_cached_apart(tmp_path, monkeypatch) -> None:
     core, network = pytest.importorskip("openvino").Core(), network_of("basic")
     expected = MultiLayerEncoder(network)(IMAGES)
     devices = {"openvino": (0, ROUNDING), "openvino-bf16": (ROUNDING, 0.1)}
@@ -75,3 +77,7 @@ def test_openvino_gives_the_same_features_up_to_its_precision_and_they_are_cache
     for encoder, layers in ((network, ("layer2",)), (lambda images: images, ())):
         with pytest.raises(ValueError, match="OpenVINO"):
             for_inference(encoder, layers, "f32")
+    vars(network)["spec"] = "mine:load"  # a user's function, which OpenVINO need not understand
+    monkeypatch.setattr(torch.export, "export", Mock(side_effect=RuntimeError("no graph")))
+    with pytest.raises(ValueError, match="encoder mine:load: RuntimeError: no graph"):
+        for_inference(network, (), "f32")(IMAGES)

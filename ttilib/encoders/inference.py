@@ -48,7 +48,7 @@ class Compiled(nn.Module):
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         super().__init__()
-        self.network, self.precision = network, precision
+        self.network, self.precision, self.spec = network, precision, getattr(network, "spec", "")  # spec: for messages
         self.core, self.models = package("openvino").Core(), dict[torch.Size, Any]()
         if precision == "bf16" and "BF16" not in self.core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ValueError("device openvino-bf16: this processor does not compute in bf16; give openvino")

@@ -127,21 +127,18 @@ def contrastive(
         return torch.cat(losses)
 
 
-class ContrastHead(nn.Sequential):
-    """Projection head [N, C, h, w] -> [N, D, h + 4, w + 4]: two 1x1 convolutions, or without `project` the identity.
+def contrast_head(channels: int, width: int) -> nn.Sequential:
+    """Projection head [N, C, h, w] -> [N, D, h + 4, w + 4]: two 1x1 convolutions.
 
     Each convolution pads by one cell, as released. Parameters are named as in the released `cl_proj_head`.
     Source: docs/protocol.md 4, Q23.
     """
-
-    def __init__(self, channels: int, width: int, project: bool = True) -> None:
-        layers = (
-            nn.Conv2d(channels, width, 1, padding=1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 1, padding=1, bias=False),
-        )
-        super().__init__(*(layers if project else ()))
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 1, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 1, padding=1, bias=False),
+    )
 
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -206,7 +203,7 @@ class Learner(nn.Module):
             inner = contrast.features == "stage3"
             channels = network.architecture.channels(3) if inner else network.architecture.features
             with seeded(config.seed):
-                self.head = ContrastHead(channels, contrast.width).to(network.classifier.weight)
+                self.head = contrast_head(channels, contrast.width).to(network.classifier.weight)
 
     def forward(self, batch: Batch, pixels: Tensor | float) -> Outcome:
         """Loss of a batch. `pixels`, the weight of all pixels of the whole step, divides the supervised part."""
