@@ -131,7 +131,7 @@ def whole(data: Path, fold: Fold, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 EVERYTHING = replace(
-    QUICK, epochs=4, loss="ce+iou", mixup=0.3, accumulate=2, ema=0.5, clip_norm=1.0, optimizer="adamw",
+    QUICK, epochs=3, loss="ce+iou", mixup=0.3, accumulate=2, ema=0.5, clip_norm=1.0, optimizer="adamw",
     learning_rate=0.01, contrast=ContrastConfig(width=4),
 )  # fmt: skip
 
@@ -155,8 +155,8 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     with closing(learn(killed, replace(config, save_seconds=0.0))) as steps:
         assert next(steps).step == 7
     rest = list(learn(killed, config))  # from the middle of an epoch
-    assert [p.step for p in rest] == list(range(8, 25))
-    assert_same_run(killed, tmp_path / "whole", 24)
+    assert [p.step for p in rest] == list(range(8, 19))
+    assert_same_run(killed, tmp_path / "whole", 18)
 
 
 def assert_same_run(folder: Path, other: Path, steps: int) -> None:

@@ -51,7 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     masks = {
         f"{n}_{kind}": [corpora.block(kind, *(int(v) for v in rng.integers(1, 5, 2)), 9, 12) for _ in range(23)]
-        for n in range(3)
+        for n in range(2)
         for kind in (53, 49, 41)
     }
     corpora.vspw(root, masks, train=tuple(name for name in masks if name.endswith("49") and name[0] != "0"))
