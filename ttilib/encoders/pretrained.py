@@ -71,7 +71,7 @@ def load_named(spec: str, pretrained: bool = True) -> Pretrained:
     """The network that `spec` names, frozen, on the CPU; with random weights if not `pretrained`.
     Layers: of timm's `feature_info`; modules of torchvision's network. By default the last with at most 16 pixels per
     cell, or layer3. Convolutions are dilated for stride 8 where the library has an option for it.
-    Raises ValueError for an unknown network or layer, or one that fails; FileNotFoundError without weights.
+    Raises ValueError for an unknown network or layer, or one that fails; FileNotFoundError without timm's weights.
     """
     library, _, rest = spec.partition(":")
     name, _, layers = rest.partition("@")
