@@ -32,7 +32,7 @@ def random_rows(seed, method="TTI"):
 
 
 def mean_of(rows):
-    return HierarchicalMean.of(tables.episode_frame(rows))
+    return HierarchicalMean(tables.episode_frame(rows))
 
 
 def repeated(data, weights):

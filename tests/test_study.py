@@ -18,7 +18,7 @@ from ttilib.episodes.clips import pool_frames
 from ttilib.results.export import read_table
 from ttilib.solver.extraction import FeatureMean, load_means, measure_means, save_means
 from ttilib.sweep.driver import drive
-from ttilib.sweep.study import StudyStep, run_study, study_tasks, write_means
+from ttilib.sweep.study import run_study, study_task, write_means
 
 # Points of percent: another processor rounds otherwise, and after five hundred steps the weights are others.
 TOLERANCE = {"mIoU": 12, "Dice": 12, "J": 12, "F": 12, "J&F": 12, "VC_3": 20, "VC_5": 20, "VC_7": 20}
@@ -113,9 +113,9 @@ def test_a_study_goes_on_where_it_was_and_runs_what_changed(tmp_path):
         write_notebook(tmp_path / f"{name}.ipynb", 'out: str = "."  # folder\nfail: bool = False  # stop', work)
 
     def run(fail=False):
-        both, said = (StudyStep("p", "p", 1), StudyStep("q", "q", 1, {"fail": fail})), []
+        both, said = [study_task(tmp_path, out, "p", 1), study_task(tmp_path, out, "q", 1, fail=fail)], []
         with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
-            failures = drive(study_tasks(both, tmp_path, out), client, out, said.append, 0)
+            failures = drive(both, client, out, said.append, 0)
         return (out / "log").read_text(), said, failures
 
     log, _, (failure,) = run(fail=True)

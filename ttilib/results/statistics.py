@@ -7,7 +7,6 @@ Classes and folds are fixed. Intervals are too narrow for classes with few episo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -43,27 +42,21 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
 
 
-@dataclass(frozen=True)
 class HierarchicalMean:
     """The averages of one line of a table, as released, for any weights of its episodes.
 
-    `data` is sorted; `cells`: first row of each class of a run; `runs`: first cell of each run; `folds`: first runs.
+    `data`: an `episode_frame` of one benchmark, shots, encoder and method, which is sorted here. `cells`: first row of
+    each class of a run; `runs`: first cell of each run; `folds`: first runs.
     """
 
-    data: pd.DataFrame
-    cells: Int64[np.ndarray, " cells"]
-    runs: Int64[np.ndarray, " runs"]
-    folds: Int64[np.ndarray, " folds"]
-
-    @staticmethod
-    def of(data: pd.DataFrame) -> HierarchicalMean:
-        """The averages of an `episode_frame` of one benchmark, shots, encoder and method."""
+    def __init__(self, data: pd.DataFrame) -> None:
         by = ["fold", "run", "class_id"]
         order = [*by, "episode", *(["index"] if "index" in data else [])]
-        data = data.sort_values(order, kind="stable", ignore_index=True)
-        cells = _starts(data, by)
-        runs = _starts(data.iloc[cells], by[:2])
-        return HierarchicalMean(data, cells, runs, _starts(data.iloc[cells].iloc[runs], by[:1]))
+        self.data = data.sort_values(order, kind="stable", ignore_index=True)
+        self.cells = _starts(self.data, by)
+        first = self.data.iloc[self.cells]
+        self.runs = _starts(first, by[:2])
+        self.folds = _starts(first.iloc[self.runs], by[:1])
 
     def _pooled(self, name: str, weights: Weights) -> Float64[np.ndarray, "B cells"]:
         """The metric of every cell; nan where no episode with a value was sampled."""
@@ -140,7 +133,7 @@ def intervals(
     """
     lines = []
     for key, data in episode_frame(rows).groupby(METHOD, sort=False):
-        mean = HierarchicalMean.of(data)
+        mean = HierarchicalMean(data)
         statistics = {name: partial(mean.metric, name) for name in metrics}
         about = {**dict(zip(METHOD, key, strict=True)), "folds": data["fold"].nunique(), "episodes": len(data)}
         lines.append(about | bounded(statistics, mean.bootstrap(samples, seed, unit), len(data), level))
@@ -189,7 +182,7 @@ def paired(
     lines = []
     pair = [part.groupby(METHOD[:3], sort=False) for part in _pair(episode_frame(rows), method, baseline)]
     for key, data in pair[0]:
-        ours, theirs = HierarchicalMean.of(data), HierarchicalMean.of(pair[1].get_group(key))
+        ours, theirs = HierarchicalMean(data), HierarchicalMean(pair[1].get_group(key))
         gains = {n: lambda w, n=n, a=ours, b=theirs: a.metric(n, w) - b.metric(n, w) for n in metrics}
         # IoU of the episodes without epsilon, so that equal ratios of pixels are equal numbers
         iou, base = (100 * m.data["intersection"] / m.data["union"].clip(lower=1) for m in (ours, theirs))

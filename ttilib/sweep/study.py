@@ -5,9 +5,10 @@ Finished tasks run again only if they, their parameters or the library change; o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,6 @@ from ttilib.sweep.tables import table
 from ttilib.sweep.tasks import Task, notebook_text
 from ttilib.synthetic import generate
 
-
-@dataclass(frozen=True)
-class StudyStep:
-    """One run of a notebook: name, parameters, and its seconds on one core."""
-
-    name: str
-    notebook: str
-    seconds: float
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-
-TRAINING = tuple(StudyStep(f"02_train-f{fold}", "02_train", 150, {"fold": fold}) for fold in (0, 1))
-DATA = (StudyStep("01_data", "01_data", 10, {"headless": True}),)
-AFTER_EVALUATION = (StudyStep("03_episode", "03_episode", 25, {"headless": True}),)  # selects its episode by the rows
 SIZE = (121, 217)  # network input of the notebooks' defaults
 EVALUATION_SECONDS = 200.0  # on one core, for the estimate of the time only
 
@@ -51,7 +38,7 @@ def run_study(
     repository = Path(repository).resolve()
     folder, notebooks = (repository / out).resolve(), repository / "notebooks"
     paths = replace(default_paths(True, str(repository / "data/mini"), str(folder)), notebooks=notebooks)
-    tables = (table("mini"),)
+    tables, step = (table("mini"),), partial(study_task, notebooks, folder)
     generate(paths.root, workers=workers or default_workers())
     with cluster(workers=workers, log_folder=folder / "logs") as client:
 
@@ -59,12 +46,13 @@ def run_study(
             if failures := drive(tasks, client, folder, report, later=later):
                 raise RuntimeError(f"{failures[0].task.name}: {failures[0].error}")
 
-        run(study_tasks(TRAINING, notebooks, folder), EVALUATION_SECONDS + TABLE_SECONDS)
+        run([step(f"02_train-f{fold}", 150, fold=fold) for fold in (0, 1)], EVALUATION_SECONDS + TABLE_SECONDS)
         for fold in (0, 1):
             write_means(folder / f"train/ytvis-f{fold}/best.safetensors", "ytvis-v1", fold, paths.root, SIZE)
         expansion = expand(tables, paths)
-        run([*expansion.tasks, *study_tasks(DATA, notebooks, folder)], TABLE_SECONDS)
-        run([*study_tasks(AFTER_EVALUATION, notebooks, folder), *table_tasks(tables, expansion, paths)], 0.0)
+        run([*expansion.tasks, step("01_data", 10, headless=True)], TABLE_SECONDS)
+        episode = step("03_episode", 25, headless=True)  # selected by the rows
+        run([episode, *table_tasks(tables, expansion, paths)], 0.0)
     return folder
 
 
@@ -80,13 +68,13 @@ def write_means(checkpoint: Path, name: str, fold: int, root: Path, size: tuple[
     save_means(path, measure_means(extractor.with_layers(()), extractor.fingerprint, images))
 
 
-def study_tasks(steps: Sequence[StudyStep], notebooks: Path, folder: Path) -> list[Task]:
-    """Steps as tasks; a key depends on the notebook, its parameters and the library."""
+def study_task(notebooks: Path, folder: Path, name: str, seconds: float, **parameters: Any) -> Task:
+    """The notebook before the dash in `name` as a task that takes `seconds` on one core.
+
+    Its key depends on the notebook, its parameters and the library.
+    """
+    notebook = notebooks / f"{name.partition('-')[0]}.ipynb"
     library = digest([path.read_text(encoding="utf-8") for path in sorted(HOME.rglob("*.py"))])
-    tasks = []
-    for step in steps:
-        notebook = notebooks / f"{step.notebook}.ipynb"
-        key = digest(library, notebook_text(notebook), dict(step.parameters), str(folder))
-        parameters, output = {"out": str(folder), **step.parameters}, str(folder / f"{step.name}.ipynb")
-        tasks.append(Task(key, step.name, str(notebook), output, parameters, step.seconds))
-    return tasks
+    key = digest(library, notebook_text(notebook), parameters, str(folder))
+    output = str(folder / f"{name}.ipynb")
+    return Task(key, name, str(notebook), output, {"out": str(folder), **parameters}, seconds)
