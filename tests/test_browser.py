@@ -10,7 +10,7 @@ from tasks import toy_encoder
 
 from ttilib.episodes.clips import synthetic_clip
 from ttilib.plots import browser
-from ttilib.plots.overlays import overlay, zoom_for
+from ttilib.plots.overlays import CELL, overlay, zoom_for
 from ttilib.plots.style import styles
 from ttilib.results.metrics import iou
 from ttilib.solver.solver import SolverConfig, solve
@@ -45,7 +45,7 @@ def test_the_image_shows_the_mask_of_the_controls(episode):
         assert widget.step.max == last
         widget.step.value = step
         mask = browser.mask_at(task, solutions[method], step, frame)
-        colour, zoom = styles([method])[method]["color"], zoom_for(clip.query[frame], browser.SHARP)
+        colour, zoom = styles([method])[method]["color"], zoom_for(clip.query[frame], CELL)
         shown = cv2.imdecode(np.frombuffer(widget.image.value, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
         np.testing.assert_array_equal(shown, overlay(clip.query[frame], mask, clip.truth[frame], colour, zoom))
     assert f"refined on keyframe {solutions['TTI+keyframe'].keyframe}" in widget.caption.value

@@ -22,7 +22,7 @@ from PIL import Image as PillowImage
 from ttilib.episodes.clips import Clip
 from ttilib.files import atomic
 from ttilib.plots.curves import loss_terms, prior_trace
-from ttilib.plots.overlays import array, filmstrip, overlay, show, zoom_for
+from ttilib.plots.overlays import CELL, array, filmstrip, overlay, show, zoom_for
 from ttilib.plots.style import STYLES, styles
 from ttilib.results.metrics import iou, region_similarity
 from ttilib.solver.classifier import Classifier
@@ -31,9 +31,8 @@ from ttilib.solver.solver import Solution, solve, upsampled_probabilities
 from ttilib.solver.task import Task, oracle_prior
 
 CACHED = 64  # cached PNG images, about 40 MB
-SHARP = 960  # pixels of the longer side, about the width of a cell
 MOMENTS = (0, 0.04, 0.1, 0.2, 0.45, 1)  # of a static view, in shares of all stages
-WIDE, FITTING = ipywidgets.Layout(width="420px"), ipywidgets.Layout(max_width=f"min(100%, {SHARP}px)")
+WIDE, FITTING = ipywidgets.Layout(width="420px"), ipywidgets.Layout(max_width=f"min(100%, {CELL}px)")
 
 
 def stages(solution: Solution) -> int:
@@ -118,7 +117,7 @@ class EpisodeBrowser(ipywidgets.VBox):
 def _png(clip: Clip, frame: int, mask: Bool[np.ndarray, "H W"], colour: str) -> bytes:
     """A frame with a mask and the ground truth, enlarged, as PNG."""
     image, truth = clip.query[frame], None if clip.truth is None else clip.truth[frame]
-    pixels = overlay(image, mask, truth, colour, zoom_for(image, SHARP))
+    pixels = overlay(image, mask, truth, colour, zoom_for(image, CELL))
     return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 

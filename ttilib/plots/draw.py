@@ -13,9 +13,8 @@ from msgspec import Meta, Struct
 
 from ttilib.files import convert
 from ttilib.images import read_image, read_labels, write_labels
-from ttilib.plots.overlays import SUPPORT, Mask, Pixels, overlay, zoom_for
+from ttilib.plots.overlays import CELL, SUPPORT, Mask, Pixels, overlay, zoom_for
 
-SHARP = 960  # pixels of the longer side as shown, about the width of a cell
 UNDONE = 30  # strokes that can be undone
 Coordinate = Annotated[float, Meta(ge=-1e5, le=1e5)]
 
@@ -94,8 +93,8 @@ class MaskDrawing(anywidget.AnyWidget):
         self.done += 1
 
     def _show(self) -> None:
-        shown = overlay(self._pixels, self.mask, colour=SUPPORT, zoom=zoom_for(self._pixels, SHARP))
-        if (share := 2 * SHARP / max(shown.shape)) < 1:
+        shown = overlay(self._pixels, self.mask, colour=SUPPORT, zoom=zoom_for(self._pixels, CELL))
+        if (share := 2 * CELL / max(shown.shape)) < 1:
             shown = cv2.resize(shown, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
         self.view = cv2.imencode(".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))[1].tobytes()
         self.text = f"{self._path}: {100 * self.mask.mean():.1f} % of the image"

@@ -28,6 +28,7 @@ PREDICTION = "#E6007E"  # magenta, a rare colour in natural images
 SUPPORT = "#FFD400"  # masks that are given
 FILL = 0.45  # opacity of the colour inside a mask
 SHARP = 360  # pixels: smaller images are enlarged, so that contours stay thin
+CELL = 960  # pixels of the longer side of an image as wide as a cell
 
 Image = Float[Tensor, "3 H W"] | UInt8[np.ndarray, "H W 3"] | Float[np.ndarray, "H W 3"]
 Mask = Bool[Tensor, "_ _"] | Bool[np.ndarray, "_ _"]

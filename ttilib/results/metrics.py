@@ -36,10 +36,9 @@ def as_masks(*masks: Masks) -> tuple[Bool[np.ndarray, "T H W"], ...]:
     return tuple(arrays)
 
 
-def _counted(masks: Masks, truth: Masks, valid: Masks | None) -> tuple[np.ndarray, np.ndarray]:
+def _counted(masks: Masks, truth: Masks, valid: Masks | None) -> tuple[np.ndarray, ...]:
     if valid is None:
-        predicted, true = as_masks(masks, truth)
-        return predicted, true
+        return as_masks(masks, truth)
     predicted, true, counts = as_masks(masks, truth, valid)
     return predicted & counts, true & counts
 

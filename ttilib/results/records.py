@@ -29,15 +29,15 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from ttilib.datasets.base import Side
 from ttilib.datasets.masks import decode, encode
 from ttilib.files import convert, digest, file_lock, parse_json, read_json, write_json
 from ttilib.results.metrics import METRICS, Masks, as_masks
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 Pixels = Annotated[int, msgspec.Meta(ge=0, le=10**12)]  # no video has more
-Side = Annotated[int, msgspec.Meta(ge=1, le=2**15)]  # pixels
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)] | None
-Cost = Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None
+Amount = Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None  # seconds, MB
 Shape = Sequence[int] | None  # of masks: T, H, W
 
 
@@ -75,7 +75,7 @@ _KNOWN: list[Any] = [
     ("index", Number | None, None), ("video", str | None, None), ("made", dict[str, Any] | None, None),
     ("support_vanished", bool, False), *((name, Pixels | None, None) for name in ("predicted", "true")),
     *((name, list[Pixels] | None, None) for name in ("intersections", "unions")),
-    *((name, Cost, None) for name in ("seconds", "memory_mb")), ("f_frames", list[Share] | None, None),
+    *((name, Amount, None) for name in ("seconds", "memory_mb")), ("f_frames", list[Share] | None, None),
     *((metric.key, Share, None) for metric in METRICS.values() if metric.key.isidentifier()),
 ]  # fmt: skip
 Tabulated = msgspec.defstruct("Tabulated", _KNOWN, bases=(_Episode,), kw_only=True)
