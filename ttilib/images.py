@@ -138,21 +138,23 @@ def _painted_labels(rgb: UInt8[np.ndarray, "H W 3"], clear: Bool[np.ndarray, "H 
     """Labels of the colours painted on black or on transparent (`clear`) pixels, cut at half their brightness.
 
     The label of a colour is 1 + 9 r + 3 g + b, its channels rounded to halves (0, 1, 2) of the brightest; it covers 2 %
-    of the painted pixels or more, others are 255. A photo with clear pixels is a cut-out, label 1. All 0 for another
-    photo, which is no mask: without black, or with more than 5 % of its pixels in no colour of even brightness.
+    of the painted pixels or more, others are 255. A photo with clear pixels is a cut-out, label 1: more than 5 % of its
+    other pixels are in no colour of even brightness. All 0 for another photo, which is no mask: without black, or with
+    more than 5 % of all its pixels in no such colour.
     """
     bright = rgb.max(axis=2).astype(int)
     background, marked = (clear, ~clear) if clear.any() else (bright < 32, bright >= 64)
     hue = 2.0 * rgb / np.maximum(bright, 1)[..., None]
     codes = np.rint(hue).astype(int) @ (9, 3, 1)
     labels, even = np.where(marked, 255, 0), background
+    spread, counted = (8, marked.sum()) if clear.any() else (32, marked.size)
     for code, count in enumerate(np.bincount(codes[marked])):
         near = marked & (np.abs(hue - (code // 9, code // 3 % 3, code % 3)).max(axis=2) < 0.75)
         if 50 * count >= marked.sum() and near.any():
             middle = np.median(bright[near])
             labels[near] = np.where(2 * bright[near] >= middle, 1 + code, 0)
-            even = even | near & (abs(bright - middle) <= 32)
-    if not background.any() or even.mean() < 0.95:
+            even = even | near & (abs(bright - middle) <= spread)
+    if not background.any() or 20 * np.count_nonzero(~even) > counted:
         labels = marked & clear.any()
     return labels.astype(np.uint8)
 
