@@ -207,6 +207,8 @@ def test_the_command_reports_what_it_wrote_and_what_is_wrong(folder, capsys):
     for wrong, said in WRONG:
         assert main(words(folder, *wrong)) == 2
         assert said in capsys.readouterr().err
+    for holding in (["--out", str(folder / "video")], ["--support", str(folder), "--out", f"{folder}/video/.."]):
+        assert main(words(folder, *holding)) == 2 and "choose another --out" in capsys.readouterr().err
 
 
 def test_masks_of_an_earlier_run_are_removed_and_names_keep_their_dots(folder):

@@ -80,7 +80,7 @@ def segment(
     frames. Writes masks at the size of the video, and README's other files, to `out`; returns what summary.json has.
     `probabilities`: probabilities/<frame>-<object>.png, 255 is 1. Warns if it breaks off. Raises ValueError, OSError.
     """
-    chosen, out, film = read_method(method), Path(out), open_video(video, start, end, every)
+    chosen, out, film = read_method(method), _apart(out, video, *support_images), open_video(video, start, end, every)
     check_means(means, [chosen])
     images, masks = support_files(support_images, support_masks)
     size = size[0] + -(size[0] - 1) % 8, size[1] + -(size[1] - 1) % 8
@@ -136,6 +136,13 @@ def _mask_beside(image: Path) -> Path:
     raise FileNotFoundError(
         f"{image}: no mask {image.stem}.png or .json is beside it or in masks/; name it with --masks"
     )
+
+
+def _apart(out: Path | str, *given: Path | str) -> Path:
+    """`out`. Raises ValueError if it is a given folder, as files written there would be input of the next run."""
+    if Path(out).resolve() in [Path(path).resolve() for path in given]:
+        raise ValueError(f"{out}: has the frames or the support images; choose another --out")
+    return Path(out)
 
 
 def _equal_parts(frames: int, most: int) -> list[int]:
