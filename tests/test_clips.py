@@ -210,6 +210,7 @@ KINDS = {  # name of the file: how it is written
     "light.png": lambda path: Image.fromarray(np.dstack([255 + 0 * SHAPE, 255 * SHAPE])).save(path),  # of mode LA
     "red.png": lambda path: colours(SHAPE, (255, 0, 0, 255), (0, 0, 0, 0), "RGBA").save(path),
     "cutout.png": lambda path: Image.fromarray(np.dstack([picture(1, *SHAPE.shape), 255 * SHAPE])).save(path),
+    "dark.png": lambda path: Image.fromarray(np.dstack([20 + picture(1, *SHAPE.shape) // 6, 255 * SHAPE])).save(path),
     "brush.png": lambda path: Image.fromarray(np.dstack([soft(SHAPE), 0 * SHAPE, 0 * SHAPE])).save(path),
     "red.jpg": lambda path: colours(SHAPE, (230, 30, 20)).save(path, quality=90),
     "labelme.json": lambda path: write_json(path, {"shapes": [DOG], "imageData": None}),
@@ -279,8 +280,10 @@ def test_unusable_own_files_are_named(tmp_path):
     images, empty, frames = own(tmp_path, block(0, 0, 0, 1, 1))
     two = [palette_png(tmp_path / "palette.png", block(3, 2, 3, 6, 6) + block(5, 10, 10, 4, 4))]
     for masks, label, word in (
+        ("mask.png", None, "give a list"),
         (empty, None, r"mask\.png: .*no foreground"), (two, None, "palette.*label="), (empty * 2, None, "2 masks"),
         ([block(1, 0, 0, 4, 4, (9, 16))], None, "18 x 32.*9 x 16"), (two, 256, "label is 256"),
+        (two, 4, "label 4; give one of 3, 5"), (empty, 4, r"mask\.png: .*no foreground"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=word):
             clip_from_files(images, masks, frames, SIZE, label=label)

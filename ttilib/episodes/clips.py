@@ -250,6 +250,8 @@ def clips_from_files(
     in `_find_labels`, with a warning. An object may be absent from some images. The clips share the images' tensors.
     Raises ValueError naming the file if a mask is unclear, has another size than its image, or has no object.
     """
+    if single := [given for given in (support_images, support_masks, frames) if isinstance(given, str | Path)]:
+        raise ValueError(f"{single[0]}: one path; give a list of images, as files or arrays")
     if not support_images or not frames:
         about = f"{len(support_images)} support images and {len(frames)} frames"
         raise ValueError(f"{name}: {about}; give at least one each")
@@ -259,6 +261,10 @@ def clips_from_files(
         marked = [masks[index] == 1 for masks in objects.values()]
         if not any(mask.any() for mask in marked):
             about = "the mask contains no foreground pixel; annotate the object, or give its value with label="
+            one = [item], [support_images[index]], [images[index]], "support images"
+            known = [each for each, (mask,) in _object_masks(*one, None).items() if (mask == 1).any()]
+            if label is not None and known:
+                about = f"the mask contains no pixel of label {label!r}; give one of {', '.join(known)}, or no label"
             raise ValueError(f"{_name(item, index)}: {about}")
         if any(mask.all() for mask in marked):
             warnings.warn(f"{_name(item, index)}: the mask covers the whole image; is it inverted?", stacklevel=2)
