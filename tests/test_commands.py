@@ -128,3 +128,15 @@ def test_whatever_happens_ends_in_a_sentence_below_the_bar(error, status, word, 
     assert "bar" in bar and line.startswith("ttilib: ") and word in line and not end
     reports = [path for path in tmp_path.iterdir() if str(path) in line]
     assert len(reports) == (status == 2) and all("in stop" in path.read_text() for path in reports)
+
+
+def test_a_wrong_place_is_told_before_any_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for words, said in (
+        (("mini", "--root", tmp_path / "file"), "Not a directory; check the path"),
+        (("sweep", "mini", "--dry-run", "--on", "slurmm", "--out", tmp_path / "out"), "did you mean slurm?"),
+    ):
+        assert call(*words) == 2
+        found = capsys.readouterr().err
+        assert said in found and "Errno" not in found and found.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -124,7 +124,7 @@ def test_the_index_the_forecast_and_when_a_table_is_made_again(tmp_path, monkeyp
     assert found["manifests"]["rows/k0.jsonl"] == {"path": "episodes/m.json", "benchmark": "ytvis-v1", "size": [17, 33]}
     assert all("fold 1: no encoder" in line["why"] and "1 of 2 tasks" in line["why"] for line in found["lines"])
     last = forecast([table], expansion, paths, workers=2).splitlines()[-1]
-    assert last.startswith("1 of 2 tasks to run, about 03:22 ")  # 101 s, twice as slow; a second worker does not help
+    assert last.startswith("1 of 2 tasks to run, about 0:03:22 ")  # 101 s, twice as slow; a second worker does not help
     empty = Table("images", "A table", (Line(OTHER, "RePRI", "RePRI"), Line(OTHER, "oracle", "true prior")))
     (before,) = table_tasks([empty, table], expansion, paths)
     assert set(read_table(paths.out / "tables" / "images.csv")["note"]) == {"no coco"}

@@ -319,7 +319,7 @@ def test_the_command_trains_and_resumes(
         return step(self, *arguments)
 
     monkeypatch.setattr(Run, "training_step", stopped)
-    for code, found in ((130, "ttilib: stopped; the same command continues"), (2, "ttilib: no space"), (0, "")):
+    for code, found in ((130, "ttilib: stopped; give the same command again"), (2, "ttilib: no space"), (0, "")):
         assert main(run) == code
         lines = capsys.readouterr().err.rstrip("\n").replace("\r", "\n").split("\n")
         assert not found or lines[-1] == found and "loss=" in lines[-2]

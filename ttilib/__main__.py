@@ -146,8 +146,10 @@ def sweep(options: argparse.Namespace) -> int:
     from ttilib.datasets.base import raise_first
     from ttilib.results.records import code_digest
     from ttilib.sweep import driver, expand
-    from ttilib.sweep.clusters import cluster, default_workers
+    from ttilib.sweep.clusters import check_place, cluster, default_workers
 
+    slurm = dict(text.partition("=")[::2] for text in options.slurm)
+    check_place(options.on, options.workers, options.threads, slurm)
     mini = options.mini or options.tables == ["mini"]
     paths = expand.default_paths(mini, options.root, options.out, options.encoders)
     changes, more = expand.split_parameters(paths.notebooks, {"keep_going": options.keep_going, **_parameters(options)})
@@ -159,9 +161,9 @@ def sweep(options: argparse.Namespace) -> int:
     on_error = errors.append if more["keep_going"] else raise_first
     if options.dry_run:
         expansion = expand.expand(tables, paths, on_error)
-        print(driver.forecast(tables, expansion, paths, options.workers or default_workers()))
+        workers = options.workers or (1 if options.on == "slurm" else default_workers())
+        print(driver.forecast(tables, expansion, paths, workers))
         return 0
-    slurm = dict(text.partition("=")[::2] for text in options.slurm)
     log = paths.out / "logs"
     with cluster(options.on, options.workers, options.threads, options.device, slurm, log, code_digest) as client:
         failures = driver.sweep(tables, paths, client, print, options.retries, on_error, options.tables_only)
@@ -380,7 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, ArithmeticError, ImportError) as error:
         return _stop(_sentence(error))
     except KeyboardInterrupt:
-        return _stop("stopped; the same command continues", 130)
+        return _stop("stopped; give the same command again", 130)
     except Exception as error:
         form = {"prefix": "ttilib-error-", "suffix": ".txt", "encoding": "utf-8", "errors": "backslashreplace"}
         with tempfile.NamedTemporaryFile("w", delete=False, **form) as file:
@@ -411,7 +413,9 @@ def _stop(sentence: str, status: int = 2) -> int:
 
 
 def _sentence(error: Exception) -> str:
-    """The error's message; for a missing package, how to install it."""
+    """The error's message; for a missing package, how to install it; for an error of the system, the file first."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path and its permissions"
     if not isinstance(error, ModuleNotFoundError) or not str(error).startswith("No module named"):
         return str(error) or type(error).__name__
     advice = "run `make env` and `source .venv/bin/activate`, or install ttilib with pip"

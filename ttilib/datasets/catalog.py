@@ -132,7 +132,7 @@ def base_classes(corpus: str, fold: int) -> list[str]:
 
 def _divided(corpus: str, table: Table, fold: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if not 0 <= fold < len(table["novel"]):
-        raise ValueError(f"{corpus} has folds 0 to {len(table['novel']) - 1}, not {fold}")
+        raise ValueError(f"{corpus} has no fold {fold}; choose one of folds 0 to {len(table['novel']) - 1}")
     novel = tuple(table["novel"][fold])
     others = sorted(set(table["classes"]) - set(novel))
     return tuple(table["base"][fold] if "base" in table else others), novel

@@ -98,7 +98,8 @@ def _refused_class(path: Path, error: Exception, advice: str) -> str:
 
 def one_line(error: BaseException, most: int = 150) -> str:
     """The message of an error in one line of at most `most` characters."""
-    return " ".join(str(error).split())[:most]
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def plain(value: Any, depth: int = 4) -> Any:

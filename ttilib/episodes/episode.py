@@ -105,10 +105,10 @@ def select_episodes(episodes: Sequence[Episode], limit: int = 0, only: str | Seq
     if limit < 0:
         raise ValueError(f"limit is {limit}; ask for a number of episodes, or 0 for all")
     only = (only,) if isinstance(only, str) else tuple(only)
-    known = {name for episode in episodes for name in (episode.class_name, episode.video)}
+    known = [*sorted({each.class_name for each in episodes}), *sorted({each.video for each in episodes})]
     for name in only:
         if name not in known:
-            hint = suggest(name, sorted(known), f"try {', '.join(sorted(known)[:5])}")
+            hint = suggest(name, known, f"try {', '.join(known[:5])}")
             raise ValueError(f"{name!r} is neither class nor video of these {len(episodes)} episodes; {hint}")
     chosen = [episode for episode in episodes if not only or {episode.class_name, episode.video} & set(only)]
     return tuple(chosen[:limit] if limit else chosen)

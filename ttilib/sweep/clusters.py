@@ -75,12 +75,7 @@ def cluster(
     Raises ValueError for a wrong setting, OSError if a scheduler does not answer or a job is refused, RuntimeError
     without a GPU, without workers, or if their code differs.
     """
-    where = where if where in WHERE else _address(where)
-    if not (0 <= workers <= MAX_WORKERS and 0 <= threads <= MAX_THREADS):
-        about = f"workers={workers}, threads={threads}"
-        raise ValueError(f"{about}: give numbers from 0, which is the default, to {MAX_WORKERS}")
-    if slurm and where != "slurm":
-        raise ValueError(f"the Slurm options {', '.join(slurm)} need --on slurm; give it as well")
+    where = check_place(where, workers, threads, slurm)
     log_folder = Path(log_folder).resolve()
     log_folder.mkdir(parents=True, exist_ok=True)
     log = log_folder / "cluster.log"
@@ -99,6 +94,17 @@ def cluster(
             if expected is not None:
                 _check_code(client, where, expected)
         yield client
+
+
+def check_place(where: str, workers: int, threads: int, slurm: Mapping[str, str] | None) -> str:
+    """`where`, an address with its scheme. Raises ValueError for a setting that `cluster` cannot use."""
+    where = where if where in WHERE else _address(where)
+    if not (0 <= workers <= MAX_WORKERS and 0 <= threads <= MAX_THREADS):
+        about = f"workers={workers}, threads={threads}"
+        raise ValueError(f"{about}: give numbers from 0, which is the default, to {MAX_WORKERS}")
+    if slurm and where != "slurm":
+        raise ValueError(f"the Slurm options {', '.join(slurm)} need --on slurm; give it as well")
+    return where
 
 
 def _address(where: str) -> str:

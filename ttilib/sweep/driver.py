@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -161,7 +162,7 @@ def forecast(tables: Sequence[Table], expansion: Expansion, paths: SweepPaths, w
         speed = sum(record.cost for record in timed) / sum(record.seconds for record in timed)
         basis = f"from {len(timed)} finished tasks"
     costs = [task.cost for task in expansion.tasks if not is_done(paths.out, task)]
-    left = tqdm.format_interval(max(sum(costs) / max(workers, 1), max(costs, default=0.0)) / speed)
+    left = timedelta(seconds=round(max(sum(costs) / max(workers, 1), max(costs, default=0.0)) / speed))
     count = f"{len(costs)} of {len(expansion.tasks)} tasks to run"
     return "\n".join([*lines, f"{count}, about {left} (hours:minutes:seconds) with {workers} workers ({basis})"])
 

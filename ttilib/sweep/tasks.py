@@ -54,8 +54,8 @@ def check_parameters(notebook: Path | str, parameters: Mapping[str, Any]) -> Non
             raise ValueError(f"{notebook}: there is no parameter {name!r}; {suggest(name, known)}")
         kind = known[name].split("[")[0]
         if not isinstance(value, TYPES.get(kind, object)) or (isinstance(value, bool) and kind != "bool"):
-            about = f"parameter {name!r} is {value!r}, a {type(value).__name__}"
-            raise ValueError(f"{notebook}: {about}; it must be a {kind}")
+            about = f"parameter {name!r} is {value!r}, of type {type(value).__name__}"
+            raise ValueError(f"{notebook}: {about}; give {kind}")
 
 
 def run_notebook(
