@@ -12,16 +12,7 @@ from torchvision.models import VGG16_BN_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from ttilib.encoders.checkpoints import fingerprint, on_meta_device
-from ttilib.encoders.pspnet import (
-    ARCHITECTURES,
-    INITIAL,
-    Architecture,
-    PSPNet,
-    Pyramid,
-    build_encoder,
-    resize,
-    seeded,
-)
+from ttilib.encoders.pspnet import ARCHITECTURES, INITIAL, Architecture, PSPNet, Pyramid, build_encoder, resize, seeded
 from ttilib.files import digest
 
 

@@ -50,13 +50,11 @@ def atomic(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent.resolve())
-        temporary.touch()
-        mode = temporary.stat().st_mode  # as the umask says; safetensors would write a private file
+        temporary.touch()  # raises now if it cannot be written
         temporary.unlink()
         yield temporary
         if not temporary.exists():
             raise FileNotFoundError(f"{path}: nothing was written; write to the path that atomic() gives")
-        temporary.chmod(mode)
         os.replace(temporary, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
