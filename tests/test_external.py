@@ -139,6 +139,8 @@ def test_an_encoder_may_be_a_function_of_a_file_or_module(plugins: Path) -> None
     assert not network.training and network.state_dict() == {} and len(fingerprint(network)) == 16
     with pytest.raises(FileNotFoundError, match=r"other.py: no such file"):
         load_encoder(f"{plugins}/other.py:load")
+    with pytest.raises(ValueError, match=r"give .*my_encoder.py:FUNCTION"):
+        load_encoder(f"{plugins}/my_encoder.py")
     with pytest.warns(UserWarning, match="'resnet18-mini' has untrained weights"):
         assert load_encoder("resnet18-mini")(torch.rand(1, 3, 17, 17)).shape == (1, 128, 3, 3)
     with pytest.raises(ValueError, match="'resnet5O' is not known; did you mean resnet50"):

@@ -258,5 +258,6 @@ def _tensors_path(path: Path | str, suffixes: tuple[str, ...] = (".safetensors",
     if path.is_dir():
         return path / "best.safetensors"
     if path.suffix not in suffixes:
-        raise ValueError(f"{path}: not the file name of an encoder; give one that ends in {' or '.join(suffixes)}")
+        advice = f"{path}:FUNCTION" if path.suffix == ".py" else f"one that ends in {' or '.join(suffixes)}"
+        raise ValueError(f"{path}: not the file name of an encoder; give {advice}")
     return path
