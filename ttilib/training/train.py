@@ -81,7 +81,7 @@ def train(
         items.pairs = unlabelled_pairs(fold, root, size, config)
         about["pairs"] = digest(items.pairs.videos)
         if config.contrast.videos == LEAK:
-            about["leak"] = "unlabelled videos of the novel classes, which episodes ask about, were trained on"
+            about["leak"] = "trained on the unlabelled query videos of the novel classes"
     with distributed.process_group(device) as device:
         network = build_encoder(config.encoder, 1 + len(fold.base), config.pretrained, config.seed)
         validate_epoch = None
