@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
+from jaxtyping import config
 from tasks import random_task, toy_encoder
 
 from ttilib.episodes.clips import synthetic_clip
@@ -21,6 +23,45 @@ def test_a_clip_becomes_unit_features_in_chunks_and_masks_by_legacy_nearest():
     assert rows[:4] == [0, 7, 15, 23]
     masks = torch.rand(2, 241, 9, generator=torch.Generator().manual_seed(0)) < 0.5
     assert torch.equal(downsample(masks, (31, 3)), masks[:, rows][:, :, [0, 3, 6]])
+
+
+def test_features_in_half_precision_become_float32():
+    clip = synthetic_clip(frames=3, size=(65, 97))
+    task = extract(lambda images: toy_encoder(images).bfloat16(), clip)
+    assert task.support.dtype == task.query.dtype == torch.float32
+    torch.testing.assert_close(task.query, extract(toy_encoder, clip).query, atol=0.01, rtol=0)
+
+
+def test_an_encoder_in_training_mode_and_one_without_a_feature_map_are_refused():
+    clip, network = synthetic_clip(frames=3, shots=2, size=(33, 49)), torch.nn.BatchNorm2d(3)
+    with pytest.raises(ValueError, match=r"BatchNorm2d: is in training mode; call its eval\(\) first"):
+        extract(network, clip)
+    assert network.num_batches_tracked == 0 and extract(network.eval(), clip).grid == clip.size
+    flat = torch.nn.Sequential(torch.nn.Flatten()).eval()
+    with pytest.raises(ValueError, match=r"Sequential: its output is torch.float32 \[2, 4851\], not a feature map"):
+        extract(flat, clip)
+
+
+def empty(parts):
+    return parts[:0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "change"),
+    [
+        (("support", "support_masks", "support_valid"), empty),
+        (("query", "query_valid"), empty),
+        (("query",), torch.Tensor.float),
+        (("support",), lambda features: features[:, 1:]),
+        (("support_masks",), lambda masks: masks[:1]),
+        (("query_valid",), lambda masks: masks[..., 1:]),
+    ],
+)
+def test_a_task_with_parts_that_do_not_fit_is_refused(fields, change, monkeypatch):
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # as for users, whose shapes it does not check
+    task = random_task()
+    with pytest.raises(ValueError, match=r"test/f0/blob/v0: support torch.float.*; give features \[N, C, h, w\]"):
+        replace(task, **{field: change(getattr(task, field)) for field in fields})
 
 
 def test_the_oracle_prior_is_the_true_proportion_of_valid_cells_with_a_relative_error():

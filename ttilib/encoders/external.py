@@ -21,12 +21,14 @@ from types import ModuleType
 from typing import Any, TypeGuard
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ttilib.files import digest, suggest
 
 SUFFIXES = (".pth", ".pt")
 LIBRARIES = ("timm:", "torchvision:")  # of networks, see `ttilib.encoders.pretrained`
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Encoder = Callable[[Tensor], Tensor]  # normalised images [N, 3, H, W] -> features [N, C, h, w]
 
 
@@ -129,6 +131,23 @@ def is_dense(value: Any, device: str = "cpu") -> TypeGuard[Tensor]:
         isinstance(value, Tensor)
         and (value.layout, value.device.type) == (torch.strided, device)
         and not (value.is_complex() or value.is_quantized)
+    )
+
+
+def name_of(encoder: Encoder) -> str:
+    """What messages call an encoder."""
+    return getattr(encoder, "spec", type(encoder).__name__)
+
+
+def feature_map(encoder: str, what: str, output: object, images: Tensor) -> Float[Tensor, "N C h w"]:
+    """The output of the encoder of that name, if it is a feature map of the images; else ValueError."""
+    usable = is_dense(output, images.device.type) and output.dtype in FLOATS
+    if isinstance(output, Tensor) and usable and output.ndim == 4 and len(output) == len(images) and output.numel():
+        return output
+    found = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise ValueError(
+        f"encoder {encoder}: {what} is {found}, not a feature map [N, C, h, w] of {len(images)} images; "
+        "correct it, or name another layer"
     )
 
 

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 from torchvision.models import resnet50 as published
 
-from ttilib.encoders.external import is_dense, naming
+from ttilib.encoders.external import feature_map, name_of, naming
 from ttilib.encoders.pspnet import concatenate, imagenet_tensors, seeded
 from ttilib.files import suggest
 
 PROBE = 224  # pixels; also a multiple of the patch sizes 14 and 16
 WEIGHTS = ResNet50_Weights.IMAGENET1K_V1  # training recipe of He et al. 2016
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class MultiLayerEncoder:
@@ -34,7 +33,7 @@ class MultiLayerEncoder:
 
     def __init__(self, encoder: Callable[[Tensor], Tensor], layers: Sequence[str] = ()) -> None:
         self.encoder, self.layers = encoder, tuple(layers)
-        self.name = getattr(encoder, "spec", type(encoder).__name__)
+        self.name = name_of(encoder)
         self.modules = self._find_layers() if self.layers else {}
         self.grids: dict[torch.Size, torch.Size] = {}  # by size of the images
         with _eval_mode(encoder), torch.no_grad():
@@ -66,10 +65,10 @@ class MultiLayerEncoder:
             with naming(self.encoder):
                 output = self.encoder(images)
         if not self.layers:
-            return [self._feature_map("its output", output, images)]
+            return [feature_map(self.name, "its output", output, images)]
         if unused := [name for name in self.layers if name not in found]:
             raise ValueError(f"layer {unused[0]!r}: the encoder does not use it; name one that its forward pass calls")
-        return [self._feature_map(f"layer {name!r}", found[name], images) for name in self.layers]
+        return [feature_map(self.name, f"layer {name!r}", found[name], images) for name in self.layers]
 
     def _find_layers(self) -> dict[str, nn.Module]:
         """The submodules of these names."""
@@ -87,17 +86,6 @@ class MultiLayerEncoder:
         if len(set(self.layers)) < len(self.layers):
             raise ValueError(f"layers {texts}: one is named twice; name it once")
         return {name: known[name] for name in self.layers}
-
-    def _feature_map(self, what: str, output: object, images: Tensor) -> Float[Tensor, "N C h w"]:
-        """The output, if it is a feature map of the images; else ValueError."""
-        usable = is_dense(output, images.device.type) and output.dtype in FLOATS
-        if isinstance(output, Tensor) and usable and output.ndim == 4 and len(output) == len(images) and output.numel():
-            return output
-        found = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(
-            f"encoder {self.name}: {what} is {found}, not a feature map [N, C, h, w] of {len(images)} images; "
-            "correct it, or name another layer"
-        )
 
 
 def like(encoder: Callable[[Tensor], Tensor]) -> Tensor:

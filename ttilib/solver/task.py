@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ttilib.datasets.transforms import normalise
+from ttilib.encoders.external import feature_map, name_of
 from ttilib.episodes.clips import Clip
 
 CHUNK = 8  # images per forward pass, to limit memory
@@ -21,7 +22,7 @@ class Task:
     """One episode as unit features: K labelled images and T unlabelled frames on one h x w grid.
     `support_norm`, `query_norm`: lengths before normalisation, weights of the features in prototypes; 1 as released,
     where features are normalised first. `batch_frames`: frames that the release solves in one batch; None: this video
-    alone.
+    alone. Raises ValueError unless K and T are at least 1 and types and shapes fit.
     """
 
     name: str
@@ -35,6 +36,16 @@ class Task:
     support_norm: Float[Tensor, "K h w"] | float = 1.0
     query_norm: Float[Tensor, "T h w"] | float = 1.0
     batch_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        support, query = self.support, self.query
+        pairs = (support, self.support_masks), (support, self.support_valid), (query, self.query_valid)
+        fits = all(len(part) and part.shape[:1] + part.shape[2:] == cells.shape for part, cells in pairs)
+        if not fits or (support.dtype, support.shape[1]) != (query.dtype, query.shape[1]):
+            names = "support", "support_masks", "support_valid", "query", "query_valid"
+            found = ", ".join(f"{name} {getattr(self, name).dtype} {[*getattr(self, name).shape]}" for name in names)
+            advice = "give features [N, C, h, w] of one type, at least one image and frame, and masks [N, h, w]"
+            raise ValueError(f"episode {self.name}: {found}; {advice}")
 
     @property
     def shots(self) -> int:
@@ -65,7 +76,10 @@ class Task:
 
 
 def unit(features: Float[Tensor, "N C h w"]) -> tuple[Float[Tensor, "N C h w"], Float[Tensor, "N h w"]]:
-    """Unit features f / max(|f|, 1e-12), and their lengths |f|; a zero vector stays zero."""
+    """Unit features f / max(|f|, 1e-12), and their lengths |f|; a zero vector stays zero.
+    In float32 or float64, as steps of the solver are lost in half precision.
+    """
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     norm = features.norm(dim=1)
     return features / norm.clamp_min(1e-12)[:, None], norm
 
@@ -92,11 +106,15 @@ def extract(
 ) -> Task:
     """The clip as a `Task`; `encoder` maps normalised images to features, in evaluation mode and on `device`.
     `support`: features of the support images, if they are known. `scale`: of the images that the encoder gets.
+    Raises ValueError for an encoder in training mode, or one that does not give features [N, C, h, w].
     """
+    if getattr(encoder, "training", False):
+        raise ValueError(f"encoder {name_of(encoder)}: is in training mode; call its eval() first")
 
     def encode(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         parts = (normalise(rescale(part, scale).to(device)) for part in images.split(chunk))
-        return torch.cat([unit(encoder(part))[0] for part in parts])
+        maps = (feature_map(name_of(encoder), "its output", encoder(part), part) for part in parts)
+        return torch.cat([unit(features)[0] for features in maps])
 
     support, query = encode(clip.support) if support is None else support, encode(clip.query)
     grid = (query.shape[-2], query.shape[-1])
