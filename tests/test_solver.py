@@ -39,6 +39,8 @@ def test_an_oracle_prior_stays_and_switches_the_temporal_terms_off_as_released(t
     assert {tuple(state.objective.weights) for state in states} == {(1.0, 0.5, 0.5, 0.0)}
     with_temporal = list(iterate(task, SolverConfig(temporal_start=9), prior))
     assert [state.objective.weights.temporal for state in with_temporal] == [0.0] * 9 + [0.5] * 41
+    with pytest.raises(ValueError, match=r"the prior is \[1.5, .*; give a proportion in \[0, 1\] for each of 6"):
+        solve(task, prior=6 * prior)
 
 
 @pytest.mark.parametrize("method", ["fine-tune", "RePRI"])

@@ -147,9 +147,15 @@ def iterate(
     """The state before every step and after the last: config.steps + 1 states, one if the support vanished (C3).
     `prior` is an oracle foreground proportion, fixed; without it the prior is the marginal at the start, and again
     after `prior_update` steps. Frames without a valid cell are left out. Added terms use autograd, with a warning.
-    Raises ValueError naming the episode if the query has no valid cell, or the support vanished and is to be refused.
+    Raises ValueError naming the episode if the query has no valid cell, the support vanished and is to be refused, or
+    `prior` is not a proportion in [0, 1] for each of the T frames.
     """
     config = config or SolverConfig()
+    if prior is not None:
+        prior = torch.as_tensor(prior).to(task.query)
+        if prior.shape != task.query.shape[:1] or not ((prior >= 0) & (prior <= 1)).all():
+            about = f"the prior is {prior.tolist()}; give a proportion in [0, 1] for each of {len(task.query)} frames"
+            raise ValueError(f"episode {task.name}: {about}")
     if config.vanished_support == "refuse":
         task.check_support()
     if config.added_terms:
