@@ -25,7 +25,8 @@ def test_the_local_term_of_three_frames_is_four_ninths_of_the_differences():
     terms = losses.local_temporal(torch.tensor([0.1, 0.4, 0.2]))
     assert terms.tolist() == pytest.approx([4 / 9 * (0.3 + 0.1 + 0.2), 0, 0], rel=1e-5)
     assert losses.local_temporal(torch.tensor([0.1, 0.4, 0.4]), window=2).tolist() == pytest.approx([0.3, 0, 0])
-    assert losses.local_temporal(torch.tensor([0.1, 0.4]), window=3).tolist() == [0, 0]
+    assert losses.local_temporal(short := torch.tensor([0.1, 0.4], requires_grad=True), window=3).tolist() == [0, 0]
+    assert torch.autograd.grad(losses.local_temporal(short).sum(), short)[0].tolist() == [0, 0]
 
 
 def test_the_global_terms_average_over_the_batch_and_weigh_as_released_or_as_written():

@@ -60,7 +60,7 @@ def local_temporal(marginal: Float[Tensor, " T"], window: int = 3) -> Float[Tens
     L_t = 1/n^2 sum over ordered pairs (i, j) in t..t+n-1 of 2 |m_i - m_j|, the 2 for the two classes.
     Zero for a video shorter than the window. Source: TTI's local term; docs/protocol.md 5.1, S22 to S25.
     """
-    terms = torch.zeros_like(marginal)
+    terms = 0 * marginal  # differentiable also without a window
     count = len(marginal) - window + 1
     if count < 1:
         return terms
