@@ -16,7 +16,15 @@ from PIL import Image
 from ttilib.datasets.base import ResizeRule
 from ttilib.datasets.catalog import find_dataset, read_fold
 from ttilib.datasets.transforms import MEAN, STD, letterbox, normalise
-from ttilib.episodes.clips import Frames, check_episodes, clip_from_files, clips_from_files, load_clip, pool_frames
+from ttilib.episodes.clips import (
+    Frames,
+    check_episodes,
+    clip_from_files,
+    clips_from_files,
+    load_clip,
+    pool_frames,
+    synthetic_clip,
+)
 from ttilib.episodes.episode import Episode
 from ttilib.files import write_json
 from ttilib.images import write_image, write_labels
@@ -291,3 +299,16 @@ def test_unusable_own_files_are_named(tmp_path):
     for image, mask, word in ((picture(0) / 255, two[0], "float64; give"), (picture(0), "two.json", "for array 0;")):
         with pytest.raises(ValueError, match=word):
             clip_from_files([image], [tmp_path / mask], frames, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"frames": 0}, "1 support images and 0 frames"),
+        ({"shots": 0}, "0 support images and 8 frames"),
+        ({"size": (0, 5)}, "0 x 5 pixels"),
+    ],
+)
+def test_a_synthetic_clip_without_an_image_or_a_pixel_is_refused(given, found):
+    with pytest.raises(ValueError, match=f"{found}; give"):
+        synthetic_clip(**given)

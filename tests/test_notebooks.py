@@ -102,6 +102,8 @@ def test_the_notebook_of_ones_own_video_writes_its_example_as_files(repository, 
     small = {"height": 65, "width": 113, "shots": 2, "index": 7, "out": str(tmp_path), "headless": True}
     run_notebook(repository / "notebooks" / "06_your_video.ipynb", tmp_path / "06.ipynb", small)
     *given, truth = example_files(tmp_path / "again", mini, 2, 7)
+    with pytest.raises(ValueError, match=r"index is 35; give the number of an episode, 0 to 34"):
+        example_files(tmp_path / "none", mini, 2, 35)
     folder, shown = tmp_path / "own" / "example-7-2", printed(tmp_path / "06.ipynb")
     assert (folder / "given" / "mask1.png").read_bytes() == given[1][1].read_bytes()
     for method, name in {"frozen": "frozen centring=episode", "TTI": "TTI"}.items():

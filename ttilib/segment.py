@@ -365,11 +365,15 @@ def example_files(
 ) -> tuple[list[Path], list[Path], Path, Bool[np.ndarray, "T h w"]]:
     """Support images, their masks and frames of an episode of the synthetic dataset, written to `folder`; true masks.
 
-    `root`: folder of the dataset, which is generated if it is missing. `index`: number of the episode.
+    `root`: folder of the dataset, which is generated if it is missing. `index`: number of the episode. Raises
+    ValueError if there is no such episode.
     """
     generate(root)
     data, folder = read_benchmark("ytvis-v1", 0, root), Path(folder)
-    episode = draw_episodes(data, shots)[index]
+    episodes = draw_episodes(data, shots)
+    if not 0 <= index < len(episodes):
+        raise ValueError(f"index is {index}; give the number of an episode, 0 to {len(episodes) - 1}")
+    episode = episodes[index]
     reader = find_dataset(episode.corpus).reader(data.query_root)
     images, masks = ([folder / f"{kind}{k}.png" for k in range(shots)] for kind in ("image", "mask"))
     for image, mask, name in zip(images, masks, episode.support, strict=True):

@@ -386,7 +386,12 @@ def _find_labels(
 
 
 def synthetic_clip(seed: int = 0, frames: int = 8, shots: int = 1, size: tuple[int, int] = (121, 217)) -> Clip:
-    """A clip from a seed, without data: a striped ellipse moves over a smooth background; all pixels are valid."""
+    """A clip from a seed, without data: a striped ellipse moves over a smooth background; all pixels are valid.
+    Raises ValueError without a frame or a support image, or for an impossible size.
+    """
+    check_input_size(size)
+    if frames < 1 or shots < 1:
+        raise ValueError(f"synthetic clip: {shots} support images and {frames} frames; give at least one each")
     rng = np.random.default_rng(seed)
     colour, phase = rng.uniform(90, 255, size=3), rng.uniform(0, 2 * np.pi)
     support = [_scene(rng.uniform(0.3, 0.7, 2), 1.0, colour, _background(rng, size)) for _ in range(shots)]
