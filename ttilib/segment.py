@@ -227,6 +227,8 @@ def leave_one_out(clip: Clip, task: Task, method: TransductiveMethod) -> list[fl
     support. A low value marks an image unlike the others, or a wrong mask. None if the object is absent from image k,
     or no other image has it at feature size. `task`: the features of `clip`.
     """
+    if task.shots == 1:  # there is no other image
+        return [None]
     scores: list[float | None] = []
     for k in range(task.shots):
         rest = [i for i in range(task.shots) if i != k]
