@@ -4,6 +4,8 @@ import hashlib
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -125,3 +127,10 @@ def test_vspw_layout_shows_the_same_things_as_the_outlines(world):
                         truth |= decode(track["segmentations"][t], video["height"], video["width"])
                 np.testing.assert_array_equal((labels == class_id)[labels != 255], truth[labels != 255])
     assert pickle.loads(next((world / "vspw").rglob("*.pkl.pkl")).read_bytes()) == {"flow": None}
+
+
+def test_a_script_without_main_guard_ends_with_a_sentence(tmp_path):
+    (tmp_path / "script.py").write_text("import ttilib\nttilib.generate('mini')\n")
+    ended = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 1 and "a new process runs this script again; put the calls" in ended.stderr
+    assert "RuntimeError: a process ended; put the calls of a script below" in ended.stderr.splitlines()[-1]

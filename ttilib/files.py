@@ -13,10 +13,11 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -211,12 +212,15 @@ def fingerprint(path: Path | str) -> str:
     return total.hexdigest()
 
 
+GUARD = 'put the calls of a script below `if __name__ == "__main__":`'
+
+
 def parallel_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int = 1, chunk: int = 1
 ) -> Generator[Result, None, None]:
     """Map `function` over items in order, in this process or in `workers` new ones, `chunk` items at a time.
     Processes are spawned: a script needs its `__main__` guard. OpenCV uses one thread in each. Closing the generator
-    cancels items that have not started.
+    cancels items that have not started. Raises RuntimeError if a process ends.
     """
     if workers <= 1:
         yield from map(function, items)
@@ -224,8 +228,16 @@ def parallel_map(
     executor = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_opencv_thread)
     try:
         yield from executor.map(function, items, chunksize=chunk)
+    except BrokenProcessPool as error:
+        raise RuntimeError(f"a process ended; {GUARD}, or use fewer processes if memory is short") from error
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def check_main_guard() -> None:
+    """Raise RuntimeError in a spawned process that runs the script of its parent, before it waits for the parent."""
+    if getattr(current_process(), "_inheriting", False):  # the test of multiprocessing itself
+        raise RuntimeError(f"a new process runs this script again; {GUARD}")
 
 
 def _one_opencv_thread() -> None:

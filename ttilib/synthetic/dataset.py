@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ttilib.datasets.base import IGNORE_LABEL
 from ttilib.datasets.masks import encode
-from ttilib.files import atomic, digest, parallel_map, read_json, write_json, write_text
+from ttilib.files import atomic, check_main_guard, digest, parallel_map, read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
 from ttilib.synthetic.scenery import STUFF
 from ttilib.synthetic.scenes import Frame, Scene, render, sample_scene
@@ -165,7 +165,8 @@ def generate(
 
     classes: 4, 8 or 12; frames: shortest and longest video; stills_per_class: training and validation images.
     workers: processes (more than 1 are spawned, so a script needs its `__main__` guard); any number writes equal bytes.
-    Raises ValueError if the request is invalid or `root` contains a dataset of another request.
+    Raises ValueError if the request is invalid or `root` contains a dataset of another request, RuntimeError without
+    the guard.
     """
     request = Request(seed, classes, videos_per_class, tuple(frames), tuple(stills_per_class))
     shortest, longest = request.frames
@@ -178,6 +179,7 @@ def generate(
         raise ValueError(f"synthetic dataset: {sizes} per class are not possible; give at least 1, 2 and (1, 1)")
     root = Path(root)
     if not _finished(root, request):
+        check_main_guard()
         root.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(root.with_name(f".{root.name}.lock")):  # other processes wait, and find it complete
             if not _finished(root, request):
