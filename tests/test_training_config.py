@@ -29,3 +29,5 @@ def test_fields_are_changed_by_name() -> None:
     twice = changed(once, {"contrast.videos": LEAK, "epochs": 2, "contrast.pooled": True})
     assert twice.contrast == ContrastConfig(weight=0.5, videos=LEAK, pooled=True) and twice.epochs == 2
     assert changed(twice, {"contrast": None}).contrast is None
+    with pytest.raises(ValueError, match=r"'contrast.wieght' is not known; did you mean contrast\.weight\?"):
+        changed(before, {"contrast.wieght": 0.5})

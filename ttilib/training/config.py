@@ -130,14 +130,14 @@ def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
     Any contrast field switches that loss on, "contrast" None off. Raises ValueError for an unknown name or a wrong
     value.
     """
+    known = field_types(TrainConfig) | {f"contrast.{name}": kind for name, kind in field_types(ContrastConfig).items()}
     for name, value in changes.items():
         field = name.removeprefix("contrast.")
         part: Any = config if field == name else config.contrast or ContrastConfig()
-        known = field_types(type(part))
-        if field not in known or (field == "contrast" and value is not None):
-            hint = suggest(field, (each for each in known if each != "contrast"), most=1)
+        if name not in known or (name == "contrast" and value is not None):
+            hint = suggest(name, (each for each in known if each != "contrast"), most=1)
             raise ValueError(f"setting {name!r} is not known; {hint}")
-        if typing.get_origin(known[field]) is tuple:
+        if typing.get_origin(known[name]) is tuple:
             value = tuple(value) if isinstance(value, list | tuple) else (value,)
         part = replace(part, **{field: value})
         config = part if field == name else replace(config, contrast=part)
