@@ -36,7 +36,7 @@ class MultiLayerEncoder:
         self.name = name_of(encoder)
         self.modules = self._find_layers() if self.layers else {}
         self.grids: dict[torch.Size, torch.Size] = {}  # by size of the images
-        with _eval_mode(encoder), torch.no_grad():
+        with eval_mode(encoder), torch.no_grad():
             self.channels = tuple(each.shape[1] for each in self.maps(like(encoder).new_zeros((1, 3, PROBE, PROBE))))
 
     def __call__(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
@@ -95,7 +95,7 @@ def like(encoder: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 @contextmanager
-def _eval_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def eval_mode(encoder: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """All modules in evaluation mode (no update of running means) within the block."""
     before = {module: module.training for module in encoder.modules()} if isinstance(encoder, nn.Module) else {}
     try:

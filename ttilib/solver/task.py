@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ttilib.datasets.transforms import normalise
 from ttilib.encoders.external import feature_map, name_of
+from ttilib.encoders.layers import eval_mode
 from ttilib.episodes.clips import Clip
 
 CHUNK = 8  # images per forward pass, to limit memory
@@ -104,19 +105,18 @@ def extract(
     support: Float[Tensor, "K C h w"] | None = None,
     scale: float = 1.0,
 ) -> Task:
-    """The clip as a `Task`; `encoder` maps normalised images to features, in evaluation mode and on `device`.
+    """The clip as a `Task`; `encoder`, on `device`, maps normalised images to features, here in evaluation mode.
     `support`: features of the support images, if they are known. `scale`: of the images that the encoder gets.
-    Raises ValueError for an encoder in training mode, or one that does not give features [N, C, h, w].
+    Raises ValueError for an encoder that does not give features [N, C, h, w].
     """
-    if getattr(encoder, "training", False):
-        raise ValueError(f"encoder {name_of(encoder)}: is in training mode; call its eval() first")
 
     def encode(images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         parts = (normalise(rescale(part, scale).to(device)) for part in images.split(chunk))
         maps = (feature_map(name_of(encoder), "its output", encoder(part), part) for part in parts)
         return torch.cat([unit(features)[0] for features in maps])
 
-    support, query = encode(clip.support) if support is None else support, encode(clip.query)
+    with eval_mode(encoder):
+        support, query = encode(clip.support) if support is None else support, encode(clip.query)
     grid = (query.shape[-2], query.shape[-1])
     return Task(
         name=clip.name,
