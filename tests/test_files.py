@@ -39,6 +39,9 @@ def test_a_write_happens_completely_or_not_at_all(tmp_path, error):
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
     with pytest.raises(FileNotFoundError, match="a.txt: nothing was written"), atomic(tmp_path / "a.txt"):
         pass
+    for below in (plain / "a.txt", plain / "b" / "a.txt"):
+        with pytest.raises(OSError, match="a file is in the place of its folder"), atomic(below):
+            pass
 
 
 @settings(max_examples=40)

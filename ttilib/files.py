@@ -61,7 +61,9 @@ def atomic(path: Path | str) -> Iterator[Path]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             about, advice = "the old file is unchanged", "free some space and run the same command again"
         elif error.errno in UNFIT and error.filename in map(str, (temporary, *path.parents)):
-            about, advice = "its folder is not writable", "choose another folder, or change its permissions"
+            taken = error.errno in (errno.EEXIST, errno.ENOTDIR)
+            about = "a file is in the place of its folder" if taken else "its folder is not writable"
+            advice = "choose another folder, or change its permissions"
         else:
             raise
         kind = type(OSError(error.errno, ""))  # subclasses of libraries, such as FFmpeg's, have other arguments

@@ -116,7 +116,7 @@ def _ytvis_index(path: Path, stamp: Stamp) -> YtvisIndex:
 def _check(entry: Annotation, video: Video | None, categories: Container[int], where: str) -> None:
     """Raise ValueError if an annotation cannot be used; empty the segmentations where it is not visible."""
     if video is None or entry.category_id not in categories:
-        about = f"is of video {entry.video_id} and category {entry.category_id}, not both are listed"
+        about = f"is of video {entry.video_id} and category {entry.category_id}, and one of them is not listed"
         raise ValueError(f"{where} {about}; fetch the file again")
     parts, size = entry.segmentations, (video.height, video.width)
     if len(parts) != len(video.frames):
