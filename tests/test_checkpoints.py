@@ -12,7 +12,7 @@ from foreign import HEAD, TINY, numbers, save_with_settings, state
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ttilib.encoders.checkpoints import convert, fingerprint, load_encoder, read_published, save_encoder
+from ttilib.encoders.checkpoints import convert, fingerprint, load_encoder, load_state, read_published, save_encoder
 from ttilib.encoders.pspnet import ARCHITECTURES, PSPNet, build_encoder
 
 ABOUT = {"corpus": "ytvis", "fold": 2, "base": ["cat", "dog"], "metrics": {"val_miou": 0.5}}
@@ -70,6 +70,17 @@ def test_damaged_checkpoints_are_refused(saved: Path, old: str, new: str, found:
         with pytest.raises(ValueError, match=found):
             use(saved)
     assert not list(saved.parent.glob("made*"))
+
+
+def test_the_state_of_a_run_cannot_run_code(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"network": Trap()}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="last.pt"):
+        load_state(tmp_path / "last.pt")
+    assert not (tmp_path / "ran").exists()
 
 
 def assert_tensors(network: PSPNet, tensors: dict[str, Tensor]) -> None:

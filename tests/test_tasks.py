@@ -5,7 +5,7 @@ import json
 import pytest
 from tasks import write_notebook
 
-from ttilib.sweep.driver import forecast
+from ttilib.sweep.driver import Outcome, _result, forecast
 from ttilib.sweep.expand import Expansion, SweepPaths, TaskSpec
 from ttilib.sweep.tables import Setting
 from ttilib.sweep.tasks import Task, finish, is_done, read_record, record_path, run_task
@@ -52,6 +52,7 @@ def test_a_task_leaves_rows_notebook_log_and_record_and_methods_are_added(make):
     assert not is_done(folder, first) and read_record(folder, "k") is None
     about = run_task(first, folder)
     assert is_done(folder, first) and methods(first) == ["RePRI"] * 2
+    assert _result(Outcome(first, about))[1].endswith("(RePRI 36.7)")  # pixels of both rows: (5 + 6) / 30
     record = read_record(folder, "k")
     assert record.seconds == about["seconds"] > 0 and record.cost == 9.0 and record.parts == ("RePRI",)
     log = (folder / "logs" / "k.log").read_text()
