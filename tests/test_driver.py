@@ -132,6 +132,9 @@ def test_the_index_the_forecast_and_when_a_table_is_made_again(tmp_path, monkeyp
     Path(first.rows).write_text("{}\n{}\n")
     (after,) = table_tasks([table], expansion, paths)
     assert after.key != before.key and after.output == before.output
+    newer = replace(specs[0], task=replace(first, key="new", rows=str(tmp_path / "out/rows/new.jsonl")))
+    with pytest.warns(UserWarning, match="small: there are no rows of this code .* rows before, of code this"):
+        assert table_tasks([table], Expansion((newer,), unavailable), paths) == [after]
 
 
 WORK = """

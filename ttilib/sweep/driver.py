@@ -5,7 +5,9 @@ Only a window of tasks is with the scheduler, so memory does not grow with their
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -22,7 +24,7 @@ from ttilib.episodes.benchmarks import benchmark
 from ttilib.files import digest, fingerprint, read_json
 from ttilib.results.export import write_all
 from ttilib.results.metrics import pooled_iou
-from ttilib.results.records import HOME, Counted, RowsFile, read_rows, write_index
+from ttilib.results.records import HOME, Counted, RowsFile, read_index, read_rows, write_index
 from ttilib.results.tables import METHOD, align_with_plan
 from ttilib.solver.methods import read_method
 from ttilib.sweep.expand import Expansion, SweepPaths, expand
@@ -123,7 +125,10 @@ def _result(outcome: Outcome) -> tuple[Outcome, str]:
 
 
 def index(table: Table, expansion: Expansion, paths: SweepPaths) -> Path:
-    """Write <out>/rows/<table>.json for the rows recorded so far, and return its path."""
+    """Write <out>/rows/<table>.json for the rows recorded so far, and return its path.
+
+    Without any, an index of rows of other code or settings stays, so that no table is lost; warns.
+    """
     sources, weights = [], {}
     for spec in expansion.of(table.settings):
         if not Path(spec.task.rows).is_file():
@@ -133,6 +138,12 @@ def index(table: Table, expansion: Expansion, paths: SweepPaths) -> Path:
         sources.append(RowsFile(Path(spec.task.rows), spec.manifest, setting.benchmark, size))
         trained_on = benchmark(setting.benchmark).trained_on
         weights[f"{setting.encoder}, {trained_on} fold {spec.fold}"] = spec.fingerprint
+    with suppress(FileNotFoundError, ValueError):  # missing or damaged: a new one replaces it
+        earlier = {} if sources else read_index(paths.out, table.name)
+        if earlier.get("files") and all((paths.out / file).is_file() for file in earlier["files"]):
+            about = f"{table.name}: there are no rows of this code and these settings yet"
+            warnings.warn(f"{about}; the table is made from the rows before, of code {earlier['code']}", stacklevel=2)
+            return paths.out / "rows" / f"{table.name}.json"
     lines = [_line(line, expansion, paths) for line in table.lines]
     return write_index(paths.out, table.name, table.title, lines, sources, weights)
 
