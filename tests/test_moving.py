@@ -5,7 +5,7 @@ import pytest
 from corpora import pascal
 from PIL import Image
 
-from ttilib.datasets.moving import FRAMES, MovingReader, camera
+from ttilib.datasets.pascal import FRAMES, MovingReader, camera
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 
 

@@ -13,8 +13,7 @@ from typing import Any
 from ttilib.datasets.base import ClassesByFold, ClassTable, Dataset, Names, OnError, Table, raise_first
 from ttilib.datasets.coco import COCO, COCO_FULL
 from ttilib.datasets.davis import DAVIS
-from ttilib.datasets.moving import MOVING
-from ttilib.datasets.pascal import PASCAL
+from ttilib.datasets.pascal import MOVING, PASCAL
 from ttilib.datasets.vspw import MINIVSPW, VSPW
 from ttilib.datasets.youtube_vis import YTVIS
 from ttilib.files import convert, lists_folder, look_up, read_json
