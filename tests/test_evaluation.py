@@ -1,9 +1,10 @@
 """Rows by hand; nothing is predicted twice; stored masks suffice to make every row again; cost is measured."""
 
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from ttilib.results.evaluation import Cost, EpisodeResult, evaluate, measured, r
 from ttilib.results.metrics import METRICS, Metric
 from ttilib.results.records import RowsFile, append_masks, append_row, masks_beside, read_masks, read_rows, write_index
 from ttilib.results.tables import score_table
+from ttilib.solver import methods
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import METHODS, read_method
 from ttilib.sweep.tasks import Task, finish, is_done
@@ -148,6 +150,21 @@ def test_every_method_predicts_every_episode_and_features_are_shared(sampled, tm
     assert read_rows(path) == rows and {row["made"]["weights"] for row in rows} == {"w31ght5"}
     masks = read_masks(masks_beside(path), sampled[1][1].key, rows[5]["index"], rows[5]["method"])
     assert rows[5]["intersection"] == int((masks & clip.truth & clip.query_valid).sum())
+
+
+def test_methods_that_differ_after_the_optimization_share_it(sampled, monkeypatch):
+    texts = "TTI steps=3", "TTI+keyframe steps=3 refine_steps=4", "TTI steps=3 cut=0.1", "TTI steps=4"
+    alone = [row for text in texts for row in evaluated(sampled, (0,), (text,))[0]]
+    monkeypatch.setattr(methods, "solve", solve := Mock(wraps=methods.solve))
+    together = list(evaluated(sampled, (0,), texts)[0])
+    assert same(together) == same(alone) and len({row["predicted"] for row in alone}) == 4
+    assert solve.call_count == 2
+    costs = [Cost(seconds, memory) for seconds, memory in ((8, 5), (1, 6), (2, 3), (4, None), (16, 7), (32, 9))]
+    monkeypatch.setattr(evaluation, "measured", lambda device: nullcontext(costs.pop(0)))
+    rows = list(evaluated(sampled, (0,), texts)[0])
+    assert [int(row["seconds"]) for row in rows] == [9, 10, 12, 48]  # the optimization counts for each method
+    base = rows[0]["memory_mb"] - 6
+    assert [row["memory_mb"] for row in rows] == [base + 6, base + 5, None, base + 9]
 
 
 def test_recorded_rows_are_returned_and_not_made_again(sampled, tmp_path, monkeypatch):

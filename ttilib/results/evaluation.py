@@ -29,7 +29,8 @@ from ttilib.files import file_lock, write_text
 from ttilib.results import records
 from ttilib.results.metrics import METRICS, as_masks
 from ttilib.solver.extraction import FeatureExtractor
-from ttilib.solver.methods import Method
+from ttilib.solver.methods import Method, Prediction, TransductiveMethod
+from ttilib.solver.solver import Solution
 
 Members = Sequence[tuple[int, Episode]]  # episodes that are solved together, with their index in the run
 
@@ -65,9 +66,10 @@ def evaluate(
 
     `episodes`: by index in the run; `extractors`, `data`: by fold; `size`: height and width of the network input;
     `name`, `encoder`: benchmark and encoder in the rows. "seconds" is feature extraction plus prediction, "memory_mb"
-    the query features plus the peak of prediction. With a file `rows`, new rows and masks are appended, existing rows
-    returned unchanged; the file is locked meanwhile. An episode that cannot be read or solved is left out for all
-    methods, and its error passed to `on_problem` (default: raise). `supports`: see `load_clip`.
+    the query features plus the peak of prediction, also where methods share features or the optimization. With a file
+    `rows`, new rows and masks are appended, existing rows returned unchanged; the file is locked meanwhile. An episode
+    that cannot be read or solved is left out for all methods, and its error passed to `on_problem` (default: raise).
+    `supports`: see `load_clip`.
     """
 
     def load(episode: Episode) -> Clip:
@@ -105,7 +107,8 @@ def _predict_group(
     for index, episode in members if methods else ():
         try:
             clip = load(episode)
-            found = [_predict(index, episode, clip, method, extractors[episode.fold]) for method in methods]
+            known: dict = {}
+            found = [_predict(index, episode, clip, method, extractors[episode.fold], known) for method in methods]
         except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
             on_problem(ValueError(f"episode {episode.name}: {str(error).removeprefix(f'episode {episode.name}: ')}"))
             continue
@@ -114,14 +117,34 @@ def _predict_group(
     return results
 
 
-def _predict(index: int, episode: Episode, clip: Clip, method: Method, extractor: FeatureExtractor) -> EpisodeResult:
+def _predict(
+    index: int,
+    episode: Episode,
+    clip: Clip,
+    method: Method,
+    extractor: FeatureExtractor,
+    known: dict[tuple, tuple[Solution, Cost]],
+) -> EpisodeResult:
+    """The result of one method. `known`: solutions of this clip by `TransductiveMethod.optimization`, with their cost,
+    which counts for every method that shares them.
+    """
     before = extractor.seconds
     task = extractor.task(clip, method.pipeline)
-    extraction = extractor.seconds - before
-    with measured(extractor.device) as cost:
-        masks = method.predict(clip, extractor, clip.truth).masks
-    memory = None if cost.memory_mb is None else cost.memory_mb + task.query.nbytes / MEGABYTE
-    return EpisodeResult(episode, index, clip, masks, extraction + cost.seconds, memory, task.support_vanished)
+    extraction, first = extractor.seconds - before, Cost(0.0)
+    predict: Callable[[], Prediction] = partial(method.predict, clip, extractor, clip.truth)
+    if isinstance(method, TransductiveMethod):
+        if method.optimization not in known:
+            with measured(extractor.device) as cost:
+                solution = method.optimize(clip, extractor, clip.truth)
+            known[method.optimization] = solution, cost
+        solution, first = known[method.optimization]
+        predict = partial(method.finish, solution, clip, extractor)
+    with measured(extractor.device) as last:
+        masks = predict().masks
+    peak = None if last.memory_mb is None else max(first.memory_mb or 0, last.memory_mb)
+    memory = None if peak is None else peak + task.query.nbytes / MEGABYTE
+    seconds = extraction + first.seconds + last.seconds
+    return EpisodeResult(episode, index, clip, masks, seconds, memory, task.support_vanished)
 
 
 def score_group(

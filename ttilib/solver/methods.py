@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -22,7 +23,7 @@ from ttilib.files import suggest
 from ttilib.solver.edges import colour_refine, guided_filter
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.settings import CONFIGS, PipelineConfig, SolverConfig, check, field_types, read_value
-from ttilib.solver.solver import Solution, solve
+from ttilib.solver.solver import Solution, refine_solution, solve
 from ttilib.solver.task import oracle_prior
 
 
@@ -70,22 +71,43 @@ class TransductiveMethod:
         if self.noise and not self.prior:
             raise ValueError("noise applies to an oracle's prior only; add prior=oracle, or leave it out")
 
+    @property
+    def optimization(self) -> tuple:
+        """What determines `optimize`; methods equal in it share its solution."""
+        return self.pipeline.features, self.config.unrefined, self.prior, self.noise
+
     def predict(
         self, clip: Clip, extractor: FeatureExtractor, ground_truth: Bool[Tensor, "T H W"] | None = None
     ) -> Prediction:
-        """The masks and the solution. Raises ValueError naming the episode if an oracle has no ground truth;
-        FloatingPointError naming method and episode if the optimization runs into infinity or NaN.
+        """The masks and the solution. Raises as `optimize` does."""
+        return self.finish(self.optimize(clip, extractor, ground_truth), clip, extractor)
+
+    def optimize(
+        self, clip: Clip, extractor: FeatureExtractor, ground_truth: Bool[Tensor, "T H W"] | None = None
+    ) -> Solution:
+        """The solution before keyframe refinement. Raises ValueError naming the episode if an oracle has no ground
+        truth; FloatingPointError naming method and episode if the optimization runs into infinity or NaN.
         """
         if self.prior and ground_truth is None:
             about = f"{self.name} needs the ground truth, which this clip does not have"
             raise ValueError(f"episode {clip.name}: {about}; choose another method")
         task = extractor.task(clip, self.pipeline)
         prior = oracle_prior(ground_truth, task, self.noise) if self.prior and ground_truth is not None else None
+        with self._named():
+            return solve(task, self.config.unrefined, prior)
+
+    def finish(self, solution: Solution, clip: Clip, extractor: FeatureExtractor) -> Prediction:
+        """The masks and the solution after keyframe refinement, from that of `optimize`. Raises FloatingPointError."""
+        with self._named():
+            solution = refine_solution(extractor.task(clip, self.pipeline), solution, self.config)
+        return Prediction(refine_masks(solution, clip, self.pipeline).cpu(), solution)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
         try:
-            solution = solve(task, self.config, prior)
+            yield
         except FloatingPointError as error:
             raise FloatingPointError(f"method {self.name!r}: {error}") from error
-        return Prediction(refine_masks(solution, clip, self.pipeline).cpu(), solution)
 
 
 def refine_masks(solution: Solution, clip: Clip, pipeline: PipelineConfig) -> Bool[Tensor, "T H W"]:

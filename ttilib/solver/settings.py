@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -103,6 +103,13 @@ class SolverConfig:
         """Weights of the added terms."""
         weights = self.added_weights or (1.0,) * len(self.added_terms)
         return dict(zip(self.added_terms, weights, strict=True))
+
+    @property
+    def unrefined(self) -> SolverConfig:
+        """Without keyframe refinement; configurations equal in it share the optimization."""
+        plain = SolverConfig()
+        rate, ring = plain.refine_learning_rate, plain.ring
+        return replace(self, keyframe=None, refine_steps=plain.refine_steps, refine_learning_rate=rate, ring=ring)
 
     @classmethod
     def frozen(cls) -> SolverConfig:

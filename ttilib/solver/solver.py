@@ -198,8 +198,13 @@ def solve(task: Task, config: SolverConfig | None = None, prior: Float[Tensor, "
         weight[valid], bias[valid], full_prior[valid] = classifier.weight, classifier.bias, final_prior
         classifier, final_prior = Classifier(weight, bias, classifier.temperature), full_prior
     solution = Solution(classifier, final_prior, classifier.scores(task.query), task.size, history)
-    solution = solution if config.keyframe is None else _refined(task, solution, config)
-    lengths, bias = solution.classifier.weight[valid].norm(dim=1), solution.classifier.bias[valid]
+    return refine_solution(task, _checked(task, solution), config)
+
+
+def _checked(task: Task, solution: Solution) -> Solution:
+    """The solution, if the classifiers of all frames with a valid cell are finite; else FloatingPointError."""
+    valid, classifier = _has_valid_cell(task), solution.classifier
+    lengths, bias = classifier.weight[valid].norm(dim=1), classifier.bias[valid]
     if not task.support_vanished and not (lengths.isfinite() & bias.isfinite()).all():
         about = f"the optimization of episode {task.name} ran into infinity or NaN"
         raise FloatingPointError(f"{about}; check the encoder, or give a smaller learning rate")
@@ -232,8 +237,13 @@ def _without_padding_frames(task: Task, prior: Float[Tensor, " T"] | None) -> tu
     return task, None if prior is None else prior[valid]
 
 
-def _refined(task: Task, solution: Solution, config: SolverConfig) -> Solution:
-    """The solution after keyframe refinement; unchanged, keyframe None, if no frame has predicted foreground."""
+@torch.no_grad()
+def refine_solution(task: Task, solution: Solution, config: SolverConfig) -> Solution:
+    """The solution of `config.unrefined` after the keyframe refinement of `config`; unchanged if there is none, or no
+    frame has predicted foreground. Raises FloatingPointError as `solve` does.
+    """
+    if config.keyframe is None:
+        return solution
     masks = solution.masks()
     predicted = downsample(masks, task.grid)
     reference = prototype(task) if config.keyframe == "support" else solution.classifier.weight.mean(dim=0)
@@ -244,6 +254,5 @@ def _refined(task: Task, solution: Solution, config: SolverConfig) -> Solution:
     steps, rate = config.refine_steps, config.refine_learning_rate
     classifier = refine(solution.classifier, task.query[keyframe], label, task.query_valid, steps, rate)
     scores = classifier.scores(task.query)
-    return replace(
-        solution, classifier=classifier, scores=scores, keyframe=keyframe, similarity=similarity, pseudo_mask=label
-    )
+    found = replace(solution, classifier=classifier, scores=scores, keyframe=keyframe, similarity=similarity)
+    return _checked(task, replace(found, pseudo_mask=label))
