@@ -16,8 +16,7 @@ from statistics import median
 import torch
 
 from ttilib.encoders.checkpoints import load_encoder
-from ttilib.encoders.inference import OPENVINO, for_inference
-from ttilib.encoders.layers import MultiLayerEncoder
+from ttilib.encoders.layers import OPENVINO, MultiLayerEncoder, for_inference
 from ttilib.encoders.pretrained import DEFAULT, load_named
 
 LITE = "timm:tf_efficientnet_lite2@blocks.4+blocks.5"

@@ -27,7 +27,7 @@ from solver import random_task
 from torch.utils.flop_counter import FlopCounterMode
 
 from ttilib.datasets.transforms import letterbox
-from ttilib.encoders.inference import OPENVINO, for_inference
+from ttilib.encoders.layers import OPENVINO, for_inference
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.clips import Clip, synthetic_clip
 from ttilib.images import read_image, write_image

@@ -14,8 +14,7 @@ from torch.nn.functional import interpolate
 from ttilib.__main__ import main
 from ttilib.datasets.transforms import normalise
 from ttilib.encoders.checkpoints import fingerprint, load_encoder, save_encoder
-from ttilib.encoders.inference import for_inference
-from ttilib.encoders.layers import MultiLayerEncoder
+from ttilib.encoders.layers import MultiLayerEncoder, for_inference
 from ttilib.encoders.pspnet import build_encoder
 from ttilib.episodes.clips import USER_VIDEO_RULE, Clip, Frames, synthetic_clip
 from ttilib.images import write_image

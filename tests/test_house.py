@@ -18,7 +18,7 @@ PACKAGES = (
     ("", "files images"),
     ("datasets", "transforms base masks pascal youtube_vis vspw davis coco catalog"),
     ("episodes", "sampling episode benchmarks clips"),
-    ("encoders", "external pspnet layers inference pretrained checkpoints feature_cache"),
+    ("encoders", "external pspnet layers pretrained checkpoints feature_cache"),
     ("solver", "task classifier losses settings objective solver edges extraction methods"),
     ("results", "metrics records evaluation tables statistics export"),
     ("synthetic", "outlines shapes scenery scenes dataset"),

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from ttilib.encoders.checkpoints import fingerprint
-from ttilib.encoders.inference import ROUNDING, for_inference
-from ttilib.encoders.layers import MultiLayerEncoder
+from ttilib.encoders.layers import ROUNDING, MultiLayerEncoder, for_inference
 from ttilib.encoders.pretrained import Pretrained
 from ttilib.encoders.pspnet import Architecture, PSPNet, seeded
 from ttilib.solver.extraction import FeatureExtractor

@@ -8,9 +8,9 @@ from urllib.error import URLError
 import pytest
 import torch
 from torch import nn
+from torchvision.models import ResNet50_Weights
 from torchvision.models import resnet50 as published
 
-from ttilib.encoders import layers
 from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.layers import MultiLayerEncoder
 from ttilib.encoders.pspnet import build_encoder, resize, seeded
@@ -91,7 +91,7 @@ def test_every_other_cell_is_what_torchvision_computes(tmp_path: Path, monkeypat
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", Mock(side_effect=URLError("no route")))
     (tmp_path / "checkpoints").mkdir()
-    hub = tmp_path / "checkpoints" / Path(layers.WEIGHTS.url).name
+    hub = tmp_path / "checkpoints" / Path(ResNet50_Weights.IMAGENET1K_V1.url).name
     spec, images = "ttilib.networks.imagenet:resnet50", torch.rand(1, 3, 64, 90)
     with pytest.raises(ValueError, match=f"no route.*{hub.parent}"):
         load_encoder(spec)

@@ -12,7 +12,7 @@ from tasks import write_notebook
 
 import ttilib as tti
 from ttilib.encoders.checkpoints import fingerprint, save_encoder
-from ttilib.encoders.inference import for_inference
+from ttilib.encoders.layers import for_inference
 from ttilib.episodes.benchmarks import read_training
 from ttilib.episodes.clips import pool_frames
 from ttilib.results.export import read_table

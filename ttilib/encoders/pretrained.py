@@ -1,9 +1,10 @@
-"""Pretrained networks as encoders: "timm:NAME[@LAYER+LAYER]", "torchvision:NAME[@LAYER+LAYER]", and EfficientNet-Lite2,
-whose weights come as a package: "ttilib.networks.imagenet:lite2".
+"""Pretrained networks as encoders: "timm:NAME[@LAYER+LAYER]", "torchvision:NAME[@LAYER+LAYER]", and two of
+"ttilib.networks.imagenet": torchvision's ResNet-50, and EfficientNet-Lite2, whose weights come as a package.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,12 +15,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.models import ResNet50_Weights
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.v2.functional import normalize
 
 from ttilib.datasets.transforms import denormalise
 from ttilib.encoders.external import naming, one_line, package, read_foreign, state_of
-from ttilib.encoders.pspnet import concatenate, imagenet_tensors
+from ttilib.encoders.pspnet import concatenate, imagenet_tensors, seeded
 from ttilib.files import suggest
 
 DEFAULT = "ttilib.networks.imagenet:lite2"  # of `segment`: real features, with two packages and no other download
@@ -93,6 +95,24 @@ def lite2() -> Pretrained:
     network.load_state_dict(dict(zip(wanted, tensors, strict=True)))
     maps = package("timm.models").create_feature_extractor(network.eval(), ["blocks.4", "blocks.5"])
     return Pretrained(DEFAULT, maps, network.pretrained_cfg).eval().requires_grad_(False)
+
+
+def resnet50(pretrained: bool = True) -> nn.Sequential:
+    """ResNet-50 with torchvision's ImageNet weights, up to layer3: 1024 channels, stride 8, frozen, on the CPU.
+    Submodules have torchvision's names: conv1, ..., layer2, layer3. Raises FileNotFoundError if the weights can be
+    neither read nor downloaded, RuntimeError if they belong to another network.
+    """
+    with seeded(0):
+        network = models.resnet50(replace_stride_with_dilation=[False, True, True])
+    if pretrained:
+        network.load_state_dict(imagenet_tensors(ResNet50_Weights.IMAGENET1K_V1))
+    stages = OrderedDict(list(network.named_children())[:-3])  # without layer4, avgpool and fc
+    return nn.Sequential(stages).eval().requires_grad_(False)
+
+
+def resnet50_untrained() -> nn.Sequential:
+    """The same network with random weights (seed 0), for trials where the weights cannot be downloaded."""
+    return resnet50(pretrained=False)
 
 
 def _of_timm(spec: str, name: str, layers: list[str], pretrained: bool) -> Pretrained:

@@ -4,7 +4,6 @@ NAME.means.safetensors, NAME its fingerprint, has the mean of lite2 over 200 ima
 python -m ttilib means JPEGImages --encoder ttilib.networks.imagenet:lite2 --out NAME.means.safetensors
 """
 
-from ttilib.encoders.layers import resnet50, resnet50_untrained
-from ttilib.encoders.pretrained import lite2
+from ttilib.encoders.pretrained import lite2, resnet50, resnet50_untrained
 
 __all__ = ["lite2", "resnet50", "resnet50_untrained"]

@@ -26,8 +26,7 @@ from ttilib.encoders import checkpoints
 from ttilib.encoders.checkpoints import load_encoder
 from ttilib.encoders.external import SUFFIXES, naming, one_line
 from ttilib.encoders.feature_cache import FORM, CachedEncoder
-from ttilib.encoders.inference import OPENVINO, for_inference
-from ttilib.encoders.layers import MultiLayerEncoder
+from ttilib.encoders.layers import OPENVINO, MultiLayerEncoder, for_inference
 from ttilib.episodes.clips import Clip, Frames, unlabelled_frames
 from ttilib.files import atomic, digest, parse_json
 from ttilib.images import image_files, read_image

@@ -15,7 +15,7 @@ from typing import Any
 from ttilib.datasets.base import OnError, raise_first
 from ttilib.encoders import checkpoints
 from ttilib.encoders.external import is_plugin
-from ttilib.encoders.inference import OPENVINO
+from ttilib.encoders.layers import OPENVINO
 from ttilib.episodes.benchmarks import benchmark, draw_episodes, read_benchmark
 from ttilib.episodes.episode import select_episodes, slices, write_episodes
 from ttilib.files import digest, fingerprint, write_json
