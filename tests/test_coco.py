@@ -9,11 +9,10 @@ from corpora import HEIGHT, WIDTH, run_lengths
 from PIL import Image
 
 from ttilib.datasets.base import raise_first
-from ttilib.datasets.catalog import TABLES
 from ttilib.datasets.catalog import coco_name as in_coco
 from ttilib.datasets.coco import COCO, COCO_FULL, CocoFullReader, CocoReader, coco_annotations, coco_masks, make_masks
 from ttilib.datasets.masks import count
-from ttilib.files import read_json, write_json
+from ttilib.files import LISTS, read_json, write_json
 from ttilib.images import read_labels
 
 
@@ -137,7 +136,7 @@ def test_the_reader_returns_images_masks_and_training_labels(root):
 
 @pytest.mark.parametrize(("key", "exchanged"), [("novel_coco2pascal", {7: 8, 8: 7}), ("novel_coco2pascal_mended", {})])
 def test_pascal_classes_that_no_coco_fold_was_trained_on(key, exchanged):
-    voc, table = read_json(TABLES / "pascal.json"), read_json(TABLES / "coco.json")
+    voc, table = read_json(LISTS / "pascal.json"), read_json(LISTS / "coco.json")
     assert table["novel"] == [[n for n in range(1, 81) if n % 4 == (fold + 1) % 4] for fold in range(4)]
     assert table["novel_block"] == [[n for n in range(1, 81) if (n - 1) // 20 == fold] for fold in range(4)]
     for fold, novel in enumerate(voc[key]):

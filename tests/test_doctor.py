@@ -9,10 +9,10 @@ from coco_corpus import name as coco_name
 from corpora import block, broken_png, flow, minivspw, pascal, picture, rewrite, vspw, ytvis
 from folds import fold, sequence_fold, stills_fold
 
-from ttilib.datasets.catalog import DATASETS, TABLES
+from ttilib.datasets.catalog import DATASETS
 from ttilib.datasets.coco import make_masks
 from ttilib.episodes.benchmarks import BENCHMARKS, read_benchmark
-from ttilib.files import read_json, write_json, write_text
+from ttilib.files import LISTS, read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
 from ttilib.tools import doctor_checks as checks
 from ttilib.tools.doctor import examine
@@ -180,7 +180,7 @@ def test_coco_wants_its_masks_painted(tmp_path):
 
 def test_names_that_training_on_coco_has_learned_are_warned_of(tmp_path):
     pascal(tmp_path, {name: block(8, 2, 2, 9, 9) for name in "ab"}, val=("a", "b"))
-    write_json(tmp_path / "lists.json", {**read_json(TABLES / "pascal.json"), "min_pixels": 20})
+    write_json(tmp_path / "lists.json", {**read_json(LISTS / "pascal.json"), "min_pixels": 20})
     report = examine("coco2pascal", tmp_path, folds=(2,), shots=(1,))
     assert report.ok and report.folds["2"]["training"] is None and " - " in report.text()
     assert any("novel class 8 cat is a base class of coco fold 2" in f.found for f in of(report, "warning"))

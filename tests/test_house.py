@@ -16,7 +16,7 @@ LIBRARY = REPOSITORY / "ttilib"
 # A module may import only modules above it. The first rows are the paper; they import nothing of the rest.
 PACKAGES = (
     ("", "files images"),
-    ("datasets", "transforms base masks pascal youtube_vis vspw davis coco catalog"),
+    ("datasets", "transforms base masks pascal youtube_vis sequences coco catalog"),
     ("episodes", "sampling episode benchmarks clips"),
     ("encoders", "external pspnet layers pretrained checkpoints feature_cache"),
     ("solver", "task classifier losses settings objective solver edges extraction methods"),

@@ -9,20 +9,20 @@ from ttilib.datasets.base import raise_first
 from ttilib.datasets.catalog import read_fold, read_table
 from ttilib.datasets.coco import CocoReader
 from ttilib.datasets.pascal import PascalReader, published_lines
-from ttilib.datasets.vspw import minivspw_listed, minivspw_table, published_list
-from ttilib.files import lists_folder, write_json, write_text
+from ttilib.datasets.sequences import minivspw_listed, minivspw_table, published_list
+from ttilib.files import LISTS, write_json, write_text
 from ttilib.images import write_image, write_labels
 
 
 def table_of_readme():
     """List to lines, sequences, md5 and first line, from lists/README.md."""
-    rows = [line.split(" | ") for line in (lists_folder() / "README.md").read_text().splitlines()]
+    rows = [line.split(" | ") for line in (LISTS / "README.md").read_text().splitlines()]
     rows = [[cell.strip("|` ") for cell in row] for row in rows if len(row) == 5 and ".txt`" in row[0]]
     return {name: cells for name, *cells in rows}
 
 
 def test_every_list_expands_to_the_published_bytes():
-    lists = {path.relative_to(lists_folder()).with_suffix("").as_posix() for path in lists_folder().glob("*/*.txt")}
+    lists = {path.relative_to(LISTS).with_suffix("").as_posix() for path in LISTS.glob("*/*.txt")}
     seen = set()
     for released, (count, sequence_count, md5, first) in table_of_readme().items():
         if md5 == "not known":

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ttilib.datasets.base import raise_first
 from ttilib.datasets.catalog import find_dataset, read_fold, read_table
-from ttilib.datasets.vspw import minivspw_listed, minivspw_table
+from ttilib.datasets.sequences import minivspw_listed, minivspw_table
 from ttilib.files import write_json, write_text
 
 NAMES = {"dog": "63", "wall": "1", "bus": "50", "car": "49", "motorcycle": "53", "airplane": "57", "cattle": "65"}

@@ -27,14 +27,9 @@ from filelock import FileLock, Timeout
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 TEMPORARY = "ttilib-unfinished"  # in the names of temporary files
+PACKAGE = Path(__file__).resolve().parent
+LISTS = (PACKAGE if (PACKAGE / "lists").is_dir() else PACKAGE.parent) / "lists"  # in a wheel, or beside the package
 UNFIT = (errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)  # of a folder to write into
-
-
-def lists_folder() -> Path:
-    """The folder lists/: inside the package if installed from a wheel, beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "lists"
-    return installed if installed.is_dir() else package.parent / "lists"
 
 
 @contextmanager

@@ -12,18 +12,15 @@ from typing import Any
 
 from ttilib.datasets.base import ClassesByFold, ClassTable, Dataset, Names, OnError, Table, raise_first
 from ttilib.datasets.coco import COCO, COCO_FULL
-from ttilib.datasets.davis import DAVIS
 from ttilib.datasets.pascal import MOVING, PASCAL
-from ttilib.datasets.vspw import MINIVSPW, VSPW
+from ttilib.datasets.sequences import DAVIS, MINIVSPW, VSPW
 from ttilib.datasets.youtube_vis import YTVIS
-from ttilib.files import convert, lists_folder, look_up, read_json
+from ttilib.files import LISTS, convert, look_up, read_json
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset for dataset in (YTVIS, PASCAL, COCO, COCO_FULL, VSPW, MINIVSPW, DAVIS, MOVING)
 }
 """Add a dataset with `DATASETS["name"] = Dataset(...)`; it is looked up at every call."""
-
-TABLES = lists_folder()
 
 
 def find_dataset(name: str) -> Dataset:
@@ -83,7 +80,7 @@ def read_table(corpus: str, root: Path | str | None = None, novel: str = "novel"
     dataset = find_dataset(corpus)
     if dataset.own_table:
         raise ValueError(f"{corpus} has the classes of its support's dataset; use read_benchmark, or give a table")
-    path = TABLES / f"{dataset.table or corpus}.json"
+    path = LISTS / f"{dataset.table or corpus}.json"
     if root is not None and (own := Path(root) / "lists.json").is_file():
         path = own
     table = read_json(path, dict[str, Any]) | read_json(path, ClassTable)

@@ -20,7 +20,7 @@ from jaxtyping import Float, UInt8
 from ttilib.datasets.base import IGNORE_LABEL, Dataset, FrameFiles, Ids, Names, OnError, ResizeRule, Scan, Table
 from ttilib.datasets.masks import CENSUS, Counts, census, large_labels
 from ttilib.datasets.transforms import letterbox, resize_top_left
-from ttilib.files import digest, file_names, lists_folder, read_lines
+from ttilib.files import LISTS, digest, file_names, read_lines
 from ttilib.images import Colours, read_image, read_labels
 
 
@@ -46,7 +46,7 @@ LISTED = {
 def published_lines(name: str) -> Names:
     """The lines of lists/<name>.txt, expanded from its short form: an image id, or a sequence and frame ranges."""
     lines, form = [], LISTED[name.split("/")[0]]
-    for line in read_lines(lists_folder() / f"{name}.txt"):
+    for line in read_lines(LISTS / f"{name}.txt"):
         first, *ranges = line.split()
         ends = [[int(end) for end in text.split("-")] for text in ranges]
         numbers = [number for end in ends for number in range(end[0], end[-1] + 1)]

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from ttilib.files import convert, lists_folder, suggest
+from ttilib.files import LISTS, convert, suggest
 from ttilib.results.metrics import METRICS, Metric
 from ttilib.results.records import Tabulated, plain
 
@@ -169,7 +169,7 @@ def read_reported() -> pd.DataFrame:
     Columns: benchmark, shots, encoder, method (our names), label (theirs), fold ("0".."3" or "mean"), figure (the
     metric), value, spread (standard deviation over runs, if known), source.
     """
-    return pd.read_csv(lists_folder() / "reported.csv", dtype={"fold": str})
+    return pd.read_csv(LISTS / "reported.csv", dtype={"fold": str})
 
 
 def _by_line(metrics: Sequence[str]) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import PIL
 from ttilib.datasets.base import FrameFiles, OnError, raise_first
 from ttilib.datasets.catalog import Fold, base_classes, find_dataset
 from ttilib.datasets.masks import CENSUS, census, map_files
-from ttilib.datasets.vspw import FLOW, minivspw_listed, vspw_folder
+from ttilib.datasets.sequences import FLOW, minivspw_listed, vspw_folder
 from ttilib.datasets.youtube_vis import ytvis_index
 from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, find_roots, read_benchmark, read_tables
 from ttilib.episodes.benchmarks import benchmark as find_benchmark

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ttilib.datasets.base import Dataset, FrameFiles
 from ttilib.datasets.catalog import Fold, coco_name
-from ttilib.datasets.vspw import FLOW
+from ttilib.datasets.sequences import FLOW
 from ttilib.datasets.youtube_vis import YtvisIndex
 from ttilib.episodes.sampling import query_videos, shared_classes
 from ttilib.images import header_size, read_image, read_labels
