@@ -337,7 +337,7 @@ def metrics_digest() -> str:
 
 
 @lru_cache
-def _parsed(code: bytes) -> tuple[Any, list[str]]:
+def _parsed(code: bytes) -> tuple[str, list[str]]:
     """The syntax tree of a module without docstrings and texts under constants, and its imports from the library."""
     tree, imports = ast.parse(code), []
     for node in ast.walk(tree):
@@ -350,7 +350,7 @@ def _parsed(code: bytes) -> tuple[Any, list[str]]:
     return _shape(tree), imports
 
 
-def _imported(start: str) -> dict[str, Any]:
+def _imported(start: str) -> dict[str, str]:
     """The syntax trees of a module and all its direct and indirect imports from the library."""
     found, due = {}, [start]
     while due:
@@ -362,12 +362,12 @@ def _imported(start: str) -> dict[str, Any]:
     return found
 
 
-def _shape(node: Any) -> Any:
-    """A syntax tree as plain values without empty fields, which differ between Python versions."""
+def _shape(node: Any) -> str:
+    """A syntax tree as text without empty fields, which differ between Python versions."""
     if isinstance(node, ast.AST):
-        parts = [[name, _shape(part)] for name, part in ast.iter_fields(node) if part not in (None, [])]
-        return [type(node).__name__, *parts]
-    return [_shape(part) for part in node] if isinstance(node, list) else repr(node)
+        parts = [f"{name}={_shape(part)}" for name, part in ast.iter_fields(node) if part not in (None, [])]
+        return f"{type(node).__name__}({','.join(parts)})"
+    return f"[{','.join(map(_shape, node))}]" if isinstance(node, list) else repr(node)
 
 
 def provenance(device: torch.device | str = "cpu", weights: str | None = None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
@@ -71,7 +72,7 @@ class TransductiveMethod:
         if self.noise and not self.prior:
             raise ValueError("noise applies to an oracle's prior only; add prior=oracle, or leave it out")
 
-    @property
+    @cached_property
     def optimization(self) -> tuple:
         """What determines `optimize`; methods equal in it share its solution."""
         return self.pipeline.features, self.config.unrefined, self.prior, self.noise
