@@ -81,6 +81,7 @@ def run_notebook(
                 str(notebook), str(temporary), dict(parameters or {}), kernel_name="python3", progress_bar=False,
                 cwd=str(notebook.parent), execution_timeout=timeout, stdout_file=log, stderr_file=log,
                 start_timeout=PATIENCE, iopub_timeout=PATIENCE, extra_arguments=["--IPKernelApp.log_level=40"],
+                shutdown_kernel="immediate",  # all cells have ended; Python with torch needs 2 s to exit
             )  # fmt: skip
         except Exception as error:  # code of the user, in a kernel of the user
             reason = f"{type(error).__name__}: {error}"
