@@ -19,9 +19,7 @@ if TYPE_CHECKING:  # processes that only count labels need not wait for torch
     from ttilib.datasets.transforms import Placement
 
 
-IGNORE_LABEL = 255
-"""Ignore label (void): these pixels count neither in training nor in evaluation."""
-
+IGNORE_LABEL = 255  # ignore label (void): these pixels count neither in training nor in evaluation
 Names = tuple[str, ...]
 Ids = Sequence[int]
 Table = Mapping[str, Any]

@@ -25,13 +25,9 @@ from ttilib.datasets.pascal import PascalReader, listed_files, published_names, 
 from ttilib.files import Stamp, file_stamp, read_json
 from ttilib.images import write_labels
 
-Object = tuple[Any, int, Any]
-"""Annotation id, label, segmentation (JSON, polygons or run lengths)."""
-
+Object = tuple[Any, int, Any]  # annotation id, label, segmentation (JSON, polygons or run lengths)
 SPLITS = ("train", "val")
-
-FOLDERS = {"first": "{}", "full": "{}_full"}
-"""Rule (which polygons are drawn) to the folder of a split's masks."""
+FOLDERS = {"first": "{}", "full": "{}_full"}  # which polygons are drawn: folder of a split's masks
 
 
 def coco_masks(

@@ -21,9 +21,9 @@ from ttilib.datasets.base import OnError, Table, raise_first
 from ttilib.files import Item, Result, Stamp, convert, file_stamp, parallel_map, parse_json, read_json, write_text
 from ttilib.images import Colours, read_labels
 
-LONGEST = 10**6
-"""The most pixels along the outline of a polygon."""
-
+LONGEST = 10**6  # pixels along the outline of a polygon
+CENSUS = Path("lists/census.json")  # the counts of a dataset, in its folder
+MANY = 500  # more files than this are shown with a progress bar, and processed by several workers
 Length = Annotated[int, msgspec.Meta(ge=0, le=2**32)]
 
 
@@ -32,10 +32,6 @@ class RunLengths(msgspec.Struct):
 
     size: tuple[int, int]
     counts: str | list[Length]
-
-
-Polygons = list[list[float]]
-"""Corners x1, y1, x2, y2, ... of each part of an object."""
 
 
 class Numbered(msgspec.Struct):
@@ -50,6 +46,7 @@ class Category(Numbered):
     name: str
 
 
+Polygons = list[list[float]]  # corners x1, y1, x2, y2, ... of each part of an object
 Entry = TypeVar("Entry", bound=Numbered)
 
 
@@ -199,20 +196,9 @@ def read_outlines(path: Path, image: str, height: int, width: int) -> dict[str, 
     return masks
 
 
-Counts = Mapping[int, int]
-"""Pixels per label of one label map."""
-
-Mask = tuple[Path, Stamp]
-"""A file, and its stamp."""
-
-CENSUS = Path("lists/census.json")
-"""The counts of a dataset, in its folder."""
-
-MANY = 500
-"""More files than this are shown with a progress bar, and processed by several workers."""
-
-_counted: dict[Mask, Counts] = {}
-"""All counts of this process: other folds need the same masks."""
+Counts = Mapping[int, int]  # pixels per label of one label map
+Mask = tuple[Path, Stamp]  # a file, and its stamp
+_counted: dict[Mask, Counts] = {}  # all counts of this process: other folds need the same masks
 
 
 def census(

@@ -33,8 +33,7 @@ def split_videos(presence: FramesByClass, base: Ids) -> tuple[Names, Names]:
     return tuple(train), tuple(val)
 
 
-FRAME = r"^[^/\x00.][^/\x00]*/[^/\x00.][^/\x00]*$"
-"""<video>/<frame>.jpg, none of them hidden."""
+FRAME = r"^[^/\x00.][^/\x00]*/[^/\x00.][^/\x00]*$"  # <video>/<frame>.jpg, none of them hidden
 
 
 class Video(Numbered):

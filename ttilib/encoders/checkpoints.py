@@ -63,15 +63,12 @@ def check_fold(spec: str, metadata: Metadata, fold: Fold) -> None:
     about = f"{spec}: trained on {metadata.corpus} fold {metadata.fold}"
     here = f"{fold.corpus} fold {fold.index}"
     if novel := [fold.names[c] for c in fold.novel if coco_name(fold.names[c]) in trained]:
-        raise ValueError(
-            f"{about}, whose base classes include {', '.join(novel)}, novel in {here}; take the encoder of this fold"
-        )
+        about += f", whose base classes include {', '.join(novel)}, novel in {here}"
+        raise ValueError(f"{about}; take the encoder of this fold")
     base = [coco_name(fold.names[c]) for c in fold.base]
     if trained != base and set(trained) == set(base):
-        raise ValueError(
-            f"{about} with the base classes of {here} in another order, so that its labels mean other classes; "
-            "train with this class table, or use the table it was trained with"
-        )
+        about += f" with the base classes of {here} in another order, so that its labels mean other classes"
+        raise ValueError(f"{about}; train with this class table, or use the table it was trained with")
 
 
 def read_published(path: Path | str, architecture: Architecture | None = None) -> tuple[PSPNet, dict[str, Any]]:
@@ -87,9 +84,8 @@ def read_published(path: Path | str, architecture: Architecture | None = None) -
         del tensors[name]
     last = tensors.get("classifier.weight", torch.zeros(()))
     if last.ndim != 4 or not 1 <= (classes := len(last)) <= MOST:
-        raise ValueError(
-            f"{path}: no classifier.weight with 4 axes and 1 to {MOST} classes; give the weights of a complete encoder"
-        )
+        about = f"no classifier.weight with 4 axes and 1 to {MOST} classes"
+        raise ValueError(f"{path}: {about}; give the weights of a complete encoder")
     network = on_meta_device(_recognise(path, tensors, classes, architecture), classes)
     filled = {}
     for name, value in network.state_dict().items():  # cast to the network's types; missing counters are 0
@@ -117,10 +113,8 @@ def _recognise(path: Path, tensors: dict[str, Tensor], classes: int, wanted: Arc
 
     nearest = max(candidates, key=agreement)
     if problem := differences(states[nearest], tensors):
-        raise ValueError(
-            f"{path}: not the tensors of a {nearest.name!r} encoder ({problem}); "
-            f"give one of {', '.join(each.name for each in candidates)}"
-        )
+        names = ", ".join(each.name for each in candidates)
+        raise ValueError(f"{path}: not the tensors of a {nearest.name!r} encoder ({problem}); give one of {names}")
     return nearest
 
 
@@ -194,9 +188,8 @@ def read_checkpoint(path: Path | str) -> tuple[PSPNet, Metadata | None, dict[str
         else:
             network.load_state_dict(load_file(path), assign=True)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"{path}: not the tensors of a {found.name!r} encoder ({one_line(error)}); save it again"
-        ) from error
+        about = f"not the tensors of a {found.name!r} encoder ({one_line(error)})"
+        raise ValueError(f"{path}: {about}; save it again") from error
     if metadata.fingerprint != fingerprint(network):
         raise ValueError(f"{path}: its fingerprint is not the one in its .json; a copy went wrong, fetch both again")
     return network, metadata, values
@@ -214,10 +207,8 @@ def convert(source: Path | str, target: Path | str, about: Mapping[str, Any] | N
     network, _, found = read_checkpoint(source)
     about = {**found, **about}
     if "base" in about and len(about["base"]) + 1 != network.classes:
-        raise ValueError(
-            f"{source}: has {network.classes} classes including background, but {len(about['base'])} base classes are "
-            "given; give the benchmark and fold it was trained on"
-        )
+        given = f"{network.classes} classes including background, but {len(about['base'])} base classes are given"
+        raise ValueError(f"{source}: has {given}; give the benchmark and fold it was trained on")
     if target.suffix not in SUFFIXES:
         return save_encoder(target, network, about)
     epoch = about.get("metrics", {}).get("epoch", about.get("epoch"))
@@ -242,10 +233,8 @@ def save_state(path: Path | str, state: Mapping[str, Any]) -> None:
         with atomic(path) as temporary:
             torch.save(dict(state), temporary)
     except RuntimeError as error:  # hides the OSError
-        raise OSError(
-            f"{path}: cannot be written ({one_line(error)}); the previous file stays; free some space and give the "
-            "same command again"
-        ) from error
+        about = f"cannot be written ({one_line(error)}); the previous file stays"
+        raise OSError(f"{path}: {about}; free some space and give the same command again") from error
 
 
 def load_state(path: Path | str) -> dict[str, Any]:

@@ -63,10 +63,9 @@ def read_foreign(path: Path | str, advice: str = "fetch it again") -> dict[str, 
             name = _refused_class(path, error, advice)
             kind = CONTAINERS.get(name.rpartition(".")[2])
             if kind is None or name in settings or len(settings) == MOST:
-                raise ValueError(
-                    f"{path}: the pickle references {name}; only tensors and built-in types are loaded; do not open "
-                    "it with anything else unless you trust its source"
-                ) from error
+                about = f"the pickle references {name}; only tensors and built-in types are loaded"
+                advice = "do not open it with anything else unless you trust its source"
+                raise ValueError(f"{path}: {about}; {advice}") from error
             settings[name] = kind
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not tensors by name; give a file of weights")
@@ -92,10 +91,8 @@ def _refused_class(path: Path, error: Exception, advice: str) -> str:
     """Full name of the class at which the unpickler stopped. Raises ValueError if the file is damaged."""
     if refused := re.search(r"GLOBAL (\S+)", str(error)):
         return refused[1]
-    reason = one_line(error, 10**4).rpartition("WeightsUnpickler error: ")[-1][:150]
-    raise ValueError(
-        f"{path}: not a file of tensors and built-in types ({reason or 'it is cut short'}); {advice}"
-    ) from error
+    reason = one_line(error, 10**4).rpartition("WeightsUnpickler error: ")[-1][:150] or "it is cut short"
+    raise ValueError(f"{path}: not a file of tensors and built-in types ({reason}); {advice}") from error
 
 
 def one_line(error: BaseException, most: int = 150) -> str:
@@ -145,10 +142,8 @@ def feature_map(encoder: str, what: str, output: object, images: Tensor) -> Floa
     if isinstance(output, Tensor) and usable and output.ndim == 4 and len(output) == len(images) and output.numel():
         return output
     found = f"{output.dtype} {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    raise ValueError(
-        f"encoder {encoder}: {what} is {found}, not a feature map [N, C, h, w] of {len(images)} images; "
-        "correct it, or name another layer"
-    )
+    about = f"{what} is {found}, not a feature map [N, C, h, w] of {len(images)} images"
+    raise ValueError(f"encoder {encoder}: {about}; correct it, or name another layer")
 
 
 def differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
@@ -218,9 +213,8 @@ def naming(encoder: str | Encoder) -> Iterator[None]:
         if not is_plugin(spec) or str(error).startswith(f"encoder {spec}"):
             raise
         found = f"{type(error).__name__}: {one_line(error, 500)}".removesuffix(": ")
-        raise ValueError(
-            f"encoder {spec}: {found}; correct it or install what it needs, or give another path/to/file.py:function"
-        ) from error
+        advice = "correct it or install what it needs, or give another path/to/file.py:function"
+        raise ValueError(f"encoder {spec}: {found}; {advice}") from error
 
 
 def _module_of_file(path: Path) -> ModuleType:

@@ -44,10 +44,8 @@ class CachedEncoder:
         self, encoder: Callable[[Tensor], Tensor], fingerprint: str, folder: Path | str, limit_gb: float = 20.0
     ) -> None:
         if not fingerprint or not limit_gb > 0:
-            raise ValueError(
-                f"feature cache in {folder}: fingerprint {fingerprint!r}, limit_gb {limit_gb}; give the fingerprint "
-                "of the encoder and a limit above 0, or use the encoder without a cache"
-            )
+            advice = "give the fingerprint of the encoder and a limit above 0, or use the encoder without a cache"
+            raise ValueError(f"feature cache in {folder}: fingerprint {fingerprint!r}, limit_gb {limit_gb}; {advice}")
         self.encoder, self.root, self.folder = encoder, Path(folder), Path(folder) / fingerprint
         self.layers, self.channels = getattr(encoder, "layers", ()), getattr(encoder, "channels", ())
         self.limit = int(limit_gb * 10**9)  # bytes

@@ -88,9 +88,8 @@ class MultiLayerEncoder:
         named = self.encoder.named_modules() if isinstance(self.encoder, nn.Module) else ()
         known, texts = {name: each for name, each in named if name}, ", ".join(self.layers)
         if not known:
-            raise ValueError(
-                f"layers {texts}: encoder {self.name} has no layers inside, as a torch.nn.Module has; leave them out"
-            )
+            about = f"encoder {self.name} has no layers inside, as a torch.nn.Module has"
+            raise ValueError(f"layers {texts}: {about}; leave them out")
         for name in self.layers:
             if name not in known:
                 top = ", ".join(each for each in known if "." not in each)

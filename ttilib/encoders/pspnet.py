@@ -76,8 +76,8 @@ INITIAL = {  # ImageNet weights in the reference implementation's folder initmod
     "vgg16": "vgg16_bn.pth",
     "vgg16-dilated": "vgg16_bn.pth",
 }
+# published names of the stem's convolutions and norms
 STEMS = {f"{kind}{n + 1}": f"layer0.{3 * n + i}" for n in range(3) for i, kind in enumerate(("conv", "bn"))}
-"""Published names of the stem's convolutions and norms."""
 VGG_STARTS = (0, 7, 14, 24, 34)  # first layer of each stage within vgg16_bn().features
 
 
@@ -152,9 +152,8 @@ def build_encoder(
     if pretrained == "imagenet":
         if architecture.weights is None:
             known = ", ".join(a.name for a in ARCHITECTURES.values() if a.weights)
-            raise ValueError(
-                f"encoder {architecture.name!r} has no ImageNet weights in torchvision: choose one of {known}"
-            )
+            about = f"encoder {architecture.name!r} has no ImageNet weights in torchvision"
+            raise ValueError(f"{about}: choose one of {known}")
         weights = get_weight(architecture.weights)
         _fill_stages(network, imagenet_tensors(weights), weights.url)
     elif pretrained:
@@ -193,10 +192,8 @@ def imagenet_tensors(weights: WeightsEnum) -> dict[str, Tensor]:
         try:
             weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(
-                f"ImageNet weights {weights} could not be fetched ({one_line(error)}): put {weights.url} into "
-                f"{path.parent} by hand"
-            ) from error
+            about = f"ImageNet weights {weights} could not be fetched ({one_line(error)})"
+            raise FileNotFoundError(f"{about}: put {weights.url} into {path.parent} by hand") from error
     return state_of(path, read_foreign(path))
 
 
@@ -206,16 +203,13 @@ def load_initial(network: PSPNet, path: Path | str) -> None:
     """
     path, name = Path(path), network.architecture.name
     if path.suffix not in SUFFIXES and name not in INITIAL:
-        raise ValueError(
-            f"{path}: the release has no initial weights for encoder {name!r}, only for {', '.join(INITIAL)}; "
-            'choose one of these, name a .pth file, or take pretrained="imagenet" or ""'
-        )
+        about = f"the release has no initial weights for encoder {name!r}, only for {', '.join(INITIAL)}"
+        advice = 'choose one of these, name a .pth file, or take pretrained="imagenet" or ""'
+        raise ValueError(f"{path}: {about}; {advice}")
     path = path if path.suffix in SUFFIXES else path / INITIAL[name]
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no initial weights for encoder {name!r}; put the file there, see docs/encoders.md, "
-            'or take pretrained="" to start from random weights'
-        )
+        advice = 'put the file there, see docs/encoders.md, or take pretrained="" to start from random weights'
+        raise FileNotFoundError(f"{path}: no initial weights for encoder {name!r}; {advice}")
     _fill_stages(network, state_of(path, read_foreign(path)), str(path))
 
 
@@ -232,23 +226,19 @@ def _fill_stages(network: PSPNet, published: Mapping[str, Tensor], source: str) 
             found[f"{first}.{rest}"] = value
     wanted = {name: value for name, value in network.state_dict().items() if name.startswith("layer")}
     if problem := differences(wanted, found):
-        raise ValueError(
-            f"{source}: not the ImageNet weights of encoder {network.architecture.name!r} ({problem}); "
-            "give the file that belongs to it"
-        )
+        about = f"not the ImageNet weights of encoder {network.architecture.name!r} ({problem})"
+        raise ValueError(f"{source}: {about}; give the file that belongs to it")
     network.load_state_dict(found, strict=False)
 
 
 def _residual_stages(architecture: Architecture) -> tuple[nn.Sequential, ...]:
-    block, (a, b, c, d) = BLOCKS[architecture.block], architecture.widths
     stem, channels = _stem(architecture)
-    return (
-        stem,
-        _stage(block, channels, a, architecture.blocks[0]),
-        _stage(block, a * block.expansion, b, architecture.blocks[1], stride=2),
-        _stage(block, b * block.expansion, c, architecture.blocks[2], dilation=2),
-        _stage(block, c * block.expansion, d, architecture.blocks[3], dilation=4),
-    )
+    block, stages = BLOCKS[architecture.block], [stem]
+    for number, (stride, dilation) in enumerate(((1, 1), (2, 1), (1, 2), (1, 4))):
+        width, count = architecture.widths[number], architecture.blocks[number]
+        stages.append(_stage(block, channels, width, count, stride, dilation))
+        channels = architecture.channels(number + 1)
+    return tuple(stages)
 
 
 def _stem(architecture: Architecture) -> tuple[nn.Sequential, int]:
@@ -265,7 +255,7 @@ def _stem(architecture: Architecture) -> tuple[nn.Sequential, int]:
 
 
 def _stage(
-    block: type[BasicBlock | Bottleneck], channels: int, width: int, count: int, stride: int = 1, dilation: int = 1
+    block: type[BasicBlock | Bottleneck], channels: int, width: int, count: int, stride: int, dilation: int
 ) -> nn.Sequential:
     """One residual stage; dilation replaces the stride and keeps the receptive field."""
     out = width * block.expansion

@@ -26,15 +26,9 @@ from ttilib.images import read_image, read_labels
 File = Path | str | np.ndarray
 MaskFile = File | Mapping[str, File]
 
-FLAT = 8
-"""More grey values than this, some of them light, are soft edges and not labels."""
-
-USER_VIDEO_RULE = ResizeRule(letterbox, False)
-"""For a user's own images: letterboxed, padding is not valid."""
-
-BATCH = 100
-"""Frames solved together in the release. Source: docs/protocol.md 5.2."""
-
+FLAT = 8  # more grey values than this, some of them light, are soft edges and not labels
+USER_VIDEO_RULE = ResizeRule(letterbox, False)  # for a user's own images: letterboxed, padding is not valid
+BATCH = 100  # frames solved together in the release. Source: docs/protocol.md 5.2
 LONGEST_SIDE = 4096  # pixels of the network input; a typing error would take all memory
 
 

@@ -141,11 +141,9 @@ class Run:
         else:
             finite &= bool(torch.stack([p.grad.isfinite().all() for p in self.learner.parameters()]).all())
         if not finite:
-            raise FloatingPointError(
-                f"{self.folder}: the loss of step {step} is {loss:.3g}, or its gradient is not finite (the last "
-                f"checkpoint is from before); train in a new folder with a learning_rate below "
-                f"{self.config.learning_rate:g}"
-            )
+            about = f"the loss of step {step} is {loss:.3g}, or its gradient is not finite"
+            advice = f"train in a new folder with a learning_rate below {self.config.learning_rate:g}"
+            raise FloatingPointError(f"{self.folder}: {about} (the last checkpoint is from before); {advice}")
 
     def record_validation(self, result: ValidationResult) -> None:
         """Record a validation and save the encoder as the last, and as the best if strictly better, as released."""

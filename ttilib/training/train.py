@@ -109,13 +109,11 @@ def fit(
     """
     folder, device = Path(folder), torch.device(device)
     if len(items) < config.batch or len(held_out) == 0:
-        raise ValueError(
-            f"{folder}: {len(items)} samples to train on and {len(held_out)} to validate are too few for a "
-            f"batch of {config.batch}; lower `batch` or `every`, or add videos"
-        )
+        found = f"{len(items)} samples to train on and {len(held_out)} to validate are too few"
+        raise ValueError(f"{folder}: {found} for a batch of {config.batch}; lower `batch` or `every`, or add videos")
     if config.batch % (shares := config.accumulate * distributed.count()):
-        about = f"batch={config.batch} cannot be divided evenly among {distributed.count()} processes"
-        raise ValueError(f"{about} in {config.accumulate} parts; give a multiple of {shares}")
+        found = f"batch={config.batch} cannot be divided evenly among {distributed.count()} processes"
+        raise ValueError(f"{found} in {config.accumulate} parts; give a multiple of {shares}")
 
     def validate_classes(network: PSPNet, epoch: int) -> ValidationResult:
         iou, loss = validate(network, held_out, config.batch, device, config.workers)
