@@ -119,7 +119,7 @@ def test_the_index_the_forecast_and_when_a_table_is_made_again(tmp_path, monkeyp
     unavailable = {(SETTING, 1): "no encoder"} | {(OTHER, fold): "no coco" for fold in OTHER.folds}
     expansion = Expansion(tuple(specs), unavailable)
     table = Table("small", "A table", (Line(SETTING, "RePRI", "RePRI"), Line(SETTING, "TTI", "ours")))
-    found = json.loads(index(table, expansion, paths).read_text())
+    found = index(table, expansion, paths)
     assert found["files"] == ["rows/k0.jsonl"] and found["weights"] == {"resnet50, ytvis fold 0": "abc"}
     assert found["manifests"]["rows/k0.jsonl"] == {"path": "episodes/m.json", "benchmark": "ytvis-v1", "size": [17, 33]}
     assert all("fold 1: no encoder" in line["why"] and "1 of 2 tasks" in line["why"] for line in found["lines"])

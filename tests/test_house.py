@@ -27,7 +27,7 @@ PACKAGES = (
     ("plots", "style overlays curves comparisons gallery video browser draw"),
     ("training", "config distributed data model validation log run train"),
     ("tools", "doctor_checks doctor"),
-    ("sweep", "tables tasks clusters expand driver study"),
+    ("sweep", "tables tasks clusters expand driver"),
     ("", "segment"),
 )
 ORDER = [f"{package}.{module}".strip(".") for package, modules in PACKAGES for module in modules.split()]

@@ -171,7 +171,7 @@ def test_the_code_digest_covers_what_predicts_masks_and_no_docstrings_or_line_en
     digests = [records.code_digest()]
     for name in (
         "plots/overlays.py", "results/metrics.py", "results/records.py", "results/tables.py", "training/data.py",
-        "sweep/study.py", "__init__.py",
+        "sweep/driver.py", "__init__.py",
     ):  # fmt: skip
         append(copy / name, "\nMORE = 1\n")
     solver, again = copy / "solver" / "settings.py", copy / "solver" / "again.py"

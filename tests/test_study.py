@@ -17,8 +17,7 @@ from ttilib.episodes.benchmarks import read_training
 from ttilib.episodes.clips import pool_frames
 from ttilib.results.export import read_table
 from ttilib.solver.extraction import FeatureMean, load_means, measure_means, save_means
-from ttilib.sweep.driver import drive
-from ttilib.sweep.study import run_study, study_task, write_means
+from ttilib.sweep.driver import drive, run_study, study_task, write_means
 
 # Points of percent: another processor rounds otherwise, and after five hundred steps the weights are others.
 TOLERANCE = {"mIoU": 12, "Dice": 12, "J": 12, "F": 12, "J&F": 12, "VC_3": 20, "VC_5": 20, "VC_7": 20}

@@ -87,7 +87,7 @@ def _print_skipped(errors: list[Exception]) -> None:
 )
 def study(options: argparse.Namespace) -> None:
     """Run notebooks 01 to 05 on the synthetic dataset and print the table."""
-    from ttilib.sweep.study import run_study
+    from ttilib.sweep.driver import run_study
 
     folder = run_study(out=options.out, workers=options.workers)
     print((folder / "tables" / "mini.md").read_text(encoding="utf-8"))

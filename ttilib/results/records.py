@@ -277,8 +277,8 @@ def write_index(
     lines: Sequence[Mapping[str, Any]],
     sources: Sequence[RowsFile],
     weights: Mapping[str, str],
-) -> Path:
-    """Write <out>/rows/<name>.json, with the code digest, and return its path. `weights`: by encoder."""
+) -> dict[str, Any]:
+    """Write <out>/rows/<name>.json, with the code digest, and return its content. `weights`: by encoder."""
     path = Path(out) / "rows" / f"{check_name(name)}.json"
     files = {_within(out, source.rows): source for source in sources}
     about = {
@@ -291,7 +291,7 @@ def write_index(
         "code": code_digest(), "weights": dict(weights),
     }  # fmt: skip
     write_json(path, about)
-    return path
+    return about
 
 
 def _within(out: Path | str, path: Path) -> str:

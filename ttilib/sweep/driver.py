@@ -1,6 +1,7 @@
-"""Runs a sweep on dask workers: selects the tasks to run, collects their results, then makes the tables.
+"""Runs a sweep, or the study, on dask workers: selects the tasks to run, collects their results, makes the tables.
 
-Only a window of tasks is with the scheduler, so memory does not grow with their number.
+Only a window of tasks is with the scheduler, so memory does not grow with their number. Finished tasks run again only
+if they, their parameters or the library change; others resume inside their notebook.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ from distributed import Client, Future, as_completed
 from tqdm import tqdm
 
 from ttilib.datasets.base import OnError, raise_first
-from ttilib.episodes.benchmarks import benchmark
-from ttilib.files import digest, fingerprint, read_json
+from ttilib.episodes.benchmarks import benchmark, read_training
+from ttilib.episodes.clips import pool_frames
+from ttilib.files import digest, fingerprint
 from ttilib.results.export import write_all
 from ttilib.results.metrics import pooled_iou
 from ttilib.results.records import HOME, Counted, RowsFile, read_index, read_rows, write_index
 from ttilib.results.tables import METHOD, align_with_plan
+from ttilib.solver.extraction import load_extractor, load_means, means_path, measure_means, save_means
 from ttilib.solver.methods import read_method
-from ttilib.sweep.expand import Expansion, SweepPaths, expand
-from ttilib.sweep.tables import Line, Setting, Table
+from ttilib.sweep.clusters import cluster, default_workers
+from ttilib.sweep.expand import Expansion, SweepPaths, default_paths, expand
+from ttilib.sweep.tables import TABLES, Line, Setting, Table
 from ttilib.sweep.tasks import Task, is_done, notebook_text, read_record, run_task
+from ttilib.synthetic import generate
 
 NOTEBOOK = "05_tables.ipynb"
 TABLE_SECONDS = 40.0  # per table, on one core
@@ -124,8 +129,8 @@ def _result(outcome: Outcome) -> tuple[Outcome, str]:
     return outcome, f"{task.name}: done in {duration}" + (f" ({scores})" if scores else "")
 
 
-def index(table: Table, expansion: Expansion, paths: SweepPaths) -> Path:
-    """Write <out>/rows/<table>.json for the rows recorded so far, and return its path.
+def index(table: Table, expansion: Expansion, paths: SweepPaths) -> dict[str, Any]:
+    """Write <out>/rows/<table>.json for the rows recorded so far, and return its content.
 
     Without any, an index of rows of other code or settings stays, so that no table is lost; warns.
     """
@@ -143,7 +148,7 @@ def index(table: Table, expansion: Expansion, paths: SweepPaths) -> Path:
         if earlier.get("files") and all((paths.out / file).is_file() for file in earlier["files"]):
             about = f"{table.name}: there are no rows of this code and these settings yet"
             warnings.warn(f"{about}; the table is made from the rows before, of code {earlier['code']}", stacklevel=2)
-            return paths.out / "rows" / f"{table.name}.json"
+            return earlier
     lines = [_line(line, expansion, paths) for line in table.lines]
     return write_index(paths.out, table.name, table.title, lines, sources, weights)
 
@@ -189,14 +194,18 @@ def _forecast(setting: Setting, expansion: Expansion, paths: SweepPaths) -> str:
     return f"{name}: {methods}, {counts}, {done} of {len(specs)} tasks done" + (f"; {why}" if why else "")
 
 
+def _code(notebook: Path) -> str:
+    """Digest of the text of a notebook and of the whole library."""
+    return digest(notebook_text(notebook), [path.read_text(encoding="utf-8") for path in sorted(HOME.rglob("*.py"))])
+
+
 def table_tasks(tables: Sequence[Table], expansion: Expansion, paths: SweepPaths) -> list[Task]:
     """Notebook 05 for each table with rows, as tasks that depend on these rows; writes all indexes and empty tables."""
     tasks = []
     notebook, out = (paths.notebooks / NOTEBOOK).resolve(), paths.out.resolve()
-    library = [notebook_text(notebook), *(path.read_text(encoding="utf-8") for path in sorted(HOME.rglob("*.py")))]
+    code = _code(notebook)
     for table in tables:
-        written = index(table, expansion, paths)
-        about = read_json(written)
+        about = index(table, expansion, paths)
         if not about["files"]:
             lines = [line | {"method": line["label"]} for line in about["lines"]]
             write_all(paths.out / "tables", table.name, align_with_plan(pd.DataFrame(columns=METHOD), lines))
@@ -205,7 +214,7 @@ def table_tasks(tables: Sequence[Table], expansion: Expansion, paths: SweepPaths
             "name": table.name, "baseline": table.baseline, "method": table.shown,
             "root": str(paths.root.resolve()), "out": str(out),
         }  # fmt: skip
-        key = digest(library, about, parameters, [fingerprint(paths.out / file) for file in about["files"]])
+        key = digest(code, about, parameters, [fingerprint(paths.out / file) for file in about["files"]])
         output = str(out / f"05_tables-{table.name}.ipynb")
         tasks.append(Task(key, f"table {table.name}", str(notebook), output, parameters, TABLE_SECONDS))
     return tasks
@@ -224,3 +233,58 @@ def sweep(
     tasks = () if only_tables else expansion.tasks
     failures = drive(tasks, client, paths.out, report, retries, later=TABLE_SECONDS * len(tables))
     return failures + drive(table_tasks(tables, expansion, paths), client, paths.out, report, retries)
+
+
+SIZE = (121, 217)  # network input of the notebooks' defaults
+EVALUATION_SECONDS = 200.0  # on one core, for the estimate of the time only
+
+
+def run_study(
+    repository: Path | str = ".", out: Path | str = "outputs/mini", report: Report = print, workers: int = 0
+) -> Path:
+    """Run outdated tasks in `workers` processes (0: `default_workers`); returns the folder.
+
+    Raises RuntimeError if a task fails, because later ones depend on it.
+    """
+    repository = Path(repository).resolve()
+    folder, notebooks = (repository / out).resolve(), repository / "notebooks"
+    paths = replace(default_paths(True, str(repository / "data/mini"), str(folder)), notebooks=notebooks)
+    tables, step = (TABLES["mini"],), partial(study_task, notebooks, folder)
+    generate(paths.root, workers=workers or default_workers())
+    with cluster(workers=workers, log_folder=folder / "logs") as client:
+
+        def run(tasks: Iterable[Task], later: float) -> None:
+            if failures := drive(tasks, client, folder, report, later=later):
+                raise RuntimeError(f"{failures[0].task.name}: {failures[0].error}")
+
+        run([step(f"02_train-f{fold}", 150, fold=fold) for fold in (0, 1)], EVALUATION_SECONDS + TABLE_SECONDS)
+        for fold in (0, 1):
+            write_means(folder / f"train/ytvis-f{fold}/best.safetensors", "ytvis-v1", fold, paths.root, SIZE)
+        expansion = expand(tables, paths)
+        run([*expansion.tasks, step("01_data", 10, headless=True)], TABLE_SECONDS)
+        episode = step("03_episode", 25, headless=True)  # selected by the rows
+        run([episode, *table_tasks(tables, expansion, paths)], 0.0)
+    return folder
+
+
+def write_means(checkpoint: Path, name: str, fold: int, root: Path, size: tuple[int, int]) -> None:
+    """Write the mean feature of an encoder beside its checkpoint, unless it is there: over images of the benchmark's
+    base training, without labels, as notebooks 04 and 07 measure it. One of other weights is replaced.
+    """
+    path, extractor = means_path(str(checkpoint)), load_extractor(checkpoint)
+    with suppress(FileNotFoundError, ValueError):  # missing, damaged, or of other weights
+        load_means(path, extractor.fingerprint, ())
+        return
+    images = ((image[None], valid[None]) for image, _, valid in pool_frames(*read_training(name, fold, root), size))
+    save_means(path, measure_means(extractor.with_layers(()), extractor.fingerprint, images))
+
+
+def study_task(notebooks: Path, folder: Path, name: str, seconds: float, **parameters: Any) -> Task:
+    """The notebook before the dash in `name` as a task that takes `seconds` on one core.
+
+    Its key depends on the notebook, its parameters and the library.
+    """
+    notebook = notebooks / f"{name.partition('-')[0]}.ipynb"
+    key = digest(_code(notebook), parameters, str(folder))
+    output = str(folder / f"{name}.ipynb")
+    return Task(key, name, str(notebook), output, {"out": str(folder), **parameters}, seconds)
