@@ -14,8 +14,8 @@ from ttilib.datasets.coco import make_masks
 from ttilib.episodes.benchmarks import BENCHMARKS, read_benchmark
 from ttilib.files import LISTS, read_json, write_json, write_text
 from ttilib.images import write_image, write_labels
-from ttilib.tools import doctor_checks as checks
 from ttilib.tools.doctor import examine
+from ttilib.tools.doctor_checks import check_coverage
 
 ONE = {"folds": (0,), "shots": (1,)}
 
@@ -215,6 +215,6 @@ COVERAGE = [  # query, support, sampling, shots, findings
 
 @pytest.mark.parametrize(("query", "support", "draws", "shots", "expected"), COVERAGE)
 def test_a_class_needs_a_video_more_than_shots_or_as_many_of_another_dataset(query, support, draws, shots, expected):
-    findings = checks.check_coverage(query, support or query, draws, shots)
+    findings = check_coverage(query, support or query, draws, shots)
     for finding, start in zip(findings, expected, strict=True):
         assert f"{finding.severity}: {finding.found}".startswith(start) and finding.file == f"{query.corpus} fold 0"

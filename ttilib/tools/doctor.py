@@ -12,17 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import PIL
 
-from ttilib.datasets.base import FrameFiles, OnError, raise_first
+from ttilib.datasets.base import OnError, raise_first
 from ttilib.datasets.catalog import Fold, base_classes, find_dataset
 from ttilib.datasets.masks import CENSUS, census, map_files
-from ttilib.datasets.sequences import FLOW, minivspw_listed, vspw_folder
 from ttilib.datasets.youtube_vis import ytvis_index
 from ttilib.episodes.benchmarks import Benchmark, BenchmarkData, find_roots, read_benchmark, read_tables
 from ttilib.episodes.benchmarks import benchmark as find_benchmark
 from ttilib.episodes.sampling import query_videos, sampler, shared_classes
-from ttilib.files import natural_key, write_json
+from ttilib.files import write_json
 from ttilib.results.records import provenance
 from ttilib.tools import doctor_checks as checks
 from ttilib.tools.doctor_checks import ERROR, NOTE, WARNING, Finding
@@ -57,7 +57,7 @@ class Report:
         lines = [
             f"{self.benchmark}: {'ready' if self.ok else 'not ready'} ({totals})",
             "; ".join(f"{name} in {root}" for name, root in self.roots.items()) or "no data found",
-            f"checked {files or 'no files'} in {self.seconds:.1f} s", *self._table(),
+            f"checked {files or 'no files'} in {self.seconds:.1f} s", *(["", self._table()] if self.folds else []),
         ]  # fmt: skip
         for fold, counts in self.folds.items():
             novel = [row for row in counts["classes"] if row["part"] == "novel"]
@@ -69,32 +69,27 @@ class Report:
                 lines += ["", _number(count, kind).upper(), *self._listed(kind, limit)]
         return "\n".join(lines)
 
-    def _table(self) -> Iterator[str]:
+    def _table(self) -> str:
         """A row per fold: classes, base training videos, query videos, episodes of a run."""
-        if not self.folds:
-            return
-        shots = sorted({k for counts in self.folds.values() for k in counts["episodes"]}, key=int)
-        rows = [["fold", "base", "novel", "training", "validation", "queries", *(f"{k}-shot" for k in shots)]]
+        rows = []
         for fold, counts in self.folds.items():
             parts = [row["part"] for row in counts["classes"]]
-            splits = [counts[split] for split in ("training", "validation", "queries")]
-            episodes = [counts["episodes"].get(k) for k in shots]
-            rows.append([fold, parts.count("base"), parts.count("novel"), *splits, *episodes])
-        yield ""
-        yield from ("".join(f"{'-' if cell is None else cell:>11}" for cell in row) for row in rows)
-        yield "(training, validation, queries: videos or images; k-shot: episodes of a run, or its single frames)"
+            row = {"fold": fold, "base": parts.count("base"), "novel": parts.count("novel")}
+            splits = {split: counts[split] for split in ("training", "validation", "queries")}
+            row |= {split: "-" if count is None else count for split, count in splits.items()}
+            rows.append(row | {f"{k}-shot": count for k, count in counts["episodes"].items()})
+        note = "(training, validation, queries: videos or images; k-shot: episodes of a run, or its single frames)"
+        return f"{pd.DataFrame(rows).to_string(index=False, col_space=10)}\n{note}"
 
     def _listed(self, kind: str, limit: int) -> Iterator[str]:
         """The findings of one severity, grouped by fix."""
-        groups: dict[str, list[Finding]] = {}
-        for finding in self.findings:
-            if finding.severity == kind:
-                groups.setdefault(finding.fix, []).append(finding)
-        for fix, findings in groups.items():
+        own = [finding for finding in self.findings if finding.severity == kind]
+        for fix in dict.fromkeys(finding.fix for finding in own):
+            found = [f"    {finding.file}: {finding.found}" for finding in own if finding.fix == fix]
             yield f"  {fix}" if kind == NOTE else f"  to do: {fix}"
-            yield from (f"    {f.file}: {f.found}" for f in findings[:limit])
-            if len(findings) > limit:
-                yield f"    and {len(findings) - limit} more"
+            yield from found[:limit]
+            if len(found) > limit:
+                yield f"    and {len(found) - limit} more"
 
 
 def _number(count: int, kind: str) -> str:
@@ -112,20 +107,20 @@ def count_fold(query: Fold, support: Fold, trained: Fold | None) -> dict[str, An
     `trained`: fold of base training, if it is on this data. With support of another dataset, novel classes also have
     their number of support videos.
     """
-    ids, rows = shared_classes(support, query), []
-    for number in query.novel:
-        rows.append(_class_row(query, number, "novel"))
-        if query is not support:
-            rows[-1]["support"] = len(support.presence.get(ids.get(number, -1), {}))
-    splits = {}
+    ids = shared_classes(support, query)
+    novel = [_class_row(query, number, "novel") for number in query.novel]
+    if query is not support:
+        for row in novel:
+            row["support"] = len(support.presence.get(ids.get(row["id"], -1), {}))
+    base, sizes = [], dict.fromkeys(("training", "validation"))
     if trained is not None:
         splits = {"training": set(trained.train), "validation": set(trained.val)}
+        sizes = {split: len(names) for split, names in splits.items()}
         for number in trained.base:
-            videos = set(trained.presence.get(number, {}))
-            rows.append(_class_row(trained, number, "base"))
-            rows[-1] |= {split: len(videos & names) for split, names in splits.items()}
-    sizes = {split: len(splits[split]) if splits else None for split in ("training", "validation")}
-    return {"classes": rows, **sizes, "queries": len(list(query_videos(query)))}
+            videos = trained.presence.get(number, {}).keys()
+            shown = {split: len(videos & names) for split, names in splits.items()}
+            base.append(_class_row(trained, number, "base") | shown)
+    return {"classes": novel + base, **sizes, "queries": len(list(query_videos(query)))}
 
 
 def _class_row(fold: Fold, number: int, part: str) -> dict[str, Any]:
@@ -194,7 +189,7 @@ class _Examination:
             self.findings[finding] = None
 
     def dataset(self, name: str) -> bool:
-        """Check all files of a dataset; returns whether its folds can be read."""
+        """Check all files of a dataset; returns whether its folds can be read. Later scans reuse counted labels."""
         root, dataset = self.roots[name], find_dataset(name)
         try:
             table = read_tables(self.plan, self.roots[self.plan.query], self.roots[self.plan.support])[name]
@@ -204,39 +199,22 @@ class _Examination:
             for _, findings in map_files(check, list(frames.values()), self.workers, f"checking {name}"):
                 self.add(findings)
             if name == "ytvis":
-                expected = table.get("expected", {}).get("videos")
-                self.add(checks.check_ytvis(ytvis_index(root), expected))
-            else:
-                self._masks(name, table, frames)
+                self.add(checks.check_ytvis(ytvis_index(root), table.get("expected", {}).get("videos")))
+                return True
+            videos = {f.mask: frame.split("/")[0] for frame, f in frames.items() if f.mask and f.mask.exists()}
+            colours = getattr(dataset.reader(root), "colours", None)
+            counts = census(list(videos), self.report, self.workers, root / CENSUS, colours)
+            self.files["masks"] += len(videos)
+            rule, labels = dataset.labels(root, table), self.labels.setdefault(name, {})
+            for path, found in counts.items():
+                self.add(checks.check_labels(path, found, *rule))
+                labels.setdefault(videos[path], set()).update(found)
             if name == "minivspw":
-                self._flow(root, table)
+                self.add(checks.check_flow(root, table, self.report))
         except (ValueError, OSError) as error:
             self.report(error, root / "train" / "train.json" if name == "ytvis" else root)
             return False
         return True
-
-    def _masks(self, name: str, table: Mapping[str, Any], frames: Mapping[str, FrameFiles]) -> None:
-        """Count and check the labels of all masks; later scans reuse the counts."""
-        root, dataset = self.roots[name], find_dataset(name)
-        names = {files.mask: frame for frame, files in frames.items() if files.mask is not None and files.mask.exists()}
-        colours = getattr(dataset.reader(root), "colours", None)
-        counts = census(list(names), self.report, self.workers, root / CENSUS, colours)
-        rule, labels = dataset.labels(root, table), self.labels.setdefault(name, {})
-        self.files["masks"] += len(names)
-        for path, found in counts.items():
-            self.add(checks.check_labels(path, found, *rule))
-            labels.setdefault(names[path].split("/")[0], set()).update(found)
-
-    def _flow(self, root: Path, table: Mapping[str, Any]) -> None:
-        """Check flow files of all listed frames; a folder without any is reported by the layout check."""
-        folder = vspw_folder(root)
-        if not any(folder.glob(f"*/flow/*{FLOW}")):
-            return
-        listed: dict[str, set[str]] = {}
-        for novel in table["novel"]:
-            for name, frames in minivspw_listed(root, novel, table["ignored"], self.report)[0].items():
-                listed.setdefault(name, set()).update(frame.split("/")[1] for frame in frames)
-        self.add(checks.check_flow(folder, {name: sorted(frames, key=natural_key) for name, frames in listed.items()}))
 
     def fold(self, data: BenchmarkData, shots: Sequence[int]) -> dict[str, Any]:
         """Check the episodes of a fold and its overlap with base training; returns its counts."""

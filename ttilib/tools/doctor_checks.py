@@ -7,16 +7,19 @@ attention; a *note* states something intended.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from ttilib.datasets.base import Dataset, FrameFiles
+from ttilib.datasets.base import Dataset, FrameFiles, OnError
 from ttilib.datasets.catalog import Fold, coco_name
-from ttilib.datasets.sequences import FLOW
+from ttilib.datasets.sequences import FLOW, minivspw_listed, vspw_folder
 from ttilib.datasets.youtube_vis import YtvisIndex
 from ttilib.episodes.sampling import query_videos, shared_classes
+from ttilib.files import natural_key
 from ttilib.images import header_size, read_image, read_labels
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -53,17 +56,13 @@ def layout_text(dataset: Dataset, root: Path | str) -> str:
 def check_layout(dataset: Dataset, root: Path) -> Iterator[Finding]:
     """Every pattern of files of a dataset matches at least one file."""
     for name, without in dataset.layout.items():
-        if not any(_any_file(root, pattern) for pattern in name.split(" or ")):
+        patterns = re.sub(r"<\w+>", "*", name).split(" or ")
+        if not any(path.is_file() for pattern in patterns for path in root.glob(pattern)):
             fix = "copy it, if that is not intended" if without else layout_text(dataset, root)
             if dataset.make_masks and name.endswith(".png"):
                 fix = f"write the masks: python -m ttilib prepare {dataset.name} --root {root}"
             about = "no such file" + (f", {without}" if without else "")
             yield Finding(WARNING if without else ERROR, str(root / name), about, fix)
-
-
-def _any_file(root: Path, pattern: str) -> bool:
-    names = [f"*{part.rpartition('>')[2]}" if part.startswith("<") else part for part in pattern.split("/")]
-    return any(path.is_file() for path in root.glob("/".join(names)))
 
 
 def check_frame(frame: FrameFiles, thorough: bool = False) -> list[Finding]:
@@ -115,15 +114,24 @@ def check_labels(
         yield Finding(WARNING, str(path), about, "check it: it is useless for training and evaluation")
 
 
-def check_flow(folder: Path, frames: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
-    """Every frame has a flow file: the release leaves out frames without, though it never reads the files."""
-    single = 0
-    for name, listed in frames.items():
-        missing = [frame for frame in listed if not (folder / name / "flow" / f"{frame}{FLOW}").is_file()]
-        if len(missing) == 1 and missing[0] in (listed[0], listed[-1]):  # flow needs a neighbouring frame
+def check_flow(root: Path, table: Mapping[str, Any], on_error: OnError) -> Iterator[Finding]:
+    """Every listed frame has a flow file: the release leaves out frames without, though it never reads the files.
+
+    A folder without any flow file is reported by `check_layout`.
+    """
+    folder, single, frames = vspw_folder(root), 0, dict[str, set[str]]()
+    if not any(folder.glob(f"*/flow/*{FLOW}")):
+        return
+    for novel in table["novel"]:
+        for name, listed in minivspw_listed(root, novel, table["ignored"], on_error)[0].items():
+            frames.setdefault(name, set()).update(frame.split("/")[1] for frame in listed)
+    for name, found in frames.items():
+        ordered = sorted(found, key=natural_key)
+        missing = [frame for frame in ordered if not (folder / name / "flow" / f"{frame}{FLOW}").is_file()]
+        if len(missing) == 1 and missing[0] in (ordered[0], ordered[-1]):  # flow needs a neighbouring frame
             single += 1
         elif missing:
-            about = f"{len(missing)} of {len(listed)} frames have no flow, first {missing[0]}; they are left out"
+            about = f"{len(missing)} of {len(ordered)} frames have no flow, first {missing[0]}; they are left out"
             fix = "fetch the flow files, or expect other episodes than the published ones"
             yield Finding(WARNING, str(folder / name / "flow"), about, fix)
     if single:
