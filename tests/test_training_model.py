@@ -64,7 +64,8 @@ def test_gradients_are_true_finite_far_out_and_zero_at_the_ignore_label(name: st
 
 def test_scores_by_hand() -> None:
     labels = torch.tensor([[[0, 0, 1, 1], [2, 255, 1, 0]]])
-    counts = tm.confusion(torch.tensor([[[0, 1, 1, 1], [0, 2, 0, 0]]]), labels, 4)
+    found = torch.tensor([[[0, 1, 1, 1], [0, 2, 0, 0]]])
+    counts = tm.confusion(F.one_hot(found, 4).movedim(-1, 1).float(), labels)
     assert counts.tolist() == [[2, 1, 0, 0], [1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     # background 2 of 5, class 1 2 of 4, class 2 0 of 1, class 3 without pixels, counted as 0
     torch.testing.assert_close(tm.class_iou(counts), torch.tensor([0.4, 0.5, 0.0, 0.0], dtype=torch.float64))
@@ -132,7 +133,7 @@ def test_the_loss_is_a_weighted_mean_over_valid_pixels() -> None:
     torch.testing.assert_close(parts["ce"], (each * weight).sum() / weight.sum())
     torch.testing.assert_close(loss, parts["ce"] + parts["iou"])
     assert list(parts) == ["ce", "iou"] and (batch.labels == 255).any()
-    assert torch.equal(counts, tm.confusion(logits.argmax(1), batch.labels, 3))
+    assert torch.equal(counts, tm.confusion(logits, batch.labels))
 
 
 @torch.no_grad()

@@ -31,12 +31,7 @@ from ttilib.synthetic.shapes import FAMILIES
 
 FOLDS = 4
 MIN_PIXELS = 400  # Pascal's rule (2048 of about 180,000 pixels) scaled to images of about 60,000
-VSPW_FIRST, VSPW_STEP = 41, 4  # VSPW class ids of objects: 41, 45, ...
-
-
-def vspw_id(kind: int) -> int:
-    """VSPW class id of a class (index into FAMILIES); all are above those of stuff."""
-    return VSPW_FIRST + VSPW_STEP * kind
+VSPW_IDS = range(41, 41 + 4 * len(FAMILIES), 4)  # of the classes, in the order of FAMILIES; all above those of stuff
 
 
 def void_ring(frame: Frame, objects: Sequence[int]) -> Bool[np.ndarray, "H W"]:
@@ -80,10 +75,10 @@ def write_ytvis_video(root: Path, name: str, frames: Sequence[Frame], scene: Sce
 
 def write_vspw_sequence(root: Path, name: str, first: int, frames: Sequence[Frame], scene: Scene) -> dict:
     """Write frames, index PNGs and flow files of a sequence, numbered from `first`; returns its record."""
-    ids, folder = [vspw_id(kind) for kind in range(len(FAMILIES))], root / "data" / name
+    folder = root / "data" / name
     for number, frame in enumerate(frames, start=first):
         write_image(folder / f"origin/{number:08d}.jpg", frame.image, quality=82)
-        write_labels(folder / f"mask/{number:08d}.png", label_map(frame, scene, frame.stuff, ids))
+        write_labels(folder / f"mask/{number:08d}.png", label_map(frame, scene, frame.stuff, VSPW_IDS))
         if number < first + len(frames) - 1:  # the last frame has no flow
             with atomic(folder / f"flow/{number:08d}.pkl.pkl") as temporary:
                 temporary.write_bytes(pickle.dumps({"flow": None}, protocol=4))
@@ -100,10 +95,10 @@ def class_tables(classes: int) -> dict[str, dict]:
         "pascal": {"classes": plain, "novel": [[kind + 1 for kind in block] for block in blocks],
                    "min_pixels": MIN_PIXELS},
         "ytvis": {"classes": plain, "novel": [list(range(k + 1, classes + 1, FOLDS)) for k in range(FOLDS)]},
-        "vspw": {"classes": {str(vspw_id(i)): name for i, name in enumerate(names)},
-                 "novel": [[vspw_id(kind) for kind in block] for block in blocks],
+        "vspw": {"classes": {str(VSPW_IDS[i]): name for i, name in enumerate(names)},
+                 "novel": [[VSPW_IDS[kind] for kind in block] for block in blocks],
                  # the order of base classes in the release, which sets the training labels
-                 "base": [[vspw_id(kind) for kind in kinds[2:] + kinds[:2]] for kinds in others]},
+                 "base": [[VSPW_IDS[kind] for kind in kinds[2:] + kinds[:2]] for kinds in others]},
     }  # fmt: skip
 
 
@@ -116,7 +111,7 @@ def write_tables(root: Path, classes: int, records: Mapping[str, Sequence[dict]]
         write_text(root / "pascal" / f"{split}.txt", "".join(f"{line}\n" for line in lines))
         names = sorted(record["name"] for record in records["vspw"] if record["split"] == split)
         write_text(root / "vspw" / f"{split}.txt", "".join(f"{name}\n" for name in names))
-    ids = STUFF | {family.name: vspw_id(kind) for kind, family in enumerate(FAMILIES[:classes])}
+    ids = STUFF | {family.name: VSPW_IDS[kind] for kind, family in enumerate(FAMILIES[:classes])}
     write_json(root / "vspw/label_num_dic_final.json", {name: str(i) for name, i in ids.items()})
     videos: list[dict] = []
     annotations: list[dict] = []

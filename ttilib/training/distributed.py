@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ttilib.solver.extraction import find_device
@@ -112,9 +111,3 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     def backward(context: torch.autograd.function.FunctionCtx, gradient: Tensor) -> Tensor:
         return total(gradient) / count()
-
-
-def parts_of(order: Int[np.ndarray, "steps batch"], accumulate: int) -> Int[np.ndarray, "steps part"]:
-    """Samples of each batch for this process: each of `accumulate` parts is divided among the processes in order."""
-    steps, batch = order.shape
-    return order.reshape(steps, accumulate, count(), -1)[:, :, rank()].reshape(steps, batch // count())

@@ -158,8 +158,10 @@ def batches(
     """
     items.set_epoch(epoch)
     order = np.random.default_rng([config.seed, epoch]).permutation(len(items))
-    full = order[: len(items) // config.batch * config.batch].reshape(-1, config.batch)
-    mine = distributed.parts_of(full, config.accumulate)[done:]
+    steps, processes = len(items) // config.batch, distributed.count()
+    # Each of `accumulate` parts of a batch is divided among the processes in order.
+    parts = order[: steps * config.batch].reshape(steps, config.accumulate, processes, -1)
+    mine = parts[done:, :, distributed.rank()].reshape(-1, config.batch // processes)
     generator = torch.Generator()  # otherwise the loader uses torch's global generator
     pinned = torch.device(device).type == "cuda"
     began = time.perf_counter()

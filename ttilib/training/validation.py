@@ -24,7 +24,7 @@ from ttilib.results.metrics import intersection_union, pooled_iou
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import METHODS
 from ttilib.training import distributed
-from ttilib.training.model import best_class, class_iou, confusion, smoothed_cross_entropy
+from ttilib.training.model import class_iou, confusion, smoothed_cross_entropy
 
 STRIDE, FRAMES = 5, 20  # episodic validation takes every fifth query frame, at most 20
 
@@ -54,7 +54,7 @@ def validate(
     for images, labels in loader:
         images, labels = images.flatten(0, -4), labels.flatten(0, -3).to(device)  # the frames of clips are images
         logits = network.logits(images.to(device))
-        counts += confusion(best_class(logits), labels, network.classes)
+        counts += confusion(logits, labels)
         loss += smoothed_cross_entropy(logits, labels, 0.0).sum(dtype=torch.float64)
     counts, loss = distributed.total(counts), distributed.total(loss)
     return class_iou(counts.cpu()), float(loss / counts.sum().clamp_min(1))
