@@ -1,4 +1,4 @@
-"""Pascal: scans follow the lists and the size rule, masks are read in every format, what cannot be used is reported."""
+"""Pascal: scans follow lists and size rule, masks are read in every format, bad files are reported; moving images."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ttilib.datasets.base import IGNORE_LABEL, raise_first
-from ttilib.datasets.pascal import PASCAL, VOC_COLOURS, PascalReader, voc_colour
+from ttilib.datasets.pascal import FRAMES, PASCAL, VOC_COLOURS, MovingReader, PascalReader, camera, voc_colour
+from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.files import write_text
 from ttilib.images import write_labels
 
@@ -90,3 +91,38 @@ def test_masks_in_the_colours_of_voc_are_read_as_labels(tmp_path, others):
         known = [(labels == 0) | (labels == IGNORE_LABEL), labels == 7, labels == 2]  # void is background in training
         expected = np.select(known, [0, 2, 1], IGNORE_LABEL)
         np.testing.assert_array_equal(reader.labels(name, (2, 7)), expected)
+
+
+@pytest.fixture
+def squares(tmp_path):
+    """Three images of one class: a bright square on black, where the mask is."""
+    masks = {name: np.zeros((60, 80), dtype=np.uint8) for name in ("a", "b", "c")}
+    for mask in masks.values():
+        mask[20:44, 28:56] = 1
+    root = pascal(tmp_path / "pascal", masks, tuple(masks))
+    for name, mask in masks.items():
+        Image.fromarray(200 * np.dstack([mask] * 3)).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+    return root
+
+
+def test_the_mask_of_a_moving_image_moves_with_it(squares):
+    reader, seen = MovingReader(squares), []
+    for number in range(FRAMES):
+        image, mask = reader.image(f"a/{number}"), reader.mask(f"a/{number}", 1) == 1
+        bright = image.mean(axis=2) > 100
+        assert (bright & mask).sum() > 0.93 * (bright | mask).sum() and mask.any()
+        np.testing.assert_array_equal(image, MovingReader(squares).image(f"a/{number}"))
+        seen.append(mask)
+    assert (seen[0] != seen[-1]).any()
+    for t in (0, 0.3, 1):
+        corners, _ = camera("a", (60, 80), t)
+        assert (corners >= 0).all() and (corners <= (79, 59)).all()
+
+
+@pytest.mark.parametrize("draws", ["released", "independent"])
+def test_the_support_of_a_moving_image_is_of_other_images(squares, draws):
+    data = read_benchmark("moving-pascal", 0, squares.parent)
+    episodes = draw_episodes(data, 2, draws=draws)
+    assert [len(episode.query) for episode in episodes] == [FRAMES] * 3
+    for episode in episodes:
+        assert {*episode.support, episode.query[0].split("/")[0]} == {"a", "b", "c"}
