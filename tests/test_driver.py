@@ -110,7 +110,7 @@ def test_the_index_the_forecast_and_when_a_table_is_made_again(tmp_path, monkeyp
         rows, output = tmp_path / "out" / f"rows/k{n}.jsonl", tmp_path / "out" / f"tasks/k{n}.ipynb"
         size = {"height": 17, "width": 33}
         one = Task(f"k{n}", f"task {n}", "04.ipynb", str(output), size, 100.0 + n, ("RePRI", "TTI"), str(rows))
-        specs.append(TaskSpec(one, SETTING, 0, 3, 12, tmp_path / "out" / "episodes" / "m.json", "abc"))
+        specs.append(TaskSpec(one, SETTING, 0, 12, tmp_path / "out" / "episodes" / "m.json", "abc"))
     first = specs[0].task
     for path in (Path(first.rows), Path(first.output)):
         path.parent.mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_the_index_the_forecast_and_when_a_table_is_made_again(tmp_path, monkeyp
     found = index(table, expansion, paths)
     assert found["files"] == ["rows/k0.jsonl"] and found["weights"] == {"resnet50, ytvis fold 0": "abc"}
     assert found["manifests"]["rows/k0.jsonl"] == {"path": "episodes/m.json", "benchmark": "ytvis-v1", "size": [17, 33]}
-    assert all("fold 1: no encoder" in line["why"] and "1 of 2 tasks" in line["why"] for line in found["lines"])
+    assert all("fold 1: no encoder; 1 of 2 tasks are not finished" in line["why"] for line in found["lines"])
     last = forecast([table], expansion, paths, workers=2).splitlines()[-1]
     assert last.startswith("1 of 2 tasks to run, about 0:03:22 ")  # 101 s, twice as slow; a second worker does not help
     empty = Table("images", "A table", (Line(OTHER, "RePRI", "RePRI"), Line(OTHER, "oracle", "true prior")))

@@ -246,7 +246,8 @@ def test_rows_scored_again_are_those_that_were_scored_first_with_new_metrics(run
     path.unlink()
     for row in before:  # two fields are lost, one is of no metric
         append_row(path, {name: value for name, value in row.items() if name not in ("j", "f_frames")})
-    finish(out, task := Task("k", "name", "n.ipynb", str(path), {}, 1.0, parts=("A", "B"), rows=str(path)), {})
+    task = Task("k", "name", "n.ipynb", str(path), {}, 1.0, parts=("A", "B"), rows=str(path), episodes=3)
+    finish(out, task, {})
     monkeypatch.setitem(METRICS, "share", Metric("share", lambda masks, ground_truth, valid: float(np.mean(masks))))
     assert rescore(out, "t", root) == 6
     rows = read_rows(path)

@@ -47,12 +47,12 @@ def test_tasks_cover_every_run_once(paths):
         assert len(sampled) == 5 + 2 and {(e.run, e.fold) for e in sampled} == {(run, 0)}
         spans = [(spec.task.parameters["first"], spec.task.parameters["last"]) for spec in ours]
         assert [n for first, last in spans for n in range(first, last)] == list(range(7))
-        assert [spec.episodes for spec in ours] == [last - first for first, last in spans]
+        assert [spec.task.episodes for spec in ours] == [last - first for first, last in spans]
         assert all(spec.frames >= 12 for spec in ours[:-1]) and len(ours) > 1
     assert sum(spec.frames for spec in specs) == 2 * (5 * 5 + 2 * 2)
     assert len({spec.task.key for spec in specs}) == len(specs)
     limited = expand([plan("TTI")], replace(paths, limit=2)).specs
-    assert [spec.episodes for spec in limited] == [2, 2] and len(read_episodes(limited[0].manifest)) == 2
+    assert [spec.task.episodes for spec in limited] == [2, 2] and len(read_episodes(limited[0].manifest)) == 2
 
 
 def test_parameters_of_a_task_that_tables_share(paths, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """A task is done when its record says so and nothing of it is lost; otherwise it is run, with a real kernel."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tasks import write_notebook
@@ -36,7 +37,7 @@ def make(tmp_path):
     write_notebook(work, 'rows: str = ""  # file\nmethods: list = []  # which', WORK)
 
     def task(*some):
-        return Task("k", "a task", work, output, {"rows": rows, "methods": list(some)}, 9.0, some, rows)
+        return Task("k", "a task", work, output, {"rows": rows, "methods": list(some)}, 9.0, some, rows, 2)
 
     return tmp_path, task
 
@@ -53,6 +54,8 @@ def test_a_task_leaves_rows_notebook_log_and_record_and_methods_are_added(make):
     about = run_task(first, folder)
     assert is_done(folder, first) and methods(first) == ["RePRI"] * 2
     assert _result(Outcome(first, about))[1].endswith("(RePRI 36.7)")  # pixels of both rows: (5 + 6) / 30
+    more = replace(first, episodes=3)  # one could not be read
+    assert not is_done(folder, more) and "; 1 episodes were left out, see " in _result(Outcome(more, about))[1]
     record = read_record(folder, "k")
     assert record.seconds == about["seconds"] > 0 and record.cost == 9.0 and record.parts == ("RePRI",)
     log = (folder / "logs" / "k.log").read_text()
@@ -101,7 +104,7 @@ def test_a_task_is_done_unless_something_of_it_is_lost(done, path, change, expec
     if text is not None:
         (folder / path).write_text(text)
     assert is_done(folder, task) == expected
-    expansion = Expansion((TaskSpec(task, Setting("ytvis-v1", 1), 0, 1, 1, folder, ""),), {})
+    expansion = Expansion((TaskSpec(task, Setting("ytvis-v1", 1), 0, 1, folder, ""),), {})
     assert f"{int(not expected)} of 1 tasks to run" in forecast([], expansion, SweepPaths(folder, folder, ""), 1)
 
 

@@ -115,7 +115,8 @@ def drive(
 
 
 def _result(outcome: Outcome) -> tuple[Outcome, str]:
-    """The outcome, a failure if its rows are damaged, and a line that says so or gives IoU by method."""
+    """The outcome, a failure if its rows are damaged, and a line that says so, or gives IoU by method and what was left
+    out."""
     task = outcome.task
     try:
         rows = read_rows(task.rows, Counted) if task.rows and not outcome.error else []
@@ -125,8 +126,9 @@ def _result(outcome: Outcome) -> tuple[Outcome, str]:
         return outcome, f"{task.name}: failed: {outcome.error}"
     counts = [(row["method"], row["intersection"], row["union"]) for row in rows if row["method"] in task.parts]
     scores = ", ".join(f"{name} {100 * iou:.1f}" for name, iou in pooled_iou(counts).items()) if counts else ""
-    duration = tqdm.format_interval(outcome.value["seconds"])
-    return outcome, f"{task.name}: done in {duration}" + (f" ({scores})" if scores else "")
+    line = f"{task.name}: done in {tqdm.format_interval(outcome.value['seconds'])}" + (f" ({scores})" if scores else "")
+    left_out = task.episodes - len(counts) // max(len(task.parts), 1)
+    return outcome, line + (f"; {left_out} episodes were left out, see {task.output}" if left_out > 0 else "")
 
 
 def index(table: Table, expansion: Expansion, paths: SweepPaths) -> dict[str, Any]:
@@ -158,7 +160,7 @@ def _line(line: Line, expansion: Expansion, paths: SweepPaths) -> dict[str, Any]
     setting = line.setting
     specs = expansion.of([setting])
     missing = sum(not is_done(paths.out, spec.task) for spec in specs)
-    reasons = [expansion.reason(setting), f"{missing} of {len(specs)} tasks are still to run" if missing else ""]
+    reasons = [expansion.reason(setting), f"{missing} of {len(specs)} tasks are not finished" if missing else ""]
     return {
         "benchmark": setting.name, "shots": setting.shots, "encoder": setting.encoder,
         "method": read_method(line.method).name, "label": line.label, "folds": list(setting.folds),
@@ -189,7 +191,7 @@ def _forecast(setting: Setting, expansion: Expansion, paths: SweepPaths) -> str:
     if not specs:
         return f"{name}: cannot run: {why}"
     done = sum(is_done(paths.out, spec.task) for spec in specs)
-    counts = f"{sum(spec.episodes for spec in specs)} episodes, {sum(spec.frames for spec in specs)} frames"
+    counts = f"{sum(spec.task.episodes for spec in specs)} episodes, {sum(spec.frames for spec in specs)} frames"
     methods = f"{len(specs[0].task.parts)} methods"
     return f"{name}: {methods}, {counts}, {done} of {len(specs)} tasks done" + (f"; {why}" if why else "")
 

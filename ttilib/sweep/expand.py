@@ -57,7 +57,6 @@ class TaskSpec:
     task: Task
     setting: Setting
     fold: int
-    episodes: int
     frames: int
     manifest: Path
     fingerprint: str
@@ -149,8 +148,8 @@ def _specs(
             rows, output = str(out / "rows" / f"{key}.jsonl"), str(out / "tasks" / f"{key}.ipynb")
             parameters = {**common, "manifest": str(manifest), "first": part.start, "last": part.stop, "rows": rows}
             cost = START_SECONDS + frames * seconds * height * width / REFERENCE_PIXELS
-            task = Task(key, name, notebook, output, parameters, cost, methods, rows)
-            yield TaskSpec(task, setting, fold, len(episodes), frames, manifest, weights)
+            task = Task(key, name, notebook, output, parameters, cost, methods, rows, len(episodes))
+            yield TaskSpec(task, setting, fold, frames, manifest, weights)
 
 
 def _encoder(setting: Setting, fold: int, paths: SweepPaths) -> tuple[str, str]:

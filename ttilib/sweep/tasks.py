@@ -99,8 +99,8 @@ def run_notebook(
 class Task:
     """One run of a notebook; paths are absolute.
 
-    `parts` are results (methods on the same episodes) in the file `rows`; runs with the same key may add others. `cost`
-    is the expected time in seconds on a reference machine.
+    `parts` are results (methods on the same `episodes`) in the file `rows`; runs with the same key may add others.
+    `cost` is the expected time in seconds on a reference machine.
     """
 
     key: str
@@ -111,6 +111,7 @@ class Task:
     cost: float
     parts: tuple[str, ...] = ()
     rows: str = ""
+    episodes: int = 0
 
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -118,12 +119,11 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 
 @dataclass(frozen=True)
 class Record:
-    """What the library reads in the record of a finished task: methods, expected and measured time, lines of rows."""
+    """What the library reads in the record of a finished task: methods, expected and measured time."""
 
     parts: tuple[str, ...]
     cost: Seconds
     seconds: Seconds = 0.0
-    rows: Annotated[int, msgspec.Meta(ge=0)] = 1
 
 
 def record_path(folder: Path | str, key: str) -> Path:
@@ -140,16 +140,13 @@ def read_record(folder: Path | str, key: str) -> Record | None:
 
 
 def is_done(folder: Path | str, task: Task) -> bool:
-    """Whether the record has all parts of the task, its notebook exists, and no row is lost."""
+    """Whether the record has all parts of the task, its notebook exists, and no episode is left out or its row lost."""
     record = read_record(folder, task.key)
     if record is None or not set(task.parts) <= set(record.parts) or not Path(task.output).is_file():
         return False
-    return not task.rows or _count_rows(task) >= record.rows
-
-
-def _count_rows(task: Task) -> int:
     rows = Path(task.rows)
-    return rows.read_bytes().count(b"\n") if rows.is_file() else 0
+    lines = rows.read_bytes().count(b"\n") if rows.is_file() else 0
+    return lines >= task.episodes * len(record.parts)
 
 
 def finish(folder: Path | str, task: Task, about: Mapping[str, Any]) -> None:
@@ -157,8 +154,6 @@ def finish(folder: Path | str, task: Task, about: Mapping[str, Any]) -> None:
     earlier = read_record(folder, task.key)
     parts = dict.fromkeys([*(earlier.parts if earlier else ()), *task.parts])
     content = {"name": task.name, "parts": list(parts), "cost": task.cost, **about}
-    if task.rows:
-        content["rows"] = _count_rows(task)
     write_json(record_path(folder, task.key), content)
 
 
