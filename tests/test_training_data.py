@@ -14,6 +14,7 @@ from ttilib.datasets.catalog import find_dataset, read_fold, read_table
 from ttilib.files import read_json, write_json
 from ttilib.images import read_image, write_image
 from ttilib.training import data as td
+from ttilib.training.config import ContrastConfig
 
 SIZE = (HEIGHT, WIDTH)
 STEP = 25  # grey values between frames of a video: after a change of brightness they are still told apart
@@ -136,6 +137,10 @@ def test_a_clip_is_augmented_as_one(tmp_path):
         torch.testing.assert_close(tf.denormalise(found) * 255, due, rtol=0, atol=1e-3)
 
 
+def video_pairs(fold, root, videos, size=SIZE, seed=2020, every=1, **settings):
+    return td.VideoPairs(fold, root, videos, size, seed, ContrastConfig(every=every, **settings))
+
+
 def windows(pairs, indices):
     return [tuple(window) for index in indices for window in times(pairs[index][0])]
 
@@ -148,7 +153,7 @@ def windows(pairs, indices):
 )  # fmt: skip
 def test_windows_are_consecutive_and_short_videos_doubled(tmp_path, every, window, due):
     fold, root = film(tmp_path, {"a": [[2]] + [[]] * 7})
-    pairs = td.VideoPairs(fold, root, ("a",), SIZE, every=every, window=window)
+    pairs = video_pairs(fold, root, ("a",), every=every, window=window)
     found = windows(pairs, range(40))
     assert set(found) == due and all(found.count(each) > 12 / len(due) for each in due)
     images, valid = pairs[0]
@@ -158,7 +163,7 @@ def test_windows_are_consecutive_and_short_videos_doubled(tmp_path, every, windo
 def test_windows_differ_until_all_have_come_and_frames_are_augmented_by_themselves(tmp_path):
     """In brightness and by flips, no warp; a frame in two windows is one image."""
     fold, root = film(tmp_path, {"a": [[2]] * 5, "b": [[2]] * 2})
-    pairs, orders, flips, gains = td.VideoPairs(fold, root, ("a",), SIZE, every=1, count=10), set(), [], []
+    pairs, orders, flips, gains = video_pairs(fold, root, ("a",), pairs=10), set(), [], []
     for index in range(6):
         images = pairs[index][0]
         found = [tuple(window) for window in times(images)]
@@ -173,7 +178,7 @@ def test_windows_differ_until_all_have_come_and_frames_are_augmented_by_themselv
         orders.add(tuple(found[:4]))
     assert len(orders) > 3 and flips.count(2) >= 3 and len({round(gain, 3) for gain in gains}) > 15
     assert 0.969 <= min(gains) <= max(gains) <= 1.031
-    both, other = (td.VideoPairs(fold, root, ("b", "a"), SIZE, seed) for seed in (4, 5))
+    both, other = (video_pairs(fold, root, ("b", "a"), seed=seed) for seed in (4, 5))
     assert len(both) == 2 and windows(both, (0, 2)) == [(0, 1)] * 2  # index modulo the number of videos
     first = both[0][0]
     both.set_epoch(1)
@@ -199,7 +204,7 @@ def test_pairs_of_vspw_are_flipped_padded_and_filled_up(tmp_path):
 
     ends, seen, unlike = set(), set(), 0
     for index in range(40):
-        images, valid = td.VideoPairs(fold, root, ("s",), (39, 32), window=4, count=2)[index]
+        images, valid = video_pairs(fold, root, ("s",), (39, 32), window=4, pairs=2)[index]
         assert valid[..., :16, :].all() and not valid[..., 16:, :].any() and torch.equal(*images)
         kinds = [kind_of(image) for image in images[0]]
         assert [time for time, _ in kinds[:2]] == [0, 1]

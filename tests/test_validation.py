@@ -28,6 +28,7 @@ from ttilib.training.train import train
 from ttilib.training.validation import validate, validate_episodes
 
 SIZE = (33, 57)
+SEVEN = TrainConfig(seed=7)
 
 
 def test_iou_and_loss_of_a_network_that_predicts_class_1_everywhere() -> None:
@@ -78,7 +79,7 @@ def test_episodic_validation_step_by_step(data: Path, monkeypatch: pytest.Monkey
     first, second = (draw_episodes(plan, 1, 7, epoch) for epoch in (0, 1))
     assert first != second and first[0].class_id != first[-1].class_id
     for epoch, limit, episodes in ((0, 0, first), (1, 99, second), (0, 1, first[:1]), (0, 2, [first[0], first[-1]])):
-        found = validate_episodes(network.train(), epoch, plan, SIZE, 7, limit).miou
+        found = validate_episodes(network.train(), epoch, plan, SIZE, replace(SEVEN, validation_episodes=limit)).miou
         assert found == pytest.approx(short_iou(plan, episodes, network), rel=1e-12) and not network.training
 
 
@@ -90,7 +91,7 @@ def test_episodes_that_fail_are_reported_and_end_no_training(data: Path, monkeyp
         method = Mock(predict=Mock(side_effect=chain(errors, repeat(DEFAULT)), wraps=METHODS["RePRI"].predict))
         monkeypatch.setattr(validation, "METHODS", {"RePRI": method})
         with pytest.warns(UserWarning, match=f"{episodes[0].key} is left out .ValueError: a sentence"):
-            result = validate_episodes(network, 0, plan, SIZE, 7)
+            result = validate_episodes(network, 0, plan, SIZE, SEVEN)
         due = short_iou(plan, episodes[2:], network) if failing == 2 else 0.0
         assert result.failed == failing and result.miou == pytest.approx(due, rel=1e-12)
 
@@ -101,7 +102,7 @@ def test_a_run_may_be_validated_by_episodes(data: Path, tmp_path: Path) -> None:
     plan, fold = read_benchmark("minivspw-val", 0, data), read_benchmark("minivspw", 0, data).query
     assert [p.val_miou for p in train(fold, data, tmp_path, config, SIZE)][-1] is not None
     found = read_json(tmp_path / "best.json")["metrics"]
-    expected = validate_episodes(load_encoder(tmp_path), found["epoch"], plan, SIZE, config.seed, 1).miou
+    expected = validate_episodes(load_encoder(tmp_path), found["epoch"], plan, SIZE, config).miou
     assert found["val_miou"] == pytest.approx(expected)
     with pytest.raises(ValueError, match="minivspw-vall.*did you mean minivspw-val"):
         next(train(fold, data, tmp_path / "other", replace(config, validation="minivspw-vall"), SIZE))

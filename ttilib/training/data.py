@@ -19,8 +19,9 @@ from torchvision.tv_tensors import Image, Mask
 
 from ttilib.datasets.base import IGNORE_LABEL
 from ttilib.datasets.catalog import Fold, find_dataset, find_root, read_fold, read_table
-from ttilib.datasets.transforms import AUGMENTATIONS, augment_clip, image_tensor, mask_tensor, normalise
+from ttilib.datasets.transforms import AUGMENTATIONS, Size, augment_clip, image_tensor, mask_tensor, normalise
 from ttilib.episodes.clips import check_input_size, check_same_size
+from ttilib.training.config import ContrastConfig
 
 Frame = tuple[Image, Mask]
 Order, Void = Literal["set", "time"], Literal["background", "ignored"]
@@ -29,7 +30,7 @@ Order, Void = Literal["set", "time"], Literal["background", "ignored"]
 class _Samples(Dataset):
     """Frames of a dataset: augmented, resized and padded by its rules."""
 
-    def __init__(self, fold: Fold, root: Path | str, size: tuple[int, int], seed: int) -> None:
+    def __init__(self, fold: Fold, root: Path | str, size: Size, seed: int) -> None:
         dataset = find_dataset(fold.corpus)
         self.reader, self.augmentation = dataset.reader(root), dataset.augmentation
         check_input_size(size)
@@ -71,7 +72,7 @@ class TrainingFrames(_Samples):
         fold: Fold,
         root: Path | str,
         split: str,
-        size: tuple[int, int],
+        size: Size,
         seed: int = 2020,
         every: int = 1,
         order: Order = "set",
@@ -133,7 +134,7 @@ class TrainingClips(TrainingFrames):
         fold: Fold,
         root: Path | str,
         split: str,
-        size: tuple[int, int],
+        size: Size,
         seed: int = 2020,
         every: int = 5,
         frames: int = 5,
@@ -166,23 +167,15 @@ WINDOWS, FRAMES = 1, 2
 class VideoPairs(_Samples):
     """Windows of consecutive frames. Sample: images [count, window, 3, H, W], valid [count, window, H, W].
 
-    Sample i is of video i modulo their number. Of every `every`-th frame, `count` windows of `window` frames come in
-    random order, repeated if there are fewer. If frames are too few, YouTube-VIS doubles the list, and other datasets
-    append random ones. Each frame is augmented by itself: clip datasets change brightness and flip only, as the release
-    does for the first frame of a clip. `valid` is False where the release ignores the padding.
+    Sample i is of video i modulo their number. Of every `every`-th frame, count = `pairs` windows of `window` frames
+    come in random order, repeated if there are fewer. If frames are too few, YouTube-VIS doubles the list, and other
+    datasets append random ones. Each frame is augmented by itself: clip datasets change brightness and flip only, as
+    the release does for the first frame of a clip. `valid` is False where the release ignores the padding.
     Raises ValueError for a dataset of images, no videos, or unknown ones. Source: docs/protocol.md 4, DCL auxiliary.
     """
 
     def __init__(
-        self,
-        fold: Fold,
-        root: Path | str,
-        videos: Sequence[str],
-        size: tuple[int, int],
-        seed: int = 2020,
-        every: int = 1,
-        window: int = 2,
-        count: int = 1,
+        self, fold: Fold, root: Path | str, videos: Sequence[str], size: Size, seed: int, contrast: ContrastConfig
     ) -> None:
         if fold.frames and all(frames == (video,) for video, frames in fold.frames.items()):
             about = "images have no next frame to compare with; give VSPW's folder as contrast.root"
@@ -192,8 +185,8 @@ class VideoPairs(_Samples):
             about = f"no frames of {unknown[0]} and {len(unknown) - 1} other videos" if unknown else "no videos"
             raise ValueError(f"{fold.corpus} fold {fold.index}: {about} in {root} for the contrastive loss; add some")
         super().__init__(fold, root, size, seed)
-        self.videos, self.frames = tuple(videos), {video: fold.frames[video][::every] for video in videos}
-        self.window, self.count = window, count
+        self.videos, self.frames = tuple(videos), {video: fold.frames[video][:: contrast.every] for video in videos}
+        self.window, self.count = contrast.window, contrast.pairs
 
     def __len__(self) -> int:
         return len(self.videos)

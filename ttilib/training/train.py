@@ -87,8 +87,7 @@ def train(
         validate_epoch = None
         if config.validation != "classes":
             data = read_benchmark(config.validation, fold.index, root)
-            chosen = {"seed": config.seed, "limit": config.validation_episodes}
-            validate_epoch = partial(validate_episodes, data=data, size=size, device=device, **chosen)
+            validate_epoch = partial(validate_episodes, data=data, size=size, config=config, device=device)
         yield from fit(network, items, held_out, folder, config, about, device, validate_epoch)
 
 
@@ -178,7 +177,7 @@ def unlabelled_pairs(fold: Fold, root: Path | str, size: tuple[int, int], config
     if contrast.root:
         fold, root = vspw_beside(fold, contrast.root), find_root("vspw", contrast.root)
     videos = leaked_test_videos(fold) if contrast.videos == LEAK else base_videos(fold)
-    return VideoPairs(fold, root, videos, size, config.seed, contrast.every, contrast.window, contrast.pairs)
+    return VideoPairs(fold, root, videos, size, config.seed, contrast)
 
 
 @torch.no_grad()

@@ -24,8 +24,10 @@ from ttilib.results.metrics import intersection_union, pooled_iou
 from ttilib.solver.extraction import FeatureExtractor
 from ttilib.solver.methods import METHODS
 from ttilib.training import distributed
+from ttilib.training.config import TrainConfig
 from ttilib.training.model import class_iou, confusion, smoothed_cross_entropy
 
+Device = torch.device | str
 STRIDE, FRAMES = 5, 20  # episodic validation takes every fifth query frame, at most 20
 
 
@@ -39,7 +41,7 @@ class ValidationResult(NamedTuple):
 
 @torch.no_grad()
 def validate(
-    network: PSPNet, held_out: Dataset, batch: int = 8, device: torch.device | str = "cpu", workers: int = 0
+    network: PSPNet, held_out: Dataset, batch: int = 8, device: Device = "cpu", workers: int = 0
 ) -> tuple[Float[Tensor, " K"], float]:
     """IoU of background and every base class over all held-out images, and the loss; the mean IoU is the mIoU.
 
@@ -61,22 +63,16 @@ def validate(
 
 
 def validate_episodes(
-    network: PSPNet,
-    epoch: int,
-    data: BenchmarkData,
-    size: tuple[int, int],
-    seed: int,
-    limit: int = 0,
-    device: torch.device | str = "cpu",
+    network: PSPNet, epoch: int, data: BenchmarkData, size: tuple[int, int], config: TrainConfig, device: Device = "cpu"
 ) -> ValidationResult:
-    """Mean class IoU of 1-shot RePRI on shortened episodes of run number `epoch`; at most `limit` of them (0: all).
+    """Mean class IoU of 1-shot RePRI on shortened episodes of run number `epoch`, at most `validation_episodes`.
 
     Leaves the network in eval mode. Warns of episodes that raise an error, and leaves them out: a validation must not
     end days of training.
     """
     method, extractor = METHODS["RePRI"], FeatureExtractor(network.eval(), device=device)
-    sampled = draw_episodes(data, 1, seed, epoch)
-    numbers = np.linspace(0, len(sampled) - 1, min(limit or len(sampled), len(sampled)))
+    sampled = draw_episodes(data, 1, config.seed, epoch)
+    numbers = np.linspace(0, len(sampled) - 1, min(config.validation_episodes or len(sampled), len(sampled)))
     chosen = [sampled[round(number)] for number in numbers]  # evenly spaced: episodes are ordered by class
     classes = sorted({episode.class_id for episode in chosen})
     sums = torch.zeros(len(classes) + 1, 2, dtype=torch.int64, device=device)  # the last row: failures
