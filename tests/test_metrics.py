@@ -85,8 +85,6 @@ FOUND = clip("##..", "###.", ".###", "####", "#...")
 
 def test_video_consistency_by_hand():
     # k=2: frames 01 common truth 4, found 2; frames 12: 3, found 2 (.##.); frames 23 and 34: no common truth
-    found = metrics.window_consistency(FOUND, OBJECT, 2)
-    assert found == pytest.approx([2 / 4, 2 / 3, math.nan, math.nan], nan_ok=True)
     assert video_consistency(FOUND, OBJECT, 2) == pytest.approx((2 / 4 + 2 / 3) / 2)
     assert video_consistency(FOUND, OBJECT, 3) == pytest.approx(1 / 3)  # frames 012: common prediction .#..
     for frames, k in ((5, 4), (2, 3)):  # the object is gone in frame 3; shorter than the window

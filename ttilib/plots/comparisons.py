@@ -178,17 +178,12 @@ def per_class_bars(ax: Axes, table: pd.DataFrame, metric: str = "IoU", looks: Lo
     """One bar per class and method, labelled for a legend; classes sorted by the last method, the best on top.
     Takes `tables.class_table` of one benchmark and number of shots.
     """
-    methods = list(dict.fromkeys(table["method"]))
-    last = table[table["method"] == methods[-1]].set_index("class_name")[metric]
-    classes = last.reindex(table["class_name"].unique()).sort_values().index
-    looks, width = looks or styles(methods), 0.82 / len(methods)
-    for number, method in enumerate(methods):
-        own = table[table["method"] == method]
-        y = classes.get_indexer(own["class_name"]) + ((len(methods) - 1) / 2 - number) * width  # first method on top
-        ax.barh(y, own[metric], width * 0.94, color=looks[method]["color"], label=method)
+    wide = table.pivot(index="class_name", columns="method", values=metric)[list(dict.fromkeys(table["method"]))]
+    wide, looks = wide.sort_values(wide.columns[-1], ascending=False), looks or styles(wide)
+    colours = {method: looks[method]["color"] for method in wide}
+    wide.plot.barh(ax=ax, width=0.82, color=colours, edgecolor="white", linewidth=0.4, legend=False)
+    ax.invert_yaxis()
     tidy(ax, _with_unit(metric), integers=False)
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", color="0.9", linewidth=0.8)
-    ax.set_yticks(range(len(classes)), classes)
-    ax.set_ylim(-0.6, len(classes) - 0.4)
     ax.tick_params(axis="y", length=0)

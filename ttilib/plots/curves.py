@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from ttilib.plots.style import STYLES, Looks, line_legend, text_size, tidy
 from ttilib.solver.losses import TERMS, Term
 from ttilib.solver.objective import Terms
 
-Log = Sequence[Mapping[str, Any]]
 WindowValues = Mapping[str, Mapping[int, float]]
 Series = Float[Tensor, "_"] | Float[np.ndarray, "_"] | Sequence[float]
 
@@ -112,79 +112,58 @@ def error_causes(
 
 VALIDATION = "#D55E00"
 PARTS = ("#0072B2", "#56B4E9", "#009E73")
+LOGGED = ("step", "loss", "learning_rate", "val_loss", "train_miou", "val_miou", "waited", "seconds")
 
 
-def _column(log: Log, key: str) -> np.ndarray:
-    """The values of a key, nan where it is missing."""
-    return np.array([np.nan if row.get(key) is None else row[key] for row in log], dtype=float)
-
-
-def _smoothed(values: np.ndarray) -> np.ndarray:
+def _smoothed(values: pd.Series) -> pd.Series:
     """Running mean over a twentieth of the log."""
     span = max(1, len(values) // 20)
-    return np.convolve(values, np.ones(span) / span, mode="valid") if len(values) else values
+    return values.rolling(span).mean()[span - 1 :]
 
 
-def _measured(ax: Axes, log: Log, key: str, label: str, colour: str, marker: str, scale: float = 1) -> None:
-    """A marked line through the rows that have `key`, times `scale`."""
-    known = np.isfinite(_column(log, key))
-    if known.any():
-        look: Any = {"color": colour, "marker": marker, "linewidth": 2, "markersize": 5, "clip_on": False}
-        ax.plot(_column(log, "step")[known], scale * _column(log, key)[known], label=label, **look)
+def _measured(ax: Axes, values: pd.Series, label: str, colour: str, marker: str) -> None:
+    """A marked line through the known values, if there are any."""
+    if len(known := values.dropna()):
+        ax.plot(known, label=label, color=colour, marker=marker, linewidth=2, markersize=5, clip_on=False)
 
 
-def _losses(ax: Axes, log: Log) -> None:
+def _losses(ax: Axes, log: pd.DataFrame, parts: pd.DataFrame) -> None:
     """Loss of every step in grey; running means of the loss and of its parts if there are several."""
-    step, loss = _column(log, "step"), _column(log, "loss")
-    parts = [row.get("parts") or {} for row in log]
-    names = list(dict.fromkeys(name for row in parts for name in row))
-    several, mean = len(names) > 1, _smoothed(loss)
-    ax.plot(step, loss, color="0.75", linewidth=0.8)
-    ax.plot(step[-len(mean) :], mean, color="#000000" if several else PARTS[0], linewidth=2, label="loss")
-    for n, name in enumerate(names if several else ()):
-        part = _smoothed(_column(parts, name))
-        ax.plot(step[-len(part) :], part, color=PARTS[n % len(PARTS)], linewidth=2, label=name)
-    _measured(ax, log, "val_loss", "validation", VALIDATION, "o")
+    several = len(parts.columns) > 1
+    ax.plot(log["loss"], color="0.75", linewidth=0.8)
+    ax.plot(_smoothed(log["loss"]), color="#000000" if several else PARTS[0], linewidth=2, label="loss")
+    for name, colour in zip(parts if several else (), cycle(PARTS), strict=False):
+        ax.plot(_smoothed(parts[name]), color=colour, linewidth=2, label=name)
+    _measured(ax, log["val_loss"], "validation", VALIDATION, "o")
     what = "training loss, and its parts before weighting" if several else "training loss [nats]"
     tidy(ax, "step", title=what + (f", mean of {len(log) // 20} steps" if len(log) >= 40 else ""))
     if len(ax.lines) > 2:
         line_legend(ax)
 
 
-def _validation(ax: Axes, log: Log) -> None:
-    """mIoU over all outputs on validation and on training images, in percent."""
-    _measured(ax, log, "val_miou", "validation", VALIDATION, "o", 100)
-    _measured(ax, log, "train_miou", "training", "0.4", "s", 100)
-    top = 100 * np.nanmax([0, *_column(log, "val_miou"), *_column(log, "train_miou")])
-    ax.set(xlim=(0, max([1, *_column(log, "step")])), ylim=(0, 1.1 * top or 100.0))
-    tidy(ax, "step", title="mIoU [percent]")
-    if ax.lines:
-        line_legend(ax)
-
-
-def _learning_rate(ax: Axes, log: Log) -> None:
-    ax.plot(_column(log, "step"), _column(log, "learning_rate"), color="#009E73", linewidth=2)
-    tidy(ax, "step", title="learning rate")
-
-
-def _waiting(ax: Axes, log: Log) -> None:
-    """Share of the time spent waiting for images."""
-    took = _smoothed(np.diff(_column(log, "seconds"), prepend=0.0))
-    share = 100 * _smoothed(_column(log, "waited")) / np.maximum(took, 1e-9)
-    ax.plot(_column(log, "step")[-len(share) :], share, color="#CC79A7", linewidth=2)
-    ax.set_ylim(0, 100)
-    tidy(ax, "step", title="time waiting for data [percent]")
-
-
 def training_figure(rows: Iterable[Mapping[str, Any]], title: str = "") -> Figure:
-    """Base training from its log: loss and parts, mIoU, learning rate, share of the time spent waiting for data.
+    """Base training from its log: loss and parts, mIoU over all outputs on validation and on training images, learning
+    rate, share of the time spent waiting for data.
 
     Rows have `step`, `loss`, `learning_rate`; if measured also `parts`, `val_loss`, `train_miou`, `val_miou`, `waited`
     and `seconds` (time so far).
     """
-    log, figure = list(rows), Figure(figsize=(12.0, 5.6), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)
+    log = pd.DataFrame(rows := list(rows), columns=LOGGED, dtype=float).set_index("step")
+    figure = Figure(figsize=(12.0, 5.6), layout="constrained", dpi=120)
     figure.suptitle(title, x=0.005, ha="left", fontsize=11)
-    for ax, draw in zip(figure.subplots(2, 2).flat, (_losses, _validation, _learning_rate, _waiting), strict=True):
-        draw(ax, log)
+    losses, scores, rate, waiting = figure.subplots(2, 2).flat
+    _losses(losses, log, pd.DataFrame([row.get("parts") or {} for row in rows], log.index))
+    _measured(scores, 100 * log["val_miou"], "validation", VALIDATION, "o")
+    _measured(scores, 100 * log["train_miou"], "training", "0.4", "s")
+    top = 110 * log[["val_miou", "train_miou"]].max(axis=None)
+    scores.set(xlim=(0, max(1, log.index.max())), ylim=(0, top if top > 0 else 100))
+    tidy(scores, "step", title="mIoU [percent]")
+    if scores.lines:
+        line_legend(scores)
+    rate.plot(log["learning_rate"], color="#009E73", linewidth=2)
+    tidy(rate, "step", title="learning rate")
+    took = _smoothed(log["seconds"] - log["seconds"].shift(fill_value=0.0)).clip(lower=1e-9)
+    waiting.plot(100 * _smoothed(log["waited"]) / took, color="#CC79A7", linewidth=2)
+    waiting.set_ylim(0, 100)
+    tidy(waiting, "step", title="time waiting for data [percent]")
     return figure

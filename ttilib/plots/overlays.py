@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
@@ -215,19 +214,6 @@ RIM = [Stroke(linewidth=1.5, foreground="0.1"), Normal()]  # keeps white lines a
 LabelMap = Int64[Tensor, "_ _"]
 
 
-def label_map(image: Image, labels: LabelMap, zoom: int = 1) -> Pixels:
-    """Grey image, enlarged by `zoom`, with classes in colour, ignored pixels light grey. ValueError if sizes differ."""
-    rgb = as_rgb(image)
-    known = _fitted(labels, rgb.shape[:2], zoom, "label map")
-    grey = _enlarged(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), zoom)
-    out = np.repeat(0.6 * grey[..., None], 3, axis=2)
-    inside = (known > 0) & (known != IGNORE_LABEL)
-    paint = 255 * COLOURS[(known[inside] - 1) % len(COLOURS)]
-    out[inside] = (1 - FILLED) * out[inside] + FILLED * paint
-    out[known == IGNORE_LABEL] = UNKNOWN
-    return out.round().astype(np.uint8)
-
-
 def sample_sheet(
     images: Float[Tensor, "n 3 H W"],
     labels: Int64[Tensor, "n H W"],
@@ -242,9 +228,8 @@ def sample_sheet(
     """
     truth = labels.cpu()
     shown = found.cpu().where(truth != IGNORE_LABEL, IGNORE_LABEL)
-    block, ratio = [1.0, 1.0, 1.0], images.shape[-2] / images.shape[-1]
-    widths = block if len(images) < 4 else [*block, 0.1, *block]
-    figure, grid = _sheet(math.ceil(3 * len(images) / sum(widths)), widths, ratio, title)
+    columns = 3 if len(images) < 4 else 6
+    figure, grid = _sheet(math.ceil(3 * len(images) / columns), columns, images, title)
     for axes, image, true, guess in zip(grid.reshape(-1, 3), images.cpu(), truth, shown, strict=False):
         pairs = [(true == n, guess == n) for n in true.unique().tolist() if 0 < n < IGNORE_LABEL]
         iou = [float((a & b).sum() / (a | b).sum()) for a, b in pairs]
@@ -260,9 +245,18 @@ def sample_sheet(
 
 
 def named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str], title: str) -> set[int]:
-    """A label map with the names of classes on regions that are large enough; returns the other labels."""
-    zoom, known = zoom_for(image), array(labels)
-    show(ax, label_map(image, labels, zoom), title)
+    """A grey image with classes in colour, their names on regions that are large enough, ignored pixels light grey.
+
+    Returns the labels without a name. Raises ValueError if sizes differ.
+    """
+    rgb, zoom, known = as_rgb(image), zoom_for(image), array(labels)
+    drawn = _fitted(labels, rgb.shape[:2], zoom, "label map")
+    pixels = np.repeat(0.6 * _enlarged(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), zoom)[..., None], 3, axis=2)
+    inside = (drawn > 0) & (drawn != IGNORE_LABEL)
+    paint = 255 * COLOURS[(drawn[inside] - 1) % len(COLOURS)]
+    pixels[inside] = (1 - FILLED) * pixels[inside] + FILLED * paint
+    pixels[drawn == IGNORE_LABEL] = UNKNOWN
+    show(ax, pixels.round().astype(np.uint8), title)
     point = known.shape[1] / (72 * WIDTH * ax.get_position().width)  # in pixels of the image
     unnamed = set()
     for label in np.setdiff1d(known, (0, IGNORE_LABEL)).tolist():
@@ -278,31 +272,23 @@ def named_regions(ax: Axes, image: Image, labels: LabelMap, names: Sequence[str]
     return unnamed
 
 
-def _sheet(rows: int, widths: Sequence[float], ratio: float, title: str) -> tuple[Figure, np.ndarray]:
-    """A figure of cells for images of height / width `ratio`, without a layout engine, which would be slow.
-    Columns narrower than 1 are gaps, and not in the grid that is returned.
-    """
-    head, above, height = (0.28 if title else 0.05), 0.3, WIDTH / sum(widths) * ratio  # inches; above: title of a cell
+def _sheet(rows: int, columns: int, images: Tensor, title: str) -> tuple[Figure, np.ndarray]:
+    """A figure of cells for images of one size, without a layout engine, which would be slow."""
+    head, above = (0.28 if title else 0.05), 0.3  # inches; above: title of a cell
+    height = WIDTH / columns * images.shape[-2] / images.shape[-1]
     total = head + rows * (height + above)
     figure = Figure(figsize=(WIDTH, total), dpi=120)
-    figure.set_layout_engine("none")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.005, y=1 - 0.08 / total, ha="left", va="top", fontsize=11)
     place = {"left": 0.002, "right": 0.998, "bottom": 0.02 / total, "top": 1 - (head + above) / total}
     blank = {"frame_on": False, "xticks": (), "yticks": ()}
     spaces = {"wspace": 0.03, "hspace": above / height}
-    sizes = place | spaces | {"width_ratios": widths}
-    grid = figure.subplots(rows, len(widths), squeeze=False, subplot_kw=blank, gridspec_kw=sizes)
-    gaps = np.array(widths) < 1
-    for ax in grid[:, gaps].flat:
-        ax.remove()
-    return figure, grid[:, ~gaps]
+    return figure, figure.subplots(rows, columns, squeeze=False, subplot_kw=blank, gridspec_kw=place | spaces)
 
 
 def pairs_sheet(images: Float[Tensor, "n 2 3 H W"], title: str = "") -> Figure:
     """The contrasted pairs: a frame above, its counterpart below. Images are in [0, 1]; at most six pairs are shown."""
     shown = images[:6].cpu()
-    figure, grid = _sheet(2, [1.0] * max(4, len(shown)), images.shape[-2] / images.shape[-1], title)
+    figure, grid = _sheet(2, max(4, len(shown)), images, title)
     for column, pair in enumerate(shown):
         show(grid[0, column], pair[0], f"frame of pair {column + 1}")
         show(grid[1, column], pair[1], "its counterpart")

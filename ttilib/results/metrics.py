@@ -109,7 +109,7 @@ def boundary_f(masks: Masks, truth: Masks, valid: Masks | None = None, bound: fl
 
 
 def _windows(masks: Masks, truth: Masks, valid: Masks | None, k: int) -> list[tuple[int, int]]:
-    """|G ∩ P| and |G| of every window of k frames, as in `window_consistency`."""
+    """|G ∩ P| and |G| of each of the T - k + 1 windows of k frames, as in `video_consistency`."""
     if k < 1:
         raise ValueError(f"the window k is {k} frames long; give a length of 1 or more")
     predicted, true = _counted(masks, truth, valid)
@@ -118,27 +118,15 @@ def _windows(masks: Masks, truth: Masks, valid: Masks | None, k: int) -> list[tu
     return [(int((common & found).sum()), int(common.sum())) for common, found in pairs]
 
 
-def window_consistency(
-    masks: Masks, truth: Masks, k: int, valid: Masks | None = None
-) -> Float64[np.ndarray, " windows"]:
-    """|G ∩ P| / |G| of each of the T - k + 1 windows of k frames, in [0, 1]; nan where G is empty.
-
-    G: pixels that are ground truth and valid in every frame of the window; P: pixels predicted in every frame. Raises
-    ValueError if k < 1.
-    """
-    shares = [found / common if common else NAN for found, common in _windows(masks, truth, valid, k)]
-    return np.array(shares, dtype=np.float64)
-
-
 def video_consistency(masks: Masks, truth: Masks, k: int, valid: Masks | None = None) -> float:
-    """VC_k: mean of `window_consistency`, windows with empty G left out; in [0, 1], nan if none is left.
+    """VC_k: mean of |G ∩ P| / |G| over the windows of k frames where G is not empty; in [0, 1], nan if there is none.
 
+    G: pixels that are ground truth and valid in every frame of the window; P: pixels predicted in every frame.
     Predicting foreground everywhere scores 1: read VC_k beside IoU. Raises ValueError if k < 1. Source: the definition
     that the TTI paper takes from VSPW (Miao et al., CVPR 2021).
     """
-    shares = window_consistency(masks, truth, k, valid)
-    known = shares[~np.isnan(shares)]
-    return float(known.mean()) if len(known) else NAN
+    shares = [found / common for found, common in _windows(masks, truth, valid, k) if common]
+    return float(np.mean(shares)) if shares else NAN
 
 
 def released_video_consistency(
@@ -147,7 +135,7 @@ def released_video_consistency(
     """VC_k of every video in a batch as the released code computes it, errors included; in [0, 1].
 
     `videos`: the video of each of the T frames. For a video of n frames, the mean of |G ∩ P| / (|G| + 1e-10) over its
-    windows, see `window_consistency`, where
+    windows, see `video_consistency`, where
     - windows start at 0 .. n - k - 1: the last one is missing, and a video of at most k frames scores 0;
     - a window with empty G scores 0 and counts;
     - windows are cut from the first n frames *of the batch*, whichever video they show (correct for a single video).

@@ -70,20 +70,18 @@ def execute(tasks: Iterable[Task], client: Client, work: Callable[[Task], Any], 
             if not sent:
                 return
             future = next(completed)
-            outcome = _outcome(future, sent.pop(future))
+            task = sent.pop(future)
+            if future.status == "finished":
+                outcome = Outcome(task, future.result())
+            elif future.status == "error":
+                error = future.exception()
+                outcome = Outcome(task, error=f"{type(error).__name__}: {error}")
+            else:
+                raise OSError(f"the scheduler was lost while {task.name} ran; the same command continues")
             future.release()
             yield outcome
     finally:
         client.cancel(list(sent))
-
-
-def _outcome(future: Future, task: Task) -> Outcome:
-    if future.status == "finished":
-        return Outcome(task, future.result())
-    if future.status == "error":
-        error = future.exception()
-        return Outcome(task, error=f"{type(error).__name__}: {error}")
-    raise OSError(f"the scheduler was lost while {task.name} ran; the same command continues")
 
 
 def drive(
