@@ -1,6 +1,7 @@
 """A user's own images in, masks at the video's size out, by the library and by the command."""
 
 import json
+import shutil
 import weakref
 from dataclasses import replace
 
@@ -211,7 +212,7 @@ def test_the_command_reports_what_it_wrote_and_what_is_wrong(folder, capsys):
         assert main(words(folder, *holding)) == 2 and "choose another --out" in capsys.readouterr().err
 
 
-def test_masks_of_an_earlier_run_are_removed_and_names_keep_their_dots(folder):
+def test_masks_of_an_earlier_run_are_removed_and_names_keep_their_dots(folder, capsys):
     for t in range(8, 12):
         (folder / "video" / f"{t}.jpg").rename(folder / "video" / f"shot.00{t}.jpg")
     (folder / "video" / "._shot.0008.jpg").write_bytes(b"a note of a Mac")
@@ -220,8 +221,10 @@ def test_masks_of_an_earlier_run_are_removed_and_names_keep_their_dots(folder):
     assert names() == ["shot.0010.png", "shot.0011.png", "shot.008.png", "shot.009.png"]
     (folder / "video").rename(folder / "other")
     write_image(folder / "video" / "9.png", read_image(folder / "other" / "shot.009.jpg"))
-    assert main(words(folder)) == 2  # the summary names a folder that has other frames now
-    assert main(words(folder, "--video", str(folder / "other"))) == 0 and len(names()) == 4
+    write_labels(mine := folder / "out" / "masks" / "mine.png", np.zeros((2, 2), np.uint8))
+    assert main(words(folder)) == 2 and "mine.png: is no mask of this video" in capsys.readouterr().err
+    mine.unlink()
+    shutil.rmtree(folder / "other")
     assert main(words(folder)) == 0 and names() == ["9.png"]
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice, product
@@ -27,10 +28,10 @@ from ttilib.datasets.transforms import letterbox
 from ttilib.encoders.pretrained import DEFAULT
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.clips import BATCH, Clip, MaskFile, clips_from_files, unlabelled_frames
-from ttilib.files import check_writable, read_json, write_json, write_text
+from ttilib.files import check_writable, write_json, write_text
 from ttilib.images import image_files, write_image, write_labels
 from ttilib.plots.style import styles
-from ttilib.plots.video import FPS, Video, frame_names, object_colours, open_video, write_mask, write_overlay
+from ttilib.plots.video import FPS, Video, object_colours, open_video, write_mask, write_overlay
 from ttilib.results.export import write_table
 from ttilib.results.metrics import iou
 from ttilib.solver.classifier import prototype
@@ -244,16 +245,6 @@ def leave_one_out(clip: Clip, task: Task, method: TransductiveMethod) -> list[fl
     return scores
 
 
-@dataclass(frozen=True)
-class _Earlier:
-    """What the summary of an earlier run says of its masks."""
-
-    video: str
-    frames: int
-    start: int = 0
-    every: int = 1
-
-
 @dataclass
 class _Output:
     """Writes frames as they are solved; what an earlier run wrote stays until `finish`."""
@@ -280,9 +271,9 @@ class _Output:
             shutil.rmtree(self.folder / f"{name}{UNFINISHED}", ignore_errors=True)
             for path in sorted((self.folder / name).glob("*.png")):
                 self.replaced[path] = path.stem if name == "masks" else path.stem.rpartition("-")[0]
-        if not known.issuperset(self.replaced.values()) and (self.folder / "summary.json").is_file():
-            earlier = read_json(self.folder / "summary.json", _Earlier)
-            known.update(frame_names(earlier.video, earlier.frames, earlier.start, earlier.every))
+        with suppress(FileNotFoundError, ValueError):  # an earlier run may have been of another video
+            earlier = pd.read_csv(self.folder / "frames.csv", usecols=["frame"], dtype=str, keep_default_na=False)
+            known.update(earlier["frame"])
         if foreign := [path for path, name in self.replaced.items() if name not in known]:
             raise ValueError(f"{foreign[0]}: is no mask of this video; choose another --out, or remove the file")
 

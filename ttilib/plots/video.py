@@ -96,14 +96,6 @@ def open_video(path: Path | str, start: int = 0, end: int | None = None, every: 
     return Video(path, size, len(chosen) if count else 0, fps if 0 < fps < 1000 else 0.0, start, end, every)
 
 
-def frame_names(path: Path | str, count: int, start: int = 0, every: int = 1) -> tuple[str, ...]:
-    """Names of `count` frames of a video: file names, or 00000, 00001, ... for a video file."""
-    chosen = slice(start, start + count * every, every)
-    if Path(path).is_dir():
-        return tuple(image.stem for image in image_files(path)[chosen])
-    return tuple(f"{t:05d}" for t in range(start, start + count * every, every))
-
-
 def _check_names(files: Sequence[Path]) -> None:
     """Raise ValueError if two masks would have one name."""
     known: dict[str, Path] = {}
