@@ -55,15 +55,15 @@ def test_a_sample_scores_as_its_rows_would_if_written_down(seed, unit):
 
 def test_values_are_those_of_the_table_and_bounds_those_of_the_samples():
     rows = [*random_rows(1), *random_rows(2, "RePRI")]
-    found = intervals(rows, NAMES, samples=5, seed=7, level=0.8)
+    found = intervals(rows, NAMES, samples=5, seed=7)
     columns = [*tables.METHOD, "folds", "episodes"]
     pd.testing.assert_frame_equal(found[[*columns, *NAMES]], tables.score_table(rows)[[*columns, *NAMES]])
     for _, line in found.iterrows():
         mean = mean_of([r for r in rows if r["method"] == line["method"]])
         scores = [only(tables.score_table(repeated(mean.data, w)))["mIoU"] for w in next(mean.bootstrap(5, 7))]
-        scores.sort()  # 5 values: the 10% point lies at 0.4, between the first and the second
-        assert line["mIoU low"] == pytest.approx(scores[0] + 0.4 * (scores[1] - scores[0]), abs=1e-6)
-        assert line["mIoU high"] == pytest.approx(scores[4] - 0.4 * (scores[4] - scores[3]), abs=1e-6)
+        scores.sort()  # 5 values: the 2.5% point lies at 0.1, between the first and the second
+        assert line["mIoU low"] == pytest.approx(scores[0] + 0.1 * (scores[1] - scores[0]), abs=1e-6)
+        assert line["mIoU high"] == pytest.approx(scores[4] - 0.1 * (scores[4] - scores[3]), abs=1e-6)
 
 
 def test_rows_and_seed_decide_and_no_pixels_are_zero(monkeypatch):

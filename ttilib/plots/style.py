@@ -31,7 +31,6 @@ STYLES: dict[str, Style] = {
     "frozen": {"color": "#CC79A7", "marker": "v", "linestyle": (0, (3, 1, 1, 1, 1, 1))},
     "oracle": {"color": "#4D4D4D", "marker": "d", "linestyle": (0, (6, 1, 1, 1))},
     "truth": {"color": "#000000", "marker": "", "linestyle": "-"},
-    "start": {"color": "#8C8C8C", "marker": "", "linestyle": ":"},
 }
 """Fixed style of a method; the first five colours and black are from Okabe and Ito."""
 

@@ -18,6 +18,7 @@ from ttilib.results.metrics import METRICS
 from ttilib.results.tables import METHOD, Rows, episode_frame, episode_keys, run_table, sums_of
 
 UNITS = {"episode": ["fold", "run", "class_id"], "video": ["fold", "class_id"]}  # what is sampled, and within what
+BOUNDS = (0.025, 0.975)  # quantiles: 95% of the samples are inside
 AT_ONCE = 500_000  # weights in one chunk: 4 MB
 
 Values = Float64[np.ndarray, " B"]  # one per sample
@@ -100,17 +101,15 @@ class HierarchicalMean:
 
 
 def bounded(
-    statistics: Mapping[str, Callable[[Weights], Values]], samples: Iterator[Weights], episodes: int, level: float
+    statistics: Mapping[str, Callable[[Weights], Values]], samples: Iterator[Weights], episodes: int
 ) -> dict[str, float]:
-    """Each statistic with equal weights, and the central `level` interval of its values over the same samples."""
-    if not 0 < level < 1:
-        raise ValueError(f"level={level}: the share of results inside an interval lies between 0 and 1")
+    """Each statistic with equal weights, and the central 95% of its values over the same samples."""
     values_of = [[statistic(weights) for statistic in statistics.values()] for weights in samples]
     found = {}
     for (name, statistic), parts in zip(statistics.items(), zip(*values_of, strict=True), strict=True):
         values = np.concatenate(parts)
         values = values[np.isfinite(values)]
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) if len(values) else (np.nan, np.nan)
+        low, high = np.quantile(values, BOUNDS) if len(values) else (np.nan, np.nan)
         found[name] = float(statistic(np.ones((1, episodes)))[0])
         found |= {f"{name} low": float(low), f"{name} high": float(high)}
     return found
@@ -121,10 +120,9 @@ def intervals(
     metrics: Sequence[str] = ("mIoU", "J"),
     samples: int = 1000,
     seed: int = 2020,
-    level: float = 0.95,
     unit: str = "episode",
 ) -> pd.DataFrame:
-    """The metrics of `tables.score_table` with percentile bootstrap intervals, in percent.
+    """The metrics of `tables.score_table` with 95% percentile bootstrap intervals, in percent.
 
     One line per benchmark, shots, encoder and method: folds, episodes, then "mIoU", "mIoU low", "mIoU high", ...
     `metrics`: names in `METRICS`. With several runs use unit="video": episodes of one video are alike.
@@ -136,7 +134,7 @@ def intervals(
         mean = HierarchicalMean(data)
         statistics = {name: partial(mean.metric, name) for name in metrics}
         about = {**dict(zip(METHOD, key, strict=True)), "folds": data["fold"].nunique(), "episodes": len(data)}
-        lines.append(about | bounded(statistics, mean.bootstrap(samples, seed, unit), len(data), level))
+        lines.append(about | bounded(statistics, mean.bootstrap(samples, seed, unit), len(data)))
     return pd.DataFrame(lines)
 
 
@@ -169,10 +167,9 @@ def paired(
     metrics: Sequence[str] = ("mIoU",),
     samples: int = 1000,
     seed: int = 2020,
-    level: float = 0.95,
     unit: str = "episode",
 ) -> pd.DataFrame:
-    """Gain of `method` over `baseline` on identical episodes, in percentage points, with bootstrap intervals.
+    """Gain of `method` over `baseline` on identical episodes, in percentage points, with 95% bootstrap intervals.
 
     One line per benchmark, shots and encoder: method ("TTI - RePRI"), folds, episodes; per metric the gain, "mIoU",
     "mIoU low", "mIoU high", the same episodes sampled for both; "IoU" likewise, the mean difference of the episodes'
@@ -191,8 +188,8 @@ def paired(
         better, worse = int((difference > 0).sum()), int((difference < 0).sum())
         line = {**dict(zip(METHOD, key, strict=False)), "method": f"{method} - {baseline}"}
         line |= {"folds": data["fold"].nunique(), "episodes": len(data)}
-        line |= bounded(gains, ours.bootstrap(samples, seed, unit), len(data), level)
-        line |= bounded(own, ours.bootstrap(samples, seed, unit, within=False), len(data), level)
+        line |= bounded(gains, ours.bootstrap(samples, seed, unit), len(data))
+        line |= bounded(own, ours.bootstrap(samples, seed, unit, within=False), len(data))
         lines.append(line | {"better": better, "worse": worse, "p": sign_test(better, worse)})
     return pd.DataFrame(lines)
 

@@ -98,21 +98,16 @@ def cluster(
 
 def check_place(where: str, workers: int, threads: int, slurm: Mapping[str, str] | None) -> str:
     """`where`, an address with its scheme. Raises ValueError for a setting that `cluster` cannot use."""
-    where = where if where in WHERE else _address(where)
+    address = re.fullmatch(ADDRESS, where)
+    if where not in WHERE and not (address and 0 < int(address[3]) < 2**16):
+        hint = suggest(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
+        raise ValueError(f"sweeps cannot run on {where!r}; {hint}")
     if not (0 <= workers <= MAX_WORKERS and 0 <= threads <= MAX_THREADS):
         about = f"workers={workers}, threads={threads}"
         raise ValueError(f"{about}: give numbers from 0, which is the default, to {MAX_WORKERS}")
     if slurm and where != "slurm":
         raise ValueError(f"the Slurm options {', '.join(slurm)} need --on slurm; give it as well")
-    return where
-
-
-def _address(where: str) -> str:
-    found = re.fullmatch(ADDRESS, where)
-    if not found or not 0 < int(found[3]) < 2**16:
-        hint = suggest(where, WHERE, "give local, slurm or an address such as tcp://host:8786")
-        raise ValueError(f"sweeps cannot run on {where!r}; {hint}")
-    return where if found[1] else f"tcp://{where}"
+    return f"tcp://{where}" if address and not address[1] else where
 
 
 @contextmanager
