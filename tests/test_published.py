@@ -1,9 +1,9 @@
-"""The published lists expand to the very bytes they were published as, and are what readers use."""
+"""Published lists expand to the very bytes and are what readers use; class tables follow their rules."""
 
 import hashlib
 
 import pytest
-from corpora import block, minivspw, picture, sequences
+from corpora import block, minivspw, pascal, picture, sequences
 
 from ttilib.datasets.base import raise_first
 from ttilib.datasets.catalog import read_fold, read_table
@@ -41,11 +41,11 @@ def test_every_list_expands_to_the_published_bytes():
 
 
 def test_classes_lead_to_the_published_lists(tmp_path):
-    pascal, vspw = read_table("pascal"), read_table("vspw")
+    voc, vspw = read_table("pascal"), read_table("vspw")
     names = {name: number for number, name in vspw["classes"].items()}
     write_json(tmp_path / "label_num_dic_final.json", names)
     known = vspw["pascal_to_vspw"]["novel"]
-    assert [sorted(ids) for ids in minivspw_table(tmp_path, pascal)["novel"]] == [sorted(ids) for ids in known]
+    assert [sorted(ids) for ids in minivspw_table(tmp_path, voc)["novel"]] == [sorted(ids) for ids in known]
     splits = {"vspw/train_{}": vspw["base"], "vspw/val_{}": vspw["validation"], "vspw/test_{}": vspw["novel"]}
     assert published_list(tmp_path, vspw["novel"][0], splits) == ""  # none of its sequences: other data of this form
     for name in ("train_2", "val_0", "val_1", "test_0", "test_1", "test_2", "test_3"):
@@ -108,3 +108,38 @@ def test_vspw_takes_the_published_frames_unless_other_sizes_are_asked_for(tmp_pa
     assert "4059 of the 4060 frames of the published list vspw/test_3 are not here" in str(*errors)
     for rule in ({"min_pixels": 140}, {"min_share": 0.2}):
         assert len(read_fold("vspw", 3, tmp_path, {**read_table("vspw"), **rule}).presence[109][sequence]) == 2
+
+
+def test_tables_follow_their_rules():
+    for corpus, classes in (("ytvis", 40), ("pascal", 20), ("davis", 20)):
+        table = read_table(corpus)
+        assert sorted(table["classes"]) == list(range(1, classes + 1))
+        for fold, ids in enumerate(table["novel"]):
+            every_fourth, block_of_five = range(fold + 1, 41, 4), range(5 * fold + 1, 5 * fold + 6)
+            assert ids == list(every_fourth if corpus == "ytvis" else block_of_five)
+    assert [read_table("ytvis")["classes"][n] for n in (2, 39, 40)] == ["giant_panda", "earless_seal", "tennis_racket"]
+    assert [read_table("pascal")["classes"][n] for n in (1, 7, 8, 20)] == ["aeroplane", "car", "cat", "tvmonitor"]
+    table = read_table("vspw")  # divides its 25 classes in every fold
+    assert len(table["classes"]) == 25 and table["repeats"] == [10, 10, 1, 10]
+    for base, validation, novel in zip(table["base"], table["validation"], table["novel"], strict=True):
+        assert (len(base), len(validation), len(novel)) == (15, 5, 5)
+        assert sorted(base + validation + novel) == sorted(table["classes"])
+    assert table["base"][0][:3] == [50, 49, 62] and table["novel"][2] == [63, 64, 53, 61, 90]
+    assert table["classes"][41] == "billboard_or_Bulletin_Board" and table["classes"][124] == "train"
+    assert len(set(table["pascal_to_vspw"]["ignored"])) == 19
+    assert set(table["pascal_to_vspw"]["names"].values()) <= set(read_table("pascal")["classes"].values())
+
+
+def test_tables_that_break_the_rules_are_refused(tmp_path):
+    root = pascal(tmp_path / "voc", {"v": block(1, 0, 0, 5, 5)}, val=("v",))
+    with pytest.raises(ValueError, match="folds 0 to 3"):
+        read_fold("pascal", 4, root)
+    for content, word in (
+        ({"classes": {"1": "a"}, "novel": [[1, 2]]}, r"\[2\]"),
+        ({"classes": {"1": "a"}, "novel": [[1]], "base": [[7]]}, r"base .*\[7\]"),
+        ({"classes": {"1": "a"}, "novel": [[1], []], "repeats": [1]}, "repeats"),
+        ({"classes": {"1": "../a"}, "novel": [[1]]}, "classes"),
+    ):
+        write_json(root / "lists.json", content)
+        with pytest.raises(ValueError, match=word):
+            read_fold("pascal", 0, root)

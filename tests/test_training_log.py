@@ -1,13 +1,15 @@
-"""The log of a run is right, and survives being cut off anywhere."""
+"""Settings of a run are changed by name; its log is right, and survives being cut off anywhere."""
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ttilib.training import log
+from ttilib.training.config import LEAK, ContrastConfig, TrainConfig, changed
 
 
 def row(step, per_epoch=3, epochs=3, **more):
@@ -84,3 +86,30 @@ def test_the_table_has_means_ends_and_shares_of_each_epoch(tmp_path):
     assert [second[name] for name in ("val_miou", "train_miou", "train_accuracy")] == ["0.6", "0.2", "0.5"]
     assert [float(second[name]) for name in ("learning_rate", "seconds", "waiting")] == [0.166667, 6.0, 0.25]
     assert [third[name] for name in ("steps", "seconds", "val_miou")] == ["2", "4", ""]  # not yet at its end
+
+
+RELEASED = {  # dataset: epochs, batch, frames of a clip, frame stride, repeats; docs/protocol.md 1.3 and 4
+    "ytvis": (10, 6, 5, 5, 10), "pascal": (100, 12, 0, 1, 1), "coco": (20, 12, 0, 1, 1),
+    "coco-full": (20, 12, 0, 1, 1), "vspw": (10, 6, 0, 1, 1),
+}  # fmt: skip
+
+
+def test_released_settings() -> None:
+    for corpus, due in RELEASED.items():
+        config = TrainConfig.released(corpus)
+        assert (config.epochs, config.batch, config.clip_frames, config.every, config.repeats) == due
+    assert TrainConfig.released("vspw").validation == "minivspw-val"
+    with pytest.raises(ValueError, match="'davis'.*ytvis"):
+        TrainConfig.released("davis")
+
+
+def test_fields_are_changed_by_name() -> None:
+    before = TrainConfig(epochs=5, milestones=(5, 7), pretrained="")
+    assert changed(before, {}) == before and changed(before, {"milestones": 30}).milestones == (30,)
+    once = changed(before, {"contrast.weight": 0.5, "every": 3})
+    assert once == replace(before, contrast=ContrastConfig(weight=0.5), every=3), "without the prefix it is the run's"
+    twice = changed(once, {"contrast.videos": LEAK, "epochs": 2, "contrast.pooled": True})
+    assert twice.contrast == ContrastConfig(weight=0.5, videos=LEAK, pooled=True) and twice.epochs == 2
+    assert changed(twice, {"contrast": None}).contrast is None
+    with pytest.raises(ValueError, match=r"'contrast.wieght' is not known; did you mean contrast\.weight\?"):
+        changed(before, {"contrast.wieght": 0.5})

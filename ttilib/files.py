@@ -79,10 +79,8 @@ def _remove_leftovers(folder: Path) -> None:
 
 def check_writable(path: Path | str) -> None:
     """Raise OSError or ValueError now, before the work, if the file `path` could not be written at its end."""
-    try:
-        str(path).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{str(path)!r}: the name is not UTF-8 text; choose another name") from error
+    if not is_utf8(str(path)):
+        raise ValueError(f"{str(path)!r}: the name is not UTF-8 text; choose another name")
     with suppress(_Tried), atomic(path):
         raise _Tried
 
@@ -241,6 +239,11 @@ def _one_opencv_thread() -> None:
     import cv2  # here, so that reading JSON does not load OpenCV
 
     cv2.setNumThreads(1)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is UTF-8 text, so that it can be written into JSON."""
+    return name.encode("utf-8", "ignore").decode() == name
 
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:

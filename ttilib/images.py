@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from ttilib.files import atomic, natural_key
+from ttilib.files import atomic, is_utf8, natural_key
 
 Colours = Mapping[tuple[int, int, int], int]
 """Label of each RGB colour of a label map."""
@@ -20,11 +20,6 @@ LABEL_MODES = ("L", "P", "1")  # Pillow's names: grey, palette, black-and-white
 AS_INDICES = "save it as one channel of 8-bit indices (grey or palette PNG)"
 CODE = np.array([1 << 16, 1 << 8, 1], np.uint32)  # encodes a colour as one number
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
-def is_utf8(name: str) -> bool:
-    """Whether a file's name is UTF-8 text, so that it can be written into JSON."""
-    return name.encode("utf-8", "ignore").decode() == name
 
 
 def image_files(folder: Path | str, recursive: bool = False) -> list[Path]:

@@ -37,8 +37,7 @@ from ttilib.datasets.base import (
 from ttilib.datasets.masks import CENSUS, Counts, census, large_labels
 from ttilib.datasets.pascal import PascalReader, classes_in, only_present, published_lines
 from ttilib.datasets.transforms import letterbox, resize_top_left
-from ttilib.files import LISTS, file_names, natural_key, read_json, read_lines
-from ttilib.images import is_utf8
+from ttilib.files import LISTS, file_names, is_utf8, natural_key, read_json, read_lines
 
 
 def sequence_folders(root: Path, inside: str = "") -> list[str]:

@@ -127,11 +127,6 @@ def _of_timm(spec: str, name: str, layers: list[str], pretrained: bool) -> Pretr
         except (TypeError, AssertionError):
             if not options:
                 raise
-    return _layers_of(spec, network, layers, options)
-
-
-def _layers_of(spec: str, network: Any, layers: list[str], options: Mapping[str, object]) -> Pretrained:
-    """The layers of timm's network that was made with these options."""
     strides = {each["module"]: each["reduction"] for each in network.feature_info}
     if not layers:  # dilation has changed the strides of the last two
         fine = [layer for layer, stride in strides.items() if stride <= COARSEST] or list(strides)
