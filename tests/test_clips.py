@@ -280,7 +280,7 @@ def test_black_and_white_masks_with_stray_or_soft_values_are_thresholded(edge):
         clip = clip_from_files([picture(0)], [mask], [picture(0)], SIZE, truth=[mask])
     np.testing.assert_array_equal(clip.support_masks[0].numpy(), mask > 127)
     assert clip.support_valid.all() and torch.equal(clip.truth, clip.support_masks)
-    chosen = clip_from_files([picture(0)], [mask], [picture(0)], SIZE, label=max(edge))
+    chosen = clip_from_files(picture(0)[None], mask[None], picture(0)[None], SIZE, label=max(edge))  # arrays as lists
     np.testing.assert_array_equal(chosen.support_masks[0].numpy(), mask == max(edge))
 
 
@@ -296,7 +296,10 @@ def test_unusable_own_files_are_named(tmp_path):
         with pytest.raises(ValueError, match=word):
             clip_from_files(images, masks, frames, SIZE, label=label)
     write_json(tmp_path / "two.json", COCO)
-    for image, mask, word in ((picture(0) / 255, two[0], "float64; give"), (picture(0), "two.json", "for array 0;")):
+    for image, mask, word in (
+        (picture(0) / 255, two[0], "float64; give"), (picture(0), "two.json", "for array 0;"),
+        (Image.fromarray(picture(0)), two[0], "Image.*; give a file, or an array"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=word):
             clip_from_files([image], [tmp_path / mask], frames, SIZE)
 

@@ -90,6 +90,9 @@ def test_masks_lie_on_the_object_at_the_size_of_the_video(folder):
     assert (folder / "out" / summary["overlay"]).stat().st_size > 1000
     assert np.unique(read_labels(folder / "out" / "masks" / "8.png")).tolist() == [0, 255]  # what every viewer shows
     assert not np.array_equal(run(folder, label=5)[1], masks)
+    image, mask = (str(path) for (path,) in support(folder, 1))  # one path, without a list
+    segment(image, mask, folder / "video", folder / "one", f"{folder}/encoder.py:load", size=SIZE, label=3)
+    assert np.array_equal(read_labels(folder / "one" / "masks" / "9.png") > 0, run(folder, shots=1)[1][1])
 
 
 def test_any_method_gives_the_masks_of_the_library(folder):

@@ -56,8 +56,8 @@ the objects to those of the support, -1 to 1.
 
 
 def segment(
-    support_images: Sequence[Path | str],
-    support_masks: Sequence[Path | str],
+    support_images: Sequence[Path | str] | Path | str,
+    support_masks: Sequence[Path | str] | Path | str,
     video: Path | str,
     out: Path | str,
     encoder: str = DEFAULT,
@@ -81,7 +81,7 @@ def segment(
     frames. Writes masks at the size of the video, and README's other files, to `out`; returns what summary.json has.
     `probabilities`: probabilities/<frame>-<object>.png, 255 is 1. Warns if it breaks off. Raises ValueError, OSError.
     """
-    chosen, out, film = read_method(method), _apart(out, video, *support_images), open_video(video, start, end, every)
+    chosen, out, film = read_method(method), _apart(out, video, support_images), open_video(video, start, end, every)
     check_means(means, [chosen])
     images, masks = support_files(support_images, support_masks)
     size = size[0] + -(size[0] - 1) % 8, size[1] + -(size[1] - 1) % 8
@@ -102,8 +102,12 @@ def segment(
     })  # fmt: skip
 
 
+def _listed(given: Sequence[Path | str] | Path | str) -> Sequence[Path | str]:
+    return [given] if isinstance(given, Path | str) else given
+
+
 def support_files(
-    images: Sequence[Path | str], masks: Sequence[Path | str] = ()
+    images: Sequence[Path | str] | Path | str, masks: Sequence[Path | str] | Path | str = ()
 ) -> tuple[Sequence[Path], Sequence[MaskFile]]:
     """Support images and the mask of each, from what a user names.
 
@@ -111,7 +115,7 @@ def support_files(
     each object, whose files have the names of the images. Without any, masks lie beside the images or in masks/: the
     same name with the ending .json or .png, or one .json for all. Raises FileNotFoundError if one is missing.
     """
-    files, given = [Path(path) for path in images], [Path(path) for path in masks]
+    files, given = [Path(path) for path in _listed(images)], [Path(path) for path in _listed(masks)]
     folder = next((path if path.is_dir() else path.parent for path in files), Path())
     files = image_files(folder) if folder in files else files
     if given and all(path.is_dir() for path in given):
@@ -139,9 +143,9 @@ def _mask_beside(image: Path) -> Path:
     )
 
 
-def _apart(out: Path | str, *given: Path | str) -> Path:
+def _apart(out: Path | str, video: Path | str, images: Sequence[Path | str] | Path | str) -> Path:
     """`out`. Raises ValueError if it is a given folder, as files written there would be input of the next run."""
-    if Path(out).resolve() in [Path(path).resolve() for path in given]:
+    if Path(out).resolve() in [Path(path).resolve() for path in (video, *_listed(images))]:
         raise ValueError(f"{out}: has the frames or the support images; choose another --out")
     return Path(out)
 

@@ -246,7 +246,7 @@ def clips_from_files(
     """
     if single := [given for given in (support_images, support_masks, frames) if isinstance(given, str | Path)]:
         raise ValueError(f"{single[0]}: one path; give a list of images, as files or arrays")
-    if not support_images or not frames:
+    if not len(support_images) or not len(frames):
         about = f"{len(support_images)} support images and {len(frames)} frames"
         raise ValueError(f"{name}: {about}; give at least one each")
     images = [_image(item) for item in support_images]
@@ -295,10 +295,11 @@ def _name(item: MaskFile, index: int) -> str:
 
 
 def _image(item: File) -> UInt8[np.ndarray, "h w 3"]:
-    if not isinstance(item, np.ndarray):
+    if isinstance(item, str | Path):
         return read_image(item)
-    if item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3:
-        raise ValueError(f"an image of shape {item.shape} and type {item.dtype}; give RGB bytes, uint8 [h, w, 3]")
+    if not isinstance(item, np.ndarray) or item.dtype != np.uint8 or item.ndim != 3 or item.shape[2] != 3:
+        about = f"an image of shape {getattr(item, 'shape', ())} and type {getattr(item, 'dtype', type(item))}"
+        raise ValueError(f"{about}; give a file, or an array of RGB bytes, uint8 [h, w, 3]")
     return item
 
 
