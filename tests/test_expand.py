@@ -77,6 +77,9 @@ def test_what_changes_a_number_changes_every_key_and_nothing_else_does(paths, mo
     for change in ({"device": "cuda"}, {"more": {"keep_going": True}}, {"encoders": other}):
         assert not set(before).intersection(keys(plan("TTI"), replace(paths, **change))), change
     assert keys(plan("TTI"), replace(paths, out=tmp_path / "elsewhere")) == before
+    (means := tmp_path / "ytvis-resnet50-f0.means.safetensors").write_bytes(b"mean")  # what `frozen` subtracts
+    assert not set(before).intersection(keys(plan("TTI"), paths))
+    means.unlink()
     first = keys(plan("TTI", setting=replace(SETTING, runs=1)), paths)
     assert first == before[: len(first)]
     (tmp_path / "mini.json").write_text('{"version": 4}')

@@ -20,6 +20,7 @@ from ttilib.episodes.benchmarks import benchmark, draw_episodes, read_benchmark
 from ttilib.episodes.episode import select_episodes, slices, write_episodes
 from ttilib.files import digest, fingerprint, write_json
 from ttilib.results.records import code_digest
+from ttilib.solver.extraction import ENDING
 from ttilib.solver.methods import read_method
 from ttilib.sweep.tables import Setting, Table, changed, on_mini, table
 from ttilib.sweep.tasks import Task, check_parameters, notebook_text
@@ -118,7 +119,7 @@ def _specs(
 ) -> Iterator[TaskSpec]:
     """The tasks of one setting in one fold, over all its runs."""
     data = read_benchmark(setting.benchmark, fold, paths.root, on_error=on_error)
-    encoder, weights = _encoder(setting, fold, paths)
+    encoder, weights, means = _encoder(setting, fold, paths)
     height, width = benchmark(setting.benchmark).input_size(*setting.size)
     marker = data.query_root.parent / "mini.json"  # parameters of a synthetic dataset
     synthetic = marker.read_text(encoding="utf-8") if marker.is_file() else ""
@@ -142,7 +143,7 @@ def _specs(
             frames = sum(len(episode.query) for episode in episodes)
             keys, more = [episode.key for episode in episodes], dict(paths.more)
             # The position too: a run with replacement may hold the same episode twice.
-            key = digest(labels, (height, width), paths.device, more, keys, part.start, weights, code, synthetic)
+            key = digest(labels, (height, width), paths.device, more, keys, part.start, weights, means, code, synthetic)
             name = f"{setting.name} f{fold} {setting.shots}-shot {setting.encoder} run {run}"
             name += f", {part.start} to {part.stop - 1}"
             rows, output = str(out / "rows" / f"{key}.jsonl"), str(out / "tasks" / f"{key}.ipynb")
@@ -152,18 +153,19 @@ def _specs(
             yield TaskSpec(task, setting, fold, frames, manifest, weights)
 
 
-def _encoder(setting: Setting, fold: int, paths: SweepPaths) -> tuple[str, str]:
-    """The encoder's path or function, and a digest of its content."""
+def _encoder(setting: Setting, fold: int, paths: SweepPaths) -> tuple[str, str, str]:
+    """The encoder's path or function, and digests of its content and of its means, if they are beside it."""
     corpus = benchmark(setting.benchmark).trained_on
     spec = paths.encoders.format(corpus=corpus, encoder=setting.encoder, fold=fold, out=paths.out)
     if is_plugin(spec):
         file, _, function = spec.rpartition(":")
         spec = f"{Path(file).resolve()}:{function}" if Path(file).is_file() else spec
-        return spec, checkpoints.fingerprint(checkpoints.load_encoder(spec))
+        return spec, checkpoints.fingerprint(checkpoints.load_encoder(spec)), ""
     path = Path(spec).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"no encoder at {spec}; train it, or give its path with --encoders")
-    return str(path), fingerprint(path)[:16]
+    means = path.with_suffix(ENDING)
+    return str(path), fingerprint(path)[:16], fingerprint(means) if means.is_file() else ""
 
 
 PLACES = ("corpus", "encoder", "fold", "out")  # what is substituted in the path of encoders
