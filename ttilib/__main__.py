@@ -161,7 +161,7 @@ def sweep(options: argparse.Namespace) -> int:
     on_error = errors.append if more["keep_going"] else raise_first
     if options.dry_run:
         expansion = expand.expand(tables, paths, on_error)
-        workers = options.workers or (1 if options.on == "slurm" else default_workers())
+        workers = options.workers or (1 if options.on == "slurm" else default_workers(options.device))
         print(driver.forecast(tables, expansion, paths, workers))
         return 0
     log = paths.out / "logs"

@@ -50,8 +50,14 @@ LOGGERS = (
 )  # fmt: skip
 
 
-def default_workers() -> int:
-    """Number of workers for this machine: one per available core and 3 GB of available memory, at least one."""
+def default_workers(device: str = "cpu") -> int:
+    """Number of workers for this machine, at least one: one per available core and 3 GB of available memory, or on
+    "cuda" one per GPU.
+    """
+    if device == "cuda":
+        import torch  # workers import this module and need no torch
+
+        return max(1, torch.cuda.device_count())
     return max(1, min(cpu_count(), int(memory_limit() // WORKER_BYTES)))
 
 
