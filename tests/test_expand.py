@@ -58,12 +58,12 @@ def test_tasks_cover_every_run_once(paths):
 def test_parameters_of_a_task_that_tables_share(paths, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("import torch\n\ndef load():\n    return torch.nn.AvgPool2d(8)\n")
     monkeypatch.chdir(tmp_path)  # of the command; notebooks run elsewhere
-    more = replace(paths, more={"only": ["a1"]}, device="cuda", encoders="mine.py:load")
+    more = replace(paths, more={"supports": "own"}, device="cuda", encoders="mine.py:load")
     specs = expand([plan("RePRI", "TTI"), plan("TTI", "TTI window=5", name="other")], more).specs
     assert [spec.task.key for spec in specs] == keys(plan("TTI"), more)  # not a matter of the methods
     task, found = specs[0].task, specs[0].task.parameters
     assert task.parts == ("RePRI", "TTI", "TTI window=5") == tuple(found["methods"]) and found["rows"] == task.rows
-    assert (found["height"], found["width"], found["device"], found["only"]) == (17, 33, "cuda", ["a1"])
+    assert (found["height"], found["width"], found["device"], found["supports"]) == (17, 33, "cuda", "own")
     assert found["encoder"] == f"{tmp_path / 'mine.py'}:load" and len(specs[0].fingerprint) >= 8
 
 
@@ -127,8 +127,9 @@ def test_requests_are_checked_before_anything_runs(paths, tmp_path):
     assert {(s.folds, s.runs, s.name) for s in table.settings} == {((1,), 2, "mini-ytvis-v2")}
     settings, more = split_parameters(NOTEBOOKS, {"seed": 7, "keep_going": True, "draws": "independent"})
     assert settings == {"seed": 7, "draws": "independent"} and more == {"keep_going": True}
-    with pytest.raises(ValueError, match="table"):
-        split_parameters(NOTEBOOKS, {"methods": ["TTI"]})
+    for refused in ({"methods": ["TTI"]}, {"only": ["fish"]}):  # the manifest of a task has all its episodes
+        with pytest.raises(ValueError, match="table"):
+            split_parameters(NOTEBOOKS, refused)
     (tmp_path / "mini.json").write_text('{"version": 3}')
     for change, word in (({"frames": 0}, "--frames"), ({"out": tmp_path / "mini.json" / "deep"}, "another folder")):
         with pytest.raises((ValueError, OSError), match=word):

@@ -171,7 +171,7 @@ def _encoder(setting: Setting, fold: int, paths: SweepPaths) -> tuple[str, str, 
 PLACES = ("corpus", "encoder", "fold", "out")  # what is substituted in the path of encoders
 MAX_RUNS = 1000  # all episodes are drawn before the first task
 SETTING_PARAMETERS = ("folds", "runs", "seed", "draws")
-NOTEBOOK_PARAMETERS = ("only", "keep_going", "supports")
+NOTEBOOK_PARAMETERS = ("keep_going", "supports")
 HINTS = {"limit": "--limit", "device": "--device", "out": "--out", "root": "--root", "encoder": "--encoders"}
 
 
