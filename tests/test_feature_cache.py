@@ -11,6 +11,7 @@ import pytest
 import torch
 from tasks import FRESH, LIMIT
 
+from ttilib.encoders import feature_cache
 from ttilib.encoders.feature_cache import CachedEncoder, cache_key
 
 
@@ -90,7 +91,7 @@ def test_a_file_that_is_not_as_written_is_computed_again(tmp_path):
     assert torch.equal(cached(batch()), expected) and encoder.calls == calls + 2
 
 
-def test_the_least_recently_used_is_removed_first(tmp_path):
+def test_the_least_recently_used_is_removed_first(tmp_path, monkeypatch):
     names, large = [], CachedEncoder(Counting(), "a", tmp_path)
     for seed in range(4):
         large(batch(seed))
@@ -99,9 +100,9 @@ def test_the_least_recently_used_is_removed_first(tmp_path):
     note = tmp_path / "a" / "note.txt"
     note.write_text("x" * 100_000)
     large(batch(0))  # read: the oldest becomes the youngest
-    size = names[0].stat().st_size
+    monkeypatch.setattr(feature_cache, "LIMIT", 3.5 * names[0].stat().st_size)
     for _ in range(2):  # four are too many; three are 86 % of the limit
-        CachedEncoder(Counting(), "b", tmp_path, limit_gb=3.5 * size / 1e9)
+        CachedEncoder(Counting(), "b", tmp_path)
         assert set(files(tmp_path)) == {names[0], names[2], names[3]} and note.exists()
 
 
@@ -116,7 +117,8 @@ def test_a_folder_that_cannot_be_written_is_reported_once(tmp_path):
 
 def crowd(folder: Path, stride: int, together: Barrier) -> None:
     warnings.simplefilter("error")
-    cached = CachedEncoder(lambda images: images * 2, "w", folder, limit_gb=2e-5)
+    feature_cache.LIMIT = 20_000  # in this process
+    cached = CachedEncoder(lambda images: images * 2, "w", folder)
     images = [torch.full((1, 3, 17, 25), float(seed)) for seed in range(7)]
     together.wait(LIMIT)
     for step in range(200):

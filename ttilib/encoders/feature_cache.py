@@ -25,6 +25,7 @@ from torch import Tensor
 from ttilib.files import atomic
 
 END = struct.Struct("<dI")  # behind the array, where other readers of .npy do not look: seconds, CRC-32 of all before
+LIMIT = 20 * 10**9  # bytes in the folder
 SLACK = 0.1  # of the limit: freed in addition, and written before the folder size is checked again
 FORM = 2  # of networks in inference: another one rounds differently
 EXACT = (torch.float32, torch.float16, torch.bfloat16)  # types that float32 holds without rounding
@@ -35,20 +36,16 @@ class CachedEncoder:
 
     `fingerprint` is that of the encoder. Files hold float32; features that float32 cannot hold exactly, or of another
     type than the images, are not cached. `hits` and `misses` count batches. `seconds` is the computing time of all
-    batches, as first measured for those read from the cache. Above `limit_gb` (10^9 bytes) the least recently used
-    files are removed. `layers` and `channels` are those of a `MultiLayerEncoder`.
-    Raises ValueError without a fingerprint, or if the limit is not above 0.
+    batches, as first measured for those read from the cache. Above `LIMIT` bytes the least recently used files are
+    removed. `layers` and `channels` are those of a `MultiLayerEncoder`. Raises ValueError without a fingerprint.
     """
 
-    def __init__(
-        self, encoder: Callable[[Tensor], Tensor], fingerprint: str, folder: Path | str, limit_gb: float = 20.0
-    ) -> None:
-        if not fingerprint or not limit_gb > 0:
-            advice = "give the fingerprint of the encoder and a limit above 0, or use the encoder without a cache"
-            raise ValueError(f"feature cache in {folder}: fingerprint {fingerprint!r}, limit_gb {limit_gb}; {advice}")
+    def __init__(self, encoder: Callable[[Tensor], Tensor], fingerprint: str, folder: Path | str) -> None:
+        if not fingerprint:
+            advice = "give the fingerprint of the encoder, or use the encoder without a cache"
+            raise ValueError(f"feature cache in {folder}: fingerprint ''; {advice}")
         self.encoder, self.root, self.folder = encoder, Path(folder), Path(folder) / fingerprint
         self.layers, self.channels = getattr(encoder, "layers", ()), getattr(encoder, "channels", ())
-        self.limit = int(limit_gb * 10**9)  # bytes
         self.hits, self.misses, self.seconds = 0, 0, 0.0
         self.writable, self.unchecked = True, 0  # bytes written since the last check of the folder size
         self._evict()
@@ -87,7 +84,7 @@ class CachedEncoder:
             warnings.warn(f"{found}; they are computed each time, which is slower", stacklevel=3)
             return
         self.unchecked += features.nbytes
-        if self.unchecked > SLACK * self.limit:
+        if self.unchecked > SLACK * LIMIT:
             self._evict()
 
     def _evict(self) -> None:
@@ -99,7 +96,7 @@ class CachedEncoder:
                     found = path.stat()
                     files.append((found.st_mtime_ns, found.st_size, path))
         total = sum(size for _, size, _ in files)
-        goal = self.limit if total <= self.limit else (1 - SLACK) * self.limit
+        goal = LIMIT if total <= LIMIT else (1 - SLACK) * LIMIT
         for _, size, path in sorted(files):
             if total <= goal:
                 break
