@@ -73,9 +73,8 @@ class Frames:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Float[Tensor, "3 H W"], Bool[Tensor, "H W"], Bool[Tensor, "H W"]]:
-        image, labels = torch.zeros((3, *self.size)), torch.empty(self.size, dtype=torch.uint8)
-        self._read_into(image, labels, index)
-        return image, labels == 1, labels != IGNORE_LABEL
+        image, mask, valid = self._load([index])
+        return image[0], mask[0], valid[0]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         return (self[index] for index in range(len(self)))
@@ -90,24 +89,24 @@ class Frames:
 
     def load_all(self) -> tuple[Float[Tensor, "N 3 H W"], Bool[Tensor, "N H W"], Bool[Tensor, "N H W"]]:
         """All frames; raises the first error."""
-        # NumPy allocates zeros lazily; torch.zeros would write the memory twice.
-        images = torch.from_numpy(np.zeros((len(self), 3, *self.size), dtype=np.float32))
-        labels = torch.empty((len(self), *self.size), dtype=torch.uint8)
-        known = labels.numpy()  # NumPy compares bytes ten times faster
-        for index in range(len(self)):
-            self._read_into(images[index], labels[index], index)
-        return images, torch.from_numpy(known == 1), torch.from_numpy(known != IGNORE_LABEL)
+        return self._load(range(len(self)))
 
-    def _read_into(self, image: Float[Tensor, "3 H W"], labels: UInt8[Tensor, "H W"], index: int) -> None:
-        """Fill a black image and its labels with frame `index`, resized and padded."""
-        stored, mask = self.read(index)
-        check_same_size(self.names[index], stored.shape, mask.shape)
-        height, width = mask.shape
-        placement = self.rule.placement(height, width, self.size)
-        # In place: a padded copy would cost a tenth of the decoding time.
-        scaled = placement.scale(image_tensor(stored), self.rule.rounded)
-        torch.div(scaled, 255, out=image[:, placement.inside[0], placement.inside[1]])
-        labels[:] = placement.fit(mask_tensor(mask), padding=0 if self.rule.padding_is_background else IGNORE_LABEL)
+    def _load(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, masks and valid pixels of frames, resized and padded; the padding of images is black."""
+        # NumPy allocates zeros lazily, torch.zeros would write the memory twice; and it compares bytes faster.
+        images = torch.from_numpy(np.zeros((len(indices), 3, *self.size), dtype=np.float32))
+        labels = np.empty((len(indices), *self.size), dtype=np.uint8)
+        padding = 0 if self.rule.padding_is_background else IGNORE_LABEL
+        for image, known, index in zip(images, labels, indices, strict=True):
+            stored, mask = self.read(index)
+            check_same_size(self.names[index], stored.shape, mask.shape)
+            height, width = mask.shape
+            placement = self.rule.placement(height, width, self.size)
+            rows, columns = placement.inside
+            # In place: a padded copy would cost a tenth of the decoding time.
+            torch.div(placement.scale(image_tensor(stored), self.rule.rounded), 255, out=image[:, rows, columns])
+            known[:] = placement.fit(mask_tensor(mask), padding).numpy()
+        return images, torch.from_numpy(labels == 1), torch.from_numpy(labels != IGNORE_LABEL)
 
 
 def check_input_size(size: tuple[int, int]) -> None:
