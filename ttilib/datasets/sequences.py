@@ -326,30 +326,25 @@ MINIVSPW = Dataset(
 RESOLUTIONS = ("480p", "Full-Resolution", "1080p")  # folders of the official editions, preferred first
 
 
-def davis_edition(root: Path) -> str:
-    """The resolution folder of an official edition; "" if masks contain class ids."""
-    return next((name for name in RESOLUTIONS if (root / "JPEGImages" / name).is_dir()), "")
-
-
 def scan_davis(root: Path, table: Table, base: Ids, novel: Ids, on_error: OnError) -> Scan:
     """The frames that contain each class; of an official edition, only sequences whose class the table names."""
     reader = DavisReader(root)
     images = root / reader.images
     names = sequence_folders(images)
     if reader.edition:
-        classes = _classes(images, names, table)
+        classes = _davis_classes(images, names, table)
         names = [name for name in names if name in classes]
     frames = sequence_frames(images, names, "", ".jpg", on_error)
     frames, counts = count_labels(reader, frames, on_error)
     if reader.edition:
-        shown = {frame: _object(classes[frame.split("/")[0]], found, table) for frame, found in counts.items()}
+        shown = {frame: _davis_object(classes[frame.split("/")[0]], found, table) for frame, found in counts.items()}
     else:
         shown = classes_in(reader, counts, table, on_error)
         frames = filter_frames(frames, shown)
     return Scan(frames, frames_by_class(frames, shown, table["classes"]), (), ())
 
 
-def _classes(images: Path, names: Sequence[str], table: Table) -> dict[str, int]:
+def _davis_classes(images: Path, names: Sequence[str], table: Table) -> dict[str, int]:
     """The class of each sequence that the table names; the table gives a reason for the others."""
     ids = {name: number for number, name in table["classes"].items()}
     found = {name: kind for name, kind in table.get("sequences", {}).items() if name in set(names)}
@@ -361,7 +356,7 @@ def _classes(images: Path, names: Sequence[str], table: Table) -> dict[str, int]
     return {name: ids[kind] for name, kind in found.items()}
 
 
-def _object(number: int, found: Counts, table: Table) -> set[int]:
+def _davis_object(number: int, found: Counts, table: Table) -> set[int]:
     """The class of a sequence, if all its labels together are large enough in a frame."""
     pixels = sum(count for label, count in found.items() if label)
     return large_labels({0: found.get(0, 0), number: pixels}, table) & {number}
@@ -377,7 +372,8 @@ class DavisReader(PascalReader):
 
     def __init__(self, root: Path | str) -> None:
         super().__init__(root)
-        self.edition = davis_edition(self.root)
+        # The resolution folder of an official edition; "" if masks contain class ids.
+        self.edition = next((name for name in RESOLUTIONS if (self.root / "JPEGImages" / name).is_dir()), "")
         self.images, self.masks = f"JPEGImages/{self.edition}", f"Annotations/{self.edition}"
 
     def mask(self, frame: str, class_id: int) -> UInt8[np.ndarray, "h w"]:
@@ -400,7 +396,7 @@ def davis_files(root: Path, table: Table, on_error: OnError) -> dict[str, FrameF
 
 def davis_labels(root: Path, table: Table) -> LabelRule:
     """An official edition may use every label: all but 0 are the object."""
-    return LabelRule(range(256), ()) if davis_edition(root) else class_labels(root, table)
+    return LabelRule(range(256), ()) if DavisReader(root).edition else class_labels(root, table)
 
 
 DAVIS = Dataset(
