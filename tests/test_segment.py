@@ -199,7 +199,7 @@ WRONG = [  # words of the command, and of what it says
     (["--method", "frozen", "--means", "none.safetensors"], "none.safetensors"),
     (["--method", "TTI", "--means", "none.safetensors"], "no mean is subtracted by TTI"),
     (["--method", "frozen centring=pool"], "centring=pool: no means of this encoder"), (["--device", "gpu"], "no such"),
-    (["--label", "4"], "label"),
+    (["--label", "4"], "label"), (["--example"], "give one VIDEO"),
 ]  # fmt: skip
 
 

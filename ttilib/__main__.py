@@ -349,13 +349,14 @@ def segment(options: argparse.Namespace) -> None:
     from ttilib.segment import DEFAULT, EXAMPLE, example_files, segment
 
     video, encoder, size = options.video or options.film, options.encoder or DEFAULT, options.size
+    sources = (options.video, options.film, options.example)
+    if sum(map(bool, sources)) != 1 or not (options.support or options.example):
+        raise ValueError("give one VIDEO and --support; or try --example")
     out = Path(options.out or Path("outputs/own") / (Path(video).stem if video else "example"))
     if options.example:
         options.support, options.masks, video, _ = example_files(out / "given")
         encoder = options.encoder or (EXAMPLE if Path(EXAMPLE).is_file() else DEFAULT)
         size = size or (121, 217)
-    if not options.support or not options.example and bool(options.video) == bool(options.film):
-        raise ValueError("give one VIDEO and --support; or try --example")
     summary = segment(
         options.support, options.masks, video, out, encoder, options.method, tuple(size or (241, 425)), options.label,
         options.device, options.means, options.start, options.end, options.every, options.part, options.probabilities,
