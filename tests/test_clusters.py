@@ -79,7 +79,7 @@ def test_every_worker_has_one_of_the_visible_gpus(monkeypatch, visible, count, w
     found = clusters._environments(workers, 0, "cuda")
     assert " ".join(env["CUDA_VISIBLE_DEVICES"] for env in found) == expected
     assert {env["OMP_NUM_THREADS"] for env in found} == {str(12 // len(found))}
-    assert clusters.default_workers("cuda") == count
+    assert clusters.default_workers("cuda") == count and len(clusters._environments(0, 0, "cuda:1")) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
-"""Style, overlays and curves: what is drawn is what was given."""
+"""Style, overlays, curves and comparisons: what is drawn is what was given."""
 
 import io
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
+from rows import row
 
-from ttilib.plots import curves, overlays, style
+from ttilib.plots import comparisons, curves, overlays, style
+from ttilib.results.tables import score_table
 
 
 def test_equal_figures_are_equal_files_and_a_failure_leaves_the_old_ones(tmp_path):
@@ -64,3 +68,19 @@ def test_errors_by_cause():
     p = torch.where(truth, 0.9, 0.1)
     p[0, 20:40, 30:40], p[0, 25:35, 40:50], p[0, :5] = 0.4, 0.6, 1.0
     assert curves.error_causes(p, truth, valid) == pytest.approx([50, 20, 5])
+
+
+def test_run_dots_are_means_over_folds_of_complete_runs():
+    values = {(1, "RePRI", 0): [10.0, 20.0, 99.0], (1, "RePRI", 1): [30.0, 60.0], (1, "TTI", 0): [11.0, 31.0],
+              (1, "TTI", 1): [33.0, 51.0], (5, "TTI", 0): [5.0]}  # fmt: skip
+    lines = [(*line, run, value) for line, runs in values.items() for run, value in enumerate(runs)]
+    table = pd.DataFrame(lines, columns=["shots", "method", "fold", "run", "mIoU"])
+    comparisons.run_dots(ax := Figure().subplots(), table.assign(benchmark="pascal", encoder="resnet50"))
+    dots = [line.get_xydata().tolist() for line in ax.lines if line.get_marker() not in ("", "None")]
+    # one point per run: its place is the mean, its row the method; the third run lacks a fold
+    assert sorted(map(tuple, sum(dots, []))) == [(5, 4), (20, 1), (22, 2), (40, 1), (41, 2)]
+
+
+def test_rows_without_time_have_an_empty_figure_of_cost():
+    comparisons.cost_accuracy(ax := Figure().subplots(), score_table([row()]))
+    assert not ax.lines

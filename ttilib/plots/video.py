@@ -76,11 +76,12 @@ def open_video(path: Path | str, start: int = 0, end: int | None = None, every: 
         raise FileNotFoundError(f"{path}: no such file or folder; give a video or a folder of images")
     if path.is_dir():
         files = image_files(path)
-        _check_names(files)
-        sizes = [header_size(file) or read_image(file).shape[:2] for file in files]
+        sizes, known = [header_size(file) or read_image(file).shape[:2] for file in files], dict[str, Path]()
         size, count, fps = sizes[0], len(files), 0.0
-        for file, other in zip(files, sizes, strict=True):
-            _check_size(file, other, size)
+        for file, found in zip(files, sizes, strict=True):
+            _check_size(file, found, size)
+            if (other := known.setdefault(file.stem, file)) is not file:
+                raise ValueError(f"{file}: its mask and that of {other.name} would both be {file.stem}.png; rename one")
     else:
         with _capture(path) as capture:
             frame = _next(capture)
@@ -94,14 +95,6 @@ def open_video(path: Path | str, start: int = 0, end: int | None = None, every: 
         about = f"no frame of {count or 'its'} frames is in start={start}, end={end}, every={every}"
         raise ValueError(f"{path}: {about}; frames count from 0, the end is excluded")
     return Video(path, size, len(chosen) if count else 0, fps if 0 < fps < 1000 else 0.0, start, end, every)
-
-
-def _check_names(files: Sequence[Path]) -> None:
-    """Raise ValueError if two masks would have one name."""
-    known: dict[str, Path] = {}
-    for file in files:
-        if (other := known.setdefault(file.stem, file)) is not file:
-            raise ValueError(f"{file}: its mask and that of {other.name} would both be {file.stem}.png; rename one")
 
 
 def _check_size(path: Path, size: tuple[int, int], expected: tuple[int, int]) -> None:

@@ -52,12 +52,12 @@ LOGGERS = (
 
 def default_workers(device: str = "cpu") -> int:
     """Number of workers for this machine, at least one: one per available core and 3 GB of available memory, or on
-    "cuda" one per GPU.
+    "cuda" one per GPU, on a GPU such as "cuda:1" one.
     """
-    if device == "cuda":
+    if device.startswith("cuda"):
         import torch  # workers import this module and need no torch
 
-        return max(1, torch.cuda.device_count())
+        return max(1, torch.cuda.device_count()) if device == "cuda" else 1
     return max(1, min(cpu_count(), int(memory_limit() // WORKER_BYTES)))
 
 
@@ -164,7 +164,7 @@ def _local(environments: list[dict[str, str]], log: Path) -> Iterator[SpecCluste
 def _environments(workers: int, threads: int, device: str) -> list[dict[str, str]]:
     """Environment variables of each worker: number of threads, and GPU."""
     if device != "cuda":
-        return [dict.fromkeys(THREADS, str(threads or 1)) for _ in range(workers or default_workers())]
+        return [dict.fromkeys(THREADS, str(threads or 1)) for _ in range(workers or default_workers(device))]
     import torch  # workers import this module and need no torch
 
     given = os.getenv("CUDA_VISIBLE_DEVICES")  # names of GPUs; torch counts those present
