@@ -92,3 +92,4 @@ def test_notebooks_on_another_layout_and_fold(mini, tmp_path):
     for name, parameters in steps.items():
         run_notebook(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters)
     assert list(read_table(tmp_path / "tables" / "small.csv")["method"]) == ["RePRI", "TTI"]
+    assert "collapsed" not in (tmp_path / "05_tables.ipynb").read_text()  # Matplotlib's warning: a figure is too small
