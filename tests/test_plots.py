@@ -84,3 +84,13 @@ def test_run_dots_are_means_over_folds_of_complete_runs():
 def test_rows_without_time_have_an_empty_figure_of_cost():
     comparisons.cost_accuracy(ax := Figure().subplots(), score_table([row()]))
     assert not ax.lines
+
+
+def test_a_sheet_keeps_its_title_clear_of_the_cells_whatever_the_layout_of_others():
+    images, labels = torch.rand(6, 3, 30, 50), torch.ones(6, 30, 50, dtype=torch.int64)
+    with matplotlib.rc_context(style.STYLE):
+        figure = overlays.sample_sheet(images, labels, labels, ["background", "cat"], "a title")
+        figure.savefig(io.BytesIO())
+    (title,), cells = figure.texts, [ax.get_tightbbox() for ax in figure.axes]
+    assert title.get_text() == "a title" and len(cells) == 18
+    assert max(cell.y1 for cell in cells) < title.get_window_extent().y0

@@ -277,7 +277,7 @@ def _sheet(rows: int, columns: int, images: Tensor, title: str) -> tuple[Figure,
     head, above = (0.28 if title else 0.05), 0.3  # inches; above: title of a cell
     height = WIDTH / columns * images.shape[-2] / images.shape[-1]
     total = head + rows * (height + above)
-    figure = Figure(figsize=(WIDTH, total), dpi=120)
+    figure = Figure(figsize=(WIDTH, total), dpi=120, layout="none")
     figure.suptitle(title, x=0.005, y=1 - 0.08 / total, ha="left", va="top", fontsize=11)
     place = {"left": 0.002, "right": 0.998, "bottom": 0.02 / total, "top": 1 - (head + above) / total}
     blank = {"frame_on": False, "xticks": (), "yticks": ()}
