@@ -155,6 +155,8 @@ def test_nothing_leads_outside_the_run_folder(tmp_path):
     write_json(out / "rows" / "t.json", index | {"files": ["../r.jsonl"]})
     with pytest.raises(ValueError, match=r"r\.jsonl.*outside"):
         read_index(out, "t")
+    with pytest.raises(FileNotFoundError, match=r"mini\.json: no such file; choose one of t$"):
+        read_index(out, "mini")
     (out / "masks").symlink_to(tmp_path)
     with pytest.raises(ValueError, match=r"masks.*outside"):
         records.masks_beside(out / "rows" / "r.jsonl")

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ttilib.datasets.base import Side
 from ttilib.datasets.masks import decode, encode
-from ttilib.files import convert, digest, file_lock, parse_json, read_json, write_json
+from ttilib.files import convert, digest, file_lock, parse_json, read_json, suggest, write_json
 from ttilib.results.metrics import METRICS, Masks, as_masks
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
@@ -263,7 +263,11 @@ def check_name(name: str) -> str:
 
 def read_index(out: Path | str, name: str) -> dict[str, Any]:
     """The content of <out>/rows/<name>.json. Raises ValueError if it is not an `Index` of files in the run folder."""
-    about = read_json(path := Path(out) / "rows" / f"{check_name(name)}.json", dict[str, Any])
+    path = Path(out) / "rows" / f"{check_name(name)}.json"
+    if not path.is_file():
+        known = [each.stem for each in sorted(path.parent.glob("*.json"))]
+        raise FileNotFoundError(f"{path}: no such file; {suggest(name, known) if known else 'evaluate first'}")
+    about = read_json(path, dict[str, Any])
     convert(about, Index, str(path))
     for file in (*about["files"], *about["manifests"], *about["masks"].values()):
         _inside(out, file)
