@@ -98,7 +98,8 @@ class TrainConfig:
             "vspw": replace(images, epochs=10, batch=6, validation="minivspw-val"),
         }
         if corpus not in table:
-            raise ValueError(f"no released settings for {corpus!r}; base training knows {', '.join(table)}")
+            advice = "take those of TrainConfig.mini (--mini) and change them (-p)"
+            raise ValueError(f"no released settings for {corpus!r}, only for {', '.join(table)}; {advice}")
         return table[corpus]
 
     @classmethod
