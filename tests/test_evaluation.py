@@ -181,7 +181,7 @@ def test_recorded_rows_are_returned_and_not_made_again(sampled, tmp_path, monkey
     assert list(evaluated(sampled, rows=path)[0]) == rows
 
 
-def test_an_episode_that_cannot_be_read_or_solved_is_reported_and_left_out(sampled, monkeypatch):
+def test_an_episode_that_cannot_be_read_or_solved_is_left_out_until_it_can(sampled, tmp_path, monkeypatch):
     def load(episode, *rest, **more):
         if episode == sampled[1][2]:
             raise OSError("v.jpg: broken")
@@ -204,6 +204,15 @@ def test_an_episode_that_cannot_be_read_or_solved_is_reported_and_left_out(sampl
     assert [row["index"] for row in rows] == [0, 0]
     for error, episode, word in zip(problems, sampled[1][1:], ("out of memory", "v.jpg"), strict=True):
         assert str(error).startswith(f"episode {episode.name}: ") and word in str(error)
+    path = tmp_path / "out" / "rows" / "r.jsonl"
+    batch = Metric("batch", lambda masks, truth, valid, videos: dict.fromkeys(videos, len(masks)), grouped=True)
+    monkeypatch.setitem(METRICS, "batch", batch)
+    rows = evaluated(sampled, texts=TEXTS[1:2], rows=path, on_problem=problems.append)[0]
+    assert [row["batch"] for row in rows] == [7, 7]
+    monkeypatch.setattr(evaluation, "load_clip", tti.load_clip)  # the file is repaired
+    complete = same(evaluated(sampled, texts=TEXTS[1:2])[0])
+    assert [row["batch"] for row in complete] == [7, 13, 13]
+    assert same(evaluated(sampled, texts=TEXTS[1:2], rows=path)[0]) == same(read_rows(path)) == complete
 
 
 def test_an_episode_whose_support_vanishes_counts_with_background_only(sampled, monkeypatch):

@@ -74,9 +74,9 @@ def test_what_changes_a_number_changes_every_key_and_nothing_else_does(paths, mo
     for change in [{name: value} for name, value in fields.items()]:
         assert not set(before).intersection(keys(plan("TTI", setting=replace(SETTING, **change)), paths)), change
     other = paths.encoders.replace("{corpus}", "pascal")
-    for change in ({"device": "cuda"}, {"more": {"keep_going": True}}, {"encoders": other}):
+    for change in ({"device": "cuda"}, {"more": {"supports": "own"}}, {"encoders": other}):
         assert not set(before).intersection(keys(plan("TTI"), replace(paths, **change))), change
-    assert keys(plan("TTI"), replace(paths, out=tmp_path / "elsewhere")) == before
+    assert keys(plan("TTI"), replace(paths, out=tmp_path / "elsewhere", more={"keep_going": True})) == before
     (means := tmp_path / "ytvis-resnet50-f0.means.safetensors").write_bytes(b"mean")  # what `frozen` subtracts
     assert not set(before).intersection(keys(plan("TTI"), paths))
     means.unlink()

@@ -86,13 +86,26 @@ def evaluate(
             for method, results in _predict_group(members, missing, load, extractors, on_problem).items():
                 extractor = extractors[members[0][1].fold]
                 made = records.provenance(extractor.device_name, extractor.fingerprint)
-                for row, result in zip(score_group(name, encoder, method, results, made), results, strict=True):
-                    if records.key_of(row) not in done:
-                        if rows:
-                            records.append_masks(records.masks_beside(rows), row, result.masks)
-                            records.append_row(rows, row)
-                        done[records.key_of(row)] = row
+                _record(score_group(name, encoder, method, results, made), results, done, rows)
             yield from (done[key] for key in keys if key in done)
+
+
+def _record(
+    scored: Sequence[dict[str, Any]], results: Sequence[EpisodeResult], done: dict[tuple, Any], rows: Path | str | None
+) -> None:
+    """Add the rows of a group to `done`, and with their masks to the file `rows`. Rows of the group that are there, by
+    a run that left another out, get the metrics of the whole batch.
+    """
+    grouped = [metric.key for metric in METRICS.values() if metric.grouped]
+    earlier = [row for row in scored if records.key_of(row) in done]
+    for row, result in zip(scored, results, strict=True):
+        key = records.key_of(row)
+        if rows and key not in done:
+            records.append_masks(records.masks_beside(rows), row, result.masks)
+            records.append_row(rows, row)
+        done[key] = done.get(key, row) | {field: row[field] for field in grouped}
+    if rows and earlier:
+        write_text(rows, "".join(map(records.as_line, done.values())))
 
 
 def _predict_group(

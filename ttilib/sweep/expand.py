@@ -141,9 +141,10 @@ def _specs(
         for part in slices(sampled, paths.frames):
             episodes = sampled[part.start : part.stop]
             frames = sum(len(episode.query) for episode in episodes)
-            keys, more = [episode.key for episode in episodes], dict(paths.more)
+            keys = [episode.key for episode in episodes]
             # The position too: a run with replacement may hold the same episode twice.
-            key = digest(labels, (height, width), paths.device, more, keys, part.start, weights, means, code, synthetic)
+            about = (height, width), paths.device, paths.more.get("supports"), keys, part.start, weights, means
+            key = digest(labels, *about, code, synthetic)
             name = f"{setting.name} f{fold} {setting.shots}-shot {setting.encoder} run {run}"
             name += f", {part.start} to {part.stop - 1}"
             rows, output = str(out / "rows" / f"{key}.jsonl"), str(out / "tasks" / f"{key}.ipynb")
