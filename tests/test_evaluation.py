@@ -22,7 +22,7 @@ from ttilib.results.records import RowsFile, append_masks, append_row, masks_bes
 from ttilib.results.tables import score_table
 from ttilib.solver import methods
 from ttilib.solver.extraction import FeatureExtractor
-from ttilib.solver.methods import METHODS, read_method
+from ttilib.solver.methods import METHODS, Prediction, TransductiveMethod, read_method
 from ttilib.sweep.tasks import Task, finish, is_done
 
 MADE = {"ttilib": "0.1.0", "code": "c0de", "weights": "beef"}
@@ -159,6 +159,13 @@ def test_methods_that_differ_after_the_optimization_share_it(sampled, monkeypatc
     together = list(evaluated(sampled, (0,), texts)[0])
     assert same(together) == same(alone) and len({row["predicted"] for row in alone}) == 4
     assert solve.call_count == 2
+
+    class Nothing(TransductiveMethod):
+        def predict(self, clip, extractor, ground_truth=None):
+            return Prediction(torch.zeros(len(clip.query), *clip.size, dtype=torch.bool))
+
+    monkeypatch.setitem(METHODS, "nothing", Nothing("nothing"))  # of a user, by the settings of TTI
+    assert [row["predicted"] > 0 for row in evaluated(sampled, (0,), ("TTI", "nothing"))[0]] == [True, False]
     costs = [Cost(seconds, memory) for seconds, memory in ((8, 5), (1, 6), (2, 3), (4, None), (16, 7), (32, 9))]
     monkeypatch.setattr(evaluation, "measured", lambda device: nullcontext(costs.pop(0)))
     rows = list(evaluated(sampled, (0,), texts)[0])
@@ -212,6 +219,9 @@ def test_an_episode_that_cannot_be_read_or_solved_is_left_out_until_it_can(sampl
     monkeypatch.setattr(evaluation, "load_clip", tti.load_clip)  # the file is repaired
     complete = same(evaluated(sampled, texts=TEXTS[1:2])[0])
     assert [row["batch"] for row in complete] == [7, 13, 13]
+    with monkeypatch.context() as full_disk, pytest.raises(OSError, match="No space"):
+        full_disk.setattr(evaluation, "write_text", Mock(side_effect=OSError("No space")))
+        list(evaluated(sampled, texts=TEXTS[1:2], rows=path)[0])
     assert same(evaluated(sampled, texts=TEXTS[1:2], rows=path)[0]) == same(read_rows(path)) == complete
 
 

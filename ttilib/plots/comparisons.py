@@ -176,7 +176,7 @@ def cost_accuracy(ax: Axes, table: pd.DataFrame, metric: str = "mIoU", looks: Lo
 
 def per_class_bars(ax: Axes, table: pd.DataFrame, metric: str = "IoU", looks: Looks | None = None) -> None:
     """One bar per class and method, labelled for a legend; classes sorted by the last method, the best on top.
-    Takes `tables.class_table` of one benchmark and number of shots.
+    Takes `tables.class_table` of one fold, benchmark, number of shots and encoder; each class once per method.
     """
     wide = table.pivot(index="class_name", columns="method", values=metric)[list(dict.fromkeys(table["method"]))]
     wide, looks = wide.sort_values(wide.columns[-1], ascending=False), looks or styles(wide)

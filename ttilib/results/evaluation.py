@@ -93,18 +93,19 @@ def evaluate(
 def _record(
     scored: Sequence[dict[str, Any]], results: Sequence[EpisodeResult], done: dict[tuple, Any], rows: Path | str | None
 ) -> None:
-    """Add the rows of a group to `done`, and with their masks to the file `rows`. Rows of the group that are there, by
-    a run that left another out, get the metrics of the whole batch.
+    """Add the rows of a group to `done`, and with their masks to the file `rows`. Rows that are there stay, but for the
+    metrics of the batch: an earlier run may have left one of its episodes out.
     """
     grouped = [metric.key for metric in METRICS.values() if metric.grouped]
-    earlier = [row for row in scored if records.key_of(row) in done]
+    earlier = any(records.key_of(row) in done for row in scored)
     for row, result in zip(scored, results, strict=True):
         key = records.key_of(row)
         if rows and key not in done:
             records.append_masks(records.masks_beside(rows), row, result.masks)
-            records.append_row(rows, row)
+            if not earlier:
+                records.append_row(rows, row)
         done[key] = done.get(key, row) | {field: row[field] for field in grouped}
-    if rows and earlier:
+    if rows and earlier:  # at once: if it stopped between, the other rows would keep their metrics
         write_text(rows, "".join(map(records.as_line, done.values())))
 
 
@@ -145,7 +146,7 @@ def _predict(
     task = extractor.task(clip, method.pipeline)
     extraction, first = extractor.seconds - before, Cost(0.0)
     predict: Callable[[], Prediction] = partial(method.predict, clip, extractor, clip.truth)
-    if isinstance(method, TransductiveMethod):
+    if type(method) is TransductiveMethod:  # a subclass may predict in another way
         if method.optimization not in known:
             with measured(extractor.device) as cost:
                 solution = method.optimize(clip, extractor, clip.truth)

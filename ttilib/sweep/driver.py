@@ -113,8 +113,7 @@ def drive(
 
 
 def _result(outcome: Outcome) -> tuple[Outcome, str]:
-    """The outcome, a failure if its rows are damaged, and a line that says so, or gives IoU by method and what was left
-    out."""
+    """The outcome, a failure if its rows are damaged; and a line: the error, or IoU by method and what was left out."""
     task = outcome.task
     try:
         rows = read_rows(task.rows, Counted) if task.rows and not outcome.error else []
