@@ -118,7 +118,7 @@ LOGGED = ("step", "loss", "learning_rate", "val_loss", "train_miou", "val_miou",
 def _smoothed(values: pd.Series) -> pd.Series:
     """Running mean over a twentieth of the log."""
     span = max(1, len(values) // 20)
-    return values.rolling(span).mean()[span - 1 :]
+    return values.rolling(span).mean().iloc[span - 1 :]
 
 
 def _measured(ax: Axes, values: pd.Series, label: str, colour: str, marker: str) -> None:
