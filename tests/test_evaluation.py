@@ -156,9 +156,11 @@ def test_methods_that_differ_after_the_optimization_share_it(sampled, monkeypatc
     texts = "TTI steps=3", "TTI+keyframe steps=3 refine_steps=4", "TTI steps=3 cut=0.1", "TTI steps=4"
     alone = [row for text in texts for row in evaluated(sampled, (0,), (text,))[0]]
     monkeypatch.setattr(methods, "solve", solve := Mock(wraps=methods.solve))
+    monkeypatch.setattr(methods, "refine_solution", refine := Mock(wraps=methods.refine_solution))
     together = list(evaluated(sampled, (0,), texts)[0])
     assert same(together) == same(alone) and len({row["predicted"] for row in alone}) == 4
     assert solve.call_count == 2
+    assert not any(call.args[1].history for call in refine.call_args_list)  # copies of features are not kept
 
     class Nothing(TransductiveMethod):
         def predict(self, clip, extractor, ground_truth=None):

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ def _predict(
         if method.optimization not in known:
             with measured(extractor.device) as cost:
                 solution = method.optimize(clip, extractor, clip.truth)
-            known[method.optimization] = solution, cost
+            known[method.optimization] = replace(solution, history=()), cost  # history can hold copies of features
         solution, first = known[method.optimization]
         predict = partial(method.finish, solution, clip, extractor)
     with measured(extractor.device) as last:

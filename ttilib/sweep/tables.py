@@ -190,9 +190,8 @@ def on_mini(plan: Table) -> Table:
             label=setting.label or f"mini-{name}", size=(121, 217),
         )  # fmt: skip
 
-    return replace(
-        _with_settings(plan, small), name=f"mini-{plan.name}", title=f"{plan.title}, on the synthetic dataset"
-    )
+    title = f"{plan.title}, on the synthetic dataset"
+    return replace(_with_settings(plan, small), name=f"mini-{plan.name}", title=title)
 
 
 def changed(plan: Table, **fields: Any) -> Table:
