@@ -194,6 +194,36 @@ def test_masks_are_found_beside_the_images_or_where_notebook_06_draws(folder):
     assert found[1] == [*masks, folder / "image1.PNG", folder / "masks" / "third.png"]
 
 
+def test_support_may_be_folders_and_files_and_masks_in_the_folder_of_the_photos(folder):
+    images, masks = map(list, support(folder))
+    for k, ends in enumerate((("jpg", "txt", "png"), ("png", "txt", "jpg"))):  # folders are listed in any order
+        for end in ends:
+            (folder / "own").mkdir(exist_ok=True)
+            shutil.copy(folder / f"image{k}.{'png' if end == 'txt' else end}", folder / "own" / f"image{k}.{end}")
+    own = [[folder / "own" / path.name for path in paths] for paths in (images, masks)]
+    assert support_files([folder / "own", images[1]]) == ([*own[0], images[1]], [*own[1], masks[1]])
+    assert support_files(folder / "own", folder / "own") == tuple(own)
+    (folder / "other" / "own").mkdir(parents=True)
+    with pytest.raises(ValueError, match="same name"):  # the name is that of the object
+        support_files(images, [folder / "own", folder / "other" / "own"])
+    for path in own[1]:
+        path.unlink()
+    (folder / "own" / "image0.json").write_text("{}")  # outlines of image 0 only
+    with pytest.raises(FileNotFoundError, match=r"image1\.jpg: no mask"):
+        support_files(own[0][1])
+
+
+def test_frames_keep_their_names_in_the_outlines_which_are_masks_again(folder, monkeypatch):
+    """Names of files, not of a video's frames; the folder of frames has a dot in its name."""
+    write_image(folder / "day.1" / "frame.png", read_image(folder / "video" / "8.jpg"))
+    monkeypatch.chdir(folder)
+    words = ["--support", "image0.jpg", "--encoder", "encoder.py:load", "--label", "3", "--size", *map(str, SIZE)]
+    assert main(["segment", "day.1", *words]) == 0
+    out = folder / "outputs" / "own" / "day.1"
+    (clip,) = clips_from_files(["day.1/frame.png"], [out / "masks.json"], ["day.1/frame.png"], (90, 160)).values()
+    assert np.array_equal(clip.support_masks[0].numpy(), read_labels(out / "masks" / "frame.png") > 0)
+
+
 WRONG = [  # words of the command, and of what it says
     (["--method", "oracle"], "oracle needs the ground truth"),
     (["--method", "frozen", "--means", "none.safetensors"], "none.safetensors"),

@@ -335,7 +335,7 @@ def episodes(options: argparse.Namespace) -> None:
     given("--encoder", "checkpoint, timm:NAME, torchvision:NAME or file.py:function (default: EfficientNet-Lite2)"),
     given("--size", "network input, sides made 8 n + 1 (default: 241 425)", type=int, nargs=2, metavar=("H", "W")),
     DEVICE,
-    option("--method", "frozen", 'method with optional settings, such as TTI or "frozen layers=layer2+layer3"'),
+    option("--method", "frozen", 'method with optional settings, such as TTI or "frozen guided=0"'),
     option("--means", "", "mean features from the command means (default: those next to the checkpoint)"),
     option("--start", 0, "first frame, from 0"),
     given("--end", "frame before which to stop (default: the last)", type=int),
@@ -352,7 +352,8 @@ def segment(options: argparse.Namespace) -> None:
     sources = (options.video, options.film, options.example)
     if sum(map(bool, sources)) != 1 or not (options.support or options.example):
         raise ValueError("give one VIDEO and --support; or try --example")
-    out = Path(options.out or Path("outputs/own") / (Path(video).stem if video else "example"))
+    given = Path(video or "example").absolute()
+    out = Path(options.out or Path("outputs/own") / (given.name if given.is_dir() else given.stem))
     if options.example:
         options.support, options.masks, video, _ = example_files(out / "given")
         encoder = options.encoder or (EXAMPLE if Path(EXAMPLE).is_file() else DEFAULT)

@@ -29,7 +29,7 @@ from ttilib.encoders.pretrained import DEFAULT
 from ttilib.episodes.benchmarks import draw_episodes, read_benchmark
 from ttilib.episodes.clips import BATCH, Clip, MaskFile, clips_from_files, unlabelled_frames
 from ttilib.files import check_writable, write_json, write_text
-from ttilib.images import image_files, write_image, write_labels
+from ttilib.images import IMAGE_SUFFIXES, image_files, write_image, write_labels
 from ttilib.plots.style import styles
 from ttilib.plots.video import FPS, Video, object_colours, open_video, write_mask, write_overlay
 from ttilib.results.export import write_table
@@ -111,30 +111,40 @@ def support_files(
 ) -> tuple[Sequence[Path], Sequence[MaskFile]]:
     """Support images and the mask of each, from what a user names.
 
-    `images`: files, or one folder. `masks`: a file for each image, in order; one .json for all; or folders, one for
-    each object, whose files have the names of the images. Without any, masks lie beside the images or in masks/: the
-    same name with the ending .json or .png, or one .json for all. Raises FileNotFoundError if one is missing.
+    `images`: files and folders. `masks`: a file for each image, in order; one .json for all; or folders, one for each
+    object, whose files have the names of the images. Without any, masks lie beside the images or in masks/: the same
+    name with the ending .json or .png, or one .json for all. Raises FileNotFoundError if one is missing, ValueError if
+    two folders of masks have the same name.
     """
-    files, given = [Path(path) for path in _listed(images)], [Path(path) for path in _listed(masks)]
-    folder = next((path if path.is_dir() else path.parent for path in files), Path())
-    files = image_files(folder) if folder in files else files
+    paths, given = [Path(path) for path in _listed(images)], [Path(path) for path in _listed(masks)]
+    files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
+    if files != paths or not given:  # masks may be among them
+        photos = {path.with_suffix("") for path in files if path.suffix.lower() != ".png"}
+        files = [path for path in files if path.suffix.lower() != ".png" or path.with_suffix("") not in photos]
     if given and all(path.is_dir() for path in given):
-        objects = {path.name: {file.stem: file for file in path.iterdir()} for path in given}
+        objects = {path.name: _mask_files(path) for path in given}
+        if len(objects) < len(given):
+            raise ValueError(f"{given[-1]}: folders of masks have the same name, that of the object; rename one")
         named = [
             {folder.name: objects[folder.name].get(file.stem, folder / file.stem) for folder in given} for file in files
         ]
         return files, named if len(given) > 1 else [next(iter(each.values())) for each in named]
     if not given:
-        photos = {path.with_suffix("") for path in files if path.suffix.lower() != ".png"}
-        files = [path for path in files if path.suffix.lower() != ".png" or path.with_suffix("") not in photos]
-        outlines = sorted(folder.glob("*.json"))
-        one = len(outlines) == 1 and outlines[0].stem not in [path.stem for path in files]
-        given = outlines if one else [_mask_beside(path) for path in files]
+        return files, [_mask_beside(path) for path in files]
     return files, given * len(files) if [path.suffix.lower() for path in given] == [".json"] else given
+
+
+def _mask_files(folder: Path) -> dict[str, Path]:
+    """The masks of a folder by name without ending; .json and .png come before a .jpg of the same name."""
+    endings = (".json", *IMAGE_SUFFIXES)
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in endings}
 
 
 def _mask_beside(image: Path) -> Path:
     """The mask of an image in the same folder, or in masks/, where notebook 06 draws; else FileNotFoundError."""
+    outlines = list(image.parent.glob("*.json"))
+    if len(outlines) == 1 and outlines[0].stem not in [path.stem for path in image_files(image.parent)]:
+        return outlines[0]
     for folder, ending in product((image.parent, image.parent / "masks"), (".json", ".png", ".PNG")):
         if (path := folder / f"{image.stem}{ending}") != image and path.is_file():
             return path
@@ -319,9 +329,11 @@ class _Output:
                 path.replace(self.folder / name / path.name)
             shutil.rmtree(self.folder / f"{name}{UNFINISHED}", ignore_errors=True)
         height, width = self.film.size
-        numbers = {name: number for number, name in enumerate(self.names, 1)}
+        path, numbers = self.film.path, {name: number for number, name in enumerate(self.names, 1)}
+        files = {file.stem: file.name for file in image_files(path)} if path.is_dir() else {}
         images = [
-            {"id": n, "file_name": f"{name}.jpg", "height": height, "width": width} for name, n in numbers.items()
+            {"id": n, "file_name": files.get(name, f"{name}.jpg"), "height": height, "width": width}
+            for name, n in numbers.items()
         ]
         categories = [{"id": number, "name": name} for number, name in enumerate(self.objects, 1)]
         annotations = [
