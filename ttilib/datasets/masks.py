@@ -21,7 +21,7 @@ from ttilib.datasets.base import OnError, Table, raise_first
 from ttilib.files import Item, Result, Stamp, convert, file_stamp, parallel_map, parse_json, read_json, write_text
 from ttilib.images import Colours, read_labels
 
-LONGEST = 10**6  # pixels along the outline of a polygon
+LONGEST = 10**6  # the most pixels along the outline of a polygon
 CENSUS = Path("lists/census.json")  # the counts of a dataset, in its folder
 MANY = 500  # more files than this are shown with a progress bar, and processed by several workers
 Length = Annotated[int, msgspec.Meta(ge=0, le=2**32)]

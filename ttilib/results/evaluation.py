@@ -67,9 +67,10 @@ def evaluate(
     `episodes`: by index in the run; `extractors`, `data`: by fold; `size`: height and width of the network input;
     `name`, `encoder`: benchmark and encoder in the rows. "seconds" is feature extraction plus prediction, "memory_mb"
     the query features plus the peak of prediction, also where methods share features or the optimization. With a file
-    `rows`, new rows and masks are appended, existing rows returned unchanged; the file is locked meanwhile. An episode
-    that cannot be read or solved is left out for all methods, and its error passed to `on_problem` (default: raise).
-    `supports`: see `load_clip`.
+    `rows`, new rows and masks are appended, and episodes that have a row are not solved for themselves: their rows are
+    returned, with the metrics of the batch computed again if it has new episodes. The file is locked meanwhile. An
+    episode that cannot be read or solved is left out for all methods, and its error passed to `on_problem` (default:
+    raise). `supports`: see `load_clip`.
     """
 
     def load(episode: Episode) -> Clip:

@@ -51,8 +51,8 @@ LOGGERS = (
 
 
 def default_workers(device: str = "cpu") -> int:
-    """Number of workers for this machine, at least one: one per available core and 3 GB of available memory, or on
-    "cuda" one per GPU, on a GPU such as "cuda:1" one.
+    """Number of workers for this machine, at least one: one per available core and 3 GB of available memory; on "cuda"
+    one per GPU; on a GPU named by its number, such as "cuda:1", one.
     """
     if device.startswith("cuda"):
         import torch  # workers import this module and need no torch

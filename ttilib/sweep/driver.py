@@ -131,7 +131,7 @@ def _result(outcome: Outcome) -> tuple[Outcome, str]:
 def index(table: Table, expansion: Expansion, paths: SweepPaths) -> dict[str, Any]:
     """Write <out>/rows/<table>.json for the rows recorded so far, and return its content.
 
-    Without any, an index of rows of other code or settings stays, so that no table is lost; warns.
+    If there are none, an earlier index of rows of other code or settings stays, with a warning: no table is lost.
     """
     sources, weights = [], {}
     for spec in expansion.of(table.settings):
