@@ -67,10 +67,10 @@ def evaluate(
     `episodes`: by index in the run; `extractors`, `data`: by fold; `size`: height and width of the network input;
     `name`, `encoder`: benchmark and encoder in the rows. "seconds" is feature extraction plus prediction, "memory_mb"
     the query features plus the peak of prediction, also where methods share features or the optimization. With a file
-    `rows`, new rows and masks are appended, and episodes that have a row are not solved for themselves: their rows are
-    returned, with the metrics of the batch computed again if it has new episodes. The file is locked meanwhile. An
-    episode that cannot be read or solved is left out for all methods, and its error passed to `on_problem` (default:
-    raise). `supports`: see `load_clip`.
+    `rows`, new rows and masks are appended, and existing rows returned; of these only the metrics of a batch change, if
+    it has new episodes. The file is locked meanwhile. An episode that cannot be read or solved is left out for all
+    methods, and its error passed to `on_problem` (default: raise). A method given twice counts once. `supports`: see
+    `load_clip`.
     """
 
     def load(episode: Episode) -> Clip:
@@ -79,7 +79,7 @@ def evaluate(
 
     with file_lock(rows) if rows else nullcontext():
         done = {records.key_of(row): row for row in records.read_rows(rows)} if rows and Path(rows).is_file() else {}
-        indices = list(episodes)
+        indices, methods = list(episodes), list({method.name: method for method in methods}.values())
         for group in group_by_batch(list(episodes.values())):
             members = [(indices[n], episodes[indices[n]]) for n in group]
             keys = [(episode.key, index, method.name) for method in methods for index, episode in members]
