@@ -180,6 +180,12 @@ def test_leave_one_out_is_the_iou_of_an_image_under_the_others(folder):
         found = read_method("TTI").predict(clip, FeatureExtractor(toy_encoder)).masks
         assert scores[k] == pytest.approx(iou(found, clip.truth, clip.query_valid), abs=1e-4)
     assert run(folder, "TTI", shots=1)[0]["leave_one_out"] == {"3": [None]}
+    labels = read_labels(masks[0])
+    labels[labels == 5] = 0
+    labels[0, 0] = 5  # a stray pixel, which no cell of the features keeps
+    write_labels(masks[0], labels)
+    with pytest.raises(ValueError, match="video, object 5: no foreground"):
+        run(folder, "TTI", label=None, shots=1)
 
 
 def test_masks_are_found_beside_the_images_or_where_notebook_06_draws(folder):

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from PIL import ExifTags, Image
 
 from ttilib.images import write_image
@@ -57,6 +58,14 @@ def test_sides_are_even_and_an_overlay_of_enormous_frames_is_reduced():
     for width, shape in ((361, (66, 722, 3)), (4000, (38, video.WIDEST, 3))):
         panels = video.side_by_side(np.zeros((41, width, 3), np.uint8), np.zeros((41, width), bool))
         assert panels.shape == shape
+
+
+def test_every_object_is_in_the_legend_of_a_narrow_frame():
+    objects = video.object_colours([f"object {n}" for n in range(6)])
+    panels = video.side_by_side(np.zeros((400, 240, 3), np.uint8), np.zeros((400, 240), np.uint8), objects=objects)
+    strip = panels[: video.STRIP, 240:].reshape(-1, 3).astype(int)
+    for colour in objects.values():
+        assert (np.abs(strip - 255 * np.array(to_rgb(colour))).max(axis=1) < 8).any()
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def _solve_part(
 def _predict(clip: Clip, method: Method, extractor: FeatureExtractor) -> tuple[Tensor, Tensor, Tensor]:
     """Masks and probabilities [T, H, W] of an object, and its similarity [T] to the support, -1 where it is absent."""
     task = extractor.task(clip, method.pipeline)
-    task.check_support()
+    replace(task, name=f"{task.name}, object {clip.class_name}").check_support()
     prediction = method.predict(clip, extractor)
     masks, solution = prediction.masks, prediction.solution
     weight = downsample(masks, task.grid).to(task.query.device) * task.query_weight

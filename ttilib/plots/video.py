@@ -190,17 +190,22 @@ def side_by_side(frame: Image, mask: Mask | Labels, truth: Mask | None = None, o
 
 
 def _titled(names: Objects, pixels: Pixels, share: float) -> UInt8[np.ndarray, "H W 3"]:
-    """An image, reduced to a `share` of its size, below a strip with names, each after a square in its colour."""
+    """An image, reduced to a `share` of its size, below a strip with names, each after a square in its colour.
+
+    Names that are longer than the image is wide are squeezed.
+    """
     if share < 1:
         pixels = cv2.resize(pixels, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
-    strip, x = np.full((STRIP, pixels.shape[1], 3), 24, np.uint8), 6
-    for name, colour in names.items():
+    lengths = [cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0] for name in names]
+    wide, x = max(pixels.shape[1], sum(lengths) + 29 * len(names)), 6
+    strip = np.full((STRIP, wide, 3), 24, np.uint8)
+    for (name, colour), length in zip(names.items(), lengths, strict=True):
         if colour:
             strip[7:18, x : x + 11] = 255 * np.array(to_rgb(colour))
             x += 17
         cv2.putText(strip, name, (x, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (240, 240, 240), 1, cv2.LINE_AA)
-        x += cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.5, 1)[0][0] + 12
-    return np.vstack([strip, pixels])
+        x += length + 12
+    return np.vstack([cv2.resize(strip, (pixels.shape[1], STRIP), interpolation=cv2.INTER_AREA), pixels])
 
 
 @contextmanager
