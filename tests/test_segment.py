@@ -214,7 +214,8 @@ def test_support_may_be_folders_and_files_and_masks_in_the_folder_of_the_photos(
         support_files(images, [folder / "own", folder / "other" / "own"])
     for path in own[1]:
         path.unlink()
-    (folder / "own" / "image0.json").write_text("{}")  # outlines of image 0 only
+    (outlines := folder / "own" / "image0.json").write_text("{}")  # of image 0 only
+    assert support_files([own[0][0], outlines]) == ([own[0][0]], [outlines])  # as a shell lists a folder
     with pytest.raises(FileNotFoundError, match=r"image1\.jpg: no mask"):
         support_files(own[0][1])
 

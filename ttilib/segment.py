@@ -119,6 +119,7 @@ def support_files(
     paths, given = [Path(path) for path in _listed(images)], [Path(path) for path in _listed(masks)]
     files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
     if files != paths or not given:  # masks may be among them
+        files = [path for path in files if path.suffix.lower() != ".json"]
         photos = {path.with_suffix("") for path in files if path.suffix.lower() != ".png"}
         files = [path for path in files if path.suffix.lower() != ".png" or path.with_suffix("") not in photos]
     if given and all(path.is_dir() for path in given):
