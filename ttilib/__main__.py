@@ -352,8 +352,8 @@ def segment(options: argparse.Namespace) -> None:
     sources = (options.video, options.film, options.example)
     if sum(map(bool, sources)) != 1 or not (options.support or options.example):
         raise ValueError("give one VIDEO and --support; or try --example")
-    given = Path(video or "example").absolute()
-    out = Path(options.out or Path("outputs/own") / (given.name if given.is_dir() else given.stem))
+    source = Path(video or "example").absolute()
+    out = Path(options.out or Path("outputs/own") / (source.name if source.is_dir() else source.stem))
     if options.example:
         options.support, options.masks, video, _ = example_files(out / "given")
         encoder = options.encoder or (EXAMPLE if Path(EXAMPLE).is_file() else DEFAULT)
