@@ -212,8 +212,12 @@ def test_support_may_be_folders_and_files_and_masks_in_the_folder_of_the_photos(
     (folder / "other" / "own").mkdir(parents=True)
     with pytest.raises(ValueError, match="same name"):  # the name is that of the object
         support_files(images, [folder / "own", folder / "other" / "own"])
-    for path in own[1]:
+    (other := folder / "own" / "info.json").write_text("{}")
+    assert support_files(folder / "own") == tuple(own)  # a mask of the image's name comes first
+    for path in (*own[1], other):
         path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"image7\.jpg: no such file"):
+        support_files(folder / "own" / "image7.jpg")
     (outlines := folder / "own" / "image0.json").write_text("{}")  # of image 0 only
     assert support_files([own[0][0], outlines]) == ([own[0][0]], [outlines])  # as a shell lists a folder
     with pytest.raises(FileNotFoundError, match=r"image1\.jpg: no mask"):

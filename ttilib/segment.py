@@ -142,13 +142,17 @@ def _mask_files(folder: Path) -> dict[str, Path]:
 
 
 def _mask_beside(image: Path) -> Path:
-    """The mask of an image in the same folder, or in masks/, where notebook 06 draws; else FileNotFoundError."""
-    outlines = list(image.parent.glob("*.json"))
-    if len(outlines) == 1 and outlines[0].stem not in [path.stem for path in image_files(image.parent)]:
-        return outlines[0]
+    """The mask of an image in the same folder, or in masks/, where notebook 06 draws; else the one .json of the folder,
+    if it is of no other image. Raises FileNotFoundError if there is none, or no image.
+    """
+    if not image.is_file():
+        raise FileNotFoundError(f"{image}: no such file; expected an image")
     for folder, ending in product((image.parent, image.parent / "masks"), (".json", ".png", ".PNG")):
         if (path := folder / f"{image.stem}{ending}") != image and path.is_file():
             return path
+    outlines = list(image.parent.glob("*.json"))
+    if len(outlines) == 1 and outlines[0].stem not in [path.stem for path in image_files(image.parent)]:
+        return outlines[0]
     raise FileNotFoundError(
         f"{image}: no mask {image.stem}.png or .json is beside it or in masks/; name it with --masks"
     )
