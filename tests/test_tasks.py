@@ -55,7 +55,7 @@ def test_a_task_leaves_rows_notebook_log_and_record_and_methods_are_added(make):
     assert is_done(folder, first) and methods(first) == ["RePRI"] * 2
     assert _result(Outcome(first, about))[1].endswith("(RePRI 36.7)")  # pixels of both rows: (5 + 6) / 30
     more = replace(first, episodes=3)  # one could not be read
-    assert not is_done(folder, more) and "; 1 episodes were left out, see " in _result(Outcome(more, about))[1]
+    assert not is_done(folder, more) and "; episodes left out: 1 of 3, see " in _result(Outcome(more, about))[1]
     record = read_record(folder, "k")
     assert record.seconds == about["seconds"] > 0 and record.cost == 9.0 and record.parts == ("RePRI",)
     log = (folder / "logs" / "k.log").read_text()

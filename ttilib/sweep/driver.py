@@ -125,7 +125,8 @@ def _result(outcome: Outcome) -> tuple[Outcome, str]:
     scores = ", ".join(f"{name} {100 * iou:.1f}" for name, iou in pooled_iou(counts).items()) if counts else ""
     line = f"{task.name}: done in {tqdm.format_interval(outcome.value['seconds'])}" + (f" ({scores})" if scores else "")
     left_out = task.episodes - len(counts) // max(len(task.parts), 1)
-    return outcome, line + (f"; {left_out} episodes were left out, see {task.output}" if left_out > 0 else "")
+    lost = f"; episodes left out: {left_out} of {task.episodes}, see {task.output}" if left_out > 0 else ""
+    return outcome, line + lost
 
 
 def index(table: Table, expansion: Expansion, paths: SweepPaths) -> dict[str, Any]:
